@@ -1,0 +1,71 @@
+"""How a long leading axis is cut into equal chunks.
+
+Every chunk has the same static size, so one compiled body serves all of them. Where the size does
+not divide the length, the last chunk starts early and overlaps its predecessor; entries that an
+earlier chunk has already shown are not ``fresh`` and must weigh nothing. No data is padded or
+copied.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+from jaxscape.types import Batch, InputError
+
+
+class Chunks(NamedTuple):
+    """Starts of c chunks of equal size, and which of their entries are seen for the first time."""
+
+    starts: Int[np.ndarray, "c"]
+    fresh: Bool[np.ndarray, "c size"]
+
+    @property
+    def size(self) -> int:
+        """Entries per chunk."""
+        return self.fresh.shape[1]
+
+
+def cut(length: int, size: int) -> Chunks:
+    """Cut ``range(length)`` into the fewest chunks of at most ``size``, as equal as possible."""
+    if size < 1:
+        raise InputError(f"expected a chunk size of at least 1, found {size}; raise it")
+    count = math.ceil(length / size)
+    size = math.ceil(length / count)
+    starts = np.minimum(np.arange(count) * size, length - size)
+    positions = starts[:, None] + np.arange(size)
+    return Chunks(starts.astype(np.int32), positions >= (np.arange(count) * size)[:, None])
+
+
+def take(data: Batch, start: Int[Array, ""], size: int) -> Batch:
+    """Entries ``start : start + size`` of every array in ``data``."""
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), data)
+
+
+def join(chunks: Chunks, rows: Batch) -> Batch:
+    """Undo ``cut``: from arrays ``[c, size, ...]`` the fresh entries in order, ``[length, ...]``."""
+
+    def flat(leaf: Array) -> Array:
+        whole = leaf[:-1].reshape(-1, *leaf.shape[2:])
+        last = leaf[-1][int(np.argmax(chunks.fresh[-1])) :]
+        return jnp.concatenate([whole, last])
+
+    return jax.tree.map(flat, rows)
+
+
+def length_of(data: Batch) -> int:
+    """The common leading axis of all arrays in ``data``; an ``InputError`` where there is none."""
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(data)]
+    lengths = {shape[0] if shape else None for shape in shapes}
+    if len(lengths) != 1 or None in lengths:
+        raise InputError(
+            f"expected arrays with one common leading sample axis, found shapes {shapes}; "
+            "give every array of the batch the same first axis"
+        )
+    (length,) = lengths
+    if length == 0:
+        raise InputError("expected at least one sample, found none; check how the data was selected")
+    return length
