@@ -17,10 +17,10 @@ def cross_entropy(logits: Float[Array, "n c"], targets: Int[Array, "n"]) -> Floa
     Written as log1p(Σ_{c≠y} exp(z_c − z_y)), so that a loss of 1e-6 of a well-trained network
     keeps its digits in float32, where ``logsumexp(z) − z_y`` has none left.
     """
-    margins = logits - jnp.take_along_axis(logits, targets[:, None], axis=-1)
-    others = jnp.arange(logits.shape[-1]) != targets[:, None]
-    top = jnp.maximum(jax.lax.stop_gradient(margins.max(-1)), 0.0)
-    rest = jnp.sum(jnp.where(others, jnp.exp(margins - top[:, None]), 0.0), -1)
+    own = jnp.arange(logits.shape[-1]) == targets[:, None]
+    margins = logits - jnp.sum(jnp.where(own, logits, 0), -1, keepdims=True)
+    top = jax.lax.stop_gradient(margins.max(-1))  # at least 0, the margin of the own class
+    rest = jnp.sum(jnp.where(own, 0, jnp.exp(margins - top[:, None])), -1)
     return top + jnp.where(top > 0, jnp.log(jnp.exp(-top) + rest), jnp.log1p(rest))
 
 
