@@ -67,5 +67,7 @@ def length_of(data: Batch) -> int:
         )
     (length,) = lengths
     if length == 0:
-        raise InputError("expected at least one sample, found none; check how the data was selected")
+        raise InputError(
+            "expected at least one sample, found none; check how the data was selected"
+        )
     return length

@@ -24,7 +24,9 @@ def cross_entropy(logits: Float[Array, "n c"], targets: Int[Array, "n"]) -> Floa
     return top + jnp.where(top > 0, jnp.log(jnp.exp(-top) + rest), jnp.log1p(rest))
 
 
-def squared_error(outputs: Float[Array, "n ..."], targets: Float[Array, "n ..."]) -> Float[Array, "n"]:
+def squared_error(
+    outputs: Float[Array, "n ..."], targets: Float[Array, "n ..."]
+) -> Float[Array, "n"]:
     """ℓ_i = ½‖f(x_i) − y_i‖², summed over all axes but the first."""
     difference = (outputs - targets).reshape(outputs.shape[0], -1)
     return 0.5 * jnp.sum(difference**2, -1)

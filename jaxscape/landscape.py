@@ -1,0 +1,236 @@
+"""The one loop: per-sample losses at many points, reduced over every prefix of the samples."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxscape import chunks, losses, prefix, reductions
+from jaxscape.prefix import Prefix
+from jaxscape.probes import Probe, SingleProbe
+from jaxscape.reductions import Delta, Reduction, Surface
+from jaxscape.types import Batch, InputError, Params, PerSampleLoss
+
+BATCH_SIZE = 1000
+"""Samples per chunk: a chunk's activations at one point stay within a CPU's cache."""
+
+
+class Carry(NamedTuple):
+    """A sweep after some samples; both entries are cut into blocks of points, ``[c, t, ...]``."""
+
+    prefix: Prefix
+    by_point: Any
+
+
+def evaluate(
+    loss: PerSampleLoss,
+    probe: Probe,
+    data: Batch | Iterator[Batch],
+    reduction: Reduction,
+    *,
+    batch_size: int = BATCH_SIZE,
+    point_batch: int | None = None,
+    precision: str = "highest",
+) -> Any:
+    """Reduce the losses ℓ_i(w) of all n samples at all m points over every prefix, in one pass.
+
+    One compiled program scans chunks of ``batch_size`` samples and, within each, blocks of
+    ``point_batch`` points, which are evaluated together under ``vmap``. Memory beyond the data
+    holds one chunk's losses, the state per point and the curves. The result depends on neither
+    size beyond rounding. ``precision`` is that of matrix products which do not name their own.
+
+    ``data`` that does not fit comes as an iterator of batches; batches of equal length share one
+    compiled program.
+
+    Raises:
+        InputError: a loss that is not one value per sample, no samples, or a size below 1.
+    """
+    options = {"batch_size": batch_size, "point_batch": point_batch, "precision": precision}
+    segments = data if isinstance(data, Iterator) else (data,)
+    carry, rows = begin(probe, reduction, point_batch=point_batch), []
+    for segment in segments:
+        carry, row = advance(loss, probe, segment, carry, reduction, **options)
+        rows.append(row)
+    if not rows:
+        raise InputError("expected at least one batch of samples, found none; check the iterator")
+    by_sample = rows[0] if len(rows) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *rows)
+    return finish(probe, carry, by_sample, reduction, point_batch=point_batch)
+
+
+def begin(probe: Probe, reduction: Reduction, *, point_batch: int | None = None) -> Carry:
+    """The carry of a sweep that has met no sample yet."""
+    blocks = _blocks(probe, point_batch)
+    count = len(blocks.starts)
+    state = (prefix.start(blocks.size), reduction.init(blocks.size, 1)[0])
+    return Carry(*jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), state))
+
+
+def advance(
+    loss: PerSampleLoss,
+    probe: Probe,
+    data: Batch,
+    carry: Carry,
+    reduction: Reduction,
+    *,
+    skip: int = 0,
+    batch_size: int = BATCH_SIZE,
+    point_batch: int | None = None,
+    precision: str = "highest",
+) -> tuple[Carry, Any]:
+    """Carry a sweep on over the n samples of ``data``; also what was kept of each, ``[n, ...]``.
+
+    The first ``skip`` samples have been met already: they change nothing, and their rows mean
+    nothing. With it, segments of one length, and so one compiled program, cover any number.
+    """
+    losses.check(loss, jax.eval_shape(probe.at, jnp.zeros((), jnp.int32)), data)
+    return _advance(
+        loss, probe, data, carry, jnp.asarray(skip), reduction, batch_size, point_batch, precision
+    )
+
+
+def finish(
+    probe: Probe,
+    carry: Carry,
+    by_sample: Any,
+    reduction: Reduction,
+    *,
+    point_batch: int | None = None,
+) -> Any:
+    """The reduction's result, from the final carry and the rows of all samples in order."""
+    blocks = _blocks(probe, point_batch)
+    count = carry.prefix.count[0]
+    whole = chunks.join(blocks, carry._replace(prefix=carry.prefix._replace(count=None)))
+    return reduction.finalize(whole.by_point, by_sample, whole.prefix._replace(count=count))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5, 6, 7, 8))
+def _advance(loss, probe, data, carry, skip, reduction, batch_size, point_batch, precision):
+    samples = chunks.cut(chunks.length_of(data), batch_size)
+    blocks = _blocks(probe, point_batch)
+
+    def at_points(index: Array, batch: Batch) -> Float[Array, "t b"]:
+        with jax.default_matmul_precision(precision):
+            return jax.vmap(lambda i: loss(probe.at(i), batch))(index).astype(jnp.float32)
+
+    def chunk(carry: Carry, cut: tuple[Array, Array]) -> tuple[Carry, Any]:
+        start, fresh = cut
+        batch = chunks.take(data, start, samples.size)
+        fresh = fresh & (start + jnp.arange(samples.size) >= skip)
+
+        def block(by_sample: Any, points: tuple) -> tuple[Any, Carry]:
+            first, unmet, old, by_point = points
+            index = first + jnp.arange(blocks.size)
+            new, steps = prefix.extend(old, at_points(index, batch), fresh)
+            state = (by_point, by_sample)
+            by_point, by_sample = reduction.update(state, steps, index, unmet.astype(jnp.float32))
+            return by_sample, Carry(new, by_point)
+
+        by_sample = reduction.init(blocks.size, samples.size)[1]
+        points = (blocks.starts, blocks.fresh, carry.prefix, carry.by_point)
+        by_sample, carry = jax.lax.scan(block, by_sample, points)
+        return carry, by_sample
+
+    carry, rows = jax.lax.scan(chunk, carry, (samples.starts, samples.fresh))
+    return carry, chunks.join(samples, rows)
+
+
+def delta(
+    loss: PerSampleLoss,
+    probe: Probe,
+    data: Batch,
+    *,
+    batch_size: int = BATCH_SIZE,
+    point_batch: int | None = None,
+    precision: str = "highest",
+) -> Delta:
+    """Δ_k = E_q[(L_{k+1}(w) − L_k(w))²] for every k = 1..n−1, by Monte-Carlo over the probe.
+
+    Equation (8) of Nikitin et al. 2025, without the shortcuts of its published code: k counts
+    samples, all directions of the probe's subspace are applied, and every point sees the samples
+    in the same order. Units: those of the loss, squared (nats² for cross-entropy).
+
+    Raises:
+        InputError: fewer than two samples; a loss that is not one value per sample; a loss that
+            is NaN or infinite somewhere (only where the result is concrete, otherwise look at
+            ``nonfinite``).
+    """
+    curve = evaluate(
+        loss,
+        probe,
+        data,
+        reductions.delta,
+        batch_size=batch_size,
+        point_batch=point_batch,
+        precision=precision,
+    )
+    check_delta(curve, probe.num_points)
+    return curve
+
+
+def check_delta(curve: Delta, num_points: int) -> None:
+    """Raise an ``InputError`` for a curve of no k, or of losses that are not finite."""
+    n = curve.nonfinite.shape[0]
+    if n < 2:
+        raise InputError(f"expected at least 2 samples for an increment, found {n}; give more")
+    if isinstance(curve.nonfinite, jax.core.Tracer):
+        return
+    bad = np.flatnonzero(curve.nonfinite)
+    if bad.size:
+        names = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")
+        worst = int(np.max(curve.nonfinite))
+        raise InputError(
+            f"expected finite losses, found NaN or infinity for {bad.size} of {n} samples (at "
+            f"positions {names}), at up to {worst} of {num_points} points; lower sigma, or check "
+            "those samples and the parameters"
+        )
+
+
+def surface(
+    loss: PerSampleLoss,
+    probe: Probe,
+    data: Batch,
+    ks: Sequence[int],
+    *,
+    batch_size: int = BATCH_SIZE,
+    point_batch: int | None = None,
+    precision: str = "highest",
+) -> Surface:
+    """L_k and δ_k = L_{k+1} − L_k at every point of the probe, for each k in ``ks``.
+
+    Raises:
+        InputError: a k outside 1..n, or what ``evaluate`` raises.
+    """
+    wanted = tuple(int(k) for k in ks)
+    if not isinstance(data, Iterator):
+        n = chunks.length_of(data)
+        if not wanted or not all(1 <= k <= n for k in wanted):
+            raise InputError(f"expected values of k from 1 to {n}, found {wanted}; change ks")
+    return evaluate(
+        loss,
+        probe,
+        data,
+        _surface(wanted),
+        batch_size=batch_size,
+        point_batch=point_batch,
+        precision=precision,
+    )
+
+
+_surface = functools.lru_cache(reductions.surface)
+_losses = functools.lru_cache(reductions.losses)
+
+
+def per_sample_losses(
+    loss: PerSampleLoss, params: Params, data: Batch, *, batch_size: int = BATCH_SIZE
+) -> Float[Array, "n"]:
+    """ℓ_i(w) of every sample at one point."""
+    return evaluate(loss, SingleProbe(params), data, _losses(1), batch_size=batch_size)[0]
+
+
+def _blocks(probe: Probe, point_batch: int | None) -> chunks.Chunks:
+    default = 4 if jax.default_backend() == "cpu" else 32
+    return chunks.cut(probe.num_points, default if point_batch is None else point_batch)

@@ -1,0 +1,16 @@
+"""What every order of the samples gives on average."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def order_law(loss_variance: Float[Array, "*m"], k: Int[Array, "*k"]) -> Float[Array, "..."]:
+    """S²(w) / (k (k+1)): the mean of δ_k(w)² over all orders of the n samples, exactly.
+
+    ``loss_variance`` is S²(w), the variance of ℓ_i(w) over the n samples with n − 1 below, or its
+    mean over points; the result broadcasts it against ``k``. Drawing k+1 of n samples without
+    replacement, ℓ_{k+1} − L_k has mean 0 and variance S² (k+1)/k (Cochran 1977, Sampling
+    Techniques, section 2.5).
+    """
+    k = jnp.asarray(k).astype(jnp.result_type(float))
+    return loss_variance / k / (k + 1)

@@ -1,0 +1,156 @@
+"""Which points of parameter space are looked at.
+
+A probe knows its ``num_points`` and gives the parameters ``at(index)``, one point at a time, so
+that a million points of a large network never exist together.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from jaxscape.subspace import Subspace, gaussian_like
+from jaxscape.types import InputError, Params
+
+
+class Probe(Protocol):
+    """A pytree with ``num_points`` points of parameter space."""
+
+    @property
+    def num_points(self) -> int:
+        """The number m of points."""
+
+    def at(self, index: Int[Array, ""]) -> Params:
+        """The parameters of point ``index``."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class SubspaceProbe:
+    """Points w(θ) of a subspace."""
+
+    space: Subspace
+    coordinates: Float[Array, "m d"]
+
+    @property
+    def num_points(self) -> int:
+        """The number m of points."""
+        return self.coordinates.shape[0]
+
+    def at(self, index: Int[Array, ""]) -> Params:
+        """w(θ_index)."""
+        return self.space.at(self.coordinates[index])
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class IsotropicProbe:
+    """Points w* + σ z, z standard normal over all P parameters, drawn anew from the index."""
+
+    origin: Params
+    key: Key[Array, ""]
+    sigma: Float[Array, ""]
+    num_points: int = field(metadata={"static": True})
+
+    def at(self, index: Int[Array, ""]) -> Params:
+        """w* + σ z_index."""
+        step = gaussian_like(jax.random.fold_in(self.key, index), self.origin)
+        return jax.tree.map(lambda w, z: (w + self.sigma * z).astype(w.dtype), self.origin, step)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class SingleProbe:
+    """The one point ``params``."""
+
+    params: Params
+    num_points: int = field(default=1, metadata={"static": True})
+
+    def at(self, index: Int[Array, ""]) -> Params:
+        """The point, whatever the index."""
+        del index
+        return self.params
+
+
+def points(space: Subspace, coordinates: Float[Array, "m d"]) -> SubspaceProbe:
+    """The points w(θ) for the given rows θ.
+
+    Raises:
+        InputError: coordinates that are not [m ≥ 1, d] for this subspace.
+    """
+    shape = jnp.shape(coordinates)
+    if len(shape) != 2 or shape[0] < 1 or shape[1] != space.dim:
+        raise InputError(
+            f"expected coordinates of shape (points, {space.dim}) for a subspace of dimension "
+            f"{space.dim}, found {shape}; give one row per point"
+        )
+    return SubspaceProbe(space, jnp.asarray(coordinates))
+
+
+def gaussian(key: Key[Array, ""], space: Subspace, num_points: int, sigma: float) -> SubspaceProbe:
+    """θ ~ N(0, σ² I_d) along all d directions; ``sigma`` is a standard deviation.
+
+    The same key draws the same standard normals at every sigma, so that curves at two values of
+    sigma differ by sigma alone.
+
+    Raises:
+        InputError: num_points < 1, or a sigma that is negative or not finite.
+    """
+    _check(num_points, sigma)
+    return points(space, sigma * jax.random.normal(key, (num_points, space.dim)))
+
+
+def isotropic(key: Key[Array, ""], params: Params, num_points: int, sigma: float) -> IsotropicProbe:
+    """w ~ N(w*, σ² I_P) over all parameters.
+
+    Raises:
+        InputError: num_points < 1, or a sigma that is negative or not finite.
+    """
+    _check(num_points, sigma)
+    return IsotropicProbe(params, key, jnp.asarray(sigma, jnp.float32), num_points)
+
+
+def single(params: Params) -> SingleProbe:
+    """The parameters themselves, one point."""
+    return SingleProbe(params)
+
+
+def line(space: Subspace, radius: float, num: int) -> SubspaceProbe:
+    """``num`` equidistant points from −radius to radius along the first direction."""
+    _check(num, radius)
+    steps = jnp.linspace(-radius, radius, num)
+    return points(space, jnp.zeros((num, space.dim)).at[:, 0].set(steps))
+
+
+def grid(space: Subspace, radius: float, num: int) -> SubspaceProbe:
+    """``num`` × ``num`` points over [−radius, radius]² along the first two directions.
+
+    Point ``i * num + j`` lies at θ_1 = steps[i], θ_2 = steps[j].
+
+    Raises:
+        InputError: a subspace of fewer than two directions, or an unusable radius or num.
+    """
+    _check(num, radius)
+    if space.dim < 2:
+        raise InputError(
+            f"expected a subspace of at least 2 directions for a grid, found {space.dim}; "
+            "use line(...), or a larger dim"
+        )
+    steps = jnp.linspace(-radius, radius, num)
+    first, second = jnp.meshgrid(steps, steps, indexing="ij")
+    plane = jnp.stack([first.ravel(), second.ravel()], -1)
+    return points(space, jnp.zeros((num * num, space.dim)).at[:, :2].set(plane))
+
+
+def _check(num_points: int, scale: float) -> None:
+    if num_points < 1:
+        raise InputError(f"expected at least 1 point, found {num_points}; raise the number")
+    if isinstance(scale, jax.core.Tracer):
+        return
+    if not (math.isfinite(scale) and scale >= 0):
+        raise InputError(
+            f"expected a finite sigma or radius of at least 0, found {scale}; change it"
+        )

@@ -1,0 +1,166 @@
+"""What to keep of each prefix at each point.
+
+The loop of ``landscape.evaluate`` walks blocks of t points and b samples. A reduction keeps one
+state per point, which lives as long as the sweep, beside one state per sample, which lives while
+that sample's chunk is in hand:
+
+    init(t, b)                                 -> (by_point [t, ...], by_sample [b, ...])
+    update((by_point, by_sample), steps, index, weight) -> (by_point, by_sample)
+    finalize(by_point [m, ...], by_sample [n, ...], prefix [m]) -> the result
+
+``index`` [t] says which points the block holds, ``weight`` [t] is 0 for those met before.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxscape.prefix import Prefix, Steps
+
+
+class Reduction(NamedTuple):
+    """Three pure functions, see the module."""
+
+    init: Callable[[int, int], tuple[Any, Any]]
+    update: Callable[[tuple[Any, Any], Steps, Array, Array], tuple[Any, Any]]
+    finalize: Callable[[Any, Any, Prefix], Any]
+
+
+class Moments(NamedTuple):
+    """Weighted mean and sum of squared deviations over points."""
+
+    mean: Float[Array, "b"]
+    squares: Float[Array, "b"]
+
+
+class Delta(NamedTuple):
+    """Δ_k and its kin for every k = 1..n−1, from m points of a probe q.
+
+    With one point there is no spread to estimate: ``sem`` and ``shape`` are then NaN.
+    """
+
+    k: Int[Array, "n-1"]
+    mean: Float[Array, "n-1"]  #: Δ_k = E_q[δ_k²]
+    sem: Float[Array, "n-1"]  #: standard error of ``mean`` over the points
+    shape: Float[Array, "n-1"]  #: Δ̃_k = E_q[(δ_k − E_q δ_k)²], unbiased
+    first_order: Float[Array, "n-1"]  #: Δ_k^(1) = E_q|δ_k|
+    loss_variance: Float[Array, "m"]  #: S²(w) at each point
+    nonfinite: Int[Array, "n"]  #: at how many points each sample's loss is NaN or infinite
+
+
+class _Spread(NamedTuple):
+    weight: Float[Array, "b"]
+    innovation: Moments
+    square: Moments
+    absolute: Float[Array, "b"]
+    nonfinite: Int[Array, "b"]
+
+
+def _delta_init(t: int, b: int) -> tuple[Any, _Spread]:
+    zeros = jnp.zeros(b)
+    moments = Moments(zeros, zeros)
+    return (), _Spread(zeros, moments, moments, zeros, zeros.astype(jnp.int32))
+
+
+def _delta_update(state: tuple[Any, _Spread], steps: Steps, index: Array, weight: Array):
+    (), old = state
+    del index
+    total = old.weight + weight.sum()
+    bad = ~jnp.isfinite(steps.losses) & (weight > 0)[:, None]
+    merge = functools.partial(_merge, weight=weight, before=old.weight, total=total)
+    absolute = old.absolute + jnp.sum(weight[:, None] * abs(steps.innovation), 0)
+    return (), _Spread(
+        total,
+        merge(old.innovation, steps.innovation),
+        merge(old.square, steps.innovation**2),
+        absolute,
+        old.nonfinite + bad.sum(0, dtype=jnp.int32),
+    )
+
+
+def _merge(old: Moments, values: Float[Array, "t b"], *, weight, before, total) -> Moments:
+    """Chan et al. (1983): moments of the union from those of its parts, without cancellation."""
+    here = weight.sum()
+    mean = jnp.sum(weight[:, None] * values, 0) / here
+    squares = jnp.sum(weight[:, None] * (values - mean) ** 2, 0)
+    gap = mean - old.mean
+    return Moments(
+        old.mean + gap * (here / total), old.squares + squares + gap**2 * (before * here / total)
+    )
+
+
+def _delta_finalize(by_point: Any, by_sample: _Spread, prefix: Prefix) -> Delta:
+    del by_point
+    m = prefix.mean.shape[0]
+    n = by_sample.absolute.shape[0]
+    k = jnp.arange(1, n, dtype=jnp.int32)
+    scale = 1 / (k + 1).astype(jnp.float32)  # (k+1) δ_k is the innovation
+    rest = jax.tree.map(lambda leaf: leaf[1:], by_sample)
+    freedom = m - 1 if m > 1 else jnp.nan
+    return Delta(
+        k=k,
+        mean=rest.square.mean * scale * scale,
+        sem=jnp.sqrt(rest.square.squares / freedom / m) * scale * scale,
+        shape=rest.innovation.squares / freedom * scale * scale,
+        first_order=rest.absolute / m * scale,
+        loss_variance=prefix.variance,
+        nonfinite=by_sample.nonfinite,
+    )
+
+
+#: Mean and spread over the points of every squared increment.
+delta = Reduction(_delta_init, _delta_update, _delta_finalize)
+
+
+class Surface(NamedTuple):
+    """The prefix mean L_k and the increment δ_k at every point, for the chosen k."""
+
+    k: Int[Array, "K"]
+    loss: Float[Array, "K m"]  #: L_k(w)
+    increment: Float[Array, "K m"]  #: L_{k+1}(w) − L_k(w); NaN at k = n, which has no next sample
+
+
+def surface(ks: tuple[int, ...]) -> Reduction:
+    """L_k and δ_k at each point for k in ``ks``."""
+    wanted = jnp.asarray(ks, jnp.int32)
+
+    def init(t: int, b: int) -> tuple[Any, Any]:
+        del b
+        return (jnp.zeros((t, len(ks))), jnp.full((t, len(ks)), jnp.nan)), ()
+
+    def update(state: tuple[Any, Any], steps: Steps, index: Array, weight: Array):
+        (loss, increment), () = state
+        del index, weight
+        after = steps.mean + steps.innovation / (steps.k + 1)
+        loss = _pick(loss, after, steps.k + 1, steps.fresh)
+        increment = _pick(increment, steps.innovation / (steps.k + 1), steps.k, steps.fresh)
+        return (loss, increment), ()
+
+    def _pick(old: Array, values: Float[Array, "t b"], k: Int[Array, "b"], fresh: Array) -> Array:
+        here = (k == wanted[:, None]) & fresh
+        position = jnp.argmax(here, -1)
+        return jnp.where(here.any(-1), values[:, position], old)
+
+    def finalize(by_point: Any, by_sample: Any, prefix: Prefix) -> Surface:
+        del by_sample, prefix
+        return Surface(wanted, by_point[0].T, by_point[1].T)
+
+    return Reduction(init, update, finalize)
+
+
+def losses(num_points: int) -> Reduction:
+    """The per-sample losses ℓ_i(w) themselves, ``[m, n]``: memory grows with both."""
+
+    def init(t: int, b: int) -> tuple[Any, Any]:
+        del t
+        return (), jnp.zeros((b, num_points))
+
+    def update(state: tuple[Any, Any], steps: Steps, index: Array, weight: Array):
+        del weight
+        return (), state[1].at[:, index].set(steps.losses.T)
+
+    return Reduction(init, update, lambda by_point, by_sample, prefix: by_sample.T)

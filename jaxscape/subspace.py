@@ -1,0 +1,147 @@
+"""An affine slice of parameter space, w(θ) = w* + Σ_j θ_j v_j."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from jaxscape.curvature import hvp
+from jaxscape.lanczos import top_eigenpairs
+from jaxscape.types import Batch, InputError, Params, PerSampleLoss
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Subspace:
+    """The d directions ``basis`` through ``origin``; every leaf of basis is ``[d, *leaf.shape]``."""
+
+    origin: Params
+    basis: Params
+
+    @property
+    def dim(self) -> int:
+        """The number d of directions."""
+        return jax.tree.leaves(self.basis)[0].shape[0]
+
+    def at(self, coordinates: Float[Array, "d"]) -> Params:
+        """w(θ) = w* + Σ_j θ_j v_j, all d directions applied."""
+
+        def leaf(origin: Array, directions: Array) -> Array:
+            step = jnp.tensordot(coordinates, directions, axes=1, precision="highest")
+            return origin + step.astype(origin.dtype)
+
+        return jax.tree.map(leaf, self.origin, self.basis)
+
+
+def num_parameters(params: Params) -> int:
+    """P, the number of scalars in ``params``."""
+    return sum(np.size(leaf) for leaf in jax.tree.leaves(params))
+
+
+def random_subspace(
+    key: Key[Array, ""],
+    params: Params,
+    dim: int,
+    *,
+    normalization: Literal["unit", "filter"] = "unit",
+) -> Subspace:
+    """``dim`` random Gaussian directions through ``params``.
+
+    ``unit``: each direction has norm 1. ``filter``: every filter of a direction, that is all
+    entries which share the last index of their array (a neuron's incoming weights, a
+    convolution's output channel), is rescaled to the norm of the same filter of ``params``;
+    arrays with fewer than two axes stay 0 (Li et al. 2018, "Visualizing the Loss Landscape of
+    Neural Nets", section 4).
+
+    Raises:
+        InputError: dim outside 1..P, an unknown normalization, or nothing to filter-normalise.
+    """
+    check_dim(dim, params)
+    if normalization not in ("unit", "filter"):
+        raise InputError(
+            f"expected normalization 'unit' or 'filter', found {normalization!r}; choose one"
+        )
+    if normalization == "filter" and all(jnp.ndim(leaf) < 2 for leaf in jax.tree.leaves(params)):
+        raise InputError(
+            "expected parameters with at least one array of two or more axes for "
+            "filter-normalised directions, found none; use normalization='unit'"
+        )
+    normalize = {"unit": _unit, "filter": _filterwise}[normalization]
+
+    def direction(key: Key[Array, ""]) -> Params:
+        return normalize(gaussian_like(key, params), params)
+
+    return Subspace(params, jax.vmap(direction)(jax.random.split(key, dim)))
+
+
+def hessian_subspace(
+    loss: PerSampleLoss,
+    params: Params,
+    data: Batch,
+    dim: int,
+    *,
+    key: Key[Array, ""] | None = None,
+    tol: float = 1e-4,
+    batch_size: int = 1000,
+) -> Subspace:
+    """The eigenvectors of the ``dim`` largest eigenvalues of the Hessian of the mean loss.
+
+    The directions are orthonormal. Where eigenvalues and residuals matter, call
+    ``top_eigenpairs(hvp(loss, params, data), params, dim)`` and build the ``Subspace`` from its
+    vectors. Warns, where it is not traced, if a pair's relative residual stays above ``tol``.
+
+    Raises:
+        InputError: dim outside 1..P, or a loss that is not per sample.
+    """
+    check_dim(dim, params)
+    key = jax.random.key(0) if key is None else key
+    operator = hvp(loss, params, data, batch_size=batch_size)
+    pairs = top_eigenpairs(operator, params, dim, key=key, tol=tol)
+    if not isinstance(pairs.converged, jax.core.Tracer) and not pairs.converged.all():
+        warnings.warn(
+            f"{int((~pairs.converged).sum())} of {dim} eigenpairs did not reach the relative "
+            f"residual {tol:g}; raise tol, or lower dim",
+            stacklevel=2,
+        )
+    return Subspace(params, pairs.vectors)
+
+
+def check_dim(dim: int, params: Params) -> None:
+    """Raise an ``InputError`` unless 1 ≤ dim ≤ P."""
+    size = num_parameters(params)
+    if not 1 <= dim <= size:
+        raise InputError(
+            f"expected a subspace dimension from 1 to {size} (the number of parameters), "
+            f"found {dim}; change dim"
+        )
+
+
+def gaussian_like(key: Key[Array, ""], params: Params) -> Params:
+    """A standard normal direction shaped like ``params``."""
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    normals = [
+        jax.random.normal(k, jnp.shape(x), jnp.result_type(x))
+        for k, x in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(tree, normals)
+
+
+def _unit(direction: Params, params: Params) -> Params:
+    square = sum(jnp.sum(leaf.astype(jnp.float32) ** 2) for leaf in jax.tree.leaves(direction))
+    return jax.tree.map(lambda leaf: (leaf / jnp.sqrt(square)).astype(leaf.dtype), direction)
+
+
+def _filterwise(direction: Params, params: Params) -> Params:
+    def leaf(x: Array, origin: Array) -> Array:
+        if x.ndim < 2:
+            return jnp.zeros_like(x)
+        axes = tuple(range(x.ndim - 1))
+        norm, target = (jnp.linalg.norm(a.reshape(-1, a.shape[-1]), axis=0) for a in (x, origin))
+        return x * jnp.expand_dims(target / norm, axes)
+
+    return jax.tree.map(leaf, direction, params)

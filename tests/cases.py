@@ -1,0 +1,79 @@
+"""Models with closed-form or slow-and-obvious float64 NumPy answers."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxscape import losses
+
+SIZES = (12, 8, 6, 4)
+
+
+def mlp_apply(params, inputs):
+    """A plain-JAX multilayer perceptron with ReLU; params is a list of (weights, biases)."""
+    for i, (w, b) in enumerate(params):
+        inputs = inputs @ w + b
+        if i < len(params) - 1:
+            inputs = jax.nn.relu(inputs)
+    return inputs
+
+
+mlp_loss = losses.supervised(mlp_apply)
+
+
+def mlp_problem(seed=0, n=101):
+    """Parameters and n samples of a small classification problem."""
+    rng = np.random.default_rng(seed)
+    params = [
+        (
+            jnp.asarray(rng.normal(size=(a, b)) / np.sqrt(a), jnp.float32),
+            jnp.asarray(0.1 * rng.normal(size=b), jnp.float32),
+        )
+        for a, b in itertools.pairwise(SIZES)
+    ]
+    data = {
+        "inputs": jnp.asarray(rng.normal(size=(n, SIZES[0])), jnp.float32),
+        "targets": jnp.asarray(rng.integers(SIZES[-1], size=n), jnp.int32),
+    }
+    return params, data
+
+
+def float64(tree):
+    """The same tree as float64 (or integer) NumPy arrays."""
+    return jax.tree.map(
+        lambda x: np.asarray(x, np.float64 if np.issubdtype(x.dtype, np.floating) else None), tree
+    )
+
+
+def mlp_losses64(params, data):
+    """ℓ_i(w) of every sample in float64 NumPy."""
+    params, data = float64(params), float64(data)
+    z = data["inputs"]
+    for i, (w, b) in enumerate(params):
+        z = z @ w + b
+        if i < len(params) - 1:
+            z = np.maximum(z, 0)
+    top = z.max(1, keepdims=True)
+    logsum = np.log(np.exp(z - top).sum(1)) + top[:, 0]
+    return logsum - z[np.arange(len(z)), data["targets"]]
+
+
+def at64(space, coordinates):
+    """w* + Σ_j θ_j v_j in float64 NumPy, one direction after the other."""
+    origin, basis = float64(space.origin), float64(space.basis)
+    point = origin
+    for j, theta in enumerate(np.asarray(coordinates, np.float64)):
+        point = jax.tree.map(lambda w, v, j=j, theta=theta: w + theta * v[j], point, basis)
+    return point
+
+
+def increments64(losses):
+    """δ_1..δ_{n−1} of the rows of ``losses`` [m, n], by the definition, sample after sample."""
+    losses = np.asarray(losses, np.float64)
+    n = losses.shape[1]
+    columns = []
+    for k in range(1, n):
+        columns.append(losses[:, : k + 1].mean(1) - losses[:, :k].mean(1))
+    return np.stack(columns, 1)

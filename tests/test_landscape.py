@@ -1,0 +1,171 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import at64, increments64, mlp_loss, mlp_losses64, mlp_problem
+
+import jaxscape as js
+from jaxscape import landscape, reductions
+
+KEY = jax.random.key(3)
+N, M, D = 101, 11, 4
+
+
+@pytest.fixture(scope="module")
+def problem():
+    params, data = mlp_problem(n=N)
+    space = js.random_subspace(KEY, params, D)
+    probe = js.gaussian(KEY, space, M, 1.0)
+    rows = np.stack([mlp_losses64(at64(space, theta), data) for theta in probe.coordinates])
+    return params, data, space, probe, rows
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "point_batch"),
+    [(1000, None), (13, 4), (1, 1), (100, 3), (50, 11), (101, 10)],
+)
+def test_delta_matches_a_float64_loop(problem, batch_size, point_batch):
+    _, data, _, probe, rows = problem
+    got = js.delta(mlp_loss, probe, data, batch_size=batch_size, point_batch=point_batch)
+    steps = increments64(rows)
+    np.testing.assert_array_equal(got.k, np.arange(1, N))
+    np.testing.assert_allclose(got.mean, (steps**2).mean(0), rtol=1e-5)
+    np.testing.assert_allclose(got.sem, (steps**2).std(0, ddof=1) / np.sqrt(M), rtol=1e-4)
+    np.testing.assert_allclose(got.shape, steps.var(0, ddof=1), rtol=1e-4)
+    np.testing.assert_allclose(got.first_order, np.abs(steps).mean(0), rtol=1e-5)
+    np.testing.assert_allclose(got.loss_variance, rows.var(1, ddof=1), rtol=1e-5)
+    assert not np.any(got.nonfinite)
+
+
+def test_all_directions_are_applied(problem):
+    """The published code moves along the first direction only; its curve is another one."""
+    _, data, space, probe, rows = problem
+    only_first = probe.coordinates.at[:, 1:].set(0)
+    first = js.delta(mlp_loss, js.points(space, only_first), data).mean
+    every = js.delta(mlp_loss, probe, data).mean
+    np.testing.assert_allclose(every, (increments64(rows) ** 2).mean(0), rtol=1e-5)
+    ratio = np.asarray(every) / np.asarray(first)
+    assert np.median(np.abs(np.log(ratio))) > 0.2
+
+
+def test_an_iterator_of_batches_gives_the_same(problem):
+    _, data, _, probe, _ = problem
+    batches = (jax.tree.map(lambda x, i=i: x[i : i + 30], data) for i in range(0, N, 30))
+    whole, streamed = js.delta(mlp_loss, probe, data), js.delta(mlp_loss, probe, batches)
+    for a, b in zip(whole, streamed, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_segments_that_overlap_skip_what_was_met(problem):
+    _, data, _, probe, _ = problem
+    carry, rows = landscape.begin(probe, reductions.delta), []
+    for start, skip in ((0, 0), (40, 0), (61, 19)):
+        segment = jax.tree.map(lambda x, s=start: x[s : s + 40], data)
+        carry, row = landscape.advance(
+            mlp_loss, probe, segment, carry, reductions.delta, skip=skip, batch_size=9
+        )
+        rows.append(jax.tree.map(lambda x, s=skip: x[s:], row))
+    by_sample = jax.tree.map(lambda *x: jnp.concatenate(x), *rows)
+    got = landscape.finish(probe, carry, by_sample, reductions.delta)
+    want = js.delta(mlp_loss, probe, data)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_two_runs_are_bit_identical(problem):
+    _, data, _, probe, _ = problem
+    a, b = (js.delta(mlp_loss, probe, data) for _ in range(2))
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_works_under_a_hosts_jit_and_vmap(problem):
+    _, data, space, _, _ = problem
+    thetas = jax.random.normal(KEY, (2, 5, D))
+    means = lambda theta: js.delta(mlp_loss, js.points(space, theta), data).mean  # noqa: E731
+    both = jax.jit(jax.vmap(means))(thetas)
+    for theta, got in zip(thetas, both, strict=True):
+        np.testing.assert_allclose(got, means(theta), rtol=1e-5)
+
+
+def test_one_compiled_program_without_an_array_of_points_by_samples():
+    """The jaxpr holds no [m, n] array, and its loops do not grow with k, points or samples."""
+    params, data = mlp_problem(n=4000)
+    probe = js.gaussian(KEY, js.random_subspace(KEY, params, D), 512, 1.0)
+    run = jax.jit(lambda probe, data: js.delta(mlp_loss, probe, data, batch_size=100))
+    memory = run.lower(probe, data).compile().memory_analysis()
+    if memory is None:
+        pytest.skip("this backend does not report memory")
+    assert memory.temp_size_in_bytes < 512 * 4000 * 4 / 4
+
+
+def test_isotropic_and_single_probes_match_numpy(problem):
+    params, data, *_ = problem
+    probe = js.isotropic(KEY, params, 6, 0.2)
+    rows = np.stack([mlp_losses64(probe.at(i), data) for i in range(6)])
+    got = js.delta(mlp_loss, probe, data, point_batch=4)
+    np.testing.assert_allclose(got.mean, (increments64(rows) ** 2).mean(0), rtol=1e-5)
+    alone = js.delta(mlp_loss, js.single(params), data)
+    want = increments64(mlp_losses64(params, data)[None])[0] ** 2
+    np.testing.assert_allclose(alone.mean, want, rtol=1e-4, atol=1e-14)
+    assert np.isnan(alone.sem).all()
+    assert np.isnan(alone.shape).all()
+
+
+def test_surface_matches_numpy(problem):
+    _, data, space, *_ = problem
+    probe = js.grid(space, radius=1.0, num=5)
+    rows = np.stack([mlp_losses64(at64(space, theta), data) for theta in probe.coordinates])
+    got = js.surface(mlp_loss, probe, data, ks=(1, 2, 50, N - 1, N), batch_size=17)
+    np.testing.assert_array_equal(got.k, [1, 2, 50, N - 1, N])
+    for i, k in enumerate((1, 2, 50, N - 1, N)):
+        np.testing.assert_allclose(got.loss[i], rows[:, :k].mean(1), rtol=1e-5)
+        if k < N:
+            want = increments64(rows)[:, k - 1]
+            np.testing.assert_allclose(
+                got.increment[i], want, rtol=1e-4, atol=1e-6 * np.abs(want).max()
+            )
+    assert np.isnan(got.increment[-1]).all()
+
+
+def test_per_sample_losses(problem):
+    params, data, *_ = problem
+    got = js.per_sample_losses(mlp_loss, params, data, batch_size=8)
+    np.testing.assert_allclose(got, mlp_losses64(params, data), rtol=1e-5)
+
+
+def test_a_host_may_bring_its_own_reduction(problem):
+    """The mean over points of the final loss, in a few lines."""
+    _, data, _, probe, rows = problem
+    final = js.Reduction(
+        lambda t, b: ((), ()), lambda state, *_: state, lambda p, s, prefix: prefix.mean.mean()
+    )
+    np.testing.assert_allclose(js.evaluate(mlp_loss, probe, data, final), rows.mean(), rtol=1e-5)
+
+
+def test_losses_that_are_not_finite_are_named(problem):
+    _, data, _, probe, _ = problem
+    inputs = data["inputs"].at[17].set(jnp.nan).at[40].set(jnp.inf)
+    with pytest.raises(js.InputError, match=r"2 of 101 samples \(at positions 17, 40\).*of 11"):
+        js.delta(mlp_loss, probe, {**data, "inputs": inputs})
+
+
+@pytest.mark.parametrize("ks", [(0,), (N + 1,), ()])
+def test_a_surface_at_no_such_k_is_refused(problem, ks):
+    _, data, _, probe, _ = problem
+    with pytest.raises(js.InputError, match="values of k from 1 to 101"):
+        js.surface(mlp_loss, probe, data, ks=ks)
+
+
+def test_other_bad_input_is_refused(problem):
+    _, data, _, probe, _ = problem
+    with pytest.raises(js.InputError, match="one loss per sample"):
+        js.delta(lambda p, b: mlp_loss(p, b).mean(), probe, data)
+    with pytest.raises(js.InputError, match="at least 2 samples"):
+        js.delta(mlp_loss, probe, jax.tree.map(lambda x: x[:1], data))
+    with pytest.raises(js.InputError, match="at least one sample"):
+        js.delta(mlp_loss, probe, jax.tree.map(lambda x: x[:0], data))
+    with pytest.raises(js.InputError, match="at least one batch"):
+        js.delta(mlp_loss, probe, iter(()))
+    with pytest.raises(js.InputError, match="chunk size"):
+        js.delta(mlp_loss, probe, data, batch_size=0)

@@ -1,0 +1,72 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import mlp_loss, mlp_losses64, mlp_problem
+
+from jaxscape import InputError, losses
+
+
+def cross_entropy64(logits, targets):
+    logits = np.asarray(logits, np.longdouble)
+    margins = logits - logits[np.arange(len(targets)), targets][:, None]
+    top = margins.max(1, keepdims=True)
+    return (np.log1p(np.exp(margins - top).sum(1) - 1) + top[:, 0]).astype(float)
+
+
+def test_cross_entropy_matches_float64():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(scale=5, size=(300, 10)).astype(np.float32)
+    targets = rng.integers(10, size=300)
+    got = losses.cross_entropy(logits, targets)
+    np.testing.assert_allclose(got, cross_entropy64(logits, targets), rtol=2e-6)
+
+
+def test_tiny_losses_keep_their_digits():
+    logits = np.array([[20.0, 0.0, 1.0], [0.0, 30.0, 5.0]], np.float32)
+    want = [np.log1p(np.exp(-20) + np.exp(-19)), np.log1p(np.exp(-30) + np.exp(-25))]
+    np.testing.assert_allclose(losses.cross_entropy(logits, np.array([0, 1])), want, rtol=1e-6)
+
+
+def test_huge_logits_stay_finite_with_their_derivatives():
+    logits = jnp.array([[1e4, -1e4, 0.0]])
+    for target, want in ((0, 0.0), (1, 2e4), (2, 1e4)):
+        ell = lambda z, t=target: losses.cross_entropy(z, jnp.array([t]))[0]  # noqa: E731
+        assert float(ell(logits)) == want
+        assert np.isfinite(jax.grad(ell)(logits)).all()
+        assert np.isfinite(jax.hessian(ell)(logits)).all()
+
+
+def test_first_and_second_derivatives():
+    rng = np.random.default_rng(1)
+    z = rng.normal(size=5).astype(np.float32)
+    ell = lambda z: losses.cross_entropy(z[None], jnp.array([3]))[0]  # noqa: E731
+    p = np.exp(z) / np.exp(z).sum()
+    np.testing.assert_allclose(jax.grad(ell)(z), p - np.eye(5)[3], atol=1e-6)
+    np.testing.assert_allclose(jax.hessian(ell)(z), np.diag(p) - np.outer(p, p), atol=1e-6)
+
+
+def test_squared_error_sums_all_but_the_first_axis():
+    rng = np.random.default_rng(2)
+    a, b = rng.normal(size=(2, 4, 3, 2))
+    np.testing.assert_allclose(
+        losses.squared_error(a, b), 0.5 * ((a - b) ** 2).sum((1, 2)), rtol=1e-6
+    )
+
+
+def test_supervised_matches_numpy():
+    params, data = mlp_problem()
+    np.testing.assert_allclose(mlp_loss(params, data), mlp_losses64(params, data), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("bad", "found"),
+    [(lambda p, b: mlp_loss(p, b).mean(), r"shape \(\)"),
+     (lambda p, b: mlp_loss(p, b)[:-1], r"shape \(100,\)"),
+     (lambda p, b: mlp_loss(p, b)[:, None], r"shape \(101, 1\)"),
+     (lambda p, b: (mlp_loss(p, b), 0), "found")],
+)  # fmt: skip
+def test_a_loss_that_is_not_per_sample_is_refused(bad, found):
+    params, data = mlp_problem()
+    with pytest.raises(InputError, match=found):
+        losses.check(bad, params, data)

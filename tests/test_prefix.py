@@ -1,0 +1,97 @@
+import hypothesis.extra.numpy as hnp
+import hypothesis.strategies as st
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import increments64
+from hypothesis import given, settings
+
+from jaxscape import prefix
+
+
+def stream(losses, sizes):
+    """Feed the columns of ``losses`` in batches of the given sizes."""
+    state, rows, begin = prefix.start(losses.shape[0]), [], 0
+    for size in sizes:
+        batch = jnp.asarray(losses[:, begin : begin + size])
+        state, steps = prefix.extend(state, batch, jnp.ones(size, bool))
+        rows.append(np.asarray(steps.innovation / (steps.k + 1)))
+        begin += size
+    return state, np.concatenate(rows, 1)[:, 1:]
+
+
+@pytest.mark.parametrize("sizes", [[200], [1] * 200, [7, 93, 100], [199, 1]])
+def test_increments_match_float64_whatever_the_batches(sizes):
+    losses = np.random.default_rng(0).pareto(1.5, (5, 200)).astype(np.float32)
+    state, got = stream(losses, sizes)
+    np.testing.assert_allclose(got, increments64(losses), rtol=2e-5, atol=1e-9)
+    np.testing.assert_allclose(state.variance, losses.astype(float).var(1, ddof=1), rtol=1e-5)
+    np.testing.assert_allclose(state.mean, losses.astype(float).mean(1), rtol=1e-6)
+
+
+def test_samples_met_before_change_nothing():
+    losses = np.random.default_rng(1).exponential(size=(3, 30)).astype(np.float32)
+    state, _ = prefix.extend(prefix.start(3), losses[:, :20], jnp.ones(20, bool))
+    again = jnp.asarray(np.concatenate([losses[:, 15:20], losses[:, 20:]], 1))
+    state, steps = prefix.extend(state, again, jnp.arange(15) >= 5)
+    assert int(state.count) == 30
+    np.testing.assert_array_equal(steps.k[5:], np.arange(20, 30))
+    np.testing.assert_allclose(state.mean, losses.mean(1), rtol=1e-6)
+    np.testing.assert_allclose(
+        steps.innovation[:, 5:] / (steps.k[5:] + 1), increments64(losses)[:, 19:], rtol=2e-5
+    )
+
+
+@pytest.mark.parametrize("offset", [1e3, -1e3])
+def test_a_large_common_offset_costs_no_digits(offset):
+    losses = (offset + np.random.default_rng(2).normal(size=(4, 500))).astype(np.float32)
+    _, got = stream(losses, [100] * 5)
+    want = increments64(losses)
+    assert np.abs(got - want).max() < 1e-5 * np.abs(want).max()
+    error = np.abs(got - want) * np.arange(2, 501)
+    assert error.max() < 2e-4  # a few roundings of the losses themselves, 6e-5 each at 1000
+
+
+def test_one_late_outlier_costs_no_digits():
+    losses = np.full((1, 1000), 1e-4, np.float32)
+    losses += np.random.default_rng(3).uniform(size=losses.shape).astype(np.float32) * 1e-4
+    losses[0, 990] = 1e4
+    _, got = stream(losses, [1000])
+    np.testing.assert_allclose(got[:, :985], increments64(losses)[:, :985], rtol=1e-3, atol=1e-12)
+
+
+def test_ten_million_samples_lose_nothing():
+    batch = np.random.default_rng(4).exponential(size=(1, 100_000)).astype(np.float32)
+    state = prefix.start(1)
+    for _ in range(100):
+        state, steps = prefix.extend(state, jnp.asarray(batch), jnp.ones(100_000, bool))
+    exact = batch.astype(np.float64)
+    np.testing.assert_allclose(
+        float(state.mean[0]) + float(state.residue[0]), exact.mean(), rtol=1e-8
+    )
+    np.testing.assert_allclose(state.variance, exact.var(1), rtol=1e-5)
+    mean = (99 * exact.sum(1)[:, None] + np.cumsum(exact, 1) - exact) / (
+        99 * 100_000 + np.arange(100_000)
+    )
+    want = ((exact - mean) / np.asarray(steps.k + 1)) ** 2
+    got = np.asarray(steps.innovation / (steps.k + 1), np.float64) ** 2
+    big = np.abs(exact - mean) > 0.1  # elsewhere ℓ − L itself has lost digits to the float32 ℓ
+    np.testing.assert_allclose(got[big], want[big], rtol=1e-5)
+
+
+@given(
+    hnp.arrays(np.float32, st.sampled_from([(1, 2), (3, 40)]), elements=st.floats(0, 100, width=32))
+)
+@settings(max_examples=30, deadline=None)
+def test_means_and_increments_of_stored_losses(losses):
+    running = np.cumsum(losses.astype(float), 1) / np.arange(1, losses.shape[1] + 1)
+    scale = np.abs(losses).max() + 1e-30
+    assert np.abs(np.asarray(prefix.means(losses)) - running).max() <= 1e-5 * scale
+    got = np.asarray(prefix.increments(losses))
+    assert got.shape == (losses.shape[0], losses.shape[1] - 1)
+    assert np.abs(got - increments64(losses)).max() <= 1e-5 * scale
+
+
+def test_two_sum_keeps_the_rounding_error():
+    total, error = prefix.two_sum(jnp.float32(1e8), jnp.float32(1.25))
+    assert float(total) + float(error) == 1e8 + 1.25
