@@ -1,0 +1,1 @@
+"""The bench around the core: models, data, training, checkpoints, figures."""

@@ -1,0 +1,109 @@
+"""The reference networks as pure pairs of functions (Flax Linen)."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from jaxscape.types import InputError, Params
+
+
+class Model(NamedTuple):
+    """``init(key, inputs) -> params`` and ``apply(params, inputs) -> outputs [n, c]``."""
+
+    init: Callable[[jax.Array, Any], Params]
+    apply: Callable[[Params, Any], Float[Array, "n c"]]
+
+
+class MLP(nn.Module):
+    """Flattened inputs, ``layers`` dense ReLU layers of ``hidden`` units, a dense output."""
+
+    num_outputs: int
+    hidden: int
+    layers: int
+
+    @nn.compact
+    def __call__(self, inputs: Float[Array, "n ..."]) -> Float[Array, "n c"]:
+        """The outputs before any softmax."""
+        x = inputs.reshape(inputs.shape[0], -1)
+        for _ in range(self.layers):
+            x = nn.relu(nn.Dense(self.hidden)(x))
+        return nn.Dense(self.num_outputs)(x)
+
+
+class CNN(nn.Module):
+    """``layers`` ReLU convolutions, then a dense output.
+
+    Convolution b is 3×3 with stride 2 and hidden·2^b/8 channels: it halves the image and doubles
+    the channels. It is written as a dense layer on patches: a matrix product stays fast where the
+    kernels of many points of parameter space are mapped over, and in gradients on a CPU, where
+    the convolution of XLA is some 30 times slower.
+    """
+
+    num_outputs: int
+    hidden: int
+    layers: int
+
+    @nn.compact
+    def __call__(self, inputs: Float[Array, "n h w channels"]) -> Float[Array, "n c"]:
+        """The outputs before any softmax."""
+        if inputs.ndim != 4:
+            raise InputError(
+                f"expected images [n, height, width, channels], found shape {inputs.shape}; "
+                "give the cnn images, or take the mlp"
+            )
+        x = inputs
+        for block in range(self.layers):
+            x = nn.relu(nn.Dense(max(1, self.hidden * 2**block // 8))(patches(x)))
+        return nn.Dense(self.num_outputs)(x.reshape(x.shape[0], -1))
+
+
+def patches(images: Float[Array, "n h w c"]) -> Float[Array, "n half_h half_w 9*c"]:
+    """The 3×3 neighbourhood of every second pixel, zero outside; a kernel's axes (3, 3, c) flat."""
+    height, width = images.shape[1:3]
+    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    shifts = [(row, column) for row in range(3) for column in range(3)]
+    return jnp.concatenate(
+        [padded[:, i : i + height : 2, j : j + width : 2] for i, j in shifts], axis=-1
+    )
+
+
+ARCHITECTURES = {"mlp": MLP, "cnn": CNN}
+
+
+def build(name: str, *, num_outputs: int, hidden: int = 256, layers: int = 2) -> Model:
+    """The network ``name`` ("mlp" or "cnn") with ``layers`` hidden layers of width ``hidden``.
+
+    Parameters are float32 and there is neither dropout nor batch normalisation, so the loss of a
+    sample depends on that sample and the parameters alone. On 28×28 inputs and 10 outputs the
+    default mlp has 269,322 parameters, the default cnn 50,186.
+
+    Raises ``InputError`` for an unknown name or a size out of range.
+    """
+    if name not in ARCHITECTURES:
+        raise InputError(f"expected a model among {list(ARCHITECTURES)}, found {name!r}; name one")
+    for what, value, least in [
+        ("num_outputs", num_outputs, 1),
+        ("hidden", hidden, 1),
+        ("layers", layers, 0),
+    ]:
+        if value < least:
+            raise InputError(f"expected {what} of at least {least}, found {value}; raise it")
+    module = ARCHITECTURES[name](num_outputs=num_outputs, hidden=hidden, layers=layers)
+
+    def init(key: jax.Array, inputs: Any) -> Params:
+        return jax.jit(module.init)(key, jnp.asarray(inputs[:1]))["params"]
+
+    def apply(params: Params, inputs: Any) -> Float[Array, "n c"]:
+        return module.apply({"params": params}, inputs)
+
+    return Model(init, apply)
+
+
+def num_parameters(params: Params) -> int:
+    """p, the number of scalars in ``params`` (arrays or abstract arrays)."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
