@@ -46,7 +46,7 @@ def take(data: Batch, start: Int[Array, ""], size: int) -> Batch:
 
 
 def join(chunks: Chunks, rows: Batch) -> Batch:
-    """Undo ``cut``: from arrays ``[c, size, ...]`` the fresh entries in order, ``[length, ...]``."""
+    """Undo ``cut``: the fresh entries of arrays ``[c, size, ...]`` in order, ``[length, ...]``."""
 
     def flat(leaf: Array) -> Array:
         whole = leaf[:-1].reshape(-1, *leaf.shape[2:])

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from jaxscape import chunks, losses, prefix, reductions
+from jaxscape import chunks, losses, prefix, reductions, sharding
 from jaxscape.prefix import Prefix
 from jaxscape.probes import Probe, SingleProbe
 from jaxscape.reductions import Delta, Reduction, Surface
@@ -35,6 +36,7 @@ def evaluate(
     batch_size: int = BATCH_SIZE,
     point_batch: int | None = None,
     precision: str = "highest",
+    mesh: Mesh | None = None,
 ) -> Any:
     """Reduce the losses ℓ_i(w) of all n samples at all m points over every prefix, in one pass.
 
@@ -42,6 +44,7 @@ def evaluate(
     ``point_batch`` points, which are evaluated together under ``vmap``. Memory beyond the data
     holds one chunk's losses, the state per point and the curves. The result depends on neither
     size beyond rounding. ``precision`` is that of matrix products which do not name their own.
+    With a ``mesh`` (``sharding.points_mesh``) every block holds ``point_batch`` points per device.
 
     ``data`` that does not fit comes as an iterator of batches; batches of equal length share one
     compiled program.
@@ -49,21 +52,28 @@ def evaluate(
     Raises:
         InputError: a loss that is not one value per sample, no samples, or a size below 1.
     """
-    options = {"batch_size": batch_size, "point_batch": point_batch, "precision": precision}
+    blocks = {"point_batch": point_batch, "mesh": mesh}
+    options = {"batch_size": batch_size, "precision": precision, **blocks}
     segments = data if isinstance(data, Iterator) else (data,)
-    carry, rows = begin(probe, reduction, point_batch=point_batch), []
+    carry, rows = begin(probe, reduction, **blocks), []
     for segment in segments:
         carry, row = advance(loss, probe, segment, carry, reduction, **options)
         rows.append(row)
     if not rows:
         raise InputError("expected at least one batch of samples, found none; check the iterator")
     by_sample = rows[0] if len(rows) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *rows)
-    return finish(probe, carry, by_sample, reduction, point_batch=point_batch)
+    return finish(probe, carry, by_sample, reduction, **blocks)
 
 
-def begin(probe: Probe, reduction: Reduction, *, point_batch: int | None = None) -> Carry:
+def begin(
+    probe: Probe,
+    reduction: Reduction,
+    *,
+    point_batch: int | None = None,
+    mesh: Mesh | None = None,
+) -> Carry:
     """The carry of a sweep that has met no sample yet."""
-    blocks = _blocks(probe, point_batch)
+    blocks = _blocks(probe, point_batch, mesh)
     count = len(blocks.starts)
     state = (prefix.start(blocks.size), reduction.init(blocks.size, 1)[0])
     return Carry(*jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), state))
@@ -80,6 +90,7 @@ def advance(
     batch_size: int = BATCH_SIZE,
     point_batch: int | None = None,
     precision: str = "highest",
+    mesh: Mesh | None = None,
 ) -> tuple[Carry, Any]:
     """Carry a sweep on over the n samples of ``data``; also what was kept of each, ``[n, ...]``.
 
@@ -87,9 +98,10 @@ def advance(
     nothing. With it, segments of one length, and so one compiled program, cover any number.
     """
     losses.check(loss, jax.eval_shape(probe.at, jnp.zeros((), jnp.int32)), data)
-    return _advance(
-        loss, probe, data, carry, jnp.asarray(skip), reduction, batch_size, point_batch, precision
-    )
+    arrays = (probe, data, carry, jnp.asarray(skip))
+    if mesh is not None:
+        arrays = sharding.replicate(arrays, mesh)
+    return _advance(loss, *arrays, reduction, batch_size, point_batch, precision, mesh)
 
 
 def finish(
@@ -99,18 +111,19 @@ def finish(
     reduction: Reduction,
     *,
     point_batch: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Any:
     """The reduction's result, from the final carry and the rows of all samples in order."""
-    blocks = _blocks(probe, point_batch)
+    blocks = _blocks(probe, point_batch, mesh)
     count = carry.prefix.count[0]
     whole = chunks.join(blocks, carry._replace(prefix=carry.prefix._replace(count=None)))
     return reduction.finalize(whole.by_point, by_sample, whole.prefix._replace(count=count))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5, 6, 7, 8))
-def _advance(loss, probe, data, carry, skip, reduction, batch_size, point_batch, precision):
+@functools.partial(jax.jit, static_argnums=(0, 5, 6, 7, 8, 9))
+def _advance(loss, probe, data, carry, skip, reduction, batch_size, point_batch, precision, mesh):
     samples = chunks.cut(chunks.length_of(data), batch_size)
-    blocks = _blocks(probe, point_batch)
+    blocks = _blocks(probe, point_batch, mesh)
 
     def at_points(index: Array, batch: Batch) -> Float[Array, "t b"]:
         with jax.default_matmul_precision(precision):
@@ -123,7 +136,7 @@ def _advance(loss, probe, data, carry, skip, reduction, batch_size, point_batch,
 
         def block(by_sample: Any, points: tuple) -> tuple[Any, Carry]:
             first, unmet, old, by_point = points
-            index = first + jnp.arange(blocks.size)
+            index = sharding.spread(first + jnp.arange(blocks.size), mesh)
             new, steps = prefix.extend(old, at_points(index, batch), fresh)
             state = (by_point, by_sample)
             by_point, by_sample = reduction.update(state, steps, index, unmet.astype(jnp.float32))
@@ -146,6 +159,7 @@ def delta(
     batch_size: int = BATCH_SIZE,
     point_batch: int | None = None,
     precision: str = "highest",
+    mesh: Mesh | None = None,
 ) -> Delta:
     """Δ_k = E_q[(L_{k+1}(w) − L_k(w))²] for every k = 1..n−1, by Monte-Carlo over the probe.
 
@@ -166,6 +180,7 @@ def delta(
         batch_size=batch_size,
         point_batch=point_batch,
         precision=precision,
+        mesh=mesh,
     )
     check_delta(curve, probe.num_points)
     return curve
@@ -198,6 +213,7 @@ def surface(
     batch_size: int = BATCH_SIZE,
     point_batch: int | None = None,
     precision: str = "highest",
+    mesh: Mesh | None = None,
 ) -> Surface:
     """L_k and δ_k = L_{k+1} − L_k at every point of the probe, for each k in ``ks``.
 
@@ -217,6 +233,7 @@ def surface(
         batch_size=batch_size,
         point_batch=point_batch,
         precision=precision,
+        mesh=mesh,
     )
 
 
@@ -231,6 +248,7 @@ def per_sample_losses(
     return evaluate(loss, SingleProbe(params), data, _losses(1), batch_size=batch_size)[0]
 
 
-def _blocks(probe: Probe, point_batch: int | None) -> chunks.Chunks:
+def _blocks(probe: Probe, point_batch: int | None, mesh: Mesh | None) -> chunks.Chunks:
     default = 4 if jax.default_backend() == "cpu" else 32
-    return chunks.cut(probe.num_points, default if point_batch is None else point_batch)
+    size = default if point_batch is None else point_batch
+    return chunks.cut(probe.num_points, size * (1 if mesh is None else mesh.size))

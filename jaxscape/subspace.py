@@ -17,7 +17,7 @@ from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Subspace:
-    """The d directions ``basis`` through ``origin``; every leaf of basis is ``[d, *leaf.shape]``."""
+    """The d directions ``basis``, leaves ``[d, *leaf.shape]``, through the point ``origin``."""
 
     origin: Params
     basis: Params
