@@ -1,0 +1,93 @@
+"""A data set in memory."""
+
+import dataclasses
+import functools
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+from jaxscape.types import InputError
+
+
+class Arrays(NamedTuple):
+    """Inputs with targets as they were stored, one sample per row; the test split may lack."""
+
+    train_inputs: Shaped[np.ndarray, "n ..."]
+    train_targets: Shaped[np.ndarray, "n ..."]
+    test_inputs: Shaped[np.ndarray, "n_test ..."] | None
+    test_targets: Shaped[np.ndarray, "n_test ..."] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A named data set, ready for a network, that knows where it came from.
+
+    ``inputs`` are float32, images [n, h, w, c] in [0, 1]; ``targets`` are int32 classes [n], or
+    float32 values where ``num_classes`` is 0. ``note`` says in one line what the reader of a result
+    should know of the data, and is empty where there is nothing to say.
+    """
+
+    name: str
+    source: str
+    train_inputs: Float[np.ndarray, "n ..."]
+    train_targets: Int[np.ndarray, "n"] | Float[np.ndarray, "n ..."]
+    test_inputs: Float[np.ndarray, "n_test ..."] | None
+    test_targets: Int[np.ndarray, "n_test"] | Float[np.ndarray, "n_test ..."] | None
+    num_classes: int
+    note: str = ""
+
+    @functools.cached_property
+    def sha256(self) -> dict[str, str]:
+        """The SHA-256 of the raw bytes (C order) of each array that is there."""
+        arrays = {field: getattr(self, field) for field in Arrays._fields}
+        return {
+            field: hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+            for field, array in arrays.items()
+            if array is not None
+        }
+
+
+def build(name: str, source: str, arrays: Arrays, num_classes: int, note: str = "") -> Dataset:
+    """A data set of ``arrays``: bytes scaled to [0, 1], integer targets int32, the rest float32."""
+    inputs, targets, test_inputs, test_targets = arrays
+    return Dataset(
+        name=name,
+        source=source,
+        train_inputs=_inputs(inputs),
+        train_targets=_targets(targets),
+        test_inputs=None if test_inputs is None else _inputs(test_inputs),
+        test_targets=None if test_targets is None else _targets(test_targets),
+        num_classes=num_classes,
+        note=note,
+    )
+
+
+def check_lengths(inputs: np.ndarray, targets: np.ndarray, where: str) -> None:
+    """Raise ``InputError`` unless both hold the same number of samples, at least one."""
+    if len(inputs) != len(targets) or len(inputs) == 0:
+        raise InputError(
+            f"expected as many inputs as targets, at least one, in {where}, "
+            f"found {len(inputs)} inputs with {len(targets)} targets; give one target per input"
+        )
+
+
+def check_labels(labels: Int[np.ndarray, "n"], num_classes: int, where: str) -> None:
+    """Raise ``InputError`` unless every label lies in 0 .. num_classes − 1."""
+    low, high = labels.min(), labels.max()
+    if low < 0 or high >= num_classes:
+        raise InputError(
+            f"expected labels from 0 to {num_classes - 1} in {where}, found {low} to {high}; "
+            "replace the altered data"
+        )
+
+
+def _inputs(inputs: np.ndarray) -> Float[np.ndarray, "n ..."]:
+    if inputs.dtype == np.uint8:
+        return np.divide(inputs, 255, dtype=np.float32)
+    return inputs.astype(np.float32)
+
+
+def _targets(targets: np.ndarray) -> np.ndarray:
+    return targets.astype(np.int32 if np.issubdtype(targets.dtype, np.integer) else np.float32)
