@@ -1,0 +1,95 @@
+"""The user's own arrays in one npz file."""
+
+import os
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from jaxscape.lab.dataset import Arrays, check_labels, check_lengths
+from jaxscape.types import InputError
+
+KEYS = ("inputs", "targets", "test_inputs", "test_targets")  # in the order of Arrays
+ADVICE = "save plain arrays with np.savez(PATH, inputs=..., targets=...)"
+
+
+def read(path: str | os.PathLike) -> tuple[Arrays, int]:
+    """Arrays ``inputs`` with ``targets``, where present ``test_inputs`` with ``test_targets``.
+
+    Inputs are bytes or finite floats, one sample per row. Targets are classes (integers from 0 on)
+    or finite floats. Also returns the number of classes, the largest label + 1 over both splits,
+    which is 0 for targets that are floats.
+
+    Raises ``InputError`` for a file that is missing, damaged or pickled, and for arrays that are
+    missing, empty, of unequal length, of another type, negative (labels) or not finite.
+    """
+    path = Path(path).expanduser()
+    stored = _stored(path)
+    needed = KEYS[:2] if stored.keys().isdisjoint(KEYS[2:]) else KEYS
+    if not stored.keys() >= set(needed):
+        raise InputError(
+            f"expected arrays {', '.join(needed)} in {path}, "
+            f"found {', '.join(sorted(stored)) or 'none of them'}; {ADVICE}"
+        )
+    arrays = Arrays(*(stored.get(key) for key in KEYS))
+    for key in needed:
+        check = _check_inputs if key.endswith("inputs") else _check_targets
+        check(stored[key], f"{key} of {path}")
+    check_lengths(arrays.train_inputs, arrays.train_targets, str(path))
+    if arrays.test_inputs is None:
+        return arrays, _num_classes([arrays.train_targets])
+    check_lengths(arrays.test_inputs, arrays.test_targets, f"the test split of {path}")
+    for train, test in (arrays[::2], arrays[1::2]):
+        if train.shape[1:] != test.shape[1:] or train.dtype.kind != test.dtype.kind:
+            raise InputError(
+                f"expected the test split of {path} to be like the training split, {train.dtype} "
+                f"{train.shape}, found {test.dtype} {test.shape}; {ADVICE}"
+            )
+    return arrays, _num_classes([arrays.train_targets, arrays.test_targets])
+
+
+def _stored(path: Path) -> dict[str, np.ndarray]:
+    if not zipfile.is_zipfile(path):
+        found = "something else" if path.exists() else "none"
+        raise InputError(f"expected an npz file at {path}, found {found}; {ADVICE}")
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            return {key: stored[key] for key in KEYS if key in stored}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"expected plain arrays in {path}, found: {error}; {ADVICE}") from error
+
+
+def _check_inputs(inputs: np.ndarray, where: str) -> None:
+    if inputs.dtype != np.uint8 and inputs.dtype.kind != "f":
+        raise InputError(f"expected bytes or floats as {where}, found {inputs.dtype}; convert them")
+    _check_finite(inputs, where)
+
+
+def _check_targets(targets: np.ndarray, where: str) -> None:
+    if targets.dtype.kind not in "iuf" or (targets.dtype.kind != "f" and targets.ndim != 1):
+        raise InputError(
+            f"expected one integer class per sample, or floats, as {where}, "
+            f"found {targets.dtype} of shape {targets.shape}; convert them"
+        )
+    if targets.dtype.kind != "f" and targets.size:
+        check_labels(targets, np.iinfo(np.int32).max, where)
+    _check_finite(targets, where)
+
+
+def _check_finite(array: np.ndarray, where: str) -> None:
+    if array.ndim == 0:
+        raise InputError(f"expected one row per sample as {where}, found a single value; {ADVICE}")
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(array.astype(np.float32)).all(tuple(range(1, array.ndim)))
+    if not finite.all():
+        raise InputError(
+            f"expected finite float32 values as {where}, found {np.sum(~finite)} samples with NaN "
+            f"or infinity, the first at index {np.argmin(finite)}; leave them out"
+        )
+
+
+def _num_classes(splits: list[np.ndarray]) -> int:
+    if splits[0].dtype.kind == "f":
+        return 0
+    return 1 + max(int(labels.max()) for labels in splits)

@@ -1,0 +1,131 @@
+"""The user's arrays: what is taken, what is refused in which words."""
+
+import numpy as np
+import pytest
+
+from jaxscape.lab import npz
+from jaxscape.lab.dataset import build
+from jaxscape.types import InputError
+
+RNG = np.random.default_rng(0)
+GOOD = {
+    "inputs": RNG.standard_normal((6, 3)),
+    "targets": np.array([0, 1, 2, 2, 1, 0]),
+    "test_inputs": RNG.standard_normal((2, 3)),
+    "test_targets": np.array([4, 1]),
+}
+
+
+def write(tmp_path, **arrays):
+    path = tmp_path / "mine.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+def test_both_splits(tmp_path):
+    arrays, num_classes = npz.read(write(tmp_path, **GOOD))
+    for found, expected in zip(arrays, GOOD.values(), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert num_classes == 5  # the largest label is in the test split
+
+
+def test_without_a_test_split(tmp_path):
+    arrays, num_classes = npz.read(write(tmp_path, inputs=GOOD["inputs"], targets=GOOD["targets"]))
+    assert arrays.test_inputs is None
+    assert arrays.test_targets is None
+    assert num_classes == 3
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int64, np.uint64, ">i4"])
+def test_every_integer_type_of_labels(dtype, tmp_path):
+    path = write(tmp_path, inputs=GOOD["inputs"], targets=GOOD["targets"].astype(dtype))
+    arrays, num_classes = npz.read(path)
+    assert num_classes == 3
+    assert build("mine", "", arrays, num_classes).train_targets.dtype == np.int32
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 2)])
+def test_float_targets_have_no_classes(shape, tmp_path):
+    targets = RNG.standard_normal(shape)
+    arrays, num_classes = npz.read(write(tmp_path, inputs=GOOD["inputs"], targets=targets))
+    assert num_classes == 0
+    built = build("mine", "", arrays, num_classes)
+    np.testing.assert_array_equal(built.train_targets, targets.astype(np.float32))
+    assert built.train_targets.dtype == np.float32
+
+
+def poked(array, value):
+    array = np.array(array, np.result_type(array, type(value)))
+    array[3] = value
+    return array
+
+
+BAD = {
+    "no targets": ({"targets": None, "test_inputs": None, "test_targets": None}, "found inputs;"),
+    "no inputs": ({"inputs": None}, "expected arrays inputs, targets, test_inputs, test_targets"),
+    "half a test split": ({"test_targets": None}, "found inputs, targets, test_inputs;"),
+    "unequal": ({"targets": GOOD["targets"][:-1]}, "6 inputs with 5 targets"),
+    "unequal test": ({"test_inputs": GOOD["inputs"]}, "the test split.*6 inputs with 2 targets"),
+    "empty": ({"inputs": np.zeros((0, 3)), "targets": np.zeros(0, int)}, "at least one"),
+    "empty test": (
+        {"test_inputs": np.zeros((0, 3)), "test_targets": np.zeros(0, int)},
+        "at least one, in the test split",
+    ),
+    "NaN": ({"inputs": poked(GOOD["inputs"], np.nan)}, "found 1 samples with NaN.*index 3"),
+    "infinite": ({"test_inputs": GOOD["test_inputs"] * np.inf}, "test_inputs of .*found 2 samples"),
+    "beyond float32": ({"inputs": poked(GOOD["inputs"], 1e39)}, "found 1 samples.*index 3"),
+    "NaN target": ({"targets": poked(GOOD["targets"], np.nan)}, "as targets of .*found 1 samples"),
+    "negative": ({"targets": poked(GOOD["targets"], -1)}, "found -1 to 2"),
+    "huge label": ({"targets": poked(GOOD["targets"], 2**31)}, "found 0 to 2147483648"),
+    "one-hot": ({"targets": np.eye(6, dtype=int)}, "one integer class per sample"),
+    "texts": ({"targets": np.array(list("abcdef"))}, "found <U1"),
+    "integer inputs": ({"inputs": np.ones((6, 3), int)}, "bytes or floats as inputs .*int64"),
+    "single value": ({"inputs": np.float64(3)}, "a single value"),
+    "other width": ({"test_inputs": np.ones((2, 4))}, r"found float64 \(2, 4\)"),
+    "other kind": ({"test_targets": np.ones(2)}, "test split of .* to be like"),
+}
+
+
+@pytest.mark.parametrize("case", list(BAD))
+def test_bad_arrays_are_refused(case, tmp_path):
+    change, message = BAD[case]
+    arrays = {key: array for key, array in (GOOD | change).items() if array is not None}
+    with pytest.raises(InputError, match=message) as caught:
+        npz.read(write(tmp_path, **arrays))
+    assert "mine.npz" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_pickles_are_not_opened(tmp_path):
+    path = tmp_path / "mine.npz"
+    np.savez(path, inputs=np.array([{}, {}], object), targets=np.array([0, 1]))
+    with pytest.raises(InputError, match=r"plain arrays in .*mine\.npz"):
+        npz.read(path)
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(InputError, match=r"npz file at .*none\.npz, found none"):
+        npz.read(tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize("raw", [b"", b"hello", b"\x93NUMPY\x01\x00"])
+def test_another_kind_of_file(raw, tmp_path):
+    path = tmp_path / "other.npz"
+    path.write_bytes(raw)
+    with pytest.raises(InputError, match=r"other\.npz, found something else"):
+        npz.read(path)
+
+
+def test_truncated(tmp_path):
+    path = write(tmp_path, **GOOD)
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(InputError, match=r"mine\.npz"):
+        npz.read(path)
+
+
+def test_altered(tmp_path):
+    path = write(tmp_path, **GOOD)
+    raw = path.read_bytes()
+    path.write_bytes(raw.replace(GOOD["inputs"].tobytes(), GOOD["inputs"][::-1].tobytes()))
+    with pytest.raises(InputError, match=r"plain arrays in .*mine\.npz.*CRC"):
+        npz.read(path)
