@@ -1,0 +1,168 @@
+"""Figures of a sweep, from arrays.
+
+Each increment hangs on the one sample k+1, so single values scatter over orders of magnitude. A
+curve is therefore drawn twice: faintly, as the smallest and the largest value of each of many
+narrow logarithmic bins of k, and over it as the mean per wider bin with its standard error e,
+shown as mean·exp(±e/mean) since the axis is logarithmic. Nothing is smoothed.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from jaxscape.lab.bins import log_bins
+from jaxscape.lab.style import MARKERS, STYLE, canvas, colour, legend
+from jaxscape.types import InputError
+
+PREFIX = "prefix length $k$ (samples)"
+
+
+def delta(
+    k: Int[np.ndarray, "K"],
+    curves: Float[np.ndarray, "s K"],
+    sem: Float[np.ndarray, "s K"],
+    labels: Sequence[str],
+    *,
+    dataset: str,
+    fallback: bool = False,
+    unit: str = "nats²",
+) -> Figure:
+    """Δ_k against k, both logarithmic: one curve for each of ``labels``.
+
+    ``unit`` is that of a squared loss; ``fallback`` marks a data set that stands in for another.
+    """
+    title = f"Change of the loss surface per sample: {dataset}"
+    ylabel = rf"$\Delta_k = \mathrm{{E}}_w\,[\delta_k(w)^2]$   ({unit})"
+    figure, (axes,) = canvas(title, PREFIX, ylabel, fallback=fallback)
+    for row, label in enumerate(labels):
+        _raw(axes, row, k, curves[row])
+        _mean(axes, row, k, curves[row], sem[row], label)
+    return _finish(figure, raw=True)
+
+
+def delta_k2(
+    k: Int[np.ndarray, "K"],
+    curves: Float[np.ndarray, "s K"],
+    sem: Float[np.ndarray, "s K"],
+    labels: Sequence[str],
+    *,
+    dataset: str,
+    loss_variance: Float[np.ndarray, "s"] | None = None,
+    fallback: bool = False,
+    unit: str = "nats²",
+) -> Figure:
+    """Δ_k·k² against k; with ``loss_variance`` also the order law E_qS²·k/(k+1), dashed."""
+    title = f"Scaled change of the loss surface: {dataset}"
+    ylabel = rf"$\Delta_k \cdot k^2$   ({unit})"
+    figure, (axes,) = canvas(title, PREFIX, ylabel, fallback=fallback)
+    square = np.asarray(k, np.float64) ** 2
+    for row, label in enumerate(labels):
+        _raw(axes, row, k, curves[row] * square)
+        _mean(axes, row, k, curves[row] * square, sem[row] * square, label)
+    if loss_variance is not None:
+        axes.plot([], [], "--", color="0.3", label=r"order law $\mathrm{E}_w S^2\, k/(k+1)$")
+        for row, variance in enumerate(loss_variance):
+            axes.plot(k, variance * (k / (k + 1)), "--", color=colour(row), lw=1.3)
+    return _finish(figure, raw=True)
+
+
+def shape_part(
+    k: Int[np.ndarray, "K"],
+    total: Float[np.ndarray, "s K"],
+    shape: Float[np.ndarray, "s K"],
+    labels: Sequence[str],
+    *,
+    dataset: str,
+    fallback: bool = False,
+    unit: str = "nats²",
+) -> Figure:
+    """Δ_k beside its shape part Δ̃_k (a shift of the whole surface removed), a panel per label."""
+    title = f"Change of level and of shape: {dataset}"
+    ylabel = rf"$\Delta_k,\ \tilde\Delta_k$   ({unit})"
+    figure, panels = canvas(title, PREFIX, ylabel, fallback=fallback, panels=len(labels))
+    for row, (axes, label) in enumerate(zip(panels, labels, strict=True)):
+        axes.set_title(label)
+        names = (r"$\Delta_k$, level and shape", r"$\tilde\Delta_k$, shape alone")
+        for column, (values, name) in enumerate(zip((total, shape), names, strict=True)):
+            _mean(axes, column, k, values[row], 0.0, None if row else name)
+    return _finish(figure, raw=False)
+
+
+def eigenvalues(
+    values: Float[np.ndarray, "d"],
+    residuals: Float[np.ndarray, "d"],
+    *,
+    dataset: str,
+    fallback: bool = False,
+) -> Figure:
+    """Eigenvalues in the order given, residual ‖Hv − λv‖ as error bar, the sign as marker."""
+    title, ylabel = f"Hessian eigenvalues: {dataset}", r"eigenvalue $\lambda$ (nats / $\|w\|^2$)"
+    figure, (axes,) = canvas(title, "index", ylabel, fallback=fallback)
+    values, residuals = np.asarray(values), np.asarray(residuals)
+    index = np.arange(1, len(values) + 1)
+    for row, (chosen, sign) in enumerate([(values >= 0, "≥ 0"), (values < 0, "< 0")]):
+        if chosen.any():
+            style = {"fmt": "ov"[row], "color": colour(row), "capsize": 4, "label": f"λ {sign}"}
+            axes.errorbar(index[chosen], values[chosen], residuals[chosen], **style)
+    axes.axhline(0, color="0.4", lw=1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    legend(figure, f"bars: residual ‖Hv − λv‖, at most {residuals.max():.1g}")
+    return figure
+
+
+def save(figure: Figure, folder: str | Path, name: str) -> None:
+    """Write ``folder/name.png`` (200 dots per inch) and ``folder/name.pdf``.
+
+    The same figure gives the same bytes. Raises ``InputError`` where they cannot be written.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with matplotlib.rc_context(STYLE):
+            figure.savefig(Path(folder) / f"{name}.png", dpi=200)
+            figure.savefig(Path(folder) / f"{name}.pdf", dpi=200, metadata={"CreationDate": None})
+    except OSError as error:
+        raise InputError(
+            f"expected to write figures in {folder}, found: {error.strerror or error}; "
+            "free some space or choose a writable folder"
+        ) from error
+
+
+def _raw(axes: Axes, row: int, k: np.ndarray, values: np.ndarray) -> None:
+    fine = log_bins(k, values, num=500)
+    for extreme in (fine.low, fine.high):
+        axes.plot(
+            fine.k, extreme, ".", color=colour(row), alpha=0.4, ms=2.5, mew=0, rasterized=True
+        )
+
+
+def _mean(
+    axes: Axes,
+    row: int,
+    k: np.ndarray,
+    values: np.ndarray,
+    sem: np.ndarray | float,
+    name: str | None,
+) -> None:
+    bins = log_bins(k, values, sem)
+    shown = bins.mean > 0  # a logarithmic axis has no place for an exact zero
+    middle, factor = bins.mean[shown], np.exp(bins.error[shown] / bins.mean[shown])
+    axes.fill_between(
+        bins.k[shown], middle / factor, middle * factor, color=colour(row), alpha=0.3, lw=0
+    )
+    style = {"marker": MARKERS[row % len(MARKERS)], "ms": 5, "markevery": (2 * row, 8)}
+    width = max(1.2, 2.4 - 0.4 * row)  # where curves coincide, the rim of the lower one shows
+    axes.plot(bins.k[shown], middle, color=colour(row), lw=width, label=name, **style)
+
+
+def _finish(figure: Figure, *, raw: bool) -> Figure:
+    for axes in figure.axes:
+        axes.set(xscale="log", yscale="log")
+    dots = "; dots: extremes of narrow bins" if raw else ""
+    legend(figure, f"line: mean per logarithmic bin of k; band: its standard error{dots}")
+    return figure

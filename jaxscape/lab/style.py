@@ -1,0 +1,64 @@
+"""How all figures look."""
+
+from collections.abc import Sequence
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+#: Colours that stay apart for colour-blind readers (Okabe & Ito, 2008).
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "os^Dv<>"
+STYLE = {
+    "font.size": 11,
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.xmargin": 0.02,
+    "grid.color": "0.92",
+    "legend.fontsize": 9.5,
+    "legend.title_fontsize": 9.5,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,
+    "figure.constrained_layout.use": True,
+}
+
+
+def colour(row: int) -> str:
+    """The colour of curve ``row``, the first again after the last."""
+    return COLOURS[row % len(COLOURS)]
+
+
+def canvas(
+    title: str, xlabel: str, ylabel: str, *, fallback: bool, panels: int = 1
+) -> tuple[Figure, Sequence[Axes]]:
+    """An empty figure with ``panels`` axes of common scale; ``fallback`` marks it in red."""
+    columns = panels if panels <= 3 else -(-panels // 2)
+    rows = -(-panels // columns)
+    size = (7.0, 5.2) if panels == 1 else (0.8 + 3.2 * columns, 1.2 + 2.8 * rows)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=size)
+        grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+        for unused in grid[panels:]:
+            unused.remove()
+        for lowest in grid[panels - columns : panels]:
+            lowest.set_xlabel(xlabel)
+            lowest.tick_params(labelbottom=True)
+        for leftmost in grid[:panels:columns]:
+            leftmost.set_ylabel(ylabel)
+        mark = "\nFALLBACK DATA: embedded in place of the data set asked for" if fallback else ""
+        figure.suptitle(title + mark, color="#B00000" if fallback else "black", fontsize=12)
+    return figure, grid[:panels]
+
+
+def legend(figure: Figure, title: str) -> None:
+    """One legend for all axes, below them, where it hides nothing."""
+    with matplotlib.rc_context(STYLE):
+        handles = {}
+        for axes in figure.axes:
+            handles |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+        columns = len(handles) if len(handles) <= 4 else 3
+        place = {"loc": "outside lower center", "ncols": columns}
+        figure.legend(handles.values(), handles, title=title, **place)
