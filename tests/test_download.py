@@ -73,7 +73,8 @@ def test_a_short_file_is_refused(remote, target):
 def test_a_longer_file_is_given_up(remote, target):
     path, record, _ = remote
     path.write_bytes(path.read_bytes() * 50)
-    refused(record, target, "found over 256000 bytes")
+    message = refused(record, target, "found over 256000 bytes")
+    assert files.record(path).sha256 not in message  # it was not read to its end
 
 
 def test_a_failed_download_keeps_the_file_that_was_there(remote, target):

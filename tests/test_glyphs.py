@@ -79,6 +79,93 @@ def test_labels_match_images_for_a_linear_classifier(train, test):
     assert 0.5 < accuracy < 0.95  # the labels fit, yet the pixels alone do not settle them
 
 
+def test_class_means_look_like_the_upright_digits_of_their_labels(train):
+    """Nearest to the undistorted digit of the same label, not to another nor to a mirrored one."""
+    rows = np.rint(47.5 + (np.arange(28) - 13.5) * fonts.HEIGHT / glyphs.HEIGHT).astype(int)
+    upright = (fonts.masters() > 0).mean(0)[:, rows[:, None], rows]
+    means = np.stack([train[0][train[1] == digit, ..., 0].mean(0) for digit in range(10)])
+
+    def correlation(templates):
+        return np.corrcoef(means.reshape(10, -1), templates.reshape(10, -1))[:10, 10:]
+
+    np.testing.assert_array_equal(correlation(upright).argmax(1), np.arange(10))
+    lopsided = [2, 3, 4, 5, 6, 7, 9]
+    same = np.diag(correlation(upright))[lopsided]
+    for mirrored in (upright[:, ::-1], upright[:, :, ::-1], upright.transpose(0, 2, 1)):
+        assert np.all(same > np.diag(correlation(mirrored))[lopsided] + 0.02)
+
+
+def test_affine_part_is_scale_shear_rotation_shift_of_the_stated_size():
+    """Taken apart again, [[a, b], [c, d]] = diag(scale) [[1, shear], [0, 1]] rotation."""
+    n = 4000
+    x, y = glyphs._affine(np.random.default_rng(0), n)
+    (a, b), (c, d) = ((p[:, 0, 1] - p[:, 0, 0], p[:, 1, 0] - p[:, 0, 0]) for p in (x, y))
+    scale_y = np.hypot(c, d)
+    scale_x = (a * d - b * c) / scale_y
+    shear = (a * c + b * d) / (scale_x * scale_y)
+    centre = np.stack([x[:, 13:15, 13:15].mean((1, 2)), y[:, 13:15, 13:15].mean((1, 2))])
+    shift = -np.linalg.solve(np.stack([[a, b], [c, d]]).transpose(2, 0, 1), centre.T[..., None])
+    error = 4 / np.sqrt(n)  # four standard errors of a mean, in standard deviations
+    for drawn, deviation in (
+        (np.arctan2(c, d), np.radians(10)),
+        (shear, 0.15),
+        (np.log(scale_x * glyphs.HEIGHT / fonts.HEIGHT), 0.12),
+        (np.log(scale_y * glyphs.HEIGHT / fonts.HEIGHT), 0.12),
+        (shift[:, 0], 2.5 / np.sqrt(3)),
+        (shift[:, 1], 2.5 / np.sqrt(3)),
+    ):
+        assert abs(drawn.mean()) < error * deviation
+        assert abs(drawn.std() / deviation - 1) < error
+    assert np.abs(shift).max() <= 2.5 + 1e-9
+
+
+def test_elastic_part_is_smooth_yet_not_affine():
+    field = glyphs._elastic(np.random.default_rng(0), 500)
+    assert 2 < np.sqrt(np.mean(field**2)) < 3.5  # pixels of the master
+    steps = np.diff(field, axis=-1)
+    assert np.sqrt(np.mean(steps**2)) < 0.25 * np.sqrt(np.mean(field**2))
+    u, v = np.meshgrid(np.arange(28.0), np.arange(28.0))
+    affine = np.stack([np.ones(784), u.ravel(), v.ravel()], 1)
+    flat = field.reshape(-1, 784).T
+    rest = flat - affine @ np.linalg.lstsq(affine, flat, rcond=None)[0]
+    assert np.sqrt(np.mean(rest**2)) > 1
+
+
+def test_background_is_noisy(train):
+    corners = train[0][:, [0, 0, -1, -1], [0, -1, 0, -1], 0]
+    assert 0.35 < np.mean(corners > 0) < 0.55  # the positive half of Gaussian noise
+
+
+class Extreme(np.random.Generator):
+    """Uniform numbers at one end of their range, all others at zero."""
+
+    def __init__(self, high):
+        super().__init__(np.random.PCG64(0))
+        self.high = high
+
+    def uniform(self, low=0.0, high=1.0, size=None):
+        return np.full(size, high if self.high else low)
+
+    def normal(self, loc=0.0, scale=1.0, size=None):
+        return np.zeros(size)
+
+    def standard_normal(self, size=None):
+        return np.zeros(size)
+
+    def integers(self, low, high=None, size=None):
+        return np.zeros(size, int)
+
+
+def test_stroke_weight_and_contrast_vary():
+    """At half the contrast an edge lies where it would without softness: only weight moves it."""
+    labels = np.arange(10)
+    thin, thick = (glyphs._images(Extreme(high), labels).astype(float) for high in (False, True))
+    np.testing.assert_allclose(thin.max((1, 2)), 128, atol=1)  # contrast from 0.5
+    np.testing.assert_allclose(thick.max((1, 2)), 255, atol=1)  # to 1
+    area_thin, area_thick = (np.sum(x > x.max() / 2, (1, 2)) for x in (thin, thick))
+    assert np.all(area_thick > 1.4 * area_thin)
+
+
 def test_undistorted_masters_are_told_apart_by_their_own_digit():
     """A font's digits look like the same digits of its relatives, not like other digits."""
     ink = fonts.masters() > 0
