@@ -1,0 +1,224 @@
+"""Hessian and Gauss-Newton operators against closed forms and finite differences."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.flatten_util import ravel_pytree
+
+from jaxscape import lanczos, losses
+from jaxscape.curvature import ggn_vp, hvp
+from jaxscape.lanczos import top_eigenpairs
+from jaxscape.types import InputError
+
+FEATURES = 3
+
+
+def linear(params, inputs):
+    return inputs @ params["weight"] + params["bias"]
+
+
+def logistic(params, batch):
+    """−log of the likelihood of labels ±1."""
+    return jax.nn.softplus(-batch["targets"] * linear(params, batch["inputs"]))
+
+
+def network(params, batch):
+    hidden = jnp.tanh(batch["inputs"] @ params["first"])
+    return hidden @ params["second"][0] + params["second"][1]
+
+
+def class_loss(outputs, batch):
+    return losses.cross_entropy(outputs, batch["targets"])
+
+
+def network_loss(params, batch):
+    return class_loss(network(params, batch), batch)
+
+
+def logistic_case(n, seed=0):
+    rng = np.random.default_rng(seed)
+    inputs = rng.normal(size=(n, FEATURES)).astype(np.float32)
+    data = {"inputs": inputs, "targets": np.sign(rng.normal(size=n)).astype(np.float32)}
+    params = {"weight": rng.normal(size=FEATURES).astype(np.float32), "bias": np.float32(0.3)}
+    return params, data, ravel_pytree(params)[1](jnp.asarray(rng.normal(size=FEATURES + 1)))
+
+
+def logistic_hessian(params, data):
+    """(1/n) Σ s(1 − s) x xᵀ in float64, in the order of ``ravel_pytree``: bias, weight."""
+    inputs = data["inputs"].astype(float)
+    s = 1 / (1 + np.exp(-(inputs @ params["weight"].astype(float) + float(params["bias"]))))
+    design = np.concatenate([np.ones((len(inputs), 1)), inputs], 1)
+    return (design * (s * (1 - s))[:, None]).T @ design / len(inputs)
+
+
+def network_case(n=23):
+    rng = np.random.default_rng(1)
+    data = {"inputs": rng.normal(size=(n, 4)), "targets": rng.integers(0, 3, n)}
+    params = {
+        "first": rng.normal(size=(4, 5)),
+        "second": (rng.normal(size=(5, 3)), rng.normal(size=3)),
+    }
+    return jax.tree.map(jnp.asarray, (params, data))
+
+
+def dense(operator, params):
+    flat, unravel = ravel_pytree(params)
+    columns = jax.vmap(lambda row: ravel_pytree(operator(unravel(row)))[0])(jnp.eye(flat.size))
+    return np.asarray(columns, float)
+
+
+def flat64(tree):
+    return np.asarray(ravel_pytree(tree)[0], float)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 24, 25, 26, 1000])
+def test_every_sample_weighs_the_same_whatever_the_batch_size(batch_size):
+    params, data, vector = logistic_case(25)
+    expected = logistic_hessian(params, data) @ flat64(vector)
+    got = flat64(hvp(logistic, params, data, batch_size=batch_size)(vector))
+    np.testing.assert_allclose(got, expected, rtol=2e-6, atol=1e-7)
+
+
+@settings(max_examples=15, deadline=None)
+@given(n=st.integers(1, 12), batch_size=st.integers(1, 14), seed=st.integers(0, 2**31))
+def test_hessian_of_logistic_regression(n, batch_size, seed):
+    params, data, vector = logistic_case(n, seed)
+    expected = logistic_hessian(params, data) @ flat64(vector)
+    got = flat64(hvp(logistic, params, data, batch_size=batch_size)(vector))
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_hessian_is_the_derivative_of_the_gradient():
+    with jax.enable_x64(True):
+        params, data = network_case()
+        flat, unravel = ravel_pytree(params)
+        vector = unravel(jnp.asarray(np.random.default_rng(2).normal(size=flat.size)))
+
+        def gradient(step):
+            moved = jax.tree.map(lambda w, v: w + step * v, params, vector)
+            return flat64(jax.grad(lambda w: network_loss(w, data).mean())(moved))
+
+        differences = (gradient(1e-5) - gradient(-1e-5)) / 2e-5
+        got = flat64(hvp(network_loss, params, data, batch_size=6)(vector))
+    np.testing.assert_allclose(got, differences, rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 23, 50])
+def test_gauss_newton_is_the_dense_product(batch_size):
+    params, data = network_case()
+    flat, unravel = ravel_pytree(params)
+    outputs = np.asarray(network(params, data), float)
+    jacobian = np.asarray(jax.jacobian(lambda w: network(unravel(w), data))(flat), float)
+    softmax = np.exp(outputs) / np.exp(outputs).sum(1, keepdims=True)
+    curvature = np.einsum("ia,ab->iab", softmax, np.eye(3)) - softmax[:, :, None] * softmax[:, None]
+    expected = np.einsum("iap,iab,ibq->pq", jacobian, curvature, jacobian) / len(outputs)
+    got = dense(ggn_vp(network, class_loss, params, data, batch_size=batch_size), params)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=2e-6)
+    hessian = dense(hvp(network_loss, params, data), params)
+    assert np.abs(hessian - got).max() > 0.01  # the model is not linear, so they must differ
+
+
+def test_gauss_newton_is_the_hessian_of_a_linear_model():
+    params, data, _ = logistic_case(25)
+
+    def model(params, batch):
+        return linear(params, batch["inputs"])
+
+    def output_loss(outputs, batch):
+        return jax.nn.softplus(-batch["targets"] * outputs)
+
+    got = dense(ggn_vp(model, output_loss, params, data, batch_size=4), params)
+    np.testing.assert_allclose(got, logistic_hessian(params, data), rtol=1e-5, atol=1e-7)
+
+
+def test_works_under_jit_vmap_and_in_loops():
+    params, data, vector = logistic_case(25)
+    hessian = logistic_hessian(params, data)
+
+    @jax.jit
+    def three_times(params, data, vector):
+        operator = hvp(logistic, params, data, batch_size=10)
+        return jax.lax.while_loop(
+            lambda carry: carry[0] < 3, lambda c: (c[0] + 1, operator(c[1])), (0, vector)
+        )[1]
+
+    expected = np.linalg.matrix_power(hessian, 3) @ flat64(vector)
+    np.testing.assert_allclose(flat64(three_times(params, data, vector)), expected, rtol=1e-5)
+    np.testing.assert_allclose(dense(hvp(logistic, params, data), params), hessian, rtol=1e-5)
+
+
+def test_one_program_serves_every_call_with_the_same_loss():
+    traces = []
+
+    def loss(params, batch):
+        traces.append(None)
+        return logistic(params, batch)
+
+    def spectrum(seed):
+        params, data, vector = logistic_case(25, seed)
+        operator = hvp(loss, params, data, batch_size=10)
+        before = len(traces)
+        operator(vector)
+        found = top_eigenpairs(operator, params, 2, key=jax.random.key(seed))
+        expected = np.sort(np.linalg.eigvalsh(logistic_hessian(params, data)))[::-1][:2]
+        np.testing.assert_allclose(found.values, expected, rtol=1e-4)
+        return len(traces) - before
+
+    assert spectrum(0) > 0
+    assert spectrum(1) == 0
+
+
+def test_data_is_no_constant_of_the_program():
+    params, data, vector = logistic_case(5000)
+    operator = hvp(logistic, params, data)
+    lowered = lanczos._solve.lower(
+        operator, vector, jax.random.key(0), 1e-4, 1, num=1, which="largest", dim=3
+    )
+    constants = re.findall(r"dense<([^>]*)>", lowered.as_text())
+    assert constants
+    # The largest is the mask of fresh samples, 5000 booleans; the inputs would be 120,000 digits.
+    assert max(map(len, constants)) < 6000
+
+
+def test_top_eigenpairs_of_a_network_against_numpy():
+    params, data = network_case()
+    operator = hvp(network_loss, params, data, batch_size=10)
+    exact = np.linalg.eigvalsh(dense(operator, params))
+    largest = top_eigenpairs(operator, params, 4, key=jax.random.key(0))
+    np.testing.assert_allclose(largest.values, exact[::-1][:4], rtol=1e-4)
+    signed = top_eigenpairs(operator, params, 10, key=jax.random.key(0), which="magnitude")
+    expected = exact[np.argsort(-np.abs(exact))][:10]
+    assert expected.min() < 0
+    np.testing.assert_allclose(signed.values, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, "chunk size of at least 1, found 0"),
+        ({"loss": lambda p, b: logistic(p, b).mean()}, r"one loss per sample, shape \(5,\)"),
+        ({"params": {"weight": np.ones(3, np.int32), "bias": np.ones(())}}, "int.*'weight'"),
+        ({"params": {}}, "at least one parameter"),
+        ({"data": {"inputs": np.ones((0, 3)), "targets": np.ones(0)}}, "at least one sample"),
+        ({"data": {"inputs": np.ones((5, 3)), "targets": np.ones(4)}}, "common leading"),
+    ],
+)
+def test_bad_input_is_one_clear_line(changes, message):
+    params, data, _ = logistic_case(5)
+    arguments = {"loss": logistic, "params": params, "data": data} | changes
+    with pytest.raises(InputError, match=message) as caught:
+        hvp(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_vector_of_another_shape():
+    params, data, _ = logistic_case(5)
+    operator = hvp(logistic, params, data)
+    for vector in ({"weight": jnp.ones(4), "bias": jnp.ones(())}, jnp.ones(4)):
+        with pytest.raises(InputError, match="vector to be shaped like the parameters"):
+            operator(vector)
