@@ -6,12 +6,13 @@ Per-sample losses ℓ_i(w), their prefix means L_k(w) = (1/k) Σ_{i≤k} ℓ_i(w
 
 from jaxscape import losses
 from jaxscape.curvature import ggn_vp, hvp
-from jaxscape.lanczos import spectral_density, top_eigenpairs, trace
+from jaxscape.lanczos import top_eigenpairs
 from jaxscape.landscape import delta, evaluate, per_sample_losses, surface
 from jaxscape.orders import order_law
 from jaxscape.probes import gaussian, grid, isotropic, line, points, single
 from jaxscape.reductions import Reduction
 from jaxscape.sample_size import sufficient_size
+from jaxscape.spectrum import spectral_density, trace
 from jaxscape.subspace import Subspace, hessian_subspace, random_subspace
 from jaxscape.types import InputError
 

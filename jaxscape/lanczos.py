@@ -138,6 +138,3 @@ def _fewest_checks(p: int) -> int:
     solved for k at ε = 1/2.
     """
     return math.ceil((1 + math.log(1.648 * math.sqrt(p) / 0.01) / math.sqrt(0.5)) / 2)
-
-
-from jaxscape.spectrum import spectral_density, trace  # noqa: E402, F401

@@ -6,8 +6,11 @@ difference of two nearly equal means, and the running mean carries its rounding 
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from jaxscape import pairs
 
 
 class Prefix(NamedTuple):
@@ -45,33 +48,28 @@ def extend(
 ) -> tuple[Prefix, Steps]:
     """Append the fresh ones among b samples, of which ``losses`` are ℓ(w) at each point.
 
-    Losses enter as deviations from the mean so far, whose sums stay small. The first chunk, which
-    has none, uses its smallest loss: deviations ≥ 0 add up without cancellation.
+    Losses enter as deviations from the mean so far, whose sums stay small, and are summed in
+    pairs, so that an innovation keeps its digits where ℓ_{k+1} is close to L_k.
     """
-    first = prefix.count == 0
-    smallest = jnp.min(jnp.where(fresh, losses, jnp.inf), -1)
-    mean = jnp.where(first, smallest, prefix.mean)
-    deviations = jnp.where(fresh, (losses - mean[:, None]) - prefix.residue[:, None], 0)
-    sums = jnp.cumsum(deviations, -1)
-    before = jnp.concatenate([jnp.zeros_like(sums[:, :1]), sums[:, :-1]], -1)
-    seen = jnp.cumsum(fresh)
-    k = prefix.count + seen - fresh
-    shift = before / jnp.maximum(k, 1).astype(losses.dtype)  # L_k less the mean so far
-    innovation = jnp.where(k == 0, losses, deviations - shift)
-    steps = Steps(k, losses, jnp.where(k == 0, 0, mean[:, None] + shift), innovation, fresh)
-    count = prefix.count + seen[-1]
-    mean, residue = two_sum(mean, sums[:, -1] / count + prefix.residue)
+    k = prefix.count + jnp.cumsum(fresh) - fresh
+    count = prefix.count + jnp.sum(fresh)
+    high, low = pairs.two_sum(losses, -prefix.mean[:, None])
+    deviations = pairs.two_sum(high, low - prefix.residue[:, None])
+    deviations = jax.tree.map(lambda x: jnp.where(fresh, x, 0), deviations)
+    sums = pairs.cumsum(deviations)
+    before = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (1, 0)))[:, :-1], sums)
+    # L_k less the mean so far; nothing where k = 0
+    shift = pairs.divide(before, jnp.maximum(k, 1).astype(losses.dtype))
+    innovation = (deviations[0] - shift[0]) + (deviations[1] - shift[1])
+    steps = Steps(k, losses, prefix.mean[:, None] + shift[0], innovation, fresh)
+    total = jax.tree.map(lambda x: x[:, -1], sums)
+    mean, residue = pairs.add(
+        (prefix.mean, prefix.residue), pairs.divide(total, count.astype(losses.dtype))
+    )
     # Welford: appending ℓ_{k+1} adds (ℓ_{k+1} − L_k)² k/(k+1) to the sum of squares.
     growth = jnp.where(fresh, innovation**2 * (k / (k + 1)).astype(losses.dtype), 0)
     squares = prefix.squares + jnp.sum(growth, -1)
     return Prefix(count, mean, residue, squares), steps
-
-
-def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
-    """a + b as a rounded sum, then the rounding error, exactly (Knuth 1969)."""
-    total = a + b
-    virtual = total - a
-    return total, (a - (total - virtual)) + (b - virtual)
 
 
 def means(losses: Float[Array, "... n"]) -> Float[Array, "... n"]:

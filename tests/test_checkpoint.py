@@ -106,7 +106,7 @@ def test_full_disk_is_one_clear_line_and_keeps_the_last_good_save(tmp_path, capf
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
-        with pytest.raises(InputError, match=r"'carry' in .*File too large; free some") as caught:
+        with pytest.raises(OSError, match=r"'carry' in .*File too large; free some") as caught:
             checkpoint.save(tmp_path, "carry", np.random.default_rng(1).normal(size=100_000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -120,7 +120,7 @@ def test_full_disk_is_one_clear_line_and_keeps_the_last_good_save(tmp_path, capf
 
 def test_folder_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"expected to write checkpoint 'carry' in .*file"):
+    with pytest.raises(OSError, match=r"expected to write checkpoint 'carry' in .*file"):
         checkpoint.save(tmp_path / "file", "carry", jnp.zeros(3))
 
 

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from jaxscape.lab import models
+from jaxscape.subspace import num_parameters
 from jaxscape.types import InputError
 
 
 def test_default_mlp_is_the_reference_network():
     model = models.build("mlp", num_outputs=10)
     params = model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
-    assert models.num_parameters(params) == 269_322
+    assert num_parameters(params) == 269_322
     shapes = jax.tree.map(lambda leaf: leaf.shape, params)
     assert shapes == {
         "Dense_0": {"bias": (256,), "kernel": (784, 256)},
@@ -60,7 +61,7 @@ def test_cnn_equals_convolutions(shape):
 def test_cnn_width_follows_hidden_and_default_size_is_as_documented():
     images = jnp.zeros((1, 28, 28, 1))
     params = models.build("cnn", num_outputs=10).init(jax.random.key(0), images)
-    assert models.num_parameters(params) == 50_186
+    assert num_parameters(params) == 50_186
     narrow = models.build("cnn", num_outputs=10, hidden=16, layers=3)
     kernels = [layer["kernel"].shape for layer in narrow.init(jax.random.key(0), images).values()]
     assert kernels == [(9, 2), (18, 4), (36, 8), (4 * 4 * 8, 10)]

@@ -24,7 +24,7 @@ def stream(losses, sizes):
 def test_increments_match_float64_whatever_the_batches(sizes):
     losses = np.random.default_rng(0).pareto(1.5, (5, 200)).astype(np.float32)
     state, got = stream(losses, sizes)
-    np.testing.assert_allclose(got, increments64(losses), rtol=2e-5, atol=1e-9)
+    np.testing.assert_allclose(got, increments64(losses), rtol=1e-6)
     np.testing.assert_allclose(state.variance, losses.astype(float).var(1, ddof=1), rtol=1e-5)
     np.testing.assert_allclose(state.mean, losses.astype(float).mean(1), rtol=1e-6)
 
@@ -45,19 +45,14 @@ def test_samples_met_before_change_nothing():
 @pytest.mark.parametrize("offset", [1e3, -1e3])
 def test_a_large_common_offset_costs_no_digits(offset):
     losses = (offset + np.random.default_rng(2).normal(size=(4, 500))).astype(np.float32)
-    _, got = stream(losses, [100] * 5)
-    want = increments64(losses)
-    assert np.abs(got - want).max() < 1e-5 * np.abs(want).max()
-    error = np.abs(got - want) * np.arange(2, 501)
-    assert error.max() < 2e-4  # a few roundings of the losses themselves, 6e-5 each at 1000
+    np.testing.assert_allclose(stream(losses, [100] * 5)[1], increments64(losses), rtol=1e-6)
 
 
 def test_one_late_outlier_costs_no_digits():
     losses = np.full((1, 1000), 1e-4, np.float32)
     losses += np.random.default_rng(3).uniform(size=losses.shape).astype(np.float32) * 1e-4
     losses[0, 990] = 1e4
-    _, got = stream(losses, [1000])
-    np.testing.assert_allclose(got[:, :985], increments64(losses)[:, :985], rtol=1e-3, atol=1e-12)
+    np.testing.assert_allclose(stream(losses, [1000])[1], increments64(losses), rtol=1e-6)
 
 
 def test_ten_million_samples_lose_nothing():
@@ -75,8 +70,7 @@ def test_ten_million_samples_lose_nothing():
     )
     want = ((exact - mean) / np.asarray(steps.k + 1)) ** 2
     got = np.asarray(steps.innovation / (steps.k + 1), np.float64) ** 2
-    big = np.abs(exact - mean) > 0.1  # elsewhere ℓ − L itself has lost digits to the float32 ℓ
-    np.testing.assert_allclose(got[big], want[big], rtol=1e-5)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
 @given(
@@ -90,8 +84,3 @@ def test_means_and_increments_of_stored_losses(losses):
     got = np.asarray(prefix.increments(losses))
     assert got.shape == (losses.shape[0], losses.shape[1] - 1)
     assert np.abs(got - increments64(losses)).max() <= 1e-5 * scale
-
-
-def test_two_sum_keeps_the_rounding_error():
-    total, error = prefix.two_sum(jnp.float32(1e8), jnp.float32(1.25))
-    assert float(total) + float(error) == 1e8 + 1.25

@@ -27,7 +27,7 @@ def save(folder: str | Path, name: str, tree: Any) -> None:
     instant leaves one of the two whole.
 
     ``tree`` holds JAX or NumPy arrays with at least one entry each; random keys go through
-    ``jax.random.key_data``. Raises ``InputError`` where it cannot be written (a full disk, an
+    ``jax.random.key_data``. Raises ``OSError`` where it cannot be written (a full disk, an
     unwritable folder), with the last good version left as it was.
     """
     try:
@@ -36,7 +36,7 @@ def save(folder: str | Path, name: str, tree: Any) -> None:
             arguments = ocp.args.StandardSave(_flat(name, tree))
             manager.save(0 if last is None else last + 1, args=arguments)
     except Exception as error:  # TensorStore reports a full disk as a bare ValueError
-        raise InputError(
+        raise OSError(
             f"expected to write checkpoint {name!r} in {folder}, found: {_reason(error)}; "
             "free some space or choose a writable folder (the last good checkpoint is kept)"
         ) from error

@@ -1,6 +1,5 @@
 """The reference networks as pure pairs of functions (Flax Linen)."""
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -102,8 +101,3 @@ def build(name: str, *, num_outputs: int, hidden: int = 256, layers: int = 2) ->
         return module.apply({"params": params}, inputs)
 
     return Model(init, apply)
-
-
-def num_parameters(params: Params) -> int:
-    """p, the number of scalars in ``params`` (arrays or abstract arrays)."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

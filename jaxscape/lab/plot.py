@@ -18,7 +18,6 @@ from matplotlib.ticker import MaxNLocator
 
 from jaxscape.lab.bins import log_bins
 from jaxscape.lab.style import MARKERS, STYLE, canvas, colour, legend
-from jaxscape.types import InputError
 
 PREFIX = "prefix length $k$ (samples)"
 
@@ -119,18 +118,12 @@ def eigenvalues(
 def save(figure: Figure, folder: str | Path, name: str) -> None:
     """Write ``folder/name.png`` (200 dots per inch) and ``folder/name.pdf``.
 
-    The same figure gives the same bytes. Raises ``InputError`` where they cannot be written.
+    The same figure gives the same bytes. Raises ``OSError`` where they cannot be written.
     """
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with matplotlib.rc_context(STYLE):
-            figure.savefig(Path(folder) / f"{name}.png", dpi=200)
-            figure.savefig(Path(folder) / f"{name}.pdf", dpi=200, metadata={"CreationDate": None})
-    except OSError as error:
-        raise InputError(
-            f"expected to write figures in {folder}, found: {error.strerror or error}; "
-            "free some space or choose a writable folder"
-        ) from error
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(Path(folder) / f"{name}.png", dpi=200)
+        figure.savefig(Path(folder) / f"{name}.pdf", dpi=200, metadata={"CreationDate": None})
 
 
 def _raw(axes: Axes, row: int, k: np.ndarray, values: np.ndarray) -> None:

@@ -1,0 +1,1 @@
+"""Commands that put the package to work: ``python -m experiments.NAME --help``."""

@@ -1,0 +1,65 @@
+"""What every command does around its work: parse, report errors in one line, exit."""
+
+import contextlib
+import io
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tyro
+
+from jaxscape import InputError
+
+INTERRUPTED = 130
+
+
+def main(name: str, config: type, run: Callable[[Any], Any], argv: Sequence[str] | None) -> int:
+    """Run ``run(config)`` on the command line's settings; the exit status.
+
+    0: done. 2: bad input or an output that cannot be written, one line on stderr. 130:
+    interrupted, with what to type to resume.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    command = f"python -m experiments.{name}"
+    try:
+        run(parse(command, config, argv))
+    except (InputError, OSError) as error:
+        print(f"{command}: {_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        again = argv if "--resume" in argv else [*argv, "--resume"]
+        print(f"\ninterrupted; to resume: {command} {shlex.join(again)}", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def parse(command: str, config: type, argv: Sequence[str]) -> Any:
+    """The settings; an ``InputError`` of one line where tyro would print a box."""
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(config, prog=command, args=argv)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise InputError(f"{_message(box.getvalue())}; see {command} --help") from None
+
+
+def _message(box: str) -> str:
+    """The first paragraph of tyro's framed message."""
+    lines = [re.sub(r"^[│╭╰]\s?|\s?[│╮╯]$", "", line).strip() for line in box.splitlines()]
+    body = []
+    for line in lines[1:]:
+        if set(line) <= {"─"}:
+            break
+        body.append(line)
+    return " ".join(body)
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename else ""
+        return f"expected to read or write, found: {error.strerror}{where}; choose another path"
+    return " ".join(str(error).split())

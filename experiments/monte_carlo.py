@@ -1,0 +1,115 @@
+"""The sweep over all samples at every sigma, segment by segment, so that it can be resumed."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from experiments.problem import Problem
+from experiments.progress import progress
+from jaxscape import landscape, reductions, sharding
+from jaxscape.chunks import cut
+from jaxscape.lab import checkpoint
+from jaxscape.probes import Probe
+from jaxscape.reductions import Delta
+
+SEGMENT = 4 * landscape.BATCH_SIZE
+"""Samples between two chances to report, save or stop."""
+
+
+class Sweep(NamedTuple):
+    """How far a sweep has come: for each of s sigmas."""
+
+    done: list[tuple[np.ndarray, landscape.Carry]]  #: samples met [1], and what is carried on
+    rows: list[Any]  #: what is kept of each sample, [k_max]
+    seconds: np.ndarray  #: [1] spent so far
+
+
+def run(
+    problem: Problem,
+    probes: Sequence[Probe],
+    store: Path,
+    *,
+    checkpoint_every: float,
+    precision: str,
+    mesh: Mesh | None,
+) -> tuple[list[Delta], float]:
+    """The curve of every probe over the problem's samples, and the seconds it took."""
+    options = {"precision": precision, "mesh": mesh}
+    state = _begin(problem, probes, mesh)
+    if checkpoint.exists(store, "sweep"):
+        state = checkpoint.restore(store, "sweep", state)
+        state = state._replace(rows=jax.tree.map(np.array, state.rows))  # written in place
+    length = len(problem.order)
+    started = saved = time.monotonic()
+    before = float(state.seconds[0])
+    curves = []
+    try:
+        met = sum(int(position[0]) for position, _ in state.done)
+        with progress("sweep", length * len(probes), "samples", met) as advance:
+            for index, probe in enumerate(probes):
+                while state.done[index][0][0] < length:
+                    advance(_segment(problem, probe, state, index, options))
+                    if time.monotonic() - saved >= checkpoint_every:
+                        _save(store, state, before + time.monotonic() - started)
+                        saved = time.monotonic()
+                carry = state.done[index][1]
+                curve = landscape.finish(
+                    probe, carry, state.rows[index], reductions.delta, mesh=mesh
+                )
+                landscape.check_delta(curve, probe.num_points)
+                curves.append(jax.tree.map(np.asarray, curve))
+    except KeyboardInterrupt:
+        _save(store, state, before + time.monotonic() - started)
+        raise
+    return curves, before + time.monotonic() - started
+
+
+def _begin(problem: Problem, probes: Sequence[Probe], mesh: Mesh | None) -> Sweep:
+    """The sweep before its first sample."""
+    row = jax.eval_shape(lambda: reductions.delta.init(1, len(problem.order))[1])
+    rows = [jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), row) for _ in probes]
+    carries = [landscape.begin(probe, reductions.delta, mesh=mesh) for probe in probes]
+    return Sweep([(np.zeros(1, np.int32), carry) for carry in carries], rows, _seconds(0))
+
+
+def _segment(
+    problem: Problem, probe: Probe, state: Sweep, index: int, options: dict[str, Any]
+) -> int:
+    """Carry ``state`` on over one segment at one sigma; how many samples were new."""
+    total = len(problem.order)
+    length = cut(total, SEGMENT).size
+    position, carry = state.done[index]
+    met = int(position[0])
+    start = min(met, total - length)
+    skip = met - start
+    samples = jax.tree.map(lambda leaf: leaf[start : start + length], problem.samples)
+    carry, rows = landscape.advance(
+        problem.loss, probe, samples, carry, reductions.delta, skip=skip, **options
+    )
+
+    def write(whole: np.ndarray, part: jax.Array) -> None:
+        whole[met : start + length] = np.asarray(part)[skip:]
+
+    jax.tree.map(write, state.rows[index], rows)
+    # one assignment, so that an interruption never parts the position from the carry
+    state.done[index] = (np.array([start + length], np.int32), carry)
+    return length - skip
+
+
+def _save(store: Path, state: Sweep, seconds: float) -> None:
+    checkpoint.save(store, "sweep", state._replace(seconds=_seconds(seconds)))
+
+
+def _seconds(value: float) -> np.ndarray:
+    return np.array([value], np.float32)
+
+
+def mesh_of(num_devices: int | None) -> Mesh | None:
+    """The mesh of ``num_devices`` devices (all, where None); None where that is a single one."""
+    mesh = sharding.points_mesh(jax.device_count() if num_devices is None else num_devices)
+    return mesh if mesh.size > 1 else None

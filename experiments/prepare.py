@@ -1,0 +1,93 @@
+"""The trained point and the directions around it, computed or restored."""
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxscape as js
+from experiments.problem import Problem, ProblemConfig
+from experiments.progress import progress
+from jaxscape.lab import checkpoint, train
+from jaxscape.lanczos import Eigenpairs
+from jaxscape.probes import Probe
+from jaxscape.types import Params
+
+
+class Directions(NamedTuple):
+    """A subspace, None for all parameters at once; eigenpairs where it is the Hessian's."""
+
+    space: js.Subspace | None
+    pairs: Eigenpairs | None
+    seconds: float
+
+
+def trained(problem: Problem, config: ProblemConfig, store: Path) -> tuple[Params, float]:
+    """w*, trained on the problem's samples or restored from ``store``, and the seconds it took."""
+    like = {"params": problem.initial, "seconds": np.zeros(1, np.float32)}
+    if checkpoint.exists(store, "trained"):
+        found = checkpoint.restore(store, "trained", like)
+        return found["params"], float(found["seconds"][0])
+    started = time.monotonic()
+    with progress("training", config.epochs, "epochs") as advance:
+        fitted = train.fit(
+            problem.loss,
+            problem.initial,
+            problem.samples,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            key=problem.keys["train"],
+            on_epoch=lambda number, loss: advance(1),
+        )
+    seconds = time.monotonic() - started
+    checkpoint.save(
+        store, "trained", {"params": fitted.params, "seconds": np.array([seconds], np.float32)}
+    )
+    return fitted.params, seconds
+
+
+def directions(problem: Problem, params: Params, kind: str, dim: int, store: Path) -> Directions:
+    """The subspace of the given kind through ``params``, computed or restored from ``store``."""
+    if kind == "isotropic":
+        return Directions(None, None, 0.0)
+    if kind in ("random", "filter"):
+        started = time.monotonic()
+        space = js.random_subspace(
+            problem.keys["subspace"],
+            params,
+            dim,
+            normalization="unit" if kind == "random" else "filter",
+        )
+        jax.block_until_ready(space.basis)
+        return Directions(space, None, time.monotonic() - started)
+    like = {"pairs": _abstract_pairs(params, dim), "seconds": np.zeros(1, np.float32)}
+    if checkpoint.exists(store, "subspace"):
+        found = checkpoint.restore(store, "subspace", like)
+        pairs = found["pairs"]
+        return Directions(js.Subspace(params, pairs.vectors), pairs, float(found["seconds"][0]))
+    started = time.monotonic()
+    operator = js.hvp(problem.loss, params, problem.samples)
+    pairs = js.top_eigenpairs(operator, params, dim, key=problem.keys["subspace"])
+    jax.block_until_ready(pairs)
+    seconds = time.monotonic() - started
+    checkpoint.save(store, "subspace", {"pairs": pairs, "seconds": np.array([seconds], np.float32)})
+    return Directions(js.Subspace(params, pairs.vectors), pairs, seconds)
+
+
+def probe(
+    problem: Problem, params: Params, space: js.Subspace | None, num_points: int, sigma: float
+) -> Probe:
+    """Gaussian points of the subspace; without one, around ``params`` in all directions."""
+    if space is None:
+        return js.isotropic(problem.keys["probe"], params, num_points, sigma)
+    return js.gaussian(problem.keys["probe"], space, num_points, sigma)
+
+
+def _abstract_pairs(params: Params, dim: int) -> Eigenpairs:
+    """What ``top_eigenpairs`` returns, without its values."""
+    solve = lambda w: js.top_eigenpairs(lambda v: v, w, dim, key=jax.random.key(0))  # noqa: E731
+    return jax.eval_shape(solve, jax.tree.map(jnp.asarray, params))

@@ -1,0 +1,126 @@
+"""What is probed: a network trained on the first samples of a data set."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxscape import InputError, losses
+from jaxscape.lab import data, models
+from jaxscape.lab.dataset import Dataset
+from jaxscape.types import Batch, Params, PerSampleLoss
+
+KEYS = ("order", "init", "train", "subspace", "probe")
+
+
+@dataclass(frozen=True)
+class ProblemConfig:
+    """Which network, trained on which samples."""
+
+    dataset: str = "auto"
+    """glyphs, mnist, fashion_mnist, kmnist, cifar10, cifar100, npz:PATH (arrays inputs, targets),
+    or auto: MNIST where it can be had, else glyphs."""
+    data_dir: str | None = None
+    """Folder with the data set's files; else the variable JAXSCAPE_DATA_DIR, else a download."""
+    k_max: int = 60_000
+    """Samples: w* is trained on them, the Hessian taken over them, Δ_k computed for k < k_max."""
+    order: Literal["shuffled", "dataset"] = "shuffled"
+    """Order in which samples arrive: shuffled by the seed, or as the data set has them."""
+    model: Literal["mlp", "cnn"] = "mlp"
+    """Network."""
+    hidden: int = 256
+    """Units per hidden layer (cnn: its last two layers' channels are of this order)."""
+    layers: int = 2
+    """Hidden layers."""
+    epochs: int = 10
+    """Training epochs; 0 probes the network as initialised."""
+    batch_size: int = 64
+    """Samples per training step."""
+    learning_rate: float = 1e-3
+    """Adam's learning rate."""
+    seed: int = 0
+    """Seed of every random choice, from 0 to 2^32 - 1."""
+
+    def ranges(self) -> list[tuple[str, Any, bool, str]]:
+        """Flag, value, whether it is in range, and the range in words."""
+        return [
+            ("k-max", self.k_max, self.k_max >= 2, "at least 2"),
+            ("hidden", self.hidden, self.hidden >= 1, "at least 1"),
+            ("layers", self.layers, self.layers >= 0, "at least 0"),
+            ("epochs", self.epochs, self.epochs >= 0, "at least 0"),
+            ("batch-size", self.batch_size, self.batch_size >= 1, "at least 1"),
+            (
+                "learning-rate",
+                self.learning_rate,
+                0 < self.learning_rate < float("inf"),
+                "a finite number above 0",
+            ),
+            ("seed", self.seed, 0 <= self.seed < 2**32, "from 0 to 4294967295"),
+        ]
+
+    def check(self) -> None:
+        """Raise an ``InputError`` for the first setting out of range."""
+        for flag, value, good, words in self.ranges():
+            if not good:
+                raise InputError(f"expected --{flag} {words}, found {value}; change it")
+
+    def settings(self) -> dict[str, Any]:
+        """Every setting that the result depends on."""
+        where = ("data_dir", "out", "resume", "checkpoint_every", "devices")
+        return {name: value for name, value in asdict(self).items() if name not in where}
+
+    def short_hash(self) -> str:
+        """Eight letters that stand for ``settings``."""
+        text = json.dumps(self.settings(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+class Problem(NamedTuple):
+    """The samples in order, the network, and the keys of every random choice."""
+
+    dataset: Dataset
+    order: np.ndarray  #: [k_max] indices into the training split
+    samples: Batch  #: inputs [k_max, ...], targets [k_max]
+    apply: Any
+    loss: PerSampleLoss
+    initial: Params
+    keys: dict[str, jax.Array]
+
+
+def load(config: ProblemConfig) -> Problem:
+    """The data set's first k_max samples in order, and an untrained network for them."""
+    config.check()
+    dataset = data.load(config.dataset, data_dir=config.data_dir)
+    total = len(dataset.train_inputs)
+    if config.k_max > total:
+        raise InputError(
+            f"expected --k-max of at most {total}, the samples of {dataset.name}, "
+            f"found {config.k_max}; lower it"
+        )
+    keys = dict(zip(KEYS, jax.random.split(jax.random.key(config.seed), len(KEYS)), strict=True))
+    order = np.arange(total)
+    if config.order == "shuffled":
+        order = np.asarray(jax.random.permutation(keys["order"], total))
+    order = order[: config.k_max]
+    samples = {
+        "inputs": jnp.asarray(dataset.train_inputs[order]),
+        "targets": jnp.asarray(dataset.train_targets[order]),
+    }
+    model = models.build(
+        config.model,
+        num_outputs=dataset.num_classes or int(np.prod(dataset.train_targets.shape[1:])),
+        hidden=config.hidden,
+        layers=config.layers,
+    )
+    per_sample = losses.cross_entropy if dataset.num_classes else _regression
+    initial = model.init(keys["init"], samples["inputs"])
+    loss = losses.supervised(model.apply, per_sample)
+    return Problem(dataset, order, samples, model.apply, loss, initial, keys)
+
+
+def _regression(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    return losses.squared_error(outputs, targets.reshape(outputs.shape))

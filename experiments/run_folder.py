@@ -1,0 +1,79 @@
+"""A run's folder, which appears whole or not at all."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jaxscape import InputError
+
+CONFIG = "config.json"
+
+
+def is_finished(out: Path, settings: dict[str, Any]) -> bool:
+    """Whether ``out`` holds a finished run of these settings; an ``InputError`` if of others."""
+    if not (out / "summary.json").exists():
+        return False
+    _check(out, settings)
+    return True
+
+
+@contextlib.contextmanager
+def staged(out: Path, settings: dict[str, Any], *, resume: bool) -> Iterator[Path]:
+    """Yields the folder to work in, which becomes ``out`` once the work is done.
+
+    Until then it lies beside it as ``out.partial``. Bad input found on the way removes it, unless
+    it was there before; an interruption, or a process killed, leaves it for ``resume``.
+    """
+    work = out.with_name(out.name + ".partial")
+    _refuse_occupied(out)
+    resumed = work.exists()
+    if resumed and not resume:
+        raise InputError(
+            f"expected no unfinished run, found {work}; add --resume to carry it on, or remove it"
+        )
+    if resumed and (work / CONFIG).exists():
+        _check(work, settings)
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        write_json(work / CONFIG, {"settings": settings})
+        yield work
+        _refuse_occupied(out)
+        os.replace(work, out)
+    except InputError:
+        if not resumed:
+            shutil.rmtree(work, ignore_errors=True)
+        raise
+    except OSError:
+        if not (work / "checkpoint").exists():
+            shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` in one step: a reader sees the old file or the new one."""
+    beside = path.with_name(path.name + ".new")
+    beside.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(beside, path)
+
+
+def _refuse_occupied(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(
+            f"expected a new or empty folder for the run, found {out} in use; "
+            "read it, remove it, or choose another --out"
+        )
+
+
+def _check(folder: Path, settings: dict[str, Any]) -> None:
+    found = json.loads((folder / CONFIG).read_text())["settings"]
+    wanted = json.loads(json.dumps(settings))
+    for name in wanted | found:
+        if wanted.get(name) != found.get(name):
+            raise InputError(
+                f"expected a run with {name} = {wanted.get(name)}, found {name} = "
+                f"{found.get(name)} in {folder}; use that setting, or another --out"
+            )

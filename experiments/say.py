@@ -1,0 +1,51 @@
+"""What a command tells on stdout while it runs."""
+
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from experiments import summary
+from experiments.problem import Problem
+from jaxscape.lanczos import Eigenpairs
+
+
+def problem(found: Problem, order: str) -> None:
+    """The data; first of all, what stands in for what."""
+    dataset = found.dataset
+    if dataset.note:
+        print(f"note: {dataset.note}")
+    print(
+        f"data: {dataset.name}, {len(found.order):,} of {len(dataset.train_inputs):,} samples, "
+        f"{order} order ({dataset.source})",
+        flush=True,
+    )
+
+
+def stage(name: str, what: str, seconds: float) -> None:
+    """A stage that is done."""
+    print(f"{name}: {what}, {seconds:.1f} s", flush=True)
+
+
+def directions(kind: str, pairs: Eigenpairs | None, seconds: float) -> None:
+    """The subspace; of eigenpairs, whether they can be trusted."""
+    what = kind
+    if pairs is not None:
+        relative = float(jnp.max(pairs.residuals / jnp.abs(pairs.values)))
+        what = (
+            f"{int(pairs.converged.sum())} of {len(pairs.values)} eigenpairs converged, "
+            f"{int(pairs.matvecs)} Hessian products, largest relative residual {relative:.1e}"
+        )
+    stage("directions", what, seconds)
+
+
+def result(found: dict[str, Any], out: Path, where: str) -> None:
+    """The network, the table of K, and where the rest is."""
+    accuracy = found["test_accuracy"]
+    tested = "" if accuracy is None else f", test accuracy {accuracy:.2%}"
+    print(
+        f"\n{found['num_parameters']:,} parameters, training loss {found['train_loss']:.4g}"
+        f"{tested}; Δ and tolerances in {found['unit']}"
+    )
+    print(summary.as_text(summary.table(found["sigmas"], found["num_samples"])))
+    print(f"\n{where}: {out / 'report.html'}")

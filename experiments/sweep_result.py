@@ -1,0 +1,107 @@
+"""What a sweep leaves behind: results.npz and summary.json."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+import jaxscape as js
+from experiments import run_folder, summary
+from experiments.problem import Problem
+from jaxscape.lab import train
+from jaxscape.lanczos import Eigenpairs
+from jaxscape.probes import Probe
+from jaxscape.reductions import Delta
+from jaxscape.subspace import num_parameters
+from jaxscape.types import Params
+
+
+class Result(NamedTuple):
+    """A run: its folder, the arrays of results.npz, the summary."""
+
+    folder: Path
+    arrays: dict[str, np.ndarray]
+    summary: dict[str, Any]
+
+
+def arrays_of(
+    problem: Problem,
+    params: Params,
+    pairs: Eigenpairs | None,
+    sigmas: Sequence[float],
+    probes: Sequence[Probe],
+    curves: Sequence[Delta],
+) -> dict[str, np.ndarray]:
+    """The arrays of results.npz, see the README."""
+    variance = np.stack([curve.loss_variance for curve in curves])
+    return {
+        "k": curves[0].k,
+        "order": problem.order.astype(np.int32),
+        "sigma": np.asarray(sigmas, np.float32),
+        "delta": np.stack([curve.mean for curve in curves]),
+        "delta_sem": np.stack([curve.sem for curve in curves]),
+        "delta_shape": np.stack([curve.shape for curve in curves]),
+        "delta_first_order": np.stack([curve.first_order for curve in curves]),
+        "loss_variance": variance.mean(1),
+        "loss_variance_sem": variance.std(1, ddof=1) / np.sqrt(variance.shape[1]),
+        "eigenvalues": np.asarray(pairs.values if pairs else []),
+        "eigenvalue_residuals": np.asarray(pairs.residuals if pairs else []),
+        "loss_at_origin": np.asarray(js.per_sample_losses(problem.loss, params, problem.samples)),
+        "coordinates": np.stack([_coordinates(probe) for probe in probes]),
+    }
+
+
+def _coordinates(probe: Probe) -> np.ndarray:
+    """θ of every point, [m, d]; an isotropic probe, which has none, gives [m, 0]."""
+    return np.asarray(getattr(probe, "coordinates", jnp.zeros((probe.num_points, 0))))
+
+
+def summary_of(
+    problem: Problem,
+    params: Params,
+    pairs: Eigenpairs | None,
+    arrays: dict[str, np.ndarray],
+    tolerances: Sequence[float],
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    """The content of summary.json."""
+    dataset = problem.dataset
+    return {
+        "dataset": dataset.name,
+        "dataset_note": dataset.note,
+        "num_samples": len(problem.order),
+        "num_parameters": num_parameters(params),
+        "train_loss": float(arrays["loss_at_origin"].mean(dtype=np.float64)),
+        "test_accuracy": _test_accuracy(problem, params),
+        "unit": "nats²" if dataset.num_classes else "loss²",
+        "eigenvalues": [float(value) for value in arrays["eigenvalues"]],
+        "eigenvalues_converged": [bool(good) for good in pairs.converged] if pairs else [],
+        "hessian_products": int(pairs.matvecs) if pairs else 0,
+        "sigmas": summary.per_sigma(arrays, tolerances),
+        "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
+    }
+
+
+def _test_accuracy(problem: Problem, params: Params) -> float | None:
+    """None for a regression, or where the data set has no test split."""
+    dataset = problem.dataset
+    if dataset.num_classes == 0 or dataset.test_inputs is None:
+        return None
+    test = (dataset.test_inputs, dataset.test_targets)
+    return float(train.accuracy(problem.apply, params, *test, batch_size=1000))
+
+
+def write(folder: Path, result: Result) -> None:
+    """results.npz, without pickles, then summary.json."""
+    np.savez(folder / "results.npz", **result.arrays)
+    run_folder.write_json(folder / "summary.json", result.summary)
+
+
+def read(folder: Path) -> Result:
+    """A finished run."""
+    with np.load(folder / "results.npz") as found:
+        arrays = dict(found)
+    return Result(folder, arrays, json.loads((folder / "summary.json").read_text()))
