@@ -10,6 +10,7 @@ from jaxscape.lanczos import top_eigenpairs
 from jaxscape.landscape import delta, evaluate, per_sample_losses, surface
 from jaxscape.orders import order_law
 from jaxscape.probes import gaussian, grid, isotropic, line, points, single
+from jaxscape.quadratic import project, quadratic_delta
 from jaxscape.reductions import Reduction
 from jaxscape.sample_size import sufficient_size
 from jaxscape.spectrum import spectral_density, trace
@@ -33,6 +34,8 @@ __all__ = [
     "order_law",
     "per_sample_losses",
     "points",
+    "project",
+    "quadratic_delta",
     "random_subspace",
     "single",
     "spectral_density",

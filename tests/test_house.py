@@ -16,7 +16,7 @@ LAYERS = [
     {"losses", "prefix", "krylov", "decay", "orders", "sample_size"},
     {"curvature", "lanczos", "spectrum"},
     {"subspace"},
-    {"probes"},
+    {"probes", "quadratic"},
     {"reductions"},
     {"landscape"},
 ]

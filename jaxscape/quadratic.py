@@ -1,0 +1,118 @@
+"""The per-sample quadratic model of the loss in a subspace, with the law of Δ_k it implies."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxscape import chunks, losses, prefix
+from jaxscape.subspace import Subspace
+from jaxscape.types import Batch, Params, PerSampleLoss
+
+BATCH_SIZE = 100
+"""Samples per chunk: d² second derivatives of a chunk's activations stay within a CPU's cache."""
+
+
+class Quadratic(NamedTuple):
+    """ℓ_i(w(θ)) ≈ c_i + g_iᵀθ + ½ θᵀH_iθ for each of n samples, in the order of the data."""
+
+    value: Float[Array, "n"]  #: c_i = ℓ_i(w*)
+    gradient: Float[Array, "n d"]  #: g_i = Vᵀ∇ℓ_i(w*)
+    hessian: Float[Array, "n d d"]  #: H_i = Vᵀ∇²ℓ_i(w*)V
+
+
+class QuadraticDelta(NamedTuple):
+    """Δ_k of the quadratic model for θ ~ N(0, σ²I) and k = 1..n−1, in parts.
+
+    With a, b, A the increments at k of the prefix means of c, g, H. A σ of shape ``[s]`` puts an
+    axis s first.
+    """
+
+    offset: Float[Array, "*s n-1"]  #: a²
+    mixed: Float[Array, "*s n-1"]  #: σ² a tr A
+    gradient: Float[Array, "*s n-1"]  #: σ²‖b‖²
+    curvature: Float[Array, "*s n-1"]  #: (σ⁴/4)(2‖A‖²_F + (tr A)²), Theorem 1 of the paper
+    total: Float[Array, "*s n-1"]  #: the sum of these four: Δ_k
+    shape: Float[Array, "*s n-1"]  #: σ²‖b‖² + (σ⁴/2)‖A‖²_F: Δ̃_k
+    diagonal: Float[Array, "*s n-1"]  #: curvature with A replaced by its diagonal
+
+
+def project(
+    loss: PerSampleLoss, space: Subspace, data: Batch, *, batch_size: int = BATCH_SIZE
+) -> Quadratic:
+    """Value, gradient and Hessian in the subspace of every sample's loss at its origin.
+
+    One compiled pass, forward over forward: ∂²ℓ_i/∂θ_j∂θ_l is the derivative along v_l of the
+    derivative along v_j, mapped over l within j, for all samples of a chunk at once, so that
+    activations and first derivatives are shared by the pairs. Matrix products run at the highest
+    precision.
+
+    Raises:
+        InputError: a loss that is not one value per sample, no samples, or a batch_size below 1.
+    """
+    n = losses.check(loss, space.origin, data)
+    chunks.cut(n, batch_size)
+    return _project(loss, space, data, batch_size)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _project(loss: PerSampleLoss, space: Subspace, data: Batch, batch_size: int) -> Quadratic:
+    cut = chunks.cut(chunks.length_of(data), batch_size)
+
+    def chunk(start: Array) -> Quadratic:
+        batch = chunks.take(data, start, cut.size)
+
+        def along(w: Params, v: Params) -> Float[Array, "b"]:
+            return jax.jvp(lambda w: loss(w, batch), (w,), (v,))[1]
+
+        def twice(v: Params, u: Params) -> Float[Array, "b"]:
+            return jax.jvp(lambda w: along(w, v), (space.origin,), (u,))[1]
+
+        rows = jax.vmap(lambda v: jax.vmap(lambda u: twice(v, u))(space.basis))(space.basis)
+        return Quadratic(
+            loss(space.origin, batch),
+            jax.vmap(lambda v: along(space.origin, v), out_axes=1)(space.basis),
+            jnp.moveaxis((rows + rows.swapaxes(0, 1)) / 2, -1, 0),
+        )
+
+    with jax.default_matmul_precision("highest"):
+        return chunks.join(cut, jax.lax.map(chunk, jnp.asarray(cut.starts)))
+
+
+@jax.jit
+def quadratic_delta(model: Quadratic, sigma: Float[Array, "*s"]) -> QuadraticDelta:
+    """Δ_k under the quadratic model, exactly, for every k and each ``sigma``.
+
+    For δ(θ) = a + bᵀθ + ½ θᵀAθ and θ ~ N(0, σ²I_d),
+    E δ² = a² + σ² a tr A + σ²‖b‖² + (σ⁴/4)(2‖A‖²_F + (tr A)²).
+
+    Nikitin et al. 2025, Theorem 1, is the last part alone, for a = 0 and b = 0 and, by its code,
+    with A replaced by its diagonal and σ = 1. The model is that of Δ_k where the points stay
+    close to w*: compare with Monte-Carlo before believing it.
+    """
+    s = jnp.asarray(sigma, jnp.float32)[..., None]
+    d = model.gradient.shape[1]
+    a = prefix.increments(model.value)
+    b = prefix.increments(model.gradient.T)
+    upper = np.triu_indices(d)
+    entries = prefix.increments(model.hessian[:, upper[0], upper[1]].T)
+    own = upper[0] == upper[1]
+    diagonal = entries[own]
+    trace = diagonal.sum(0)
+    frobenius = jnp.sum(np.where(own[:, None], 1, 2) * entries**2, 0)
+    slope = (b**2).sum(0)
+    parts = {
+        "offset": jnp.broadcast_to(a**2, jnp.broadcast_shapes(s.shape, a.shape)),
+        "mixed": s**2 * a * trace,
+        "gradient": s**2 * slope,
+        "curvature": s**4 / 4 * (2 * frobenius + trace**2),
+    }
+    return QuadraticDelta(
+        **parts,
+        total=sum(parts.values()),
+        shape=s**2 * slope + s**4 / 2 * frobenius,
+        diagonal=s**4 / 4 * (2 * (diagonal**2).sum(0) + trace**2),
+    )
