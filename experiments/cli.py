@@ -29,8 +29,10 @@ def main(name: str, config: type, run: Callable[[Any], Any], argv: Sequence[str]
         print(f"{command}: {_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        again = argv if "--resume" in argv else [*argv, "--resume"]
-        print(f"\ninterrupted; to resume: {command} {shlex.join(again)}", file=sys.stderr)
+        can = hasattr(config, "resume")
+        again = [*argv, "--resume"] if can and "--resume" not in argv else argv
+        what = "resume" if can else "start again"
+        print(f"\ninterrupted; to {what}: {command} {shlex.join(again)}", file=sys.stderr)
         return INTERRUPTED
     return 0
 

@@ -1,10 +1,4 @@
-"""Figures of a sweep, from arrays.
-
-Each increment hangs on the one sample k+1, so single values scatter over orders of magnitude. A
-curve is therefore drawn twice: faintly, as the smallest and the largest value of each of many
-narrow logarithmic bins of k, and over it as the mean per wider bin with its standard error e,
-shown as mean·exp(±e/mean) since the axis is logarithmic. Nothing is smoothed.
-"""
+"""Figures of a sweep, from arrays."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,14 +6,11 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from jaxtyping import Float, Int
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jaxscape.lab.bins import log_bins
-from jaxscape.lab.style import MARKERS, STYLE, canvas, colour, legend
-
-PREFIX = "prefix length $k$ (samples)"
+from jaxscape.lab.curves import PREFIX, draw_extremes, draw_mean, finish
+from jaxscape.lab.style import STYLE, canvas, colour, legend
 
 
 def delta(
@@ -40,9 +31,9 @@ def delta(
     ylabel = rf"$\Delta_k = \mathrm{{E}}_w\,[\delta_k(w)^2]$   ({unit})"
     figure, (axes,) = canvas(title, PREFIX, ylabel, fallback=fallback)
     for row, label in enumerate(labels):
-        _raw(axes, row, k, curves[row])
-        _mean(axes, row, k, curves[row], sem[row], label)
-    return _finish(figure, raw=True)
+        draw_extremes(axes, row, k, curves[row])
+        draw_mean(axes, row, k, curves[row], sem[row], label)
+    return finish(figure, dots=True)
 
 
 def delta_k2(
@@ -62,13 +53,13 @@ def delta_k2(
     figure, (axes,) = canvas(title, PREFIX, ylabel, fallback=fallback)
     square = np.asarray(k, np.float64) ** 2
     for row, label in enumerate(labels):
-        _raw(axes, row, k, curves[row] * square)
-        _mean(axes, row, k, curves[row] * square, sem[row] * square, label)
+        draw_extremes(axes, row, k, curves[row] * square)
+        draw_mean(axes, row, k, curves[row] * square, sem[row] * square, label)
     if loss_variance is not None:
         axes.plot([], [], "--", color="0.3", label=r"order law $\mathrm{E}_w S^2\, k/(k+1)$")
         for row, variance in enumerate(loss_variance):
             axes.plot(k, variance * (k / (k + 1)), "--", color=colour(row), lw=1.3)
-    return _finish(figure, raw=True)
+    return finish(figure, dots=True)
 
 
 def shape_part(
@@ -89,8 +80,8 @@ def shape_part(
         axes.set_title(label)
         names = (r"$\Delta_k$, level and shape", r"$\tilde\Delta_k$, shape alone")
         for column, (values, name) in enumerate(zip((total, shape), names, strict=True)):
-            _mean(axes, column, k, values[row], 0.0, None if row else name)
-    return _finish(figure, raw=False)
+            draw_mean(axes, column, k, values[row], 0.0, None if row else name)
+    return finish(figure, dots=False)
 
 
 def eigenvalues(
@@ -124,38 +115,3 @@ def save(figure: Figure, folder: str | Path, name: str) -> None:
     with matplotlib.rc_context(STYLE):
         figure.savefig(Path(folder) / f"{name}.png", dpi=200)
         figure.savefig(Path(folder) / f"{name}.pdf", dpi=200, metadata={"CreationDate": None})
-
-
-def _raw(axes: Axes, row: int, k: np.ndarray, values: np.ndarray) -> None:
-    fine = log_bins(k, values, num=500)
-    for extreme in (fine.low, fine.high):
-        axes.plot(
-            fine.k, extreme, ".", color=colour(row), alpha=0.4, ms=2.5, mew=0, rasterized=True
-        )
-
-
-def _mean(
-    axes: Axes,
-    row: int,
-    k: np.ndarray,
-    values: np.ndarray,
-    sem: np.ndarray | float,
-    name: str | None,
-) -> None:
-    bins = log_bins(k, values, sem)
-    shown = bins.mean > 0  # a logarithmic axis has no place for an exact zero
-    middle, factor = bins.mean[shown], np.exp(bins.error[shown] / bins.mean[shown])
-    axes.fill_between(
-        bins.k[shown], middle / factor, middle * factor, color=colour(row), alpha=0.3, lw=0
-    )
-    style = {"marker": MARKERS[row % len(MARKERS)], "ms": 5, "markevery": (2 * row, 8)}
-    width = max(1.2, 2.4 - 0.4 * row)  # where curves coincide, the rim of the lower one shows
-    axes.plot(bins.k[shown], middle, color=colour(row), lw=width, label=name, **style)
-
-
-def _finish(figure: Figure, *, raw: bool) -> Figure:
-    for axes in figure.axes:
-        axes.set(xscale="log", yscale="log")
-    dots = "; dots: extremes of narrow bins" if raw else ""
-    legend(figure, f"line: mean per logarithmic bin of k; band: its standard error{dots}")
-    return figure

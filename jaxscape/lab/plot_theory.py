@@ -1,0 +1,103 @@
+"""Figures that set theory beside measurement, from arrays."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.figure import Figure
+
+from jaxscape.lab.bins import log_bins
+from jaxscape.lab.curves import PREFIX, draw_mean, finish
+from jaxscape.lab.style import MARKERS, canvas, colour, legend
+
+
+def law(
+    k: Int[np.ndarray, "K"],
+    measured: Float[np.ndarray, "s K"],
+    theory: Mapping[str, Float[np.ndarray, "s K"]],
+    labels: Sequence[str],
+    *,
+    dataset: str,
+    fallback: bool = False,
+    unit: str = "nats²",
+) -> Figure:
+    """Δ_k by Monte-Carlo beside each named theory, a panel per label.
+
+    Figure 9 of Nikitin et al. 2025 compares the diagonal form of the curvature part alone.
+    """
+    title = f"Law against Monte-Carlo: {dataset}"
+    ylabel = rf"$\Delta_k$   ({unit})"
+    figure, panels = canvas(title, PREFIX, ylabel, fallback=fallback, panels=len(labels))
+    for row, (axes, label) in enumerate(zip(panels, labels, strict=True)):
+        axes.set_title(label)
+        draw_mean(axes, 0, k, measured[row], 0.0, "Monte-Carlo")
+        for column, (name, values) in enumerate(theory.items(), start=1):
+            draw_mean(axes, column, k, values[row], 0.0, name, dash="--")
+    return finish(figure, dots=False)
+
+
+def parts(
+    k: Int[np.ndarray, "K"],
+    shares: Mapping[str, Float[np.ndarray, "s K"]],
+    labels: Sequence[str],
+    *,
+    dataset: str,
+    fallback: bool = False,
+) -> Figure:
+    """The parts of Δ_k, stacked, as shares of their sum per bin of k, a panel per label.
+
+    A negative part hangs below zero, by as much as the others together exceed one.
+    """
+    title = rf"What the quadratic law's $\Delta_k$ is made of: {dataset}"
+    ylabel = r"share of the law's $\Delta_k$"
+    figure, panels = canvas(title, PREFIX, ylabel, fallback=fallback, panels=len(labels))
+    for row, (axes, label) in enumerate(zip(panels, labels, strict=True)):
+        axes.set_title(label)
+        binned = {name: log_bins(k, values[row], num=30) for name, values in shares.items()}
+        whole = sum(bins.mean for bins in binned.values())
+        above, below = np.zeros_like(whole), np.zeros_like(whole)
+        for column, (name, bins) in enumerate(binned.items()):
+            share = np.divide(bins.mean, whole, out=np.zeros_like(whole), where=whole > 0)
+            up, down = np.maximum(share, 0), np.minimum(share, 0)
+            style = {"color": colour(column), "lw": 0, "alpha": 0.85}
+            axes.fill_between(bins.k, above, above + up, label=name, **style)
+            axes.fill_between(bins.k, below, below + down, **style)
+            above, below = above + up, below + down
+        axes.axhline(0, color="0.2", lw=1)
+        axes.set_xscale("log")
+    legend(figure, "mean per logarithmic bin of k")
+    return figure
+
+
+def sizes(
+    tolerances: Float[np.ndarray, "t"],
+    measured: Int[np.ndarray, "s t"],
+    predicted: Float[np.ndarray, "s t"],
+    k_max: int,
+    labels: Sequence[str],
+    *,
+    dataset: str,
+    fallback: bool = False,
+    unit: str = "nats²",
+) -> Figure:
+    """K against tolerance: Definition 4 on the curve, and the order law.
+
+    ``measured`` is −1 where K is not reached, and then not drawn. Where the law's K lies above
+    the grey line at ``k_max``, no run of that length can measure it.
+    """
+    title = f"Sufficient sample size: {dataset}"
+    figure, (axes,) = canvas(
+        title, rf"tolerance of $\Delta_k$ ({unit})", "$K$ (samples)", fallback=fallback
+    )
+    for row, label in enumerate(labels):
+        reached = measured[row] >= 1
+        style = {"marker": MARKERS[row % len(MARKERS)], "ms": 4, "lw": 0, "label": label}
+        axes.plot(tolerances[reached], measured[row][reached], color=colour(row), **style)
+        axes.plot(tolerances, predicted[row], "--", color=colour(row))
+    axes.plot([], [], "--", color="0.3", label="order law")
+    axes.axhline(k_max, color="0.5", lw=1)
+    axes.set(xscale="log", yscale="log")
+    legend(
+        figure, f"markers: one past the last exceedance; grey: the {k_max:,} samples of this run"
+    )
+    return figure
