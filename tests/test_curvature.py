@@ -84,6 +84,44 @@ def test_every_sample_weighs_the_same_whatever_the_batch_size(batch_size):
     np.testing.assert_allclose(got, expected, rtol=2e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("batch_size", [1, 7, 12, 13, 1000])
+def test_the_first_samples_alone(batch_size):
+    params, data, vector = logistic_case(25)
+
+    @jax.jit
+    def product(count):
+        return hvp(logistic, params, data, batch_size=batch_size, count=count)(vector)
+
+    def output_loss(outputs, batch):
+        return jax.nn.softplus(-batch["targets"] * outputs)
+
+    for count in range(1, 26):
+        first = jax.tree.map(lambda leaf, count=count: leaf[:count], data)
+        expected = logistic_hessian(params, first) @ flat64(vector)
+        np.testing.assert_allclose(flat64(product(count)), expected, rtol=5e-6, atol=1e-6)
+        newton = ggn_vp(
+            lambda w, batch: linear(w, batch["inputs"]),
+            output_loss, params, data, batch_size=batch_size, count=count,
+        )  # fmt: skip
+        if count in (1, 12, 25):
+            np.testing.assert_allclose(flat64(newton(vector)), expected, rtol=5e-6, atol=1e-6)
+
+
+def test_a_product_costs_the_chunks_it_needs():
+    params, data, vector = logistic_case(25)
+    calls = []
+
+    def loss(params, batch):
+        jax.debug.callback(lambda: calls.append(None))
+        return logistic(params, batch)
+
+    for count, chunks in ((1, 1), (5, 1), (6, 2), (25, 5)):
+        calls.clear()
+        jax.block_until_ready(hvp(loss, params, data, batch_size=5, count=count)(vector))
+        jax.effects_barrier()
+        assert len(calls) == chunks
+
+
 @settings(max_examples=15, deadline=None)
 @given(n=st.integers(1, 12), batch_size=st.integers(1, 14), seed=st.integers(0, 2**31))
 def test_hessian_of_logistic_regression(n, batch_size, seed):
@@ -201,6 +239,8 @@ def test_top_eigenpairs_of_a_network_against_numpy():
     ("changes", "message"),
     [
         ({"batch_size": 0}, "chunk size of at least 1, found 0"),
+        ({"count": 0}, "count from 1 to 5"),
+        ({"count": 6}, "count from 1 to 5"),
         ({"loss": lambda p, b: logistic(p, b).mean()}, r"one loss per sample, shape \(5,\)"),
         ({"params": {"weight": np.ones(3, np.int32), "bias": np.ones(())}}, "int.*'weight'"),
         ({"params": {}}, "at least one parameter"),

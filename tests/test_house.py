@@ -14,10 +14,10 @@ LAYERS = [
     {"types", "pairs"},
     {"chunks", "sharding", "operators"},
     {"losses", "prefix", "krylov", "decay", "orders", "sample_size"},
-    {"curvature", "lanczos", "spectrum"},
-    {"subspace"},
+    {"curvature", "lanczos", "spectrum", "gauss_newton"},
+    {"subspace", "prefix_spectra"},
     {"probes", "quadratic"},
-    {"reductions"},
+    {"reductions", "bounds"},
     {"landscape"},
 ]
 THIRD_PARTY = {"jax", "numpy", "jaxtyping"}

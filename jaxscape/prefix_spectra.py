@@ -1,0 +1,157 @@
+"""The leading curvature of the first k samples, along k."""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxscape import prefix
+from jaxscape.chunks import length_of
+from jaxscape.curvature import hvp
+from jaxscape.lanczos import top_eigenpairs
+from jaxscape.operators import check_like, dot
+from jaxscape.types import Batch, InputError, Params, PerSampleLoss
+
+
+class PrefixSpectra(NamedTuple):
+    """The d leading eigenpairs of H_k for each of K values of k."""
+
+    k: Int[Array, "K"]
+    values: Float[Array, "K d"]  #: descending
+    residuals: Float[Array, "K d"]  #: ‖H_k v − λ v‖
+    converged: Bool[Array, "K d"]
+    matvecs: Int[Array, "K"]  #: products with H_k, each over k samples
+    overlap: Float[Array, "K"] | None  #: with the reference, where one was given
+    vectors: Params | None  #: leaves [K, d, ...], where they were asked for
+
+
+def geometric(first: int, last: int, num: int = 24) -> Int[np.ndarray, "K"]:
+    """At most ``num`` different whole numbers from ``first`` to ``last`` in geometric steps.
+
+    Raises:
+        InputError: not 1 ≤ first ≤ last, or fewer than 2 numbers.
+    """
+    if not (1 <= first <= last and num >= 2):
+        raise InputError(
+            f"expected 1 <= first <= last and num >= 2, found first={first}, last={last}, "
+            f"num={num}; change them"
+        )
+    return np.unique(np.rint(np.geomspace(first, last, num)).astype(int))
+
+
+def prefix_spectra(
+    loss: PerSampleLoss,
+    params: Params,
+    data: Batch,
+    num: int,
+    *,
+    key: Key[Array, ""],
+    ks: Sequence[int] | None = None,
+    reference: Params | None = None,
+    keep_vectors: bool = False,
+    tol: float = 1e-4,
+    batch_size: int = 1000,
+) -> PrefixSpectra:
+    """The ``num`` largest eigenvalues of H_k = ∇²L_k(w) for each k in ``ks``, at the same w.
+
+    One compiled program solves for one k after the other with ``top_eigenpairs``; a product costs
+    ⌈k/batch_size⌉ chunks of ``batch_size`` samples. Where H_k has fewer than d eigenvalues above
+    rounding, the rest are zero to within their residuals.
+
+    Args:
+        loss: per sample.
+        params: w.
+        data: n samples in order.
+        num: d.
+        key: of the random starting vectors, the same for every k.
+        ks: values of k; by default ``geometric(min(n, 10), n)``.
+        reference: leaves ``[d', ...]``, orthonormal, such as the basis of ``hessian_subspace``;
+            then ``overlap`` is that of each k's eigenvectors with them.
+        keep_vectors: also return the eigenvectors, K·d·P numbers.
+        tol: relative residual that counts as converged.
+        batch_size: samples per chunk.
+
+    Raises:
+        InputError: a k outside 1..n, a reference unlike the parameters, or what ``hvp`` and
+            ``top_eigenpairs`` raise.
+    """
+    n = length_of(data)
+    wanted = geometric(min(n, 10), n) if ks is None else np.asarray(ks)
+    if wanted.ndim != 1 or not wanted.size or wanted.min() < 1 or wanted.max() > n:
+        raise InputError(f"expected values of k from 1 to {n}, found {wanted.tolist()}; change ks")
+    if reference is not None:
+        first = jax.tree.map(lambda leaf: leaf[0], reference)
+        check_like(first, params, "each direction of the reference")
+    ks = jnp.asarray(wanted, jnp.int32)
+    options = (num, keep_vectors, tol, batch_size)
+    return _solve_each(loss, params, data, ks, key, reference, *options)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 6, 7, 8, 9))
+def _solve_each(loss, params, data, ks, key, reference, num, keep_vectors, tol, batch_size):
+    def one(k: Int[Array, ""]) -> PrefixSpectra:
+        operator = hvp(loss, params, data, batch_size=batch_size, count=k)
+        pairs = top_eigenpairs(operator, params, num, key=key, tol=tol)
+        return PrefixSpectra(
+            k,
+            pairs.values,
+            pairs.residuals,
+            pairs.converged,
+            pairs.matvecs,
+            None if reference is None else overlap(pairs.vectors, reference),
+            pairs.vectors if keep_vectors else None,
+        )
+
+    return jax.lax.map(one, ks)
+
+
+def overlap(first: Params, second: Params) -> Float[Array, ""]:
+    """‖V Wᵀ‖²_F / d of two orthonormal bases, leaves ``[d, ...]`` (the first) and ``[d', ...]``.
+
+    The mean squared cosine of the principal angles: 1 where the span of V lies in that of W, d'/P
+    on average for a random V.
+    """
+    rows = [jax.vmap(lambda v: ravel_pytree(v)[0])(basis) for basis in (first, second)]
+    return jnp.sum(dot(rows[0], rows[1].T) ** 2) / len(rows[0])
+
+
+def eigenvalue_delta(
+    spectra: PrefixSpectra, sigma: float
+) -> tuple[Int[np.ndarray, "c"], Float[Array, "c"]]:
+    """Δ_k ≈ (σ⁴/4)(2 Σ_j(Δλ_j)² + (Σ_j Δλ_j)²) at each k whose successor was solved for too.
+
+    Nikitin et al. 2025, Theorem 1, with the σ⁴ that its code leaves out: Δλ_j is the difference
+    of the j-th eigenvalues of H_{k+1} and H_k, paired by index as if they shared eigenvectors, and
+    offset and gradient are left out. It is the diagonal form of ``quadratic_delta`` where the
+    eigenvectors are those of H_N. Δλ_j is of size λ_j/k, so float32 and ``tol`` leave it few digits
+    where k is large.
+
+    Raises:
+        InputError: no two consecutive k.
+    """
+    ks = np.asarray(spectra.k)
+    at = np.flatnonzero(np.diff(ks) == 1)
+    if not at.size:
+        raise InputError(
+            f"expected some k followed by k + 1, found {ks.tolist()}; add successors to ks"
+        )
+    steps = spectra.values[at + 1] - spectra.values[at]
+    return ks[at], sigma**4 / 4 * (2 * jnp.sum(steps**2, 1) + jnp.sum(steps, 1) ** 2)
+
+
+@jax.jit
+def ritz_values(hessian: Float[Array, "n d d"]) -> Float[Array, "n d"]:
+    """The eigenvalues of Λ_k = Vᵀ H_k V for every k = 1..n, descending.
+
+    ``hessian`` holds the per-sample Vᵀ ∇²ℓ_i V of ``project``; Λ_k are their prefix means. By
+    Cauchy's interlacing theorem the j-th is at most the j-th eigenvalue of H_k, and equals it
+    where V spans the leading eigenvectors.
+    """
+    n, d, _ = hessian.shape
+    means = prefix.means(hessian.reshape(n, d * d).T).T.reshape(n, d, d)
+    return jnp.linalg.eigvalsh(means)[:, ::-1]
