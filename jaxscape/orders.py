@@ -14,3 +14,17 @@ def order_law(loss_variance: Float[Array, "*m"], k: Int[Array, "*k"]) -> Float[A
     """
     k = jnp.asarray(k).astype(jnp.result_type(float))
     return loss_variance / k / (k + 1)
+
+
+def distance_law(
+    loss_variance: Float[Array, "*m"], k: Int[Array, "*k"], to: Int[Array, "*k"] | float = jnp.inf
+) -> Float[Array, "..."]:
+    """S²(w) |1/k − 1/to|: the mean of (L_to(w) − L_k(w))² over all orders, exactly.
+
+    ``to`` = k + b: b further samples (``order_law`` where b = 1); ``to`` = n: the full data;
+    infinite, the default: the population from which the samples are drawn, S²(w)/k. S² is that of
+    ``order_law``; the three arguments broadcast (Cochran 1977, section 2.5).
+    """
+    k, to = (jnp.asarray(size).astype(jnp.result_type(float)) for size in (k, to))
+    share = jnp.where(jnp.isinf(to), 1, jnp.abs(to - k) / jnp.where(jnp.isinf(to), 1, to))
+    return loss_variance * share / k

@@ -13,10 +13,10 @@ LAB = sorted((ROOT / "jaxscape" / "lab").glob("*.py"))
 LAYERS = [
     {"types", "pairs"},
     {"chunks", "sharding", "operators"},
-    {"losses", "prefix", "krylov", "decay", "orders", "sample_size"},
-    {"curvature", "lanczos", "spectrum", "gauss_newton"},
-    {"subspace", "prefix_spectra"},
-    {"probes", "quadratic"},
+    {"losses", "prefix", "krylov", "decay", "orders", "student"},
+    {"curvature", "lanczos", "spectrum", "sample_size", "intervals", "gauss_newton"},
+    {"subspace", "random_orders", "exceedance", "evidence", "prefix_spectra"},
+    {"probes", "quadratic", "monitor"},
     {"reductions", "bounds"},
     {"landscape"},
 ]
