@@ -27,6 +27,8 @@ from jaxscape.types import InputError
 
 LARGEST = 1024
 """How many of the largest terms are kept."""
+TRUSTED = 10
+"""Samples that must carry E_q S² for an estimate to be more than an order of magnitude."""
 
 
 class Tally(NamedTuple):
@@ -104,10 +106,10 @@ def loss_variance(
     """E_q S² of Δ, or of shape delta where ``part`` is "shape", in units of the loss squared.
 
     The interval holds E_q S² of all samples from which those met are a random selection, with
-    probability ``level``; the spread of the m points is allowed for unless ``fixed_points``,
-    when E_q is the mean over these very points. Read with care where ``effective`` is below 10: the
-    interval is then wide, and where its upper limit is right that is by the margin that
-    ``mean_interval`` adds for samples rarer than any seen.
+    probability ``level``. It allows for the spread of the m ≥ 2 points, unless ``fixed_points``:
+    then E_q is the mean over these very points. Where ``effective`` is below ``TRUSTED`` the
+    interval is wide, and owes its upper limit to the margin that ``mean_interval`` adds for
+    samples rarer than any seen.
 
     Raises:
         InputError: an unknown part, or a level not between 0 and 1.

@@ -53,8 +53,9 @@ def mean_interval(
     samples and over points, t is Student's with as many degrees of freedom as terms carry the
     mean, less one (the two combined after Satterthwaite 1946). For the upper limit the samples get
     one more, twice as large as the ``largest``, since what a small pilot misses are the rare large
-    ones. The factor was chosen by trial (its coverage is tested). Where samples that carry the mean are so rare that the pilot holds none, no interval
-    computed from it can know. From 0 to infinity where the terms are all 0.
+    ones. The factor was chosen by trial (its coverage is tested). Where samples that carry the mean
+    are so rare that the pilot holds none, no interval computed from it can know. From 0 to infinity
+    where the terms are all 0.
     """
     known = samples.squares > 0
     padded = samples.plus(2 * largest)

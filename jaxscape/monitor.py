@@ -40,9 +40,10 @@ def monitor(
     ``update`` takes the losses of any number of further samples at the same ``num_points`` points,
     and gives the same result however they are batched, beyond rounding. ``decide`` stops at the
     first count of at least ``at_least`` that is not below the upper limits of K: of the mean over
-    orders, and of Definition 4. Each limit holds at a fixed count with its ``level``; looking
-    often, one stops at a lucky moment somewhat more often. To stop by the distance to the
-    population instead, compare ``count`` with ``distance_size(loss_variance.interval.high, ε).k``.
+    orders, and of Definition 4, provided that ``evidence.TRUSTED`` samples or more carry E_q S².
+    Each limit holds at a fixed count with its ``level``; looking often, one stops at a lucky moment
+    somewhat more often. To stop by the distance to the population instead, compare ``count`` with
+    ``distance_size(loss_variance.interval.high, ε).k``.
 
     Raises:
         InputError: num_points or at_least below 1, a tolerance not above 0, a level outside 0..1.
@@ -62,7 +63,8 @@ def monitor(
         law = jax.tree.map(lambda v: increment_size(v, tolerance), variance.interval)
         last = exceedance_size(state.delta.largest, count - 1, tolerance, level=level)
         enough = [size.high.reached & (count >= size.high.k) for size in (law, last)]
-        stop = enough[0] & enough[1] & (count >= at_least)
+        carried = variance.effective >= evidence.TRUSTED
+        stop = enough[0] & enough[1] & carried & (count >= at_least)
         return Decision(count, variance, law, last, stop)
 
     return Monitor(lambda: evidence.start(num_points), evidence.extend, jax.jit(decide))

@@ -70,6 +70,17 @@ def test_it_never_stops_on_too_few_samples_or_none():
         assert bool(watch.decide(met).stop) == (count >= 120)
 
 
+def test_it_never_stops_while_a_few_samples_carry_all():
+    watch = monitor(num_points=4, tolerance=1e9)
+    rare = LOSSES[:, :2000].copy()
+    assert watch.decide(watch.update(watch.init(), rare)).stop
+    rare[:, 1000:1009] = 1e3
+    decision = watch.decide(watch.update(watch.init(), rare))
+    assert 8 < decision.loss_variance.effective < 10
+    assert int(decision.law.high.k) < 2000 > int(decision.exceedance.high.k)
+    assert not decision.stop
+
+
 @pytest.mark.parametrize(
     "setting", [{"num_points": 0}, {"tolerance": 0.0}, {"level": 1.0}, {"at_least": 0}]
 )
