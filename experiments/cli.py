@@ -2,11 +2,12 @@
 
 import contextlib
 import io
+import os
 import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import tyro
 
@@ -35,6 +36,15 @@ def main(name: str, config: type, run: Callable[[Any], Any], argv: Sequence[str]
         print(f"\ninterrupted; to {what}: {command} {shlex.join(again)}", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def leave(status: int) -> NoReturn:
+    """End the process; at once after an interruption, when XLA may still be at work in threads."""
+    if status == INTERRUPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def parse(command: str, config: type, argv: Sequence[str]) -> Any:

@@ -24,7 +24,7 @@ SEGMENT = 4 * landscape.BATCH_SIZE
 class Sweep(NamedTuple):
     """How far a sweep has come: for each of s sigmas."""
 
-    done: list[tuple[np.ndarray, landscape.Carry]]  #: samples met [1], and what is carried on
+    done: list[tuple[np.ndarray, landscape.Carry]]  #: samples met [1], what is carried on [m]
     rows: list[Any]  #: what is kept of each sample, [k_max]
     seconds: np.ndarray  #: [1] spent so far
 
@@ -50,14 +50,14 @@ def run(
     curves = []
     try:
         met = sum(int(position[0]) for position, _ in state.done)
-        with progress("sweep", length * len(probes), "samples", met) as advance:
+        with progress("sweep", length * len(probes), f"samples at {len(probes)} σ", met) as advance:
             for index, probe in enumerate(probes):
                 while state.done[index][0][0] < length:
                     advance(_segment(problem, probe, state, index, options))
                     if time.monotonic() - saved >= checkpoint_every:
                         _save(store, state, before + time.monotonic() - started)
                         saved = time.monotonic()
-                carry = state.done[index][1]
+                carry = landscape.in_blocks(probe, state.done[index][1], mesh=mesh)
                 curve = landscape.finish(
                     probe, carry, state.rows[index], reductions.delta, mesh=mesh
                 )
@@ -66,14 +66,19 @@ def run(
     except KeyboardInterrupt:
         _save(store, state, before + time.monotonic() - started)
         raise
-    return curves, before + time.monotonic() - started
+    seconds = before + time.monotonic() - started
+    _save(store, state, seconds)
+    return curves, seconds
 
 
 def _begin(problem: Problem, probes: Sequence[Probe], mesh: Mesh | None) -> Sweep:
     """The sweep before its first sample."""
     row = jax.eval_shape(lambda: reductions.delta.init(1, len(problem.order))[1])
     rows = [jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), row) for _ in probes]
-    carries = [landscape.begin(probe, reductions.delta, mesh=mesh) for probe in probes]
+    carries = [
+        landscape.by_point(probe, landscape.begin(probe, reductions.delta, mesh=mesh), mesh=mesh)
+        for probe in probes
+    ]
     return Sweep([(np.zeros(1, np.int32), carry) for carry in carries], rows, _seconds(0))
 
 
@@ -83,7 +88,8 @@ def _segment(
     """Carry ``state`` on over one segment at one sigma; how many samples were new."""
     total = len(problem.order)
     length = cut(total, SEGMENT).size
-    position, carry = state.done[index]
+    position, points = state.done[index]
+    carry = landscape.in_blocks(probe, points, mesh=options["mesh"])
     met = int(position[0])
     start = min(met, total - length)
     skip = met - start
@@ -96,8 +102,9 @@ def _segment(
         whole[met : start + length] = np.asarray(part)[skip:]
 
     jax.tree.map(write, state.rows[index], rows)
+    points = landscape.by_point(probe, carry, mesh=options["mesh"])
     # one assignment, so that an interruption never parts the position from the carry
-    state.done[index] = (np.array([start + length], np.int32), carry)
+    state.done[index] = (np.array([start + length], np.int32), points)
     return length - skip
 
 

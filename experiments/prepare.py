@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from sys import stderr
 from typing import NamedTuple
 
 import jax
@@ -62,7 +63,7 @@ def directions(problem: Problem, params: Params, kind: str, dim: int, store: Pat
             dim,
             normalization="unit" if kind == "random" else "filter",
         )
-        jax.block_until_ready(space.basis)
+        checkpoint.save(store, "subspace", {"basis": space.basis})
         return Directions(space, None, time.monotonic() - started)
     like = {"pairs": _abstract_pairs(params, dim), "seconds": np.zeros(1, np.float32)}
     if checkpoint.exists(store, "subspace"):
@@ -70,6 +71,9 @@ def directions(problem: Problem, params: Params, kind: str, dim: int, store: Pat
         pairs = found["pairs"]
         return Directions(js.Subspace(params, pairs.vectors), pairs, float(found["seconds"][0]))
     started = time.monotonic()
+    print(
+        f"subspace: eigenpairs of the Hessian over {len(problem.order):,} samples ...", file=stderr
+    )
     operator = js.hvp(problem.loss, params, problem.samples)
     pairs = js.top_eigenpairs(operator, params, dim, key=problem.keys["subspace"])
     jax.block_until_ready(pairs)

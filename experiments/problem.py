@@ -33,7 +33,7 @@ class ProblemConfig:
     model: Literal["mlp", "cnn"] = "mlp"
     """Network."""
     hidden: int = 256
-    """Units per hidden layer (cnn: its last two layers' channels are of this order)."""
+    """Units per hidden layer; a cnn's first convolution has hidden/8 channels, each next twice."""
     layers: int = 2
     """Hidden layers."""
     epochs: int = 10

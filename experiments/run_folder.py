@@ -13,6 +13,14 @@ from jaxscape import InputError
 CONFIG = "config.json"
 
 
+def absolute(out: Path) -> Path:
+    """``out`` from the root on; an ``InputError`` where it has no name of its own."""
+    found = Path(os.path.abspath(out))
+    if not found.name:
+        raise InputError(f"expected a folder with a name, found {found}; choose another --out")
+    return found
+
+
 def is_finished(out: Path, settings: dict[str, Any]) -> bool:
     """Whether ``out`` holds a finished run of these settings; an ``InputError`` if of others."""
     if not (out / "summary.json").exists():
@@ -37,12 +45,10 @@ def staged(out: Path, settings: dict[str, Any], *, resume: bool) -> Iterator[Pat
         )
     if resumed and (work / CONFIG).exists():
         _check(work, settings)
-    work.mkdir(parents=True, exist_ok=True)
+    work.mkdir(parents=True, exist_ok=resume)
     try:
         write_json(work / CONFIG, {"settings": settings})
         yield work
-        _refuse_occupied(out)
-        os.replace(work, out)
     except InputError:
         if not resumed:
             shutil.rmtree(work, ignore_errors=True)
@@ -51,6 +57,8 @@ def staged(out: Path, settings: dict[str, Any], *, resume: bool) -> Iterator[Pat
         if not (work / "checkpoint").exists():
             shutil.rmtree(work, ignore_errors=True)
         raise
+    _refuse_occupied(out)
+    os.replace(work, out)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -69,7 +77,12 @@ def _refuse_occupied(out: Path) -> None:
 
 
 def _check(folder: Path, settings: dict[str, Any]) -> None:
-    found = json.loads((folder / CONFIG).read_text())["settings"]
+    try:
+        found = json.loads((folder / CONFIG).read_text())["settings"]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(
+            f"expected a readable {CONFIG} in {folder}, found a damaged one; remove the folder"
+        ) from None
     wanted = json.loads(json.dumps(settings))
     for name in wanted | found:
         if wanted.get(name) != found.get(name):

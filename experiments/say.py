@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from experiments import summary
+from experiments import law, summary
 from experiments.problem import Problem
 from jaxscape.lanczos import Eigenpairs
 
@@ -31,7 +31,10 @@ def directions(kind: str, pairs: Eigenpairs | None, seconds: float) -> None:
     """The subspace; of eigenpairs, whether they can be trusted."""
     what = kind
     if pairs is not None:
-        relative = float(jnp.max(pairs.residuals / jnp.abs(pairs.values)))
+        # an eigenvalue below 1 % of the largest is known to float32 no better than that part of it
+        size = jnp.abs(pairs.values)
+        floor = jnp.maximum(0.01 * size.max(), jnp.finfo(jnp.float32).tiny)
+        relative = float(jnp.max(pairs.residuals / jnp.maximum(size, floor)))
         what = (
             f"{int(pairs.converged.sum())} of {len(pairs.values)} eigenpairs converged, "
             f"{int(pairs.matvecs)} Hessian products, largest relative residual {relative:.1e}"
@@ -47,5 +50,10 @@ def result(found: dict[str, Any], out: Path, where: str) -> None:
         f"\n{found['num_parameters']:,} parameters, training loss {found['train_loss']:.4g}"
         f"{tested}; Δ and tolerances in {found['unit']}"
     )
-    print(summary.as_text(summary.table(found["sigmas"], found["num_samples"])))
+    rows = summary.table(found["sigmas"], found["num_samples"])
+    print(summary.as_text(rows))
+    if summary.is_marked(rows):
+        print(summary.MARK)
+    for entry in found["sigmas"]:
+        print(law.sentence(entry))
     print(f"\n{where}: {out / 'report.html'}")

@@ -6,10 +6,13 @@ from typing import Any
 import numpy as np
 
 import jaxscape as js
+from experiments import law
 from jaxscape.decay import decay_exponent
 
 FROM = 100
 """Averages over k leave out the first values, which hang on a handful of samples."""
+LATE = 0.95
+MARK = "* within the last 5 % of the samples: only these few were quiet, more may not be"
 
 
 def per_sigma(arrays: dict[str, np.ndarray], tolerances: Sequence[float]) -> list[dict[str, Any]]:
@@ -27,6 +30,7 @@ def per_sigma(arrays: dict[str, np.ndarray], tolerances: Sequence[float]) -> lis
                 "mean_delta_k2": float(scaled.mean()),
                 "order_law_k2": float(arrays["loss_variance"][index]),
                 "order_law_k2_sem": float(arrays["loss_variance_sem"][index]),
+                **law.agreement(arrays, index, late),
                 "decay_exponent": {"value": _number(fit.exponent), "sem": _number(fit.sem)},
                 "sufficient_size": _sizes(delta, tolerances),
             }
@@ -57,13 +61,22 @@ def table(entries: list[dict[str, Any]], k_max: int) -> list[list[str]]:
         fitted = "-" if exponent["value"] is None else f"{exponent['value']:.3f}"
         if exponent["sem"] is not None:
             fitted += f" ± {exponent['sem']:.3f}"
-        sizes = [
-            f"{size['k']:,}" if size["reached"] else f"not by {k_max:,}"
-            for size in entry["sufficient_size"]
-        ]
+        sizes = [_words(size, k_max) for size in entry["sufficient_size"]]
         law = f"{entry['order_law_k2']:.4g} ± {entry['order_law_k2_sem']:.1g}"
         rows.append([f"{entry['sigma']:g}", f"{entry['mean_delta_k2']:.4g}", law, fitted, *sizes])
     return rows
+
+
+def _words(size: dict[str, Any], k_max: int) -> str:
+    """K; marked where too few samples follow it to tell whether it will last."""
+    if not size["reached"]:
+        return f"not by {k_max:,}"
+    return f"{size['k']:,}" + ("*" if size["k"] > LATE * k_max else "")
+
+
+def is_marked(rows: list[list[str]]) -> bool:
+    """Whether a K of the table carries the mark that ``MARK`` explains."""
+    return any(cell.endswith("*") for row in rows for cell in row)
 
 
 def as_text(rows: list[list[str]]) -> str:

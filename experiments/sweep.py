@@ -1,6 +1,5 @@
 """Δ_k of every k: how much one more sample changes a trained network's loss landscape."""
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import Any, Literal
 
 import tyro
 
-from experiments import cli, environment, monte_carlo, prepare, run_folder, say, sweep_report
+from experiments import cli, environment, law, monte_carlo, prepare, run_folder, say, sweep_report
 from experiments import problem as problems
 from experiments.problem import Problem, ProblemConfig
 from experiments.sweep_result import Result, arrays_of, read, summary_of, write
@@ -40,7 +39,7 @@ class SweepConfig(ProblemConfig):
     """Run folder; by default runs/sweep-<dataset>-<hash of the settings>."""
     resume: tyro.conf.FlagCreatePairsOff[bool] = False
     """Carry on an interrupted run; leaves a finished one as it is."""
-    checkpoint_every: float = 60.0
+    checkpoint_every: float = 10.0
     """Seconds between two saves of the sweep."""
     devices: int | None = None
     """Devices to spread the points over; by default all that JAX sees."""
@@ -84,7 +83,8 @@ def run(config: SweepConfig) -> Result:
         check_dim(config.dim, problem.initial)
     seconds = {"data": time.monotonic() - started}
     say.problem(problem, config.order)
-    out = config.out or Path("runs") / f"sweep-{problem.dataset.name}-{config.short_hash()}"
+    name = f"sweep-{problem.dataset.label}-{config.short_hash()}"
+    out = run_folder.absolute(config.out or Path("runs") / name)
     settings = config.settings() | {"data_sha256": problem.dataset.sha256}
     if config.resume and run_folder.is_finished(out, settings):
         result = read(out)
@@ -92,7 +92,7 @@ def run(config: SweepConfig) -> Result:
         return result
     with run_folder.staged(out, settings, resume=config.resume) as work:
         result = _compute(problem, config, mesh, work, seconds)
-        facts = environment.facts(problem.dataset, settings)
+        facts = environment.facts(problem.dataset, config, settings)
         run_folder.write_json(work / run_folder.CONFIG, facts)
         write(work, result)
         sweep_report.write(work, config, result.arrays, result.summary, facts)
@@ -122,7 +122,11 @@ def _compute(
         mesh=mesh,
     )
     say.stage("swept", f"{config.points} points at each of {len(probes)} σ", seconds["sweep"])
+    started = time.monotonic()
     arrays = arrays_of(problem, params, pairs, config.sigmas, probes, curves)
+    arrays |= law.arrays_of(problem, space, config.sigmas)
+    seconds["theory"] = time.monotonic() - started
+    say.stage("theory", "the quadratic law of every k", seconds["theory"])
     summary = summary_of(problem, params, pairs, arrays, config.tolerances, seconds)
     return Result(work, arrays, summary)
 
@@ -137,4 +141,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.leave(main())

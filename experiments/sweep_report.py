@@ -1,21 +1,30 @@
 """The figures of a sweep, with the report that holds them."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments import report, summary
+from experiments import law, report, summary
 from experiments.report import Picture
-from jaxscape.lab import plot
+from jaxscape.lab import plot, plot_theory
 
+PARTS = ("offset", "gradient", "curvature", "mixed")
 CAPTIONS = {
     "delta": "Δ_k against k, both logarithmic. Each value hangs on the one sample k+1, so single "
-    "values scatter widely (pale); the line is the mean over k in bins of equal width in log k, "
-    "the band its standard error.",
-    "delta_k2": "Δ_k·k², flat wherever samples are exchangeable; dashed the order law, its mean "
-    "over all orders of these samples.",
+    "values scatter widely: dots are the extremes of narrow bins, the line the mean over k in "
+    "bins of equal width in log k, the band its standard error.",
+    "delta_k2": "Δ_k·k²; dashed the order law, its mean over all orders of these samples, which is "
+    "flat. The curve of the one order that was run lies below it until the few samples arrive "
+    "that carry the variance of the loss.",
     "shape_part": "Δ_k beside its shape part, which leaves out shifts of the whole surface.",
+    "law": "Monte-Carlo beside the quadratic law, in full and as published (Figure 9 of Nikitin et "
+    "al. 2025). Where the full law lies on the measured curve, the points stay where the loss is "
+    "quadratic.",
+    "law_parts": "The parts of the quadratic law as shares of their sum: offset a², gradient "
+    "σ²‖b‖², curvature, mixed σ² a tr A, which may be negative. They explain Δ_k only where the "
+    "law holds.",
     "eigenvalues": "The largest eigenvalues of the Hessian over all samples; error bars are "
     "residuals.",
 }
@@ -30,7 +39,7 @@ def write(
 ) -> None:
     """``figures/*.png``, ``figures/*.pdf`` and ``report.html``."""
     fallback = bool(found["dataset_note"])
-    name = found["dataset"]
+    name = found["dataset_label"]
     labels = [f"σ = {sigma:g}" for sigma in arrays["sigma"]]
     common = {"labels": labels, "dataset": name, "fallback": fallback, "unit": found["unit"]}
     figures = {
@@ -46,9 +55,23 @@ def write(
             arrays["k"], arrays["delta"], arrays["delta_shape"], **common
         ),
     }
+    if "law_total" in arrays:
+        theory = {
+            "full law": arrays["law_total"],
+            "curvature part (Theorem 1)": arrays["law_curvature"],
+            "its diagonal form (published)": arrays["law_diagonal"],
+        }
+        parts = {name: arrays[f"law_{name}"] for name in PARTS}
+        figures["law"] = plot_theory.law(arrays["k"], arrays["delta"], theory, **common)
+        del common["unit"]
+        figures["law_parts"] = plot_theory.parts(arrays["k"], parts, **common)
     if len(arrays["eigenvalues"]):
         figures["eigenvalues"] = plot.eigenvalues(
-            arrays["eigenvalues"], arrays["eigenvalue_residuals"], dataset=name, fallback=fallback
+            arrays["eigenvalues"],
+            arrays["eigenvalue_residuals"],
+            dataset=name,
+            fallback=fallback,
+            unit=found["unit"].removesuffix("²"),
         )
     for figure_name, figure in figures.items():
         plot.save(figure, folder / "figures", figure_name)
@@ -58,6 +81,7 @@ def write(
         found["eigenvalues_converged"],
         strict=True,
     )
+    rows = summary.table(found["sigmas"], found["num_samples"])
     report.write(
         folder,
         "report.html.j2",
@@ -66,9 +90,12 @@ def write(
         what=what(config, found),
         unit=found["unit"],
         from_k=summary.FROM,
-        table=summary.table(found["sigmas"], found["num_samples"]),
+        table=rows,
+        marked=summary.is_marked(rows),
+        mark=summary.MARK,
+        sentences=[law.sentence(entry) for entry in found["sigmas"]],
         eigenvalues=list(pairs),
-        command=command(config),
+        command=command(config, found["dataset"]),
         facts=_flat(facts) + [(f"seconds, {k}", v) for k, v in found["seconds"].items()],
         config=facts,
     )
@@ -107,14 +134,15 @@ def what(config: Any, found: dict[str, Any]) -> str:
     )
 
 
-def command(config: Any) -> str:
+def command(config: Any, dataset: str) -> str:
     """A command line that repeats the run."""
-    words = ["python -m experiments.sweep"]
-    for name, value in config.settings().items():
+    words = ["python", "-m", "experiments.sweep"]
+    given = {**config.settings(), "dataset": dataset, "data_dir": config.data_dir}
+    for name, value in given.items():
         if value is not None:
-            text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            words.append(f"--{name.replace('_', '-')} {text}")
-    return " ".join(words)
+            values = value if isinstance(value, tuple) else (value,)
+            words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return shlex.join(words)
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -71,6 +71,7 @@ def summary_of(
     dataset = problem.dataset
     return {
         "dataset": dataset.name,
+        "dataset_label": dataset.label,
         "dataset_note": dataset.note,
         "num_samples": len(problem.order),
         "num_parameters": num_parameters(params),

@@ -7,6 +7,7 @@ copied.
 """
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -58,6 +59,11 @@ def join(chunks: Chunks, rows: Batch) -> Batch:
 
 def length_of(data: Batch) -> int:
     """The common leading axis of all arrays in ``data``; an ``InputError`` where there is none."""
+    if isinstance(data, Iterator):
+        raise InputError(
+            "expected arrays, found an iterator of batches, which is read once; only the sweeps "
+            "(evaluate, delta, surface) take one"
+        )
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(data)]
     lengths = {shape[0] if shape else None for shape in shapes}
     if len(lengths) != 1 or None in lengths:

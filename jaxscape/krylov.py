@@ -93,10 +93,15 @@ def restart(state: State, keep: int) -> State:
     size = jnp.minimum(state.size, keep)
     kept = jnp.arange(len(state.projected)) < size
     rows = jnp.where(kept[:, None], state.ritz.coefficients, 0)
+    basis = dot(rows, state.basis)
+    # One Newton-Schulz step: the rounding of many restarts would else add up in the basis.
+    rows = dot(1.5 * jnp.eye(len(rows), dtype=rows.dtype) - 0.5 * dot(basis, basis.T), rows)
+    basis, images = dot(rows, state.basis), dot(rows, state.images)
+    projected = dot(basis, images.T)
     return state._replace(
-        basis=dot(rows, state.basis),
-        images=dot(rows, state.images),
-        projected=jnp.diag(jnp.where(kept, state.ritz.values, 0)),
+        basis=basis,
+        images=images,
+        projected=(projected + projected.T) / 2,
         size=size,
         ritz=state.ritz._replace(coefficients=jnp.eye(len(rows), dtype=rows.dtype)),
         restarts=state.restarts + 1,

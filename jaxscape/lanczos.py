@@ -76,7 +76,7 @@ def _check(p: int, num: int, which: str, tol: float, max_restarts: int, dim: int
         raise InputError(f"expected 1 <= num <= {p} (the parameters), found {num}; change num")
     if which not in ("largest", "magnitude"):
         raise InputError(f'expected which="largest" or "magnitude", found {which!r}; use one')
-    if not 0 < tol < math.inf:
+    if not isinstance(tol, jax.core.Tracer) and not 0 < tol < math.inf:
         raise InputError(f"expected a finite tol above 0, found {tol}; 1e-4 suits float32")
     if max_restarts < 0:
         raise InputError(f"expected max_restarts of at least 0, found {max_restarts}; raise it")

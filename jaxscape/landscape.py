@@ -114,10 +114,30 @@ def finish(
     mesh: Mesh | None = None,
 ) -> Any:
     """The reduction's result, from the final carry and the rows of all samples in order."""
+    whole = by_point(probe, carry, point_batch=point_batch, mesh=mesh)
+    return reduction.finalize(whole.by_point, by_sample, whole.prefix)
+
+
+def by_point(
+    probe: Probe, carry: Carry, *, point_batch: int | None = None, mesh: Mesh | None = None
+) -> Carry:
+    """The carry with its m points in order, whatever the blocks: the form in which to save it."""
     blocks = _blocks(probe, point_batch, mesh)
     count = carry.prefix.count[0]
     whole = chunks.join(blocks, carry._replace(prefix=carry.prefix._replace(count=None)))
-    return reduction.finalize(whole.by_point, by_sample, whole.prefix._replace(count=count))
+    return whole._replace(prefix=whole.prefix._replace(count=count))
+
+
+def in_blocks(
+    probe: Probe, carry: Carry, *, point_batch: int | None = None, mesh: Mesh | None = None
+) -> Carry:
+    """Undo ``by_point``, perhaps for another number of devices."""
+    blocks = _blocks(probe, point_batch, mesh)
+    index = blocks.starts[:, None] + np.arange(blocks.size)
+    count = jnp.broadcast_to(carry.prefix.count, len(blocks.starts))
+    prefix = carry.prefix._replace(count=None)
+    cut = jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], carry._replace(prefix=prefix))
+    return cut._replace(prefix=cut.prefix._replace(count=count))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5, 6, 7, 8, 9))
@@ -202,6 +222,10 @@ def check_delta(curve: Delta, num_points: int) -> None:
             f"positions {names}), at up to {worst} of {num_points} points; lower sigma, or check "
             "those samples and the parameters"
         )
+    if not np.isfinite(curve.mean).all() or not np.isfinite(curve.loss_variance).all():
+        raise InputError(
+            "expected losses whose squares fit float32, found losses above 1e18; lower sigma"
+        )
 
 
 def surface(
@@ -218,14 +242,15 @@ def surface(
     """L_k and δ_k = L_{k+1} − L_k at every point of the probe, for each k in ``ks``.
 
     Raises:
-        InputError: a k outside 1..n, or what ``evaluate`` raises.
+        InputError: a k outside 1..n; a loss that is NaN or infinite (only where the result is
+            concrete); what ``evaluate`` raises.
     """
     wanted = tuple(int(k) for k in ks)
-    if not isinstance(data, Iterator):
-        n = chunks.length_of(data)
-        if not wanted or not all(1 <= k <= n for k in wanted):
-            raise InputError(f"expected values of k from 1 to {n}, found {wanted}; change ks")
-    return evaluate(
+    streamed = isinstance(data, Iterator)
+    n = np.inf if streamed else chunks.length_of(data)
+    if not wanted or not all(1 <= k <= n for k in wanted):
+        raise InputError(f"expected values of k from 1 to {n}, found {wanted}; change ks")
+    sheet = evaluate(
         loss,
         probe,
         data,
@@ -235,6 +260,13 @@ def surface(
         precision=precision,
         mesh=mesh,
     )
+    if not isinstance(sheet.loss, jax.core.Tracer) and not np.isfinite(sheet.loss).all():
+        short = " or fewer samples than the largest k" if streamed else ""
+        raise InputError(
+            f"expected finite losses at every point, found NaN or infinity{short}; shrink the "
+            "probe, or check the samples and the parameters"
+        )
+    return sheet
 
 
 _surface = functools.lru_cache(reductions.surface)

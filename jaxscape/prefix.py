@@ -19,12 +19,12 @@ class Prefix(NamedTuple):
     count: Int[Array, ""]
     mean: Float[Array, "m"]  #: L_count(w), rounded
     residue: Float[Array, "m"]  #: what the rounding of ``mean`` left out
-    squares: Float[Array, "m"]  #: Σ_i (ℓ_i − L_count)²
+    squares: tuple[Float[Array, "m"], Float[Array, "m"]]  #: Σ_i (ℓ_i − L_count)², as a pair
 
     @property
     def variance(self) -> Float[Array, "m"]:
         """S²(w): the variance of the per-sample losses so far, with count − 1 below."""
-        return self.squares / (self.count - 1)
+        return self.squares[0] / (self.count - 1)
 
 
 class Steps(NamedTuple):
@@ -40,7 +40,7 @@ class Steps(NamedTuple):
 def start(num_points: int, dtype=jnp.float32) -> Prefix:
     """The empty prefix."""
     zeros = jnp.zeros(num_points, dtype)
-    return Prefix(jnp.zeros((), jnp.int32), zeros, zeros, zeros)
+    return Prefix(jnp.zeros((), jnp.int32), zeros, zeros, (zeros, zeros))
 
 
 def extend(
@@ -51,8 +51,8 @@ def extend(
     Losses enter as deviations from the mean so far, whose sums stay small, and are summed in
     pairs, so that an innovation keeps its digits where ℓ_{k+1} is close to L_k.
     """
-    k = prefix.count + jnp.cumsum(fresh) - fresh
-    count = prefix.count + jnp.sum(fresh)
+    k = prefix.count + jnp.cumsum(fresh, dtype=jnp.int32) - fresh
+    count = prefix.count + jnp.sum(fresh, dtype=jnp.int32)
     high, low = pairs.two_sum(losses, -prefix.mean[:, None])
     deviations = pairs.two_sum(high, low - prefix.residue[:, None])
     deviations = jax.tree.map(lambda x: jnp.where(fresh, x, 0), deviations)
@@ -68,7 +68,7 @@ def extend(
     )
     # Welford: appending ℓ_{k+1} adds (ℓ_{k+1} − L_k)² k/(k+1) to the sum of squares.
     growth = jnp.where(fresh, innovation**2 * (k / (k + 1)).astype(losses.dtype), 0)
-    squares = prefix.squares + jnp.sum(growth, -1)
+    squares = pairs.add(prefix.squares, pairs.two_sum(jnp.sum(growth, -1), jnp.zeros_like(mean)))
     return Prefix(count, mean, residue, squares), steps
 
 

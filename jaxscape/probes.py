@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from jaxscape.operators import check_floating
 from jaxscape.subspace import Subspace, gaussian_like
 from jaxscape.types import InputError, Params
 
@@ -109,6 +110,7 @@ def isotropic(key: Key[Array, ""], params: Params, num_points: int, sigma: float
     Raises:
         InputError: num_points < 1, or a sigma that is negative or not finite.
     """
+    check_floating(params)
     _check(num_points, sigma)
     return IsotropicProbe(params, key, jnp.asarray(sigma, jnp.float32), num_points)
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxscape.prefix import Prefix, Steps
@@ -31,10 +32,13 @@ class Reduction(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Weighted mean and sum of squared deviations over points."""
+    """Weighted mean over points, and the root of the weighted sum of squared deviations from it.
+
+    The root, because fourth powers of an increment would leave the range of float32.
+    """
 
     mean: Float[Array, "b"]
-    squares: Float[Array, "b"]
+    spread: Float[Array, "b"]
 
 
 class Delta(NamedTuple):
@@ -61,7 +65,7 @@ class _Spread(NamedTuple):
 
 
 def _delta_init(t: int, b: int) -> tuple[Any, _Spread]:
-    zeros = jnp.zeros(b)
+    zeros = jnp.zeros(b, jnp.float32)
     moments = Moments(zeros, zeros)
     return (), _Spread(zeros, moments, moments, zeros, zeros.astype(jnp.int32))
 
@@ -72,12 +76,12 @@ def _delta_update(state: tuple[Any, _Spread], steps: Steps, index: Array, weight
     total = old.weight + weight.sum()
     bad = ~jnp.isfinite(steps.losses) & (weight > 0)[:, None]
     merge = functools.partial(_merge, weight=weight, before=old.weight, total=total)
-    absolute = old.absolute + jnp.sum(weight[:, None] * abs(steps.innovation), 0)
+    here = jnp.sum(weight[:, None] * abs(steps.innovation), 0) / weight.sum()
     return (), _Spread(
         total,
         merge(old.innovation, steps.innovation),
         merge(old.square, steps.innovation**2),
-        absolute,
+        old.absolute + (here - old.absolute) * (weight.sum() / total),
         old.nonfinite + bad.sum(0, dtype=jnp.int32),
     )
 
@@ -86,11 +90,17 @@ def _merge(old: Moments, values: Float[Array, "t b"], *, weight, before, total) 
     """Chan et al. (1983): moments of the union from those of its parts, without cancellation."""
     here = weight.sum()
     mean = jnp.sum(weight[:, None] * values, 0) / here
-    squares = jnp.sum(weight[:, None] * (values - mean) ** 2, 0)
     gap = mean - old.mean
-    return Moments(
-        old.mean + gap * (here / total), old.squares + squares + gap**2 * (before * here / total)
-    )
+    spread = _norm(jnp.sqrt(weight)[:, None] * (values - mean))
+    between = abs(gap) * jnp.sqrt(before * here / total)
+    return Moments(old.mean + gap * (here / total), _norm(jnp.stack([old.spread, spread, between])))
+
+
+def _norm(x: Float[Array, "t b"]) -> Float[Array, "b"]:
+    """The Euclidean norm over the first axis, whose squares neither underflow nor overflow."""
+    largest = jnp.max(abs(x), 0)
+    scale = jnp.where(largest > 0, largest, 1)
+    return scale * jnp.sqrt(jnp.sum((x / scale) ** 2, 0))
 
 
 def _delta_finalize(by_point: Any, by_sample: _Spread, prefix: Prefix) -> Delta:
@@ -104,9 +114,9 @@ def _delta_finalize(by_point: Any, by_sample: _Spread, prefix: Prefix) -> Delta:
     return Delta(
         k=k,
         mean=rest.square.mean * scale * scale,
-        sem=jnp.sqrt(rest.square.squares / freedom / m) * scale * scale,
-        shape=rest.innovation.squares / freedom * scale * scale,
-        first_order=rest.absolute / m * scale,
+        sem=rest.square.spread / jnp.sqrt(freedom * m) * scale * scale,
+        shape=(rest.innovation.spread * scale) ** 2 / freedom,
+        first_order=rest.absolute * scale,
         loss_variance=prefix.variance,
         nonfinite=by_sample.nonfinite,
     )
@@ -120,17 +130,18 @@ class Surface(NamedTuple):
     """The prefix mean L_k and the increment δ_k at every point, for the chosen k."""
 
     k: Int[Array, "K"]
-    loss: Float[Array, "K m"]  #: L_k(w)
+    loss: Float[Array, "K m"]  #: L_k(w); NaN where k is beyond the samples
     increment: Float[Array, "K m"]  #: L_{k+1}(w) − L_k(w); NaN at k = n, which has no next sample
 
 
 def surface(ks: tuple[int, ...]) -> Reduction:
     """L_k and δ_k at each point for k in ``ks``."""
-    wanted = jnp.asarray(ks, jnp.int32)
+    wanted = np.asarray(ks, np.int32)
 
     def init(t: int, b: int) -> tuple[Any, Any]:
         del b
-        return (jnp.zeros((t, len(ks))), jnp.full((t, len(ks)), jnp.nan)), ()
+        unseen = jnp.full((t, len(ks)), jnp.nan, jnp.float32)
+        return (unseen, unseen), ()
 
     def update(state: tuple[Any, Any], steps: Steps, index: Array, weight: Array):
         (loss, increment), () = state
@@ -147,7 +158,7 @@ def surface(ks: tuple[int, ...]) -> Reduction:
 
     def finalize(by_point: Any, by_sample: Any, prefix: Prefix) -> Surface:
         del by_sample, prefix
-        return Surface(wanted, by_point[0].T, by_point[1].T)
+        return Surface(jnp.asarray(wanted), by_point[0].T, by_point[1].T)
 
     return Reduction(init, update, finalize)
 
@@ -157,7 +168,7 @@ def losses(num_points: int) -> Reduction:
 
     def init(t: int, b: int) -> tuple[Any, Any]:
         del t
-        return (), jnp.zeros((b, num_points))
+        return (), jnp.zeros((b, num_points), jnp.float32)
 
     def update(state: tuple[Any, Any], steps: Steps, index: Array, weight: Array):
         del weight

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxscape.curvature import hvp
 from jaxscape.lanczos import top_eigenpairs
+from jaxscape.operators import check_floating
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
 
@@ -60,6 +61,7 @@ def random_subspace(
     Raises:
         InputError: dim outside 1..P, an unknown normalization, or nothing to filter-normalise.
     """
+    check_floating(params)
     check_dim(dim, params)
     if normalization not in ("unit", "filter"):
         raise InputError(

@@ -35,6 +35,11 @@ def test_arrays_without_a_sample_axis_are_refused(data, word):
         chunks.length_of(data)
 
 
+def test_an_iterator_is_no_array():
+    with pytest.raises(InputError, match="found an iterator"):
+        chunks.length_of(iter([np.zeros(3)]))
+
+
 def test_a_chunk_size_of_zero_is_refused():
     with pytest.raises(InputError, match="at least 1"):
         chunks.cut(5, 0)

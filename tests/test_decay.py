@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,12 +19,24 @@ def test_the_error_covers_the_truth_under_heavy_tails():
     """Squares of heavy-tailed values, as Δ_k is: 2 standard errors cover about 95 %."""
     k = np.arange(100, 4000)
     rng = np.random.default_rng(0)
-    inside = []
+    inside, fitted = [], jax.jit(decay_exponent)
     for _ in range(100):
         y = rng.exponential(size=len(k)) ** 2 * k**-2.0
-        fit = decay_exponent(jnp.asarray(k), jnp.asarray(y, jnp.float32))
+        fit = fitted(jnp.asarray(k), jnp.asarray(y, jnp.float32))
         inside.append(abs(float(fit.exponent) - 2) < 2 * float(fit.sem))
     assert 0.88 <= np.mean(inside) <= 1.0
+
+
+@pytest.mark.parametrize("alpha", [-3.0, 10.0])
+def test_a_fit_far_away_is_right_or_not_given(alpha):
+    fit = decay_exponent(jnp.asarray(K), jnp.asarray((K / 1000.0) ** -alpha, jnp.float32))
+    assert np.isnan(fit.exponent) or abs(float(fit.exponent) - alpha) < 1e-2
+
+
+def test_one_value_alone_is_no_decay():
+    y = np.zeros(len(K), np.float32)
+    y[5] = 1
+    assert np.isnan(decay_exponent(jnp.asarray(K), jnp.asarray(y)).exponent)
 
 
 def test_nothing_to_fit_is_nan():

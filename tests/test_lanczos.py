@@ -269,3 +269,13 @@ def test_bad_input_is_one_clear_line(options, message):
     with pytest.raises(InputError, match=message) as caught:
         top_eigenpairs(**(arguments | options))
     assert "\n" not in str(caught.value)
+
+
+def test_many_restarts_keep_the_basis_orthonormal():
+    """A flat spectrum in a small space: hundreds of restarts, whose rounding must not add up."""
+    matrix = rotated(np.linspace(-1, 1, 400))
+    found = solve(matrix, 4, krylov_dim=8, tol=1e-5, max_restarts=3000)
+    vectors = np.asarray(found.vectors, float)
+    assert found.converged.all()
+    assert int(found.matvecs) > 300
+    np.testing.assert_allclose(vectors @ vectors.T, np.eye(4), atol=3e-6)

@@ -88,12 +88,20 @@ def test_works_under_a_hosts_jit_and_vmap(problem):
         np.testing.assert_allclose(got, means(theta), rtol=1e-5)
 
 
-def test_one_compiled_program_without_an_array_of_points_by_samples():
-    """The jaxpr holds no [m, n] array, and its loops do not grow with k, points or samples."""
-    params, data = mlp_problem(n=4000)
-    probe = js.gaussian(KEY, js.random_subspace(KEY, params, D), 512, 1.0)
+def program(n, m):
+    params, data = mlp_problem(n=n)
+    probe = js.gaussian(KEY, js.random_subspace(KEY, params, D), m, 1.0)
     run = jax.jit(lambda probe, data: js.delta(mlp_loss, probe, data, batch_size=100))
-    memory = run.lower(probe, data).compile().memory_analysis()
+    return run.lower(probe, data)
+
+
+def test_the_program_does_not_grow_with_samples_or_points():
+    lines = len(program(1000, 16).as_text().splitlines())
+    assert len(program(4000, 64).as_text().splitlines()) == lines
+
+
+def test_no_array_of_points_by_samples():
+    memory = program(4000, 512).compile().memory_analysis()
     if memory is None:
         pytest.skip("this backend does not report memory")
     assert memory.temp_size_in_bytes < 512 * 4000 * 4 / 4
@@ -148,6 +156,69 @@ def test_losses_that_are_not_finite_are_named(problem):
     inputs = data["inputs"].at[17].set(jnp.nan).at[40].set(jnp.inf)
     with pytest.raises(js.InputError, match=r"2 of 101 samples \(at positions 17, 40\).*of 11"):
         js.delta(mlp_loss, probe, {**data, "inputs": inputs})
+
+
+@pytest.mark.parametrize("sigma", [1e7, 1e13])
+def test_squares_beyond_float32_are_an_error_not_a_curve_of_nan(problem, sigma):
+    _, data, space, *_ = problem
+    with pytest.raises(js.InputError, match=r"fit float32|finite losses"):
+        js.delta(mlp_loss, js.gaussian(KEY, space, 5, sigma), data)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e9])
+def test_the_standard_error_has_the_range_of_the_mean(scale):
+    """Fourth powers of such losses are beyond float32."""
+    rows = (scale * np.random.default_rng(0).exponential(size=(6, 50))).astype(np.float32)
+    data = jnp.asarray(rows.T)
+    space = js.Subspace(jnp.zeros(6), jnp.eye(6))
+    probe = js.points(space, jnp.eye(6))
+    got = js.delta(lambda w, batch: batch @ w, probe, data, point_batch=4)
+    steps = increments64(rows)
+    np.testing.assert_allclose(got.mean, (steps**2).mean(0), rtol=1e-5)
+    np.testing.assert_allclose(got.sem, (steps**2).std(0, ddof=1) / np.sqrt(6), rtol=1e-4)
+
+
+def test_first_order_does_not_drift_over_many_blocks():
+    data = jnp.asarray([3.0, 1.0, 2.0])
+    probe = js.points(js.Subspace(jnp.zeros(1), jnp.ones((1, 1))), jnp.full((5000, 1), 0.1))
+    got = js.delta(lambda w, batch: batch * w, probe, data, point_batch=1)
+    np.testing.assert_allclose(got.first_order, [0.1, 0.0], rtol=1e-6, atol=1e-8)
+
+
+def test_works_where_the_host_has_enabled_float64(problem):
+    params, data, _, probe, _ = problem
+    want = js.delta(mlp_loss, probe, data)
+    with jax.enable_x64(True):
+        for a, b in zip(js.delta(mlp_loss, probe, data), want, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5)
+        assert js.surface(mlp_loss, probe, data, ks=(3,)).loss.shape == (1, M)
+        assert js.per_sample_losses(mlp_loss, params, data).shape == (N,)
+
+
+def test_a_surface_under_jit_leaves_nothing_behind(problem):
+    _, data, _, probe, _ = problem
+    inside = jax.jit(lambda d: js.surface(mlp_loss, probe, d, ks=(1, 7)).loss)(data)
+    np.testing.assert_allclose(js.surface(mlp_loss, probe, data, ks=(1, 7)).loss, inside, rtol=1e-5)
+
+
+def test_a_surface_that_cannot_be_right_is_an_error(problem):
+    _, data, _, probe, _ = problem
+    with pytest.raises(js.InputError, match="fewer samples"):
+        js.surface(mlp_loss, probe, iter([data]), ks=(N + 1,))
+    bad = {**data, "inputs": data["inputs"].at[3].set(jnp.nan)}
+    with pytest.raises(js.InputError, match="finite losses"):
+        js.surface(mlp_loss, probe, bad, ks=(9,))
+
+
+def test_the_carry_may_move_to_other_blocks(problem):
+    _, data, _, probe, _ = problem
+    start = landscape.begin(probe, reductions.delta)
+    carry, _ = landscape.advance(mlp_loss, probe, data, start, reductions.delta, batch_size=30)
+    points = landscape.by_point(probe, carry)
+    assert points.prefix.mean.shape == (M,)
+    again = landscape.in_blocks(probe, points, point_batch=3)
+    whole = landscape.by_point(probe, again, point_batch=3)
+    jax.tree.map(np.testing.assert_array_equal, whole, points)
 
 
 @pytest.mark.parametrize("ks", [(0,), (N + 1,), ()])

@@ -54,6 +54,27 @@ def test_squared_error_sums_all_but_the_first_axis():
     )
 
 
+def test_shapes_that_would_broadcast_are_refused():
+    with pytest.raises(InputError, match=r"shape \(5, 1\), found \(5,\)"):
+        losses.squared_error(jnp.zeros((5, 1)), jnp.ones(5))
+
+
+def test_a_target_that_is_no_class_has_no_loss():
+    got = losses.cross_entropy(jnp.zeros((3, 3)), jnp.array([5, -1, 2]))
+    np.testing.assert_array_equal(np.isnan(got), [True, True, False])
+
+
+def test_a_loss_without_a_hash_is_refused():
+    class Loss:
+        __hash__ = None
+
+        def __call__(self, params, batch):
+            return mlp_loss(params, batch)
+
+    with pytest.raises(InputError, match="hashable"):
+        losses.check(Loss(), *mlp_problem())
+
+
 def test_supervised_matches_numpy():
     params, data = mlp_problem()
     np.testing.assert_allclose(mlp_loss(params, data), mlp_losses64(params, data), rtol=1e-5)

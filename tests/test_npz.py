@@ -129,3 +129,9 @@ def test_altered(tmp_path):
     path.write_bytes(raw.replace(GOOD["inputs"].tobytes(), GOOD["inputs"][::-1].tobytes()))
     with pytest.raises(InputError, match=r"plain arrays in .*mine\.npz.*CRC"):
         npz.read(path)
+
+
+def test_more_classes_than_samples_are_refused(tmp_path):
+    path = write(tmp_path, inputs=GOOD["inputs"], targets=np.array([0, 10**8, 1, 1, 0, 0]))
+    with pytest.raises(InputError, match="below the number of samples, 6, found 100000000"):
+        npz.read(path)

@@ -6,14 +6,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
 from cases import at64, increments64
+from PIL import Image
 
 import jaxscape as js
-from experiments import monte_carlo, prepare, problem, run_folder, sweep, sweep_report
+from experiments import monte_carlo, prepare, problem, run_folder, summary, sweep, sweep_report
 from jaxscape.lab import checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -22,6 +24,8 @@ SHAPES = {
     "k": "K", "order": "n", "sigma": "s", "delta": "sK", "delta_sem": "sK", "delta_shape": "sK",
     "delta_first_order": "sK", "loss_variance": "s", "loss_variance_sem": "s", "eigenvalues": "d",
     "eigenvalue_residuals": "d", "loss_at_origin": "n", "coordinates": "smd",
+    "law_total": "sK", "law_offset": "sK", "law_mixed": "sK", "law_gradient": "sK",
+    "law_curvature": "sK", "law_diagonal": "sK", "law_shape": "sK",
 }  # fmt: skip
 
 
@@ -52,9 +56,18 @@ def read(out):
         return dict(found), json.loads((out / "summary.json").read_text())
 
 
-def run(argv, out, capsys):
+def blank(figure, folder, name):
+    """A one-pixel picture in place of a figure: drawing takes half the time of a small run."""
+    folder.mkdir(exist_ok=True)
+    for kind in ("png", "pdf"):
+        Image.new("L", (1, 1)).save(folder / f"{name}.{kind}")
+
+
+def run(argv, out, capsys, figures=False):
     """Exit status and stderr of the command in this process."""
-    status = sweep.main([*argv, "--out", str(out)])
+    draw = sweep_report.plot.save if figures else blank
+    with mock.patch.object(sweep_report.plot, "save", draw):
+        status = sweep.main([*argv, "--out", str(out)])
     return status, capsys.readouterr().err
 
 
@@ -72,7 +85,7 @@ def test_the_run_folder_is_whole(finished):
     np.testing.assert_array_equal(arrays["k"], np.arange(1, 250))
     assert len(set(arrays["order"])) == 250
     assert arrays["order"].max() < 300
-    names = {"delta", "delta_k2", "shape_part", "eigenvalues"}
+    names = {"delta", "delta_k2", "shape_part", "eigenvalues", "law", "law_parts"}
     assert {p.name for p in (out / "figures").iterdir()} == {
         f"{name}.{kind}" for name in names for kind in ("png", "pdf")
     }
@@ -136,6 +149,22 @@ def test_the_curves_match_a_float64_loop_over_the_same_points(dataset, finished)
         assert np.all(theta != 0)  # every direction is used
 
 
+def test_the_law_agrees_with_monte_carlo_where_the_points_stay_close(dataset, tmp_path, capsys):
+    sigmas = ["--sigmas", "0.001", "30", "--points", "400"]
+    assert run([*dataset, *sigmas], tmp_path / "run", capsys)[0] == 0
+    arrays, summary = read(tmp_path / "run")
+    close, far = summary["sigmas"]
+    assert close["law_holds"]
+    assert abs(close["law_over_monte_carlo"] - 1) < 0.02
+    np.testing.assert_allclose(
+        close["law_over_monte_carlo"],
+        arrays["law_total"][0][99:].mean() / arrays["delta"][0][99:].mean(),
+        rtol=1e-5,
+    )
+    assert far["law_holds"] is False
+    np.testing.assert_allclose(sum(close["law_parts"].values()), 1, rtol=1e-5)
+
+
 def test_sizes_in_the_summary_are_definition_4(finished):
     arrays, summary = read(finished[0])
     for s, entry in enumerate(summary["sigmas"]):
@@ -146,9 +175,20 @@ def test_sizes_in_the_summary_are_definition_4(finished):
             assert size["k"] == (last + 1 if last < 249 else None)
 
 
+def test_a_late_size_is_marked():
+    entry = {"sigma": 1.0, "mean_delta_k2": 1.0, "order_law_k2": 1.0, "order_law_k2_sem": 0.1,
+             "decay_exponent": {"value": None, "sem": None},
+             "sufficient_size": [{"tolerance": 1.0, "k": 96, "reached": True},
+                                 {"tolerance": 2.0, "k": 95, "reached": True},
+                                 {"tolerance": 0.1, "k": None, "reached": False}]}  # fmt: skip
+    rows = summary.table([entry], 100)
+    assert rows[1][4:] == ["96*", "95", "not by 100"]
+    assert summary.is_marked(rows)
+
+
 def test_the_report_is_one_file(finished):
     html = (finished[0] / "report.html").read_text()
-    assert html.count("data:image/png;base64,") == 4
+    assert html.count("data:image/png;base64,") == 6
     assert "http" not in html
     assert "Definition 4" in html
 
@@ -185,6 +225,37 @@ def test_interrupted_then_resumed_is_bit_identical(
     assert run(dataset, whole, capsys)[0] == 0
     for name, array in read(out)[0].items():
         np.testing.assert_array_equal(array, read(whole)[0][name], err_msg=name)
+
+
+KILLED = """
+import os, signal, sys
+from experiments import monte_carlo, sweep
+monte_carlo.SEGMENT = 40
+segment, calls = monte_carlo._segment, []
+def killed(*args):
+    calls.append(1)
+    if len(calls) == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return segment(*args)
+monte_carlo._segment = killed
+sys.exit(sweep.main(sys.argv[1:]))
+"""
+
+
+def test_killed_then_resumed_is_bit_identical(dataset, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(monte_carlo, "SEGMENT", 40)
+    argv = [*dataset, "--checkpoint-every", "0"]
+    command = [sys.executable, "-c", KILLED, *argv, "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == -9, done.stderr
+    assert not (tmp_path / "run").exists()
+    segment, calls = monte_carlo._segment, []
+    monkeypatch.setattr(monte_carlo, "_segment", lambda *args: calls.append(1) or segment(*args))
+    assert run([*argv, "--resume"], tmp_path / "run", capsys)[0] == 0
+    assert len(calls) == 2 * 7 - 4
+    assert run(argv, tmp_path / "whole", capsys)[0] == 0
+    for name, array in read(tmp_path / "run")[0].items():
+        np.testing.assert_array_equal(array, read(tmp_path / "whole")[0][name], err_msg=name)
 
 
 def test_a_save_that_fails_keeps_the_last_good_one(dataset, tmp_path, capsys, monkeypatch):
@@ -234,7 +305,9 @@ def test_other_directions(dataset, kind, tmp_path, capsys):
     assert np.isfinite(arrays["delta"]).all()
     assert arrays["eigenvalues"].size == 0
     assert summary["eigenvalues"] == []
-    assert (out / "report.html").read_text().count("data:image/png") == 3
+    assert (out / "report.html").read_text().count("data:image/png") == (
+        3 if kind == "isotropic" else 5
+    )
     if kind == "isotropic":
         assert arrays["coordinates"].shape == (1, 5, 0)
         params, _ = prepare.trained(*_restored([*dataset, "--subspace", kind], out))
@@ -284,6 +357,7 @@ def _keys(argv):
         (["--dataset", "npz:nowhere.npz"], "nowhere.npz"),
         (["--dataset", "mnist", "--data-dir", "nowhere"], "nowhere"),
         (["--sigmas", "1e30"], "finite losses"),
+        (["--sigmas", "1e14"], "fit float32"),
         (["--no-such-flag"], "no-such-flag"),
     ],
 )
@@ -372,6 +446,67 @@ def test_all_60000_samples_of_mnist(tmp_path, capsys):
             mean = np.cumsum(ell) / np.arange(1, 60_001)
             squares = squares + (mean[1:] - mean[:-1]) ** 2 / 3
         np.testing.assert_allclose(arrays["delta"][s][chosen - 1], squares[chosen - 1], rtol=1e-5)
+
+
+def test_auto_without_mnist_says_that_it_is_glyphs(alone, tmp_path, capsys):
+    argv = ["--k-max", "300", *FAST, "--out", str(tmp_path / "run")]
+    assert sweep.main(argv) == 0
+    assert capsys.readouterr().out.startswith("note: glyphs in place of mnist")
+    assert read(tmp_path / "run")[1]["dataset"] == "glyphs"
+    assert "glyphs in place of mnist" in (tmp_path / "run" / "report.html").read_text()
+    assert "glyphs in place" in (tmp_path / "run" / "config.json").read_text()
+
+
+def test_a_cnn_on_images_in_the_order_of_the_data_set(alone, tmp_path, capsys):
+    argv = ["--dataset", "glyphs", "--k-max", "120", "--model", "cnn", "--order", "dataset", *FAST]
+    assert run(argv, tmp_path / "run", capsys)[0] == 0
+    arrays, _ = read(tmp_path / "run")
+    np.testing.assert_array_equal(arrays["order"], np.arange(120))
+    assert np.isfinite(arrays["delta"]).all()
+
+
+def odd(path, targets):
+    """Flags for a small file with the given targets."""
+    inputs = np.random.default_rng(0).normal(size=(len(targets), 4)).astype(np.float32)
+    np.savez(path, inputs=inputs, targets=targets)
+    return ["--dataset", f"npz:{path}", "--k-max", str(len(targets)), *FAST]
+
+
+def test_a_regression(tmp_path, capsys):
+    argv = odd(tmp_path / "line.npz", np.linspace(-1, 1, 40, dtype=np.float32))
+    assert run(argv, tmp_path / "run", capsys)[0] == 0
+    _, summary = read(tmp_path / "run")
+    assert summary["test_accuracy"] is None
+    assert summary["unit"] == "loss²"
+
+
+def test_one_class_whose_losses_are_all_zero(tmp_path, capsys):
+    argv = odd(tmp_path / "one.npz", np.zeros(30, np.int32))
+    assert run(argv, tmp_path / "run", capsys, figures=True)[0] == 0
+    assert not read(tmp_path / "run")[0]["delta"].any()
+
+
+def test_the_default_folder_of_a_file_is_one_folder(tmp_path, monkeypatch):
+    argv = odd(tmp_path / "my data.npz", np.arange(20) % 2)
+    monkeypatch.chdir(tmp_path)
+    assert sweep.main(argv) == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("sweep-my-data-")
+    assert "&#39;npz:" in (folder / "report.html").read_text()
+
+
+def test_a_folder_without_a_name_is_refused(dataset, capsys):
+    status, err = run(dataset, "/", capsys)
+    assert status == 2
+    assert "folder with a name" in err
+
+
+def test_a_damaged_run_is_refused(dataset, tmp_path, capsys):
+    (tmp_path / "run.partial").mkdir()
+    (tmp_path / "run.partial" / "config.json").write_text("{")
+    status, err = run([*dataset, "--resume"], tmp_path / "run", capsys)
+    assert status == 2
+    assert "damaged" in err
 
 
 def test_keys_are_independent_of_each_other():

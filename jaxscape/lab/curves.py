@@ -23,8 +23,16 @@ def draw_extremes(
     """The smallest and the largest value of narrow bins, as dots."""
     fine = log_bins(k, values, num=500)
     for extreme in (fine.low, fine.high):
+        shown = extreme > 0
         axes.plot(
-            fine.k, extreme, ".", color=colour(row), alpha=0.4, ms=2.5, mew=0, rasterized=True
+            fine.k[shown],
+            extreme[shown],
+            ".",
+            color=colour(row),
+            alpha=0.4,
+            ms=2.5,
+            mew=0,
+            rasterized=True,
         )
 
 
@@ -51,9 +59,14 @@ def draw_mean(
 
 
 def finish(figure: Figure, *, dots: bool) -> Figure:
-    """Both axes logarithmic, and a legend that says what line, band and dots are."""
+    """Both axes logarithmic, unless there is nothing above 0, and a legend that says what line, band and dots are."""
+    lines = [line for axes in figure.axes for line in axes.lines]
+    positive = any((np.asarray(line.get_ydata()) > 0).any() for line in lines)
     for axes in figure.axes:
-        axes.set(xscale="log", yscale="log")
+        if positive:
+            axes.set(xscale="log", yscale="log")
+        else:
+            axes.text(0.5, 0.5, "all values are 0", transform=axes.transAxes, ha="center")
     extremes = "; dots: extremes of narrow bins" if dots else ""
     legend(figure, f"line: mean per logarithmic bin of k; band: its standard error{extremes}")
     return figure

@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import hashlib
+import re
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +39,12 @@ class Dataset:
     test_targets: Int[np.ndarray, "n_test"] | Float[np.ndarray, "n_test ..."] | None
     num_classes: int
     note: str = ""
+
+    @property
+    def label(self) -> str:
+        """The name, fit for a file name or a figure: of ``npz:PATH`` the file's stem."""
+        kind, _, path = self.name.partition(":")
+        return re.sub(r"[^\w.-]+", "-", Path(path).stem or kind) if path else kind
 
     @functools.cached_property
     def sha256(self) -> dict[str, str]:

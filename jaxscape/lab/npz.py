@@ -90,6 +90,13 @@ def _check_finite(array: np.ndarray, where: str) -> None:
 
 
 def _num_classes(splits: list[np.ndarray]) -> int:
+    """The largest label + 1; 0 for a regression. More classes than samples are a mistake."""
     if splits[0].dtype.kind == "f":
         return 0
-    return 1 + max(int(labels.max()) for labels in splits)
+    count, samples = 1 + max(int(labels.max()) for labels in splits), sum(map(len, splits))
+    if count > max(samples, 1000):
+        raise InputError(
+            f"expected class labels below the number of samples, {samples}, found {count - 1}; "
+            "number the classes 0, 1, 2, ..., or give float targets for a regression"
+        )
+    return count

@@ -90,9 +90,11 @@ def eigenvalues(
     *,
     dataset: str,
     fallback: bool = False,
+    unit: str = "nats",
 ) -> Figure:
     """Eigenvalues in the order given, residual ‖Hv − λv‖ as error bar, the sign as marker."""
-    title, ylabel = f"Hessian eigenvalues: {dataset}", r"eigenvalue $\lambda$ (nats / $\|w\|^2$)"
+    title = f"Hessian eigenvalues: {dataset}"
+    ylabel = rf"eigenvalue $\lambda$ ({unit} / $\|w\|^2$)"
     figure, (axes,) = canvas(title, "index", ylabel, fallback=fallback)
     values, residuals = np.asarray(values), np.asarray(residuals)
     index = np.arange(1, len(values) + 1)

@@ -48,7 +48,7 @@ def canvas(
             lowest.tick_params(labelbottom=True)
         for leftmost in grid[:panels:columns]:
             leftmost.set_ylabel(ylabel)
-        mark = "\nFALLBACK DATA: embedded in place of the data set asked for" if fallback else ""
+        mark = "\nFALLBACK DATA: in place of MNIST, which could not be had" if fallback else ""
         figure.suptitle(title + mark, color="#B00000" if fallback else "black", fontsize=12)
     return figure, grid[:panels]
 

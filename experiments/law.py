@@ -1,0 +1,74 @@
+"""The quadratic law of every Δ_k at the sweep's sigmas, with how far it agrees with Monte-Carlo."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+import jaxscape as js
+from experiments.problem import Problem
+from jaxscape.quadratic import QuadraticDelta
+
+MAX_DIM = 32
+"""Second derivatives cost d² forward passes; of a larger subspace the law is left out."""
+AGREES = 0.05
+"""Ratios of law to Monte-Carlo this close to 1, beyond two standard errors, count as agreement."""
+CERTAIN = 0.1
+"""With a larger standard error of the ratio, agreement cannot be told."""
+
+
+def arrays_of(
+    problem: Problem, space: js.Subspace | None, sigmas: Sequence[float]
+) -> dict[str, np.ndarray]:
+    """``law_*`` of results.npz, [s, K]; empty for all parameters at once or a dim above 32."""
+    if space is None or space.dim > MAX_DIM:
+        return {}
+    model = js.project(problem.loss, space, problem.samples)
+    law = js.quadratic_delta(model, np.asarray(sigmas, np.float32))
+    return {f"law_{name}": np.asarray(values) for name, values in law._asdict().items()}
+
+
+def agreement(arrays: dict[str, np.ndarray], index: int, late: np.ndarray) -> dict[str, Any]:
+    """Law over Monte-Carlo at one sigma over the chosen k: of means, of each part, median over k.
+
+    All k share their points, so the error of the ratio of means is that of one k on average.
+    """
+    if "law_total" not in arrays:
+        return {}
+    measured = arrays["delta"][index][late].astype(np.float64)
+    sem = arrays["delta_sem"][index][late].astype(np.float64)
+    parts = {
+        name: arrays[f"law_{name}"][index][late].astype(np.float64)
+        for name in QuadraticDelta._fields
+    }
+    if not measured.all():
+        return {}
+    ratio = parts["total"].mean() / measured.mean()
+    error = ratio * sem.mean() / measured.mean()
+    middle = float(np.median(parts["total"] / measured))
+    near = abs(ratio - 1) < AGREES + 2 * error and abs(middle - 1) < AGREES + 2 * error
+    return {
+        "law_over_monte_carlo": float(ratio),
+        "law_over_monte_carlo_sem": float(error),
+        "law_over_monte_carlo_median": middle,
+        "law_curvature_over_monte_carlo": float(parts["curvature"].mean() / measured.mean()),
+        "law_parts": {
+            name: float(parts[name].mean() / parts["total"].mean())
+            for name in ("offset", "mixed", "gradient", "curvature")
+        },
+        "law_holds": None if near and error > CERTAIN else bool(near),
+    }
+
+
+def sentence(entry: dict[str, Any]) -> str:
+    """What the numbers of ``agreement`` say, in one line."""
+    if "law_holds" not in entry:
+        return f"σ = {entry['sigma']:g}: no quadratic law was computed"
+    verdicts = {True: "holds", False: "does NOT hold", None: "may hold, too few points to tell"}
+    verdict = verdicts[entry["law_holds"]]
+    return (
+        f"σ = {entry['sigma']:g}: the quadratic law {verdict}; law / Monte-Carlo is "
+        f"{entry['law_over_monte_carlo']:.3g} ± {entry['law_over_monte_carlo_sem']:.1g} in the "
+        f"mean over k, {entry['law_over_monte_carlo_median']:.3g} in the median; its curvature "
+        f"part alone (Theorem 1) {entry['law_curvature_over_monte_carlo']:.2g}"
+    )
