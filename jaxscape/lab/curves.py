@@ -59,7 +59,7 @@ def draw_mean(
 
 
 def finish(figure: Figure, *, dots: bool) -> Figure:
-    """Both axes logarithmic, unless there is nothing above 0, and a legend that says what line, band and dots are."""
+    """Logarithmic axes, unless nothing lies above 0, with a legend of line, band and dots."""
     lines = [line for axes in figure.axes for line in axes.lines]
     positive = any((np.asarray(line.get_ydata()) > 0).any() for line in lines)
     for axes in figure.axes:
