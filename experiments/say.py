@@ -50,8 +50,9 @@ def result(found: dict[str, Any], out: Path, where: str) -> None:
         f"\n{found['num_parameters']:,} parameters, training loss {found['train_loss']:.4g}"
         f"{tested}; Δ and tolerances in {found['unit']}"
     )
-    rows = summary.table(found["sigmas"], found["num_samples"])
-    print(summary.as_text(rows))
+    print(summary.as_text(summary.levels_table(found["sigmas"])))
+    rows = summary.sizes_table(found["sigmas"], found["num_samples"])
+    print("\n" + summary.as_text(rows))
     if summary.is_marked(rows):
         print(summary.MARK)
     for entry in found["sigmas"]:

@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-import jaxscape as js
-from experiments import law
+from experiments import law, sizes
 from jaxscape.decay import decay_exponent
 
 FROM = 100
@@ -22,6 +21,7 @@ def per_sigma(arrays: dict[str, np.ndarray], tolerances: Sequence[float]) -> lis
     entries = []
     for index, sigma in enumerate(arrays["sigma"]):
         delta = arrays["delta"][index]
+        interval = sizes.level_of(arrays, index)
         fit = decay_exponent(k[late], delta[late])
         scaled = delta[late].astype(np.float64) * k[late].astype(np.float64) ** 2
         entries.append(
@@ -32,18 +32,12 @@ def per_sigma(arrays: dict[str, np.ndarray], tolerances: Sequence[float]) -> lis
                 "order_law_k2_sem": float(arrays["loss_variance_sem"][index]),
                 **law.agreement(arrays, index, late),
                 "decay_exponent": {"value": _number(fit.exponent), "sem": _number(fit.sem)},
-                "sufficient_size": _sizes(delta, tolerances),
+                "order_law_k2_ci": [interval.low, interval.high],
+                "effective_samples": sizes.effective_of(arrays, index),
+                "sufficient_size": sizes.entries_of(arrays, index, tolerances),
             }
         )
     return entries
-
-
-def _sizes(delta: np.ndarray, tolerances: Sequence[float]) -> list[dict[str, Any]]:
-    found = js.sufficient_size(delta, np.asarray(tolerances, np.float32))
-    return [
-        {"tolerance": tolerance, "k": int(k) if reached else None, "reached": bool(reached)}
-        for tolerance, k, reached in zip(tolerances, found.k, found.reached, strict=True)
-    ]
 
 
 def _number(value: Any) -> float | None:
@@ -51,20 +45,52 @@ def _number(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def table(entries: list[dict[str, Any]], k_max: int) -> list[list[str]]:
-    """Rows of text, the first one the header: K per tolerance and sigma beside what sets it."""
-    tolerances = [size["tolerance"] for size in entries[0]["sufficient_size"]]
-    header = ["sigma", "mean Δ_k·k²", "order law", "decay exponent"]
-    rows = [header + [f"K({tolerance:g})" for tolerance in tolerances]]
+def levels_table(entries: list[dict[str, Any]]) -> list[list[str]]:
+    """Rows of text, the first one the header: the level of Δ_k·k² at each sigma, and its decay."""
+    rows = [["sigma", "mean Δ_k·k²", "order law", "90 %", "carried by", "decay exponent"]]
     for entry in entries:
         exponent = entry["decay_exponent"]
         fitted = "-" if exponent["value"] is None else f"{exponent['value']:.3f}"
         if exponent["sem"] is not None:
             fitted += f" ± {exponent['sem']:.3f}"
-        sizes = [_words(size, k_max) for size in entry["sufficient_size"]]
-        law = f"{entry['order_law_k2']:.4g} ± {entry['order_law_k2_sem']:.1g}"
-        rows.append([f"{entry['sigma']:g}", f"{entry['mean_delta_k2']:.4g}", law, fitted, *sizes])
+        low, high = entry["order_law_k2_ci"]
+        rows.append(
+            [
+                f"{entry['sigma']:g}",
+                f"{entry['mean_delta_k2']:.4g}",
+                f"{entry['order_law_k2']:.4g}",
+                f"{low:.3g} to {high:.3g}",
+                f"{entry['effective_samples']:,.0f} samples",
+                fitted,
+            ]
+        )
     return rows
+
+
+def sizes_table(entries: list[dict[str, Any]], k_max: int) -> list[list[str]]:
+    """Rows of text, the first one the header: K per sigma and tolerance, with its intervals."""
+    rows = [["sigma", "tolerance", "K, this order", "any order, 90 %", "K, order law", "90 %"]]
+    for entry in entries:
+        for size in entry["sufficient_size"]:
+            rows.append(
+                [
+                    f"{entry['sigma']:g}",
+                    f"{size['tolerance']:g}",
+                    _words(size, k_max),
+                    _between(size["ci"]),
+                    _count(size["law_k"]),
+                    _between(size["law_ci"]),
+                ]
+            )
+    return rows
+
+
+def _count(k: int | None) -> str:
+    return "beyond 2^31" if k is None else f"{k:,}"
+
+
+def _between(limits: list[int | None]) -> str:
+    return " to ".join(map(_count, limits))
 
 
 def _words(size: dict[str, Any], k_max: int) -> str:

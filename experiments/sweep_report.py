@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+import jaxscape as js
 from experiments import law, report, summary
 from experiments.report import Picture
 from jaxscape.lab import plot, plot_theory
@@ -19,6 +20,8 @@ CAPTIONS = {
     "flat. The curve of the one order that was run lies below it until the few samples arrive "
     "that carry the variance of the loss.",
     "shape_part": "Δ_k beside its shape part, which leaves out shifts of the whole surface.",
+    "sizes": "K against tolerance: markers one past the last exceedance in this order "
+    "(Definition 4), lines the order law, which is the mean over orders and so comes earlier.",
     "law": "Monte-Carlo beside the quadratic law, in full and as published (Figure 9 of Nikitin et "
     "al. 2025). Where the full law lies on the measured curve, the points stay where the loss is "
     "quadratic.",
@@ -65,6 +68,7 @@ def write(
         figures["law"] = plot_theory.law(arrays["k"], arrays["delta"], theory, **common)
         del common["unit"]
         figures["law_parts"] = plot_theory.parts(arrays["k"], parts, **common)
+    figures["sizes"] = _sizes(arrays, found, labels, name, fallback)
     if len(arrays["eigenvalues"]):
         figures["eigenvalues"] = plot.eigenvalues(
             arrays["eigenvalues"],
@@ -81,7 +85,7 @@ def write(
         found["eigenvalues_converged"],
         strict=True,
     )
-    rows = summary.table(found["sigmas"], found["num_samples"])
+    rows = summary.sizes_table(found["sigmas"], found["num_samples"])
     report.write(
         folder,
         "report.html.j2",
@@ -91,6 +95,7 @@ def write(
         unit=found["unit"],
         from_k=summary.FROM,
         table=rows,
+        levels=summary.levels_table(found["sigmas"]),
         marked=summary.is_marked(rows),
         mark=summary.MARK,
         sentences=[law.sentence(entry) for entry in found["sigmas"]],
@@ -98,6 +103,36 @@ def write(
         command=command(config, found["dataset"]),
         facts=_flat(facts) + [(f"seconds, {k}", v) for k, v in found["seconds"].items()],
         config=facts,
+    )
+
+
+def _sizes(
+    arrays: dict[str, np.ndarray],
+    found: dict[str, Any],
+    labels: list[str],
+    name: str,
+    fallback: bool,
+) -> Any:
+    """K against tolerance, over all tolerances that the measured curves meet."""
+    delta = arrays["delta"]
+    if not (delta > 0).any():
+        delta = np.ones_like(delta)
+    tolerances = np.geomspace(delta[delta > 0].min(), delta.max(), 80).astype(np.float32)
+    measured = [np.asarray(js.sufficient_size(row, tolerances).k) for row in arrays["delta"]]
+    law = [
+        np.asarray(js.increment_size(value, tolerances).k, np.float64)
+        for value in arrays["loss_variance"]
+    ]
+    law = [np.where(row > 0, row, np.nan) for row in law]
+    return plot_theory.sizes(
+        tolerances,
+        np.stack(measured),
+        np.stack(law),
+        found["num_samples"],
+        labels,
+        dataset=name,
+        fallback=fallback,
+        unit=found["unit"],
     )
 
 

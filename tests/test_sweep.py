@@ -85,12 +85,12 @@ def test_the_run_folder_is_whole(finished):
     np.testing.assert_array_equal(arrays["k"], np.arange(1, 250))
     assert len(set(arrays["order"])) == 250
     assert arrays["order"].max() < 300
-    names = {"delta", "delta_k2", "shape_part", "eigenvalues", "law", "law_parts"}
+    names = {"delta", "delta_k2", "shape_part", "eigenvalues", "law", "law_parts", "sizes"}
     assert {p.name for p in (out / "figures").iterdir()} == {
         f"{name}.{kind}" for name in names for kind in ("png", "pdf")
     }
     assert summary["num_parameters"] == 7 * 6 + 6 + 6 * 3 + 3
-    assert "K(1e-06)" in done.stdout
+    assert "K, this order" in done.stdout
     config = json.loads((out / "config.json").read_text())
     assert config["settings"]["points"] == 5
     assert set(config["dataset"]["sha256"]) == {
@@ -176,19 +176,31 @@ def test_sizes_in_the_summary_are_definition_4(finished):
 
 
 def test_a_late_size_is_marked():
-    entry = {"sigma": 1.0, "mean_delta_k2": 1.0, "order_law_k2": 1.0, "order_law_k2_sem": 0.1,
-             "decay_exponent": {"value": None, "sem": None},
-             "sufficient_size": [{"tolerance": 1.0, "k": 96, "reached": True},
-                                 {"tolerance": 2.0, "k": 95, "reached": True},
-                                 {"tolerance": 0.1, "k": None, "reached": False}]}  # fmt: skip
-    rows = summary.table([entry], 100)
-    assert rows[1][4:] == ["96*", "95", "not by 100"]
+    more = {"ci": [1, 9], "law_k": 4, "law_ci": [3, None]}
+    found = [(96, True), (95, True), (None, False)]
+    sizes = [{"tolerance": 1.0, "k": k, "reached": r, **more} for k, r in found]
+    rows = summary.sizes_table([{"sigma": 1.0, "sufficient_size": sizes}], 100)
+    assert [row[2] for row in rows[1:]] == ["96*", "95", "not by 100"]
+    assert rows[1][3:] == ["1 to 9", "4", "3 to beyond 2^31"]
     assert summary.is_marked(rows)
+
+
+def test_intervals_hold_what_they_are_intervals_of(finished):
+    arrays, found = read(finished[0])
+    for s, entry in enumerate(found["sigmas"]):
+        low, high = entry["order_law_k2_ci"]
+        assert low < arrays["loss_variance"][s] < high
+        for size in entry["sufficient_size"]:
+            assert size["law_ci"][0] <= size["law_k"] <= size["law_ci"][1]
+            want = np.sqrt(arrays["loss_variance"][s] / size["tolerance"] + 0.25) - 0.5
+            assert size["law_k"] - 1 <= want * (1 + 1e-4)
+            assert size["law_k"] + 1 >= want * (1 - 1e-4)
+            assert size["ci"][0] <= size["ci"][1]
 
 
 def test_the_report_is_one_file(finished):
     html = (finished[0] / "report.html").read_text()
-    assert html.count("data:image/png;base64,") == 6
+    assert html.count("data:image/png;base64,") == 7
     assert "http" not in html
     assert "Definition 4" in html
 
@@ -306,7 +318,7 @@ def test_other_directions(dataset, kind, tmp_path, capsys):
     assert arrays["eigenvalues"].size == 0
     assert summary["eigenvalues"] == []
     assert (out / "report.html").read_text().count("data:image/png") == (
-        3 if kind == "isotropic" else 5
+        4 if kind == "isotropic" else 6
     )
     if kind == "isotropic":
         assert arrays["coordinates"].shape == (1, 5, 0)

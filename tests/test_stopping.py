@@ -4,7 +4,7 @@ import pytest
 from cases import increments64
 
 import jaxscape as js
-from jaxscape.monitor import monitor
+from jaxscape.stopping import monitor
 
 LOSSES = np.random.default_rng(0).exponential(size=(4, 6000)).astype(np.float32)
 TOLERANCE = 2e-6
