@@ -17,8 +17,8 @@ CAPTIONS = {
     "values scatter widely: dots are the extremes of narrow bins, the line the mean over k in "
     "bins of equal width in log k, the band its standard error.",
     "delta_k2": "Δ_k·k²; dashed the order law, its mean over all orders of these samples, which is "
-    "flat. The curve of the one order that was run lies below it until the few samples arrive "
-    "that carry the variance of the loss.",
+    "flat. The curve of the one order that was run may lie far below it until the few samples "
+    "arrive that carry the variance of the loss.",
     "shape_part": "Δ_k beside its shape part, which leaves out shifts of the whole surface.",
     "sizes": "K against tolerance: markers one past the last exceedance in this order "
     "(Definition 4), lines the order law, which is the mean over orders and so comes earlier.",

@@ -1,6 +1,7 @@
 """Figures that set theory beside measurement, from arrays."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -100,4 +101,40 @@ def sizes(
     legend(
         figure, f"markers: one past the last exceedance; grey: the {k_max:,} samples of this run"
     )
+    return figure
+
+
+def agreement(
+    entries: Sequence[Mapping[str, Any]], *, dataset: str, fallback: bool = False
+) -> Figure:
+    """Law over Monte-Carlo against σ: in full, per k in the median, and each part alone.
+
+    ``entries`` hold ``sigma``, ``law_over_monte_carlo`` with its ``_sem`` and ``_median``, and
+    ``law_parts`` as shares of the law. A negative part is not drawn.
+    """
+    title = f"Where the quadratic law holds: {dataset}"
+    xlabel = r"$\sigma$ (standard deviation per direction, units of the parameters)"
+    ylabel = r"law / Monte-Carlo, mean over $k \geq 100$"
+    figure, (axes,) = canvas(title, xlabel, ylabel, fallback=fallback)
+    sigma, ratio, error, median = (
+        np.array([entry[name] for entry in entries])
+        for name in (
+            "sigma",
+            "law_over_monte_carlo",
+            "law_over_monte_carlo_sem",
+            "law_over_monte_carlo_median",
+        )
+    )
+    axes.axhspan(0.95, 1.05, color="0.85", lw=0)
+    for row, part in enumerate(("offset", "mixed", "gradient", "curvature"), start=2):
+        share = np.array([entry["law_parts"][part] for entry in entries]) * ratio
+        shown = share > 0
+        style = {"color": colour(row), "marker": MARKERS[row], "ms": 4, "lw": 1.2}
+        axes.plot(sigma[shown], share[shown], "--", label=f"{part} part", **style)
+    axes.plot(sigma, median, ":", color=colour(1), marker=MARKERS[1], label="full law, median")
+    bars = {"color": colour(0), "marker": MARKERS[0], "capsize": 4, "lw": 2}
+    axes.errorbar(sigma, ratio, np.minimum(error, 0.999 * ratio), label="full law", **bars)
+    axes.set(xscale="log", yscale="log")
+    axes.set_ylim(bottom=max(1e-10, axes.get_ylim()[0]))
+    legend(figure, "bars: standard error over the points; grey: within 5 % of 1")
     return figure

@@ -1,0 +1,149 @@
+"""Where the quadratic law of Δ_k holds: law against Monte-Carlo over a grid of sigma."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments import cli, environment, law, monte_carlo, prepare, run_folder, say, summary
+from experiments import problem as problems
+from experiments.problem import ProblemConfig
+from jaxscape import InputError
+from jaxscape.lab import plot, plot_theory
+from jaxscape.subspace import check_dim
+
+
+@dataclass(frozen=True)
+class TheoryConfig(ProblemConfig):
+    """Where the quadratic law of Δ_k holds: law against Monte-Carlo over a grid of sigma.
+
+    Trains a network, finds its top Hessian eigenvectors, and compares at every sigma the mean of
+    Δ_k over k ≥ 100 by Monte-Carlo with that of the quadratic law and of its parts.
+    """
+
+    dim: int = 10
+    """Number of eigenvectors, at most 32."""
+    sigma_min: float = 1e-4
+    """Smallest standard deviation along each direction, in units of the parameters."""
+    sigma_max: float = 10.0
+    """Largest standard deviation."""
+    num_sigmas: int = 11
+    """Values of sigma, equally spaced in their logarithm."""
+    points: int = 64
+    """Random points per sigma."""
+    out: Path | None = None
+    """Run folder; by default runs/theory-<dataset>-<hash of the settings>."""
+
+    def ranges(self) -> list[tuple[str, Any, bool, str]]:
+        """See ``ProblemConfig.ranges``."""
+        low, high = self.sigma_min, self.sigma_max
+        return [
+            *super().ranges(),
+            ("dim", self.dim, 1 <= self.dim <= law.MAX_DIM, f"from 1 to {law.MAX_DIM}"),
+            ("sigma-min", low, 0 < low < float("inf"), "a finite number above 0"),
+            ("sigma-max", high, low < high < float("inf"), "a finite number above --sigma-min"),
+            ("num-sigmas", self.num_sigmas, self.num_sigmas >= 2, "at least 2"),
+            ("points", self.points, self.points >= 2, "at least 2"),
+        ]
+
+
+class Result(NamedTuple):
+    """The run folder, and one entry of ``law.agreement`` per sigma."""
+
+    folder: Path
+    entries: list[dict[str, Any]]
+
+
+def run(config: TheoryConfig) -> Result:
+    """Compare, print the table, and write the run folder.
+
+    Raises:
+        InputError: settings or data that cannot be used.
+    """
+    config.check()
+    problem = problems.load(config)
+    check_dim(config.dim, problem.initial)
+    say.problem(problem, config.order)
+    name = f"theory-{problem.dataset.label}-{config.short_hash()}"
+    out = run_folder.absolute(config.out or Path("runs") / name)
+    settings = config.settings() | {"data_sha256": problem.dataset.sha256}
+    with run_folder.staged(out, settings, resume=False) as work:
+        arrays = _compare(problem, config, work / "checkpoint")
+        late = arrays["k"] >= min(summary.FROM, arrays["k"][-1])
+        entries = [
+            {"sigma": float(sigma)} | law.agreement(arrays, index, late)
+            for index, sigma in enumerate(arrays["sigma"])
+        ]
+        if not all("law_holds" in entry for entry in entries):
+            raise InputError(
+                "expected losses that differ between samples, found some Δ_k = 0 beyond k = 100; "
+                "no ratio to it is defined"
+            )
+        np.savez(work / "results.npz", **arrays)
+        run_folder.write_json(work / "summary.json", {"sigmas": entries})
+        facts = environment.facts(problem.dataset, config, settings)
+        run_folder.write_json(work / run_folder.CONFIG, facts)
+        figure = plot_theory.agreement(
+            entries, dataset=problem.dataset.label, fallback=bool(problem.dataset.note)
+        )
+        plot.save(figure, work / "figures", "agreement")
+    print(summary.as_text(table(entries)))
+    print(f"\nfigure: {out / 'figures' / 'agreement.png'}")
+    return Result(out, entries)
+
+
+def _compare(problem: Any, config: TheoryConfig, store: Path) -> dict[str, np.ndarray]:
+    """The arrays that ``law.agreement`` reads, at every sigma."""
+    sigmas = np.geomspace(config.sigma_min, config.sigma_max, config.num_sigmas)
+    params, seconds = prepare.trained(problem, config, store)
+    say.stage("trained", f"{config.epochs} epochs", seconds)
+    space, pairs, seconds = prepare.directions(problem, params, "hessian", config.dim, store)
+    say.directions("hessian", pairs, seconds)
+    probes = [prepare.probe(problem, params, space, config.points, sigma) for sigma in sigmas]
+    mesh = monte_carlo.mesh_of(None)
+    options = {"checkpoint_every": float("inf"), "precision": "highest", "mesh": mesh}
+    curves, seconds = monte_carlo.run(problem, probes, store, **options)
+    say.stage("swept", f"{config.points} points at each of {len(sigmas)} σ", seconds)
+    started = time.monotonic()
+    laws = law.arrays_of(problem, space, sigmas)
+    say.stage("theory", "the quadratic law of every k", time.monotonic() - started)
+    return {
+        "k": curves[0].k,
+        "sigma": sigmas.astype(np.float32),
+        "delta": np.stack([curve.mean for curve in curves]),
+        "delta_sem": np.stack([curve.sem for curve in curves]),
+        **laws,
+    }
+
+
+def table(entries: list[dict[str, Any]]) -> list[list[str]]:
+    """Rows of text, the first one the header."""
+    header = ["sigma", "law / Monte-Carlo", "median over k", "curvature part alone", "law"]
+    verdicts = {True: "holds", False: "does not hold", None: "cannot tell"}
+    rows = [header]
+    for entry in entries:
+        ratio, error = (
+            entry[name] for name in ("law_over_monte_carlo", "law_over_monte_carlo_sem")
+        )
+        rows.append(
+            [
+                f"{entry['sigma']:.3g}",
+                f"{ratio:.4g} ± {error:.1g}",
+                f"{entry['law_over_monte_carlo_median']:.4g}",
+                f"{entry['law_curvature_over_monte_carlo']:.2g}",
+                verdicts[entry["law_holds"]],
+            ]
+        )
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; its exit status."""
+    return cli.main("theory", TheoryConfig, run, argv)
+
+
+if __name__ == "__main__":
+    cli.leave(main())
