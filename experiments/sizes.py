@@ -19,8 +19,8 @@ def level_of(arrays: dict[str, np.ndarray], index: int) -> Interval:
     """E_q S² with its interval: over samples from the terms k(k+1)Δ_k, over points from S²(w)."""
     terms = _terms(arrays, index)
     m = arrays["coordinates"].shape[1]
-    mean = arrays["loss_variance"][index].astype(np.float64)
-    error = arrays["loss_variance_sem"][index].astype(np.float64)
+    mean = jnp.asarray(arrays["loss_variance"][index])
+    error = jnp.asarray(arrays["loss_variance_sem"][index])
     points = Terms(jnp.asarray(m), m * mean, m * mean**2 + m * (m - 1) * error**2)
     found = mean_interval(terms_of(terms), terms.max(), points, level=LEVEL)
     return jax.tree.map(float, found)

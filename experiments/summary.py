@@ -32,8 +32,8 @@ def per_sigma(arrays: dict[str, np.ndarray], tolerances: Sequence[float]) -> lis
                 "order_law_k2_sem": float(arrays["loss_variance_sem"][index]),
                 **law.agreement(arrays, index, late),
                 "decay_exponent": {"value": _number(fit.exponent), "sem": _number(fit.sem)},
-                "order_law_k2_ci": [interval.low, interval.high],
-                "effective_samples": sizes.effective_of(arrays, index),
+                "order_law_k2_ci": [_number(interval.low), _number(interval.high)],
+                "effective_samples": _number(sizes.effective_of(arrays, index)),
                 "sufficient_size": sizes.entries_of(arrays, index, tolerances),
             }
         )
@@ -41,7 +41,7 @@ def per_sigma(arrays: dict[str, np.ndarray], tolerances: Sequence[float]) -> lis
 
 
 def _number(value: Any) -> float | None:
-    """NaN is no JSON."""
+    """Neither NaN nor infinity is JSON."""
     return float(value) if np.isfinite(value) else None
 
 
@@ -53,14 +53,15 @@ def levels_table(entries: list[dict[str, Any]]) -> list[list[str]]:
         fitted = "-" if exponent["value"] is None else f"{exponent['value']:.3f}"
         if exponent["sem"] is not None:
             fitted += f" ± {exponent['sem']:.3f}"
-        low, high = entry["order_law_k2_ci"]
+        limits = ["any" if x is None else f"{x:.3g}" for x in entry["order_law_k2_ci"]]
+        carried = entry["effective_samples"]
         rows.append(
             [
                 f"{entry['sigma']:g}",
                 f"{entry['mean_delta_k2']:.4g}",
                 f"{entry['order_law_k2']:.4g}",
-                f"{low:.3g} to {high:.3g}",
-                f"{entry['effective_samples']:,.0f} samples",
+                " to ".join(limits),
+                "no sample" if carried is None else f"{carried:,.0f} samples",
                 fitted,
             ]
         )

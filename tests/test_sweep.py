@@ -496,6 +496,9 @@ def test_one_class_whose_losses_are_all_zero(tmp_path, capsys):
     argv = odd(tmp_path / "one.npz", np.zeros(30, np.int32))
     assert run(argv, tmp_path / "run", capsys, figures=True)[0] == 0
     assert not read(tmp_path / "run")[0]["delta"].any()
+    text = (tmp_path / "run" / "summary.json").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
 
 
 def test_the_default_folder_of_a_file_is_one_folder(tmp_path, monkeypatch):
