@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxscape as js
-from experiments import cli, say
+from experiments import cli, prepare, say
 from experiments import problem as problems
 from experiments.problem import Problem, ProblemConfig
 from experiments.summary import as_text
@@ -60,15 +60,7 @@ def run(config: BenchmarkConfig) -> list[Ratio]:
     problem = problems.load(config)
     say.problem(problem, config.order)
     print(f"device: {jax.devices()[0].device_kind}, {jax.device_count()} of them", flush=True)
-    params = train.fit(
-        problem.loss,
-        problem.initial,
-        problem.samples,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        key=problem.keys["train"],
-    ).params
+    params = prepare.fit(problem, config)
     ratios = measure(problem, params, config)
     rows = [["ratio", "min", "median", "max", "target"]]
     for what, values, target in ratios:

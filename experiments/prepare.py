@@ -26,15 +26,10 @@ class Directions(NamedTuple):
     seconds: float
 
 
-def trained(problem: Problem, config: ProblemConfig, store: Path) -> tuple[Params, float]:
-    """w*, trained on the problem's samples or restored from ``store``, and the seconds it took."""
-    like = {"params": problem.initial, "seconds": np.zeros(1, np.float32)}
-    if checkpoint.exists(store, "trained"):
-        found = checkpoint.restore(store, "trained", like)
-        return found["params"], float(found["seconds"][0])
-    started = time.monotonic()
+def fit(problem: Problem, config: ProblemConfig) -> Params:
+    """w*, trained on the problem's samples."""
     with progress("training", config.epochs, "epochs") as advance:
-        fitted = train.fit(
+        return train.fit(
             problem.loss,
             problem.initial,
             problem.samples,
@@ -43,12 +38,22 @@ def trained(problem: Problem, config: ProblemConfig, store: Path) -> tuple[Param
             learning_rate=config.learning_rate,
             key=problem.keys["train"],
             on_epoch=lambda number, loss: advance(1),
-        )
+        ).params
+
+
+def trained(problem: Problem, config: ProblemConfig, store: Path) -> tuple[Params, float]:
+    """w*, trained on the problem's samples or restored from ``store``, and the seconds it took."""
+    like = {"params": problem.initial, "seconds": np.zeros(1, np.float32)}
+    if checkpoint.exists(store, "trained"):
+        found = checkpoint.restore(store, "trained", like)
+        return found["params"], float(found["seconds"][0])
+    started = time.monotonic()
+    params = fit(problem, config)
     seconds = time.monotonic() - started
     checkpoint.save(
-        store, "trained", {"params": fitted.params, "seconds": np.array([seconds], np.float32)}
+        store, "trained", {"params": params, "seconds": np.array([seconds], np.float32)}
     )
-    return fitted.params, seconds
+    return params, seconds
 
 
 def directions(problem: Problem, params: Params, kind: str, dim: int, store: Path) -> Directions:
