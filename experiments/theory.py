@@ -4,15 +4,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from experiments import cli, environment, law, monte_carlo, prepare, run_folder, say, summary
+from experiments import cli, law, monte_carlo, prepare, record, say, summary
 from experiments import problem as problems
-from experiments.problem import ProblemConfig
+from experiments.problem import Problem, ProblemConfig
+from experiments.record import Record
 from jaxscape import InputError
-from jaxscape.lab import plot, plot_theory
+from jaxscape.lab import plot_theory
 from jaxscape.subspace import check_dim
 
 
@@ -50,14 +51,7 @@ class TheoryConfig(ProblemConfig):
         ]
 
 
-class Result(NamedTuple):
-    """The run folder, and one entry of ``law.agreement`` per sigma."""
-
-    folder: Path
-    entries: list[dict[str, Any]]
-
-
-def run(config: TheoryConfig) -> Result:
+def run(config: TheoryConfig) -> Record:
     """Compare, print the table, and write the run folder.
 
     Raises:
@@ -67,35 +61,29 @@ def run(config: TheoryConfig) -> Result:
     problem = problems.load(config)
     check_dim(config.dim, problem.initial)
     say.problem(problem, config.order)
-    name = f"theory-{problem.dataset.label}-{config.short_hash()}"
-    out = run_folder.absolute(config.out or Path("runs") / name)
-    settings = config.settings() | {"data_sha256": problem.dataset.sha256}
-    with run_folder.staged(out, settings, resume=False) as work:
-        arrays = _compare(problem, config, work / "checkpoint")
-        late = arrays["k"] >= min(summary.FROM, arrays["k"][-1])
-        entries = [
-            {"sigma": float(sigma)} | law.agreement(arrays, index, late)
-            for index, sigma in enumerate(arrays["sigma"])
-        ]
-        if not all("law_holds" in entry for entry in entries):
-            raise InputError(
-                "expected losses that differ between samples, found some Δ_k = 0 beyond k = 100; "
-                "no ratio to it is defined"
-            )
-        np.savez(work / "results.npz", **arrays)
-        run_folder.write_json(work / "summary.json", {"sigmas": entries})
-        facts = environment.facts(problem.dataset, config, settings)
-        run_folder.write_json(work / run_folder.CONFIG, facts)
-        figure = plot_theory.agreement(
-            entries, dataset=problem.dataset.label, fallback=bool(problem.dataset.note)
+    found = record.keep("theory", config, problem, lambda work: _find(problem, config, work))
+    print(summary.as_text(table(found.summary["sigmas"])))
+    print(f"\nfigure: {found.folder / 'figures' / 'agreement.png'}")
+    return found
+
+
+def _find(problem: Problem, config: TheoryConfig, work: Path) -> Record:
+    arrays = _compare(problem, config, work / "checkpoint")
+    late = arrays["k"] >= min(summary.FROM, arrays["k"][-1])
+    entries = [
+        {"sigma": float(sigma)} | law.agreement(arrays, index, late)
+        for index, sigma in enumerate(arrays["sigma"])
+    ]
+    if not all("law_holds" in entry for entry in entries):
+        raise InputError(
+            "expected losses that differ between samples, found some Δ_k = 0 beyond k = 100; "
+            "no ratio to it is defined"
         )
-        plot.save(figure, work / "figures", "agreement")
-    print(summary.as_text(table(entries)))
-    print(f"\nfigure: {out / 'figures' / 'agreement.png'}")
-    return Result(out, entries)
+    figure = plot_theory.agreement(entries, **record.marks(problem))
+    return Record(arrays, {"sigmas": entries}, {"agreement": figure})
 
 
-def _compare(problem: Any, config: TheoryConfig, store: Path) -> dict[str, np.ndarray]:
+def _compare(problem: Problem, config: TheoryConfig, store: Path) -> dict[str, np.ndarray]:
     """The arrays that ``law.agreement`` reads, at every sigma."""
     sigmas = np.geomspace(config.sigma_min, config.sigma_max, config.num_sigmas)
     params, seconds = prepare.trained(problem, config, store)
