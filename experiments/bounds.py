@@ -1,0 +1,157 @@
+"""How loose the published bounds are on a trained network."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+import jaxscape as js
+from experiments import bounds_measure, bounds_summary, cli, law, prepare, record, say, summary
+from experiments import problem as problems
+from experiments.problem import Problem, ProblemConfig
+from experiments.record import Record
+from jaxscape.bounds import Bound, NetworkConstants, SampleConstants
+from jaxscape.lab import plot_bounds
+from jaxscape.subspace import check_dim
+from jaxscape.types import InputError, Params
+
+
+@dataclass(frozen=True)
+class BoundsConfig(ProblemConfig):
+    """The published bounds on one sample's effect, and how loose each is.
+
+    Trains an mlp, measures the constants of the Hessian-norm bound and the loss-difference bound
+    of Kiselev and Grabovoy 2024 and of the rate bound of Kiselev and Grabovoy 2026, and sets each
+    bound beside what it bounds.
+    """
+
+    dim: int = 10
+    """Number of eigenvectors of the Hessian that span the subspace, at most 32."""
+    sigma: float = 0.01
+    """Standard deviation along each direction, in units of the parameters."""
+    points: int = 64
+    """Random points at which losses are evaluated."""
+    norms: int = 60_000
+    """Samples, drawn at random, of which the Gauss-Newton norm is computed; at most k_max."""
+    out: Path | None = None
+    """Run folder; by default runs/bounds-<dataset>-<hash of the settings>."""
+
+    def ranges(self) -> list[tuple[str, Any, bool, str]]:
+        """See ``ProblemConfig.ranges``."""
+        return [
+            *super().ranges(),
+            ("model", self.model, self.model == "mlp", "mlp, the bounds being of dense layers"),
+            ("dim", self.dim, 1 <= self.dim <= law.MAX_DIM, f"from 1 to {law.MAX_DIM}"),
+            ("sigma", self.sigma, 0 < self.sigma < float("inf"), "a finite number above 0"),
+            ("points", self.points, self.points >= 2, "at least 2"),
+            ("norms", self.norms, self.norms >= 1, "at least 1"),
+        ]
+
+
+def run(config: BoundsConfig) -> Record:
+    """Measure, print the table, and write the run folder.
+
+    Raises:
+        InputError: settings or data that cannot be used.
+    """
+    config.check()
+    problem = problems.load(config)
+    if not problem.dataset.num_classes:
+        raise InputError(
+            "expected classes as targets, found numbers to be predicted; the bounds are of the "
+            "cross-entropy, so take a data set of classes"
+        )
+    check_dim(config.dim, problem.initial)
+    say.problem(problem, config.order)
+    found = record.keep("bounds", config, problem, lambda work: _find(problem, config, work))
+    print("\n" + summary.as_text(bounds_summary.table(found.summary["bounds"])))
+    print("\n".join(bounds_summary.sentences(found.summary)))
+    print(f"\nfigures: {found.folder / 'figures'}")
+    return found
+
+
+def _find(problem: Problem, config: BoundsConfig, work: Path) -> Record:
+    store = work / "checkpoint"
+    params, seconds = prepare.trained(problem, config, store)
+    say.stage("trained", f"{config.epochs} epochs", seconds)
+    space, pairs, seconds = prepare.directions(problem, params, "hessian", config.dim, store)
+    say.directions("hessian", pairs, seconds)
+    measured, radius = bounds_measure.steps(problem, space, config.points, config.sigma, store)
+    started = time.monotonic()
+    model = js.project(problem.loss, space, problem.samples)
+    sample = js.bounds.sample_constants(model)
+    measured["law_total"] = js.quadratic_delta(model, config.sigma).total
+    say.stage("theory", "the quadratic law of every k", time.monotonic() - started)
+    measured |= bounds_measure.norms(problem, params, config.norms)
+    network = js.bounds.network_constants(layers_of(params), problem.samples["inputs"])
+    measured["order"] = problem.order
+    arrays = measured | evaluate(measured["k"], network, sample, radius, config.sigma)
+    arrays = {name: np.asarray(values) for name, values in arrays.items()}
+    found = {
+        "num_samples": len(problem.order),
+        "norms": len(arrays["norm_samples"]),
+        "sigma": config.sigma,
+        "radius": radius,
+        "network": jax.tree.map(float, network._asdict()),
+        "sample": jax.tree.map(float, sample._asdict()),
+        "bounds": bounds_summary.compare(arrays),
+    }
+    return Record(arrays, found, _figures(problem, arrays, found))
+
+
+def layers_of(params: Params) -> list[tuple[Array, Array]]:
+    """Weight and bias of each dense layer of an mlp of ``models.build``, first to last."""
+    layers = [params[f"Dense_{index}"] for index in range(len(params))]
+    return [(layer["kernel"], layer["bias"]) for layer in layers]
+
+
+def evaluate(
+    k: Array, network: NetworkConstants, sample: SampleConstants, radius: float, sigma: float
+) -> dict[str, np.ndarray]:
+    """log10 of each bound, published then corrected: [2], and [2, n-1] where it depends on k."""
+    norm = js.bounds.log_hessian_norm(network)
+    # within R of w* a layer's spectral norm is at most M_W + R, and the curvature with it
+    wider = network._replace(weight_norm=network.weight_norm + radius)
+    over_ball = Bound(norm.published, js.bounds.log_hessian_norm(wider).corrected)
+    found = {
+        "bound_norm": np.stack(norm),
+        "bound_step_at_origin": _steps_within(k, sample, norm, 0.0),
+        "bound_step_in_probe": _steps_within(k, sample, over_ball, radius),
+        "bound_rate": np.log(np.stack(js.bounds.rate(k, sigma, sample))),
+    }
+    return {name: values / np.log(10) for name, values in found.items()}
+
+
+def _steps_within(k: Array, sample: SampleConstants, log_norms: Bound, radius: float) -> np.ndarray:
+    forms = [js.bounds.log_loss_step(k, sample.loss, norm, radius) for norm in log_norms]
+    return np.stack(forms)
+
+
+def _figures(problem: Problem, arrays: dict[str, np.ndarray], found: dict[str, Any]) -> dict:
+    marks = record.marks(problem)
+    curves = {
+        "at $w^*$": ("step_at_origin", "bound_step_at_origin"),
+        "within $R$": ("step_in_probe", "bound_step_in_probe"),
+    }
+    steps = {label: (arrays[one], arrays[bound]) for label, (one, bound) in curves.items()}
+    measured = {"Monte-Carlo": arrays["delta"], "quadratic law": arrays["law_total"]}
+    label = rf"$\sigma = {found['sigma']:g}$"
+    return {
+        "looseness": plot_bounds.looseness(found["bounds"], **marks),
+        "step": plot_bounds.step(arrays["k"], steps, found["radius"], **marks),
+        "rate": plot_bounds.rate(arrays["k"], measured, arrays["bound_rate"], label, **marks),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; its exit status."""
+    return cli.main("bounds", BoundsConfig, run, argv)
+
+
+if __name__ == "__main__":
+    cli.leave(main())
