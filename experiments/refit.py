@@ -1,0 +1,137 @@
+"""Whether K foretells where more data stops paying: networks refitted on the first k samples."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import cli, foretell, record, refit_arrays, refit_report, say
+from experiments import problem as problems
+from experiments.problem import Problem, ProblemConfig
+from experiments.record import Record
+from jaxscape import InputError
+from jaxscape.lab import plot_refit
+from jaxscape.subspace import check_dim, num_parameters
+
+
+@dataclass(frozen=True)
+class RefitConfig(ProblemConfig):
+    """Whether K foretells where more data stops paying: networks refitted on the first k samples.
+
+    Trains a network on the first k samples for each of a geometric grid of k, from one
+    initialisation. All take the same number of optimiser steps, epochs · k_max / batch_size; each
+    step draws its samples uniformly, with replacement, from the network's k. So a network of few
+    samples sees each more often and overfits, as it would in use: its test loss is reported at the
+    end and at its lowest after any epoch, with the accuracy. Sets the excess test loss over the
+    network of all samples beside the distance of L_k's landscape from that of all samples.
+    """
+
+    epochs: int = 5
+    """Training budget of every network, in passes over all k_max samples."""
+    k_min: int = 250
+    """Fewest samples a network is refitted on."""
+    num_ks: int = 12
+    """Values of k from k_min to k_max, in equal ratios."""
+    repeats: int = 3
+    """Times all networks are refitted, each time from the same initialisation with other
+    minibatches and, where the order is shuffled, on other first k of the same samples."""
+    together: int | None = None
+    """Networks trained side by side under one vmap, group after group; by default all on an
+    accelerator, one on a CPU."""
+    dim: int = 10
+    """Number of eigenvectors of the Hessian over all samples, at the network of all samples."""
+    sigmas: tuple[float, ...] = (0.01, 1.0)
+    """Standard deviations of the points along each direction, in units of the parameters."""
+    points: int = 64
+    """Random points per sigma."""
+    shares: tuple[float, ...] = (3.0, 1.0, 0.3, 0.1)
+    """Where the excess test loss stays below these shares of the final test loss is sought."""
+    out: Path | None = None
+    """Run folder; by default runs/refit-<dataset>-<hash of the settings>."""
+
+    def ranges(self) -> list[tuple[str, Any, bool, str]]:
+        """See ``ProblemConfig.ranges``."""
+        least = [
+            (name, value, value >= low, f"at least {low}")
+            for name, value, low in (
+                ("epochs", self.epochs, 1),
+                ("num-ks", self.num_ks, 2),
+                ("repeats", self.repeats, 1),
+                ("together", 1 if self.together is None else self.together, 1),
+                ("dim", self.dim, 1),
+                ("points", self.points, 2),
+            )
+        ]
+        positive = [
+            (
+                name,
+                " ".join(f"{value:g}" for value in values) or "none",
+                bool(values) and all(0 < value < float("inf") for value in values),
+                "one or more finite numbers above 0",
+            )
+            for name, values in (("sigmas", self.sigmas), ("shares", self.shares))
+        ]
+        first = ("k-min", self.k_min, 1 <= self.k_min < self.k_max, "from 1 to below --k-max")
+        return [*super().ranges(), first, *least, *positive]
+
+
+def run(config: RefitConfig) -> Record:
+    """Refit, compare, print the tables, and write the run folder.
+
+    Raises:
+        InputError: settings or data that cannot be used.
+    """
+    config.check()
+    problem = problems.load(config)
+    check_dim(config.dim, problem.initial)
+    if problem.dataset.test_inputs is None:
+        raise InputError(
+            f"expected a data set with a test split, found none in {problem.dataset.name}; add "
+            "test_inputs and test_targets, or name another"
+        )
+    say.problem(problem, config.order)
+    found = record.keep("refit", config, problem, lambda work: _find(problem, config, work))
+    print("\n" + refit_report.text(found.summary))
+    print(f"\nfigures: {found.folder / 'figures'}")
+    return found
+
+
+def _find(problem: Problem, config: RefitConfig, work: Path) -> Record:
+    arrays = refit_arrays.measure(problem, config, work / "checkpoint")
+    excess, k = foretell.excess_of(arrays), arrays["k"].astype(np.float64)
+    shrink = np.sqrt(1 / k - 1 / k[-1])  # the distance law at E_q S² = 1: a level leaves γ alone
+    gamma = foretell.slope(shrink, excess)
+    found = {
+        "num_samples": len(problem.order),
+        "num_parameters": num_parameters(problem.initial),
+        "unit": "nats" if problem.dataset.num_classes else "loss",
+        "repeats": config.repeats,
+        "dim": config.dim,
+        "steps": refit_arrays.steps(problem, config) * config.epochs,
+        "networks": refit_report.networks(arrays),
+        "excess_exponent": {
+            "value": foretell.number(gamma.value),
+            "sem": foretell.number(gamma.sem),
+            "count": gamma.count,
+        },
+        "sigmas": foretell.per_sigma(arrays, config.shares),
+    }
+    marks = {"unit": found["unit"], **record.marks(problem)}
+    figures = {
+        "networks": plot_refit.networks(arrays, **marks),
+        "distance": plot_refit.distance(arrays, **marks),
+        "sizes": plot_refit.sizes(arrays["k"], found["sigmas"], **marks),
+        "overlap": plot_refit.overlaps(arrays, **record.marks(problem)),
+    }
+    return Record(arrays, found, figures)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; its exit status."""
+    return cli.main("refit", RefitConfig, run, argv)
+
+
+if __name__ == "__main__":
+    cli.leave(main())
