@@ -67,7 +67,7 @@ def step(
     figure, (axes,) = canvas(title, PREFIX, ylabel, fallback=fallback)
     for row, (label, (measured, bounds)) in enumerate(curves.items()):
         draw_extremes(axes, row, k, measured)
-        draw_mean(axes, row, k, measured, 0.0, f"largest {label}")
+        draw_mean(axes, row, k, measured, 0.0, f"measured {label}")
         _draw_bounds(axes, row, k, bounds, f" {label}")
     return finish(figure, dots=True)
 
