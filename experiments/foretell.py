@@ -156,17 +156,21 @@ def number(value: Any) -> float | None:
 
 
 def _networks(k: np.ndarray, excess: np.ndarray, epsilon: float, size: int) -> dict[str, Any]:
-    """Where the networks stop gaining ε, on average and in single repeats; the miss of K_ε."""
+    """Where the networks stop gaining ε, on average and in single repeats; the miss of K_ε.
+
+    No miss is counted where the bracket touches an end of the grid: below the first k nothing is
+    known, and at k = N both sides are 0 by definition.
+    """
     where = bracket(k, excess.mean(0), epsilon)
     single = [bracket(k, one, epsilon).high for one in excess]
     return {
         "networks": list(where),
         "networks_single": [min(single), max(single)],
-        "factor": factor(int(size), where),
+        "factor": factor(int(size), where) if where.low and where.high < k[-1] else None,
     }
 
 
 def _verdict(sizes: list[dict[str, Any]]) -> bool | None:
     """Whether K_ε is right to ``FACTOR`` at every ε; None where no ε lies within the grid."""
-    inside = [size["factor"] for size in sizes if size["networks"][0] > 0]
-    return all(1 / FACTOR <= x <= FACTOR for x in inside) if inside else None
+    known = [size["factor"] for size in sizes if size["factor"] is not None]
+    return all(1 / FACTOR <= x <= FACTOR for x in known) if known else None

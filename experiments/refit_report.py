@@ -93,7 +93,7 @@ def sizes_table(sigmas: list[dict[str, Any]]) -> list[list[str]]:
                     " to ".join(f"{k:,}" for k in size["networks_single"]),
                     f"{size['k_epsilon']:,}",
                     " to ".join(f"{k:,}" for k in size["k_epsilon_ci"]),
-                    f"{size['factor']:.2g}" if size["networks"][0] else "-",
+                    "-" if size["factor"] is None else f"{size['factor']:.2g}",
                 ]
             )
     return rows
@@ -106,16 +106,21 @@ def _span(bracket: list[int]) -> str:
 
 def sentences(found: dict[str, Any]) -> list[str]:
     """What follows from the numbers."""
-    return [*map(_place, found["sigmas"]), _rate(found), *_order(found)]
+    places = [
+        _place(entry, when)
+        for key, when in (("sigmas", "at the end"), ("sigmas_lowest", "at its lowest"))
+        for entry in found[key]
+    ]
+    return [*places, *_choice(found), _rate(found), *_order(found)]
 
 
-def _place(entry: dict[str, Any]) -> str:
-    start = f"σ = {entry['sigma']:g}: "
-    factors = [size["factor"] for size in entry["sizes"] if size["networks"][0]]
+def _place(entry: dict[str, Any], when: str) -> str:
+    start = f"σ = {entry['sigma']:g}, test loss {when}: "
+    factors = [size["factor"] for size in entry["sizes"] if size["factor"] is not None]
     if entry["foretells"] is None:
         return start + "no ε lies within the grid of k: cannot tell"
     low, high = min(factors), max(factors)
-    miss = f"K_ε is {low:.2g} to {high:.2g} times the k where the networks stop gaining ε"
+    miss = f"K_ε is {low:.2g} to {high:.2g} times the k where its excess falls below ε"
     if entry["foretells"]:
         return f"{start}{miss}: it foretells where, within a factor {foretell.FACTOR:g}"
     right = sum(1 / foretell.FACTOR <= x <= foretell.FACTOR for x in factors)
@@ -123,6 +128,18 @@ def _place(entry: dict[str, Any]) -> str:
         f"{start}{miss}: it does NOT foretell where, being right within a factor "
         f"{foretell.FACTOR:g} at {right} of {len(factors)} ε"
     )
+
+
+def _choice(found: dict[str, Any]) -> list[str]:
+    """A warning where only some σ foretell: which ones is known only once networks are refitted."""
+    verdicts = {entry["foretells"] for entry in found["sigmas"]}
+    if not {True, False} <= verdicts:
+        return []
+    levels = [entry["loss_variance"][1] for entry in found["sigmas"]]
+    span = f"E_q S² goes from {min(levels):.3g} to {max(levels):.3g} {found['unit']}² with σ"
+    return [
+        f"choice: the answer hangs on σ ({span}), and nothing here tells beforehand which to take"
+    ]
 
 
 def _rate(found: dict[str, Any]) -> str:

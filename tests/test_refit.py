@@ -302,12 +302,26 @@ def test_the_sizes_of_the_summary_follow_from_the_arrays(finished, capsys):
             last = max((i for i in range(5) if excess[i] >= epsilon), default=-1)
             low = int(k[last]) if last >= 0 else 0
             assert size["networks"] == [low, int(k[last + 1])]
-            if low:
+            if 0 < low < k[-2]:
                 right.append(low / 2 <= size_law <= 2 * k[last + 1])
         assert entry["foretells"] == (all(right) if right else None)
-        assert ("NOT foretell" in refit.refit_report.text(summary)) == any(
-            e["foretells"] is False for e in summary["sigmas"]
-        )
+    verdicts = [e["foretells"] for key in ("sigmas", "sigmas_lowest") for e in summary[key]]
+    text = refit.refit_report.text(summary)
+    assert text.count("NOT foretell") == verdicts.count(False)
+    assert text.count("it foretells") == verdicts.count(True)
+
+
+def test_the_lowest_test_loss_is_judged_as_the_last(finished):
+    _, arrays, summary = finished
+    lowest = arrays["test_loss"].min(1).astype(np.float64)
+    excess = (lowest - lowest[:, -1:]).mean(0)
+    for size in summary["sigmas_lowest"][0]["sizes"]:
+        np.testing.assert_allclose(size["epsilon"], size["share"] * lowest[:, -1].mean())
+        exceeds = [
+            0,
+            *(int(k) for k, x in zip(arrays["k"], excess, strict=True) if x >= size["epsilon"]),
+        ]
+        assert size["networks"][0] == exceeds[-1]
 
 
 def test_bad_input_is_one_line_and_leaves_nothing(flags, tmp_path, capsys):

@@ -87,6 +87,9 @@ def sizes(
         axes.plot([size["epsilon"]] * 2, ends, color="black", lw=3, marker="_", ms=9, label=label)
     axes.axhline(k[-1], color="0.5", lw=1)
     axes.set(xscale="log", yscale="log")
+    ticks = [size["epsilon"] for size in entries[0]["sizes"]]
+    axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
     legend(figure, f"band: 90 % interval of $K_\\varepsilon$; grey: all {k[-1]:,} samples")
     return figure
 
@@ -103,7 +106,7 @@ def overlaps(arrays: Arrays, *, dataset: str, fallback: bool = False) -> Figure:
     for row, (part, name) in enumerate(names.items()):
         _draw(axes, row, arrays["k"], arrays[part][None], name)
     axes.set(xscale="log", ylim=(0, 1.03))
-    legend(figure, "1: the same space; one initialisation")
+    legend(figure, "1: the same space, as at $k = N$ by definition; first repeat")
     return figure
 
 
