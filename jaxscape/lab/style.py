@@ -59,6 +59,9 @@ def legend(figure: Figure, title: str) -> None:
         handles = {}
         for axes in figure.axes:
             handles |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
-        columns = len(handles) if len(handles) <= 4 else 3
+        # a letter takes about 1/15 inch, the line and the gap before it as much as eight
+        width = (8 + max(map(len, handles), default=0)) / 15
+        fitting = max(1, int(figure.get_figwidth() / width))
+        columns = min(len(handles) if len(handles) <= 4 else 3, fitting)
         place = {"loc": "outside lower center", "ncols": columns}
         figure.legend(handles.values(), handles, title=title, **place)
