@@ -1,16 +1,34 @@
-"""What tests stand on: few programs, an account without settings, a server on loopback."""
+"""What tests stand on: few programs, a bare account, a server on loopback, a small sweep."""
 
 import http.server
+import os
+import tempfile
 import threading
 from pathlib import Path
 
-import jax
+import command
 import pytest
+
+# Each worker keeps the programs it has compiled, for later tests and for the processes they start.
+# The folder is its own: JAX writes into it without a lock. Set before anything imports JAX.
+PROGRAMS = tempfile.TemporaryDirectory(prefix="programs-")
+os.environ |= {
+    "JAX_COMPILATION_CACHE_DIR": PROGRAMS.name,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+
+
+def pytest_unconfigure():
+    """Workers end without cleaning up by themselves."""
+    PROGRAMS.cleanup()
 
 
 @pytest.fixture(autouse=True)
 def few_programs():
     """Drop compiled programs when many: each holds memory maps, of which Linux grants 65,530."""
+    import jax
+
     yield
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_text().count("\n") > 20_000:
@@ -55,3 +73,19 @@ def serve(monkeypatch):
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture(scope="session")
+def clouds(tmp_path_factory):
+    """Flags of a small sweep."""
+    return command.clouds(tmp_path_factory.mktemp("data") / "clouds.npz")
+
+
+@pytest.fixture(scope="session")
+def finished(clouds, tmp_path_factory):
+    """That sweep as a process with programs of its own: its folder, left as it is, and output."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    alone = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    done = command.process("-m", "experiments.sweep", *clouds, "--out", out, env=alone)
+    assert done.returncode == 0, done.stderr
+    return out, done

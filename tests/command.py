@@ -1,0 +1,33 @@
+"""The main command as a process, made small by its flags."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+FAST = ["--hidden", "6", "--layers", "1", "--epochs", "2", "--dim", "3", "--points", "5"]
+
+
+def process(*arguments, **options):
+    """What became of ``python`` with these arguments, in the root of the project."""
+    options = {"cwd": ROOT, "capture_output": True, "text": True, "check": False} | options
+    return subprocess.run([sys.executable, *map(str, arguments)], **options)
+
+
+def clouds(path):
+    """Flags for 250 of 300 samples of three overlapping clouds, written to ``path``."""
+    rng = np.random.default_rng(0)
+    targets = rng.integers(3, size=340)
+    inputs = (rng.normal(size=(340, 7)) + np.eye(3, 7)[targets]).astype(np.float32)
+    np.savez(path, inputs=inputs[:300], targets=targets[:300], test_inputs=inputs[300:],
+             test_targets=targets[300:])  # fmt: skip
+    return ["--dataset", f"npz:{path}", "--k-max", "250", *FAST]
+
+
+def odd(path, targets):
+    """Flags for a small file with the given targets."""
+    inputs = np.random.default_rng(0).normal(size=(len(targets), 4)).astype(np.float32)
+    np.savez(path, inputs=inputs, targets=targets)
+    return ["--dataset", f"npz:{path}", "--k-max", str(len(targets)), *FAST]

@@ -1,0 +1,58 @@
+"""The sweep at a small size: run in this process, its folder read back, its losses in NumPy."""
+
+import json
+from unittest import mock
+
+import numpy as np
+from PIL import Image
+
+from experiments import prepare, problem, sweep, sweep_report
+
+
+def read(out):
+    """The arrays and the summary of a finished run."""
+    with np.load(out / "results.npz", allow_pickle=False) as found:
+        return dict(found), json.loads((out / "summary.json").read_text())
+
+
+def blank(figure, folder, name):
+    """A one-pixel picture in place of a figure: drawing takes half the time of a small run."""
+    folder.mkdir(exist_ok=True)
+    for kind in ("png", "pdf"):
+        Image.new("L", (1, 1)).save(folder / f"{name}.{kind}")
+
+
+def run(argv, out, capsys, figures=False):
+    """Exit status and stderr of the command in this process."""
+    draw = sweep_report.plot.save if figures else blank
+    with mock.patch.object(sweep_report.plot, "save", draw):
+        status = sweep.main([*argv, "--out", str(out)])
+    return status, capsys.readouterr().err
+
+
+def restored(argv, out):
+    """The problem, settings and checkpoint folder of a finished run."""
+    config = sweep.cli.parse("sweep", sweep.SweepConfig, argv)
+    return problem.load(config), config, out / "checkpoint"
+
+
+def load(argv, out):
+    """The problem, w* and subspace of a finished run, from its checkpoint."""
+    found, config, store = restored(argv, out)
+    params, _ = prepare.trained(found, config, store)
+    return found, prepare.directions(found, params, config.subspace, config.dim, store)
+
+
+def flax_losses64(params, samples):
+    """Per-sample cross-entropy of a Flax MLP in float64 NumPy."""
+    z = np.asarray(samples["inputs"], np.float64).reshape(len(samples["targets"]), -1)
+    for i in range(len(params)):
+        layer = params[f"Dense_{i}"]
+        z = z @ np.asarray(layer["kernel"], np.float64) + np.asarray(layer["bias"], np.float64)
+        if i < len(params) - 1:
+            z = np.maximum(z, 0)
+    margins = z - z[np.arange(len(z)), np.asarray(samples["targets"])][:, None]
+    top = margins.max(1)
+    others = np.arange(z.shape[1]) != np.asarray(samples["targets"])[:, None]
+    rest = (np.exp(margins - top[:, None]) * others).sum(1)
+    return np.where(top > 0, top + np.log(np.exp(-top) + rest), np.log1p(rest))

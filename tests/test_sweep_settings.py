@@ -1,0 +1,87 @@
+"""The main command with other directions, data, models, or devices."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from cases import increments64
+from command import FAST, odd, process
+from sweeps import flax_losses64, read, restored, run
+
+import jaxscape as js
+from experiments import prepare, sweep
+
+
+@pytest.mark.parametrize("kind", ["random", "filter", "isotropic"])
+def test_other_directions(clouds, kind, tmp_path, capsys):
+    out = tmp_path / kind
+    assert run([*clouds, "--subspace", kind, "--sigmas", "0.1"], out, capsys)[0] == 0
+    arrays, summary = read(out)
+    assert np.isfinite(arrays["delta"]).all()
+    assert arrays["eigenvalues"].size == 0
+    assert summary["eigenvalues"] == []
+    assert (out / "report.html").read_text().count("data:image/png") == (
+        4 if kind == "isotropic" else 6
+    )
+    if kind == "isotropic":
+        assert arrays["coordinates"].shape == (1, 5, 0)
+        problem, config, store = restored([*clouds, "--subspace", kind], out)
+        params, _ = prepare.trained(problem, config, store)
+        probe = js.isotropic(problem.keys["probe"], params, 5, 0.1)
+        rows = [flax_losses64(probe.at(i), problem.samples) for i in range(5)]
+        want = (increments64(rows) ** 2).mean(0)
+        np.testing.assert_allclose(arrays["delta"][0], want, rtol=1e-5)
+
+
+def test_auto_without_mnist_says_that_it_is_glyphs(alone, tmp_path, capsys):
+    argv = ["--k-max", "300", *FAST, "--out", str(tmp_path / "run")]
+    assert sweep.main(argv) == 0
+    assert capsys.readouterr().out.startswith("note: glyphs in place of mnist")
+    assert read(tmp_path / "run")[1]["dataset"] == "glyphs"
+    assert "glyphs in place of mnist" in (tmp_path / "run" / "report.html").read_text()
+    assert "glyphs in place" in (tmp_path / "run" / "config.json").read_text()
+
+
+def test_a_cnn_on_images_in_the_order_of_the_data_set(alone, tmp_path, capsys):
+    argv = ["--dataset", "glyphs", "--k-max", "120", "--model", "cnn", "--order", "dataset", *FAST]
+    assert run(argv, tmp_path / "run", capsys)[0] == 0
+    arrays, _ = read(tmp_path / "run")
+    np.testing.assert_array_equal(arrays["order"], np.arange(120))
+    assert np.isfinite(arrays["delta"]).all()
+
+
+def test_a_regression(tmp_path, capsys):
+    argv = odd(tmp_path / "line.npz", np.linspace(-1, 1, 40, dtype=np.float32))
+    assert run(argv, tmp_path / "run", capsys)[0] == 0
+    _, summary = read(tmp_path / "run")
+    assert summary["test_accuracy"] is None
+    assert summary["unit"] == "loss²"
+
+
+def test_one_class_whose_losses_are_all_zero(tmp_path, capsys):
+    argv = odd(tmp_path / "one.npz", np.zeros(30, np.int32))
+    assert run(argv, tmp_path / "run", capsys, figures=True)[0] == 0
+    assert not read(tmp_path / "run")[0]["delta"].any()
+    text = (tmp_path / "run" / "summary.json").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+
+
+def test_the_default_folder_of_a_file_is_one_folder(tmp_path, monkeypatch):
+    argv = odd(tmp_path / "my data.npz", np.arange(20) % 2)
+    monkeypatch.chdir(tmp_path)
+    assert sweep.main(argv) == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("sweep-my-data-")
+    assert "&#39;npz:" in (folder / "report.html").read_text()
+
+
+def test_many_devices_give_the_same_curve(clouds, finished, tmp_path):
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    argv = ["-m", "experiments.sweep", *clouds, "--out", tmp_path / "run"]
+    done = process(*argv, env=environment)
+    assert done.returncode == 0, done.stderr
+    many, one = read(tmp_path / "run")[0], read(finished[0])[0]
+    np.testing.assert_allclose(many["delta"], one["delta"], rtol=1e-5)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["devices"][7:]
