@@ -1,23 +1,26 @@
 """The one loop: per-sample losses at many points, reduced over every prefix of the samples."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from jaxscape import chunks, losses, prefix, reductions, sharding
+from jaxscape import affine, chunks, losses, prefix, reductions, sharding
 from jaxscape.prefix import Prefix
-from jaxscape.probes import Probe, SingleProbe
+from jaxscape.probes import Probe, SingleProbe, SubspaceProbe
 from jaxscape.reductions import Delta, Reduction, Surface
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
 BATCH_SIZE = 1000
 """Samples per chunk: a chunk's activations at one point stay within a CPU's cache."""
+
+
+Look = Callable[[Int[Array, ""]], Float[Array, "b"]]
 
 
 class Carry(NamedTuple):
@@ -145,19 +148,21 @@ def _advance(loss, probe, data, carry, skip, reduction, batch_size, point_batch,
     samples = chunks.cut(chunks.length_of(data), batch_size)
     blocks = _blocks(probe, point_batch, mesh)
 
-    def at_points(index: Array, batch: Batch) -> Float[Array, "t b"]:
+    def at_points(look: Look, index: Array) -> Float[Array, "t b"]:
         with jax.default_matmul_precision(precision):
-            return jax.vmap(lambda i: loss(probe.at(i), batch))(index).astype(jnp.float32)
+            return jax.vmap(look)(index).astype(jnp.float32)
 
     def chunk(carry: Carry, cut: tuple[Array, Array]) -> tuple[Carry, Any]:
         start, fresh = cut
         batch = chunks.take(data, start, samples.size)
         fresh = fresh & (start + jnp.arange(samples.size) >= skip)
+        with jax.default_matmul_precision(precision):
+            look = _look(loss, probe, batch)
 
         def block(by_sample: Any, points: tuple) -> tuple[Any, Carry]:
             first, unmet, old, by_point = points
             index = sharding.spread(first + jnp.arange(blocks.size), mesh)
-            new, steps = prefix.extend(old, at_points(index, batch), fresh)
+            new, steps = prefix.extend(old, at_points(look, index), fresh)
             state = (by_point, by_sample)
             by_point, by_sample = reduction.update(state, steps, index, unmet.astype(jnp.float32))
             return by_sample, Carry(new, by_point)
@@ -169,6 +174,17 @@ def _advance(loss, probe, data, carry, skip, reduction, batch_size, point_batch,
 
     carry, rows = jax.lax.scan(chunk, carry, (samples.starts, samples.fresh))
     return carry, chunks.join(samples, rows)
+
+
+def _look(loss: PerSampleLoss, probe: Probe, batch: Batch) -> Look:
+    """The losses of a batch as a function of the point's index; see ``affine`` for what is shared.
+
+    Sharing costs d + 1 products for d directions, so it takes at least twice as many points.
+    """
+    if not isinstance(probe, SubspaceProbe) or probe.num_points < 2 * (probe.space.dim + 1):
+        return lambda index: loss(probe.at(index), batch)
+    at = affine.share(loss, probe.space, batch)
+    return lambda index: at(probe.coordinates[index])
 
 
 def delta(
