@@ -78,20 +78,22 @@ def sizes_table(entries: list[dict[str, Any]], k_max: int) -> list[list[str]]:
                     f"{entry['sigma']:g}",
                     f"{size['tolerance']:g}",
                     _words(size, k_max),
-                    _between(size["ci"]),
-                    _count(size["law_k"]),
-                    _between(size["law_ci"]),
+                    between(size["ci"]),
+                    count(size["law_k"]),
+                    between(size["law_ci"]),
                 ]
             )
     return rows
 
 
-def _count(k: int | None) -> str:
-    return "beyond 2^31" if k is None else f"{k:,}"
+def count(k: float | None) -> str:
+    """K in words, None where it is beyond every number looked at."""
+    return "beyond 2^31" if k is None else f"{k:,.0f}"
 
 
-def _between(limits: list[int | None]) -> str:
-    return " to ".join(map(_count, limits))
+def between(limits: Sequence[float | None]) -> str:
+    """An interval of K in words."""
+    return " to ".join(map(count, limits))
 
 
 def _words(size: dict[str, Any], k_max: int) -> str:
