@@ -83,7 +83,7 @@ def table(entry: dict[str, Any], sizes: Sequence[int], n: int) -> list[list[str]
 
 
 def sentence(entry: dict[str, Any]) -> str:
-    """How much more a pilot is worth that is carried by enough samples."""
+    """How much more a pilot is worth that is carried by enough samples, in a line or two."""
     told = []
     for which, share in (("carried", entry["carried"]), ("others", 1 - entry["carried"])):
         held = entry[f"coverage_{which}"]
@@ -93,7 +93,7 @@ def sentence(entry: dict[str, Any]) -> str:
                 f"pilots carried by {size} samples ({share:.0%} of all): E S² held by "
                 f"{held['loss_variance']:.1%}, K of any order by {held['exceedance']:.1%}"
             )
-    return "; ".join(told)
+    return "\n".join(told)
 
 
 def _level(value: float | None) -> str:
