@@ -1,0 +1,126 @@
+"""What is timed: each stage of the work as a ratio to something measured right beside it."""
+
+import functools
+import importlib.util
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+import jaxscape as js
+from experiments.problem import Problem
+from jaxscape.lab import train
+from jaxscape.probes import Probe
+from jaxscape.quadratic import project
+from jaxscape.subspace import num_parameters
+from jaxscape.types import Params
+
+SQUARE = 2048
+"""Side of the matrices whose product measures the machine."""
+RESIDUAL = 1e-4
+"""Relative residual of the eigenpairs, here and in PyTorch."""
+
+
+class Stage(NamedTuple):
+    """How to measure a ratio once."""
+
+    what: str
+    measure: Callable[[], float]
+    target: str
+
+
+def machine() -> dict[str, Any]:
+    """The device, its rate of float32 matrix products, its rate of copying memory."""
+    block = jnp.zeros((64, 1024, 1024))
+    copy = jax.jit(lambda x: x + 1)
+    return {
+        "device": f"{jax.devices()[0].device_kind}, {jax.device_count()} of them",
+        "matrix product, GFLOP/s": round(product_rate() / 1e9),
+        "copy, GB/s": round(2 * block.nbytes / seconds(lambda: copy(block), times=3) / 1e9, 1),
+    }
+
+
+@functools.cache
+def _square() -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
+    product = jax.jit(lambda a: jnp.matmul(a, a, precision="highest"))
+    return product, jax.random.normal(jax.random.key(0), (SQUARE, SQUARE))
+
+
+def product_rate() -> float:
+    """Floating-point operations per second of a square matrix product."""
+    product, square = _square()
+    return 2 * SQUARE**3 / seconds(lambda: product(square), times=5)
+
+
+def stages_of(problem: Problem, params: Params, points: int, dim: int) -> list[Stage]:
+    """Each stage, measured right before what it is compared with."""
+    n, data, key = len(problem.order), problem.samples, problem.keys["probe"]
+    forward = lambda: train.mean_loss(problem.loss, params, data, batch_size=1000)  # noqa: E731
+    hessian = js.hvp(problem.loss, params, data)
+    solve = lambda: js.top_eigenpairs(hessian, params, dim, key=problem.keys["subspace"])  # noqa: E731
+    pairs = solve()
+    space = js.Subspace(params, pairs.vectors)
+    everywhere = js.isotropic(key, params, points, 0.01)
+    along = js.gaussian(key, space, points, 0.01)
+
+    def sweep(probe: Probe) -> Callable[[], float]:
+        operations = 2 * num_parameters(params) * n * points
+        spent = lambda: seconds(lambda: js.delta(problem.loss, probe, data))  # noqa: E731
+        return lambda: operations / spent() / product_rate()
+
+    def against(what: Callable[[], Any], unit: Callable[[], Any]) -> Callable[[], float]:
+        return lambda: seconds(what) / seconds(unit, times=3)
+
+    once = lambda: hessian(params)  # noqa: E731
+    products = float(pairs.matvecs)
+    alone = against(solve, once)
+    passes = against(lambda: project(problem.loss, space, data), forward)
+    rate = "operations per second / matrix product's"
+    return [
+        Stage(f"sweep over all parameters, {rate}", sweep(everywhere), ">= 0.85"),
+        Stage(f"sweep in the subspace, {rate}", sweep(along), ">= 1.3"),
+        Stage("Hessian product / forward pass", against(once, forward), "<= 6.5"),
+        Stage("eigenpairs, Hessian products", lambda: products, "<= 60"),
+        Stage("eigenpairs / their Hessian products alone", lambda: alone() / products, ""),
+        Stage("project / forward pass", passes, "<= 120"),
+    ]
+
+
+def against_pytorch(problem: Problem, params: Params, points: int, dim: int) -> list[Stage]:
+    """How many times as long the same takes in PyTorch, where that is installed; see ``rival``."""
+    network = sorted(params) == [f"Dense_{layer}" for layer in range(len(params))]
+    if not (network and problem.dataset.num_classes) or not all(
+        importlib.util.find_spec(name) for name in ("torch", "scipy")
+    ):
+        return []
+    from experiments.rival import Rival
+
+    rival = Rival(params, problem.samples)
+    space = js.random_subspace(problem.keys["subspace"], params, dim)
+    probe = js.gaussian(problem.keys["probe"], space, points, 0.01)
+    hessian = js.hvp(problem.loss, params, problem.samples)
+
+    def sweep() -> float:
+        ours = seconds(lambda: js.delta(problem.loss, probe, problem.samples))
+        return seconds(lambda: rival.delta(space, probe.coordinates)) / ours
+
+    def eigenpairs() -> float:
+        key = problem.keys["subspace"]
+        ours = seconds(lambda: js.top_eigenpairs(hessian, params, dim, key=key))
+        return seconds(lambda: rival.eigenpairs(dim, RESIDUAL)) / ours
+
+    return [
+        Stage("sweep, time in PyTorch / here", sweep, ">= 3"),
+        Stage("eigenpairs, time in PyTorch / here", eigenpairs, ">= 2"),
+    ]
+
+
+def seconds(what: Callable[[], Any], times: int = 1) -> float:
+    """The mean time of a call, compilation left out."""
+    jax.block_until_ready(what())
+    started = time.perf_counter()
+    for _ in range(times):
+        jax.block_until_ready(what())
+    return (time.perf_counter() - started) / times
