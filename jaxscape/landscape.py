@@ -62,6 +62,7 @@ def evaluate(
     for segment in segments:
         carry, row = advance(loss, probe, segment, carry, reduction, **options)
         rows.append(row)
+        jax.block_until_ready(rows[-2:-1])  # or batches would be read faster than they are used
     if not rows:
         raise InputError("expected at least one batch of samples, found none; check the iterator")
     by_sample = rows[0] if len(rows) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *rows)
