@@ -22,10 +22,14 @@ def blank(figure, folder, name):
         Image.new("L", (1, 1)).save(folder / f"{name}.{kind}")
 
 
-def run(argv, out, capsys, figures=False):
-    """Exit status and stderr of the command in this process."""
-    draw = sweep_report.plot.save if figures else blank
-    with mock.patch.object(sweep_report.plot, "save", draw):
+def without_figures():
+    """A context in which the command draws nothing."""
+    return mock.patch.object(sweep_report.plot, "save", blank)
+
+
+def run(argv, out, capsys):
+    """Exit status and stderr of the command in this process, drawing nothing."""
+    with without_figures():
         status = sweep.main([*argv, "--out", str(out)])
     return status, capsys.readouterr().err
 

@@ -9,13 +9,15 @@ from hypothesis import given, settings
 
 from jaxscape import prefix
 
+extend = jax.jit(prefix.extend)  # as every sweep does
+
 
 def stream(losses, sizes):
     """Feed the columns of ``losses`` in batches of the given sizes."""
     state, rows, begin = prefix.start(losses.shape[0]), [], 0
     for size in sizes:
         batch = jnp.asarray(losses[:, begin : begin + size])
-        state, steps = prefix.extend(state, batch, jnp.ones(size, bool))
+        state, steps = extend(state, batch, jnp.ones(size, bool))
         rows.append(np.asarray(steps.innovation / (steps.k + 1)))
         begin += size
     return state, np.concatenate(rows, 1)[:, 1:]
@@ -32,9 +34,9 @@ def test_increments_match_float64_whatever_the_batches(sizes):
 
 def test_samples_met_before_change_nothing():
     losses = np.random.default_rng(1).exponential(size=(3, 30)).astype(np.float32)
-    state, _ = prefix.extend(prefix.start(3), losses[:, :20], jnp.ones(20, bool))
+    state, _ = extend(prefix.start(3), losses[:, :20], jnp.ones(20, bool))
     again = jnp.asarray(np.concatenate([losses[:, 15:20], losses[:, 20:]], 1))
-    state, steps = prefix.extend(state, again, jnp.arange(15) >= 5)
+    state, steps = extend(state, again, jnp.arange(15) >= 5)
     assert int(state.count) == 30
     np.testing.assert_array_equal(steps.k[5:], np.arange(20, 30))
     np.testing.assert_allclose(state.mean, losses.mean(1), rtol=1e-6)
@@ -59,7 +61,6 @@ def test_one_late_outlier_costs_no_digits():
 def test_ten_million_samples_lose_nothing():
     batch = np.random.default_rng(4).exponential(size=(1, 100_000)).astype(np.float32)
     state = prefix.start(1)
-    extend = jax.jit(prefix.extend)
     for _ in range(99):  # in chunks of a sweep's size, so that 10,000 of them add up
         for i in range(0, 100_000, 1000):
             state, _ = extend(state, batch[:, i : i + 1000], np.ones(1000, bool))

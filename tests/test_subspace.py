@@ -48,7 +48,7 @@ def test_hessian_subspace_spans_the_top_eigenvectors():
     params, data = mlp_problem()
     space = js.hessian_subspace(mlp_loss, params, data, 3, tol=1e-5)
     flat, unravel = jax.flatten_util.ravel_pytree(params)
-    hessian = jax.hessian(lambda x: mlp_loss(unravel(x), data).mean())(flat)
+    hessian = jax.jit(jax.hessian(lambda x: mlp_loss(unravel(x), data).mean()))(flat)
     vectors = np.linalg.eigh(np.asarray(hessian, np.float64))[1][:, ::-1][:, :3]
     leaves = [np.reshape(leaf, (3, -1)) for leaf in jax.tree.leaves(space.basis)]
     rows = np.concatenate(leaves, 1)

@@ -1,10 +1,12 @@
 """What a finished run of the main command holds."""
 
 import json
+import os
 
 import jax
 import numpy as np
 from cases import at64, increments64
+from command import process
 from sweeps import flax_losses64, load, read, run
 
 from experiments import problem, summary, sweep_report
@@ -137,3 +139,13 @@ def test_eigenpairs_that_did_not_converge_are_said_so():
 def test_keys_are_independent_of_each_other():
     keys = jax.random.split(jax.random.key(0), len(problem.KEYS))
     assert len({tuple(np.asarray(jax.random.key_data(k))) for k in keys}) == len(problem.KEYS)
+
+
+def test_many_devices_give_the_same_curve(clouds, finished, tmp_path):
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    argv = ["-m", "experiments.sweep", *clouds, "--out", tmp_path / "run"]
+    done = process(*argv, env=environment)
+    assert done.returncode == 0, done.stderr
+    many, one = read(tmp_path / "run")[0], read(finished[0])[0]
+    np.testing.assert_allclose(many["delta"], one["delta"], rtol=1e-5)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["devices"][7:]
