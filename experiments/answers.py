@@ -7,6 +7,7 @@ import numpy as np
 
 from experiments import summary
 from experiments.pilots import PARTS
+from experiments.run_folder import plain
 from jaxscape.evidence import TRUSTED
 
 NAMES = {"delta": "Δ, level and shape", "shape": "shape delta"}
@@ -29,14 +30,14 @@ def _entry(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     return {
         "pilots": [
             {
-                "effective_samples": _plain(arrays["own_effective"][i]),
-                **{key: _plain(arrays[f"own_{key}"][i]) for key in QUANTITIES},
+                "effective_samples": plain(arrays["own_effective"][i]),
+                **{key: plain(arrays[f"own_{key}"][i]) for key in QUANTITIES},
                 "coverage": {key: _share(arrays[f"held_{key}"][:, i]) for key in QUANTITIES},
             }
             for i in range(carried.shape[1])
         ],
-        "all": {key: _plain(arrays[f"true_{key}"][1]) for key in QUANTITIES[:3]}
-        | {"exceedance": _plain(arrays["own_k"])},
+        "all": {key: plain(arrays[f"true_{key}"][1]) for key in QUANTITIES[:3]}
+        | {"exceedance": plain(arrays["true_k"])},
         "carried": _share(carried),
         "coverage_carried": {key: _share(arrays[f"held_{key}"][carried]) for key in QUANTITIES},
         "coverage_others": {key: _share(arrays[f"held_{key}"][~carried]) for key in QUANTITIES},
@@ -47,17 +48,13 @@ def _share(hits: np.ndarray) -> float | None:
     return float(hits.mean()) if hits.size else None
 
 
-def _plain(values: Any) -> Any:
-    """Numbers for JSON, None where infinite."""
-    if np.ndim(values):
-        return [_plain(value) for value in values]
-    return float(values) if np.isfinite(values) else None
-
-
 def table(entry: dict[str, Any], sizes: Sequence[int], n: int) -> list[list[str]]:
-    """Rows of text, the first one the header, the last one what all samples say."""
+    """Rows of text, the first one the header, the last one what all samples at all points say.
+
+    A row is the pilot along the order of the data; only "held" is of the random orders' pilots.
+    """
     rows = [["pilot", "E S²", "90 %", "held", "carried by", "K, order law, 90 %"]]
-    rows[0] += ["K, any order, 90 %", "held", "K_ε, 90 %"]
+    rows[0] += [f"K, run of {n:,}, 90 %", "held", "K_ε, 90 %"]
     for size, pilot in zip(sizes, entry["pilots"], strict=True):
         low, value, high = pilot["loss_variance"]
         rows.append(
@@ -74,7 +71,7 @@ def table(entry: dict[str, Any], sizes: Sequence[int], n: int) -> list[list[str]
             ]
         )
     truth = entry["all"]
-    last = f"this order: {truth['exceedance']:,.0f}" if truth["exceedance"] else "not by them"
+    last = f"this run: {truth['exceedance']:,.0f}" if truth["exceedance"] < n else "not by them"
     law, distance = (summary.count(truth[key]) for key in ("law", "distance"))
     rows.append(
         [f"all {n:,}", f"{truth['loss_variance']:.3g}", "", "", "", law, last, "", distance]
@@ -91,7 +88,7 @@ def sentence(entry: dict[str, Any]) -> str:
             size = f"at least {TRUSTED}" if which == "carried" else "fewer"
             told.append(
                 f"pilots carried by {size} samples ({share:.0%} of all): E S² held by "
-                f"{held['loss_variance']:.1%}, K of any order by {held['exceedance']:.1%}"
+                f"{held['loss_variance']:.1%}, K of a run by {held['exceedance']:.1%}"
             )
     return "\n".join(told)
 

@@ -27,6 +27,7 @@ class Question(NamedTuple):
     tolerance: float  #: of Δ_k, in units of the loss squared
     epsilon: float  #: root mean square distance to the population's landscape, units of the loss
     level: float  #: of every interval
+    run: int  #: samples of the run whose K by Definition 4 is foretold
 
 
 class Answer(NamedTuple):
@@ -36,14 +37,14 @@ class Answer(NamedTuple):
     effective: Float[Array, "2 *r"]  #: by how many samples it is carried
     law: Float[Array, "2 *r 3"]  #: K of the order law
     distance: Float[Array, "2 *r 3"]  #: K_ε to the population
-    exceedance: Float[Array, "2 *r 3"]  #: K of Definition 4 over orders, its value the median
+    exceedance: Float[Array, "2 *r 3"]  #: K of Definition 4 in a run, its value the median
 
 
 class Trials(NamedTuple):
     """Pilots of R orders."""
 
     answer: Answer  #: r = (R, sizes)
-    exceedance: Float[Array, "2 R"]  #: K by Definition 4 of each whole order; infinite: not reached
+    exceedance: Float[Array, "2 R"]  #: K by Definition 4 of each whole order; n: not reached
 
 
 @partial(jax.jit, static_argnames=("sizes", "num_points", "num_trials", "question"))
@@ -84,28 +85,26 @@ def of_all(losses: Float[Array, "M n"], question: Question) -> Answer:
 
 
 def last_exceedance(losses: Float[Array, "m n"], tolerance: float) -> Float[Array, "2"]:
-    """K by Definition 4 of this order, for Δ and for shape delta; infinite where not reached."""
+    """K by Definition 4 of this order, for Δ and for shape delta; n where it is not reached."""
     m = losses.shape[0]
     centred = np.sqrt(m / (m - 1)) * (losses - losses.mean(0))
     curves = [jnp.mean(prefix.increments(rows) ** 2, 0) for rows in (losses, centred)]
-    return _number(js.sufficient_size(jnp.stack(curves), tolerance))
+    size = js.sufficient_size(jnp.stack(curves), tolerance)
+    return jnp.where(size.reached, size.k, losses.shape[1]).astype(jnp.float32)
 
 
-def held(trials: Trials, truth: Answer, n: int) -> dict[str, Bool[np.ndarray, "2 R sizes"]]:
+def held(trials: Trials, truth: Answer) -> dict[str, Bool[np.ndarray, "2 R sizes"]]:
     """Whether each pilot's interval holds what it is about.
 
     E_q S² and both K that follow from it are held against ``truth``, those of all samples at all
-    points; Definition 4's K against that of the pilot's own order, once run to its end. There a K
-    that the ``n`` samples do not reach is held by every interval that reaches n.
+    points; Definition 4's K against that of the pilot's own order, once run to its end.
     """
     said = trials.answer
     return {
         "loss_variance": _inside(said.loss_variance, truth.loss_variance[:, None, None, 1]),
         "law": _inside(said.law, truth.law[:, None, None, 1]),
         "distance": _inside(said.distance, truth.distance[:, None, None, 1]),
-        "exceedance": _inside(
-            np.minimum(said.exceedance, n), np.minimum(trials.exceedance, n)[..., None]
-        ),
+        "exceedance": _inside(said.exceedance, trials.exceedance[..., None]),
     }
 
 
@@ -133,11 +132,12 @@ def _answers(states: Evidence, question: Question) -> Answer:
 
 
 def _answer(part: str, question: Question, state: Evidence) -> Answer:
-    tolerance, epsilon, level = question
+    tolerance, epsilon, level, run = question
     found = evidence.loss_variance(state, part, level=level)
     levels = jnp.stack(found.interval)
     terms = getattr(state, part).largest
-    last = js.exceedance_size(terms, state.prefix.count - 1, tolerance, level=level)
+    count = state.prefix.count - 1
+    last = js.exceedance_size(terms, count, tolerance, level=level, within=run)
     return Answer(
         levels,
         found.effective,

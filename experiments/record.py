@@ -24,7 +24,8 @@ class Record(NamedTuple):
 def keep(name: str, config: Any, problem: Problem, find: Callable[[Path], Record]) -> Record:
     """Write what ``find`` gives into ``config.out``, or runs/<name>-<dataset>-<hash>.
 
-    ``find`` gets the folder to work in. Bad input that it finds leaves nothing behind.
+    ``find`` gets the folder to work in. Bad input that it finds leaves nothing behind; what an
+    interruption leaves, the next run of the same settings takes over.
 
     Raises:
         InputError: a folder in use, or what ``find`` raises.
@@ -32,7 +33,7 @@ def keep(name: str, config: Any, problem: Problem, find: Callable[[Path], Record
     default = Path("runs") / f"{name}-{problem.dataset.label}-{config.short_hash()}"
     out = run_folder.absolute(config.out or default)
     settings = config.settings() | {"data_sha256": problem.dataset.sha256}
-    with run_folder.staged(out, settings, resume=False) as work:
+    with run_folder.staged(out, settings, resume=True) as work:
         found = find(work)
         np.savez(work / "results.npz", **found.arrays)
         run_folder.write_json(work / "summary.json", found.summary)

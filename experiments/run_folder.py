@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxscape import InputError
 
 CONFIG = "config.json"
@@ -59,6 +61,13 @@ def staged(out: Path, settings: dict[str, Any], *, resume: bool) -> Iterator[Pat
         raise
     _refuse_occupied(out)
     os.replace(work, out)
+
+
+def plain(values: Any) -> Any:
+    """Numbers for JSON, which knows neither NaN nor infinity: None in their place."""
+    if np.ndim(values):
+        return [plain(value) for value in values]
+    return float(values) if np.isfinite(values) else None
 
 
 def write_json(path: Path, value: Any) -> None:

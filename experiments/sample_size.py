@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 import jaxscape as js
-from experiments import cli, pilots, prepare, record, say
+from experiments import cli, pilots, prepare, record, say, sizes
 from experiments import problem as problems
 from experiments.answers import NAMES, answers_of, sentence, table
 from experiments.pilots import Answer, Question
@@ -23,9 +22,6 @@ from jaxscape import InputError, reductions
 from jaxscape.lab import plot_pilots
 from jaxscape.probes import Probe
 from jaxscape.subspace import check_dim
-
-LEVEL = 0.9
-"""Of every interval here."""
 
 
 @dataclass(frozen=True)
@@ -135,10 +131,10 @@ def _find(problem: Problem, config: SampleSizeConfig, work: Path) -> Record:
     figures = {
         "pilots": plot_pilots.pilots(answers, arrays["pilot"], n, **about),
         "coverage": plot_pilots.coverage(
-            answers, arrays["pilot"], LEVEL, config.trials, **record.marks(problem)
+            answers, arrays["pilot"], sizes.LEVEL, config.trials, **record.marks(problem)
         ),
     }
-    return Record(arrays, {"num_samples": n, "level": LEVEL, "answers": answers}, figures)
+    return Record(arrays, {"num_samples": n, "level": sizes.LEVEL, "answers": answers}, figures)
 
 
 def per_sample_losses(problem: Problem, probe: Probe) -> Float[Array, "m n"]:
@@ -149,8 +145,12 @@ def per_sample_losses(problem: Problem, probe: Probe) -> Float[Array, "m n"]:
     """
     keep = reductions.losses(probe.num_points)
     losses = js.evaluate(problem.loss, probe, problem.samples, keep)
-    if not bool(jnp.isfinite(losses).all()):
-        raise InputError("expected finite losses, found NaN or infinity; lower --sigmas")
+    bad = np.flatnonzero(~np.isfinite(losses).all(0))
+    if bad.size:
+        raise InputError(
+            f"expected finite losses, found NaN or infinity for {bad.size} of {losses.shape[1]} "
+            f"samples, the first at position {bad[0]}; lower --sigmas"
+        )
     return losses
 
 
@@ -158,11 +158,12 @@ def ask(losses: Float[Array, "M n"], config: SampleSizeConfig) -> dict[str, np.n
     """The arrays of results.npz at one sigma.
 
     ``own_*`` are pilots along the order of the data, ``trial_*`` those of random orders, ``true_*``
-    what all samples at all points say, for both parts as in ``pilots``; ``own_k`` and ``trial_k``
-    are Definition 4's K of each order run to its end, ``held_*`` whether a trial's interval held.
+    what all samples at all points say, for both parts as in ``pilots``; ``own_k``, ``trial_k``
+    and, at all points, ``true_k`` are Definition 4's K of each order run to its end, n where it is
+    not reached; ``held_*`` is whether a trial's interval held.
     """
     n = losses.shape[1]
-    question = Question(config.tolerance, config.epsilon, LEVEL)
+    question = Question(config.tolerance, config.epsilon, sizes.LEVEL, n)
     found = pilots.ask(
         jax.random.key(config.seed),
         losses,
@@ -178,9 +179,10 @@ def ask(losses: Float[Array, "M n"], config: SampleSizeConfig) -> dict[str, np.n
         **_named("own", own.answer),
         **_named("trial", trials.answer),
         **_named("true", truth),
-        **{f"held_{what}": hits for what, hits in pilots.held(trials, truth, n).items()},
+        **{f"held_{what}": hits for what, hits in pilots.held(trials, truth).items()},
         "own_k": own.exceedance,
         "trial_k": trials.exceedance,
+        "true_k": pilots.last_exceedance(losses, config.tolerance),
     }
     return {name: np.asarray(values) for name, values in arrays.items()}
 

@@ -13,6 +13,7 @@ from jaxscape.sample_size import SufficientSize
 
 LEVEL = 0.9
 """Of every interval here."""
+PARTS = ("delta", "delta_shape")
 
 
 def level_of(arrays: dict[str, np.ndarray], index: int) -> Interval:
@@ -34,32 +35,51 @@ def effective_of(arrays: dict[str, np.ndarray], index: int) -> float:
 def entries_of(
     arrays: dict[str, np.ndarray], index: int, tolerances: Sequence[float]
 ) -> list[dict[str, Any]]:
-    """Per tolerance: K of this order, its interval over orders, and K of the order law."""
+    """Per tolerance, K of this order, with its interval over orders, of Δ and of shape delta.
+
+    Of Δ also K of the order law, and the K_ε with ε² the tolerance: to the landscape of the
+    population, and to that of all samples of the run.
+    """
     wanted = np.asarray(tolerances, np.float32)
-    measured = js.sufficient_size(arrays["delta"][index], wanted)
-    terms = _terms(arrays, index)
-    over_orders = js.exceedance_size(terms, len(terms), wanted, level=LEVEL)
-    law = jax.tree.map(lambda v: js.increment_size(v, wanted), level_of(arrays, index))
-    law = Interval(*(SufficientSize(*map(np.asarray, size)) for size in law))
+    n = len(arrays["k"]) + 1
+    own = {part: js.sufficient_size(arrays[part][index], wanted) for part in PARTS}
+    orders = {
+        part: js.exceedance_size(_terms(arrays, index, part), n - 1, wanted, level=LEVEL)
+        for part in PARTS
+    }
+    level, epsilons = level_of(arrays, index), np.sqrt(wanted)
+    law = [js.increment_size(v, wanted) for v in level]
+    population = [js.distance_size(v, epsilons) for v in level]
+    full = [js.distance_size(v, epsilons, n) for v in level]
     entries = []
     for row, tolerance in enumerate(tolerances):
-        reached = bool(measured.reached[row])
         entries.append(
             {
                 "tolerance": tolerance,
-                "k": int(measured.k[row]) if reached else None,
-                "reached": reached,
-                "ci": [_k(over_orders.low, row), _k(over_orders.high, row)],
-                "law_k": _k(law.value, row),
-                "law_ci": [_k(law.low, row), _k(law.high, row)],
+                "k": _k(own["delta"], row),
+                "reached": bool(own["delta"].reached[row]),
+                "ci": [_k(orders["delta"].low, row), _k(orders["delta"].high, row)],
+                "shape_k": _k(own["delta_shape"], row),
+                "shape_ci": [
+                    _k(orders["delta_shape"].low, row),
+                    _k(orders["delta_shape"].high, row),
+                ],
             }
+            | _named("law", law, row)
+            | _named("distance", population, row)
+            | _named("distance_full", full, row)
         )
     return entries
 
 
-def _terms(arrays: dict[str, np.ndarray], index: int) -> np.ndarray:
+def _named(name: str, sizes: Sequence[SufficientSize], row: int) -> dict[str, Any]:
+    low, value, high = (_k(size, row) for size in sizes)
+    return {f"{name}_k": value, f"{name}_ci": [low, high]}
+
+
+def _terms(arrays: dict[str, np.ndarray], index: int, part: str = "delta") -> np.ndarray:
     k = arrays["k"].astype(np.float64)
-    return (k * (k + 1) * arrays["delta"][index]).astype(np.float32)
+    return (k * (k + 1) * arrays[part][index]).astype(np.float32)
 
 
 def _k(size: SufficientSize, row: int) -> int | None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from experiments import law, sizes
+from experiments.run_folder import plain
 from jaxscape.decay import decay_exponent
 
 FROM = 100
@@ -14,35 +15,35 @@ LATE = 0.95
 MARK = "* within the last 5 % of the samples: only these few were quiet, more may not be"
 
 
+def late(k: np.ndarray) -> np.ndarray:
+    """Which k averages are taken over: from ``FROM`` on, or the later half of fewer than 200."""
+    return k >= min(FROM, (k[-1] + 1) // 2)
+
+
 def per_sigma(arrays: dict[str, np.ndarray], tolerances: Sequence[float]) -> list[dict[str, Any]]:
     """One entry per sigma, from the arrays of ``results.npz``."""
     k = arrays["k"]
-    late = k >= min(FROM, k[-1])
+    chosen = late(k)
     entries = []
     for index, sigma in enumerate(arrays["sigma"]):
         delta = arrays["delta"][index]
         interval = sizes.level_of(arrays, index)
-        fit = decay_exponent(k[late], delta[late])
-        scaled = delta[late].astype(np.float64) * k[late].astype(np.float64) ** 2
+        fit = decay_exponent(k[chosen], delta[chosen])
+        scaled = delta[chosen].astype(np.float64) * k[chosen].astype(np.float64) ** 2
         entries.append(
             {
                 "sigma": float(sigma),
                 "mean_delta_k2": float(scaled.mean()),
                 "order_law_k2": float(arrays["loss_variance"][index]),
                 "order_law_k2_sem": float(arrays["loss_variance_sem"][index]),
-                **law.agreement(arrays, index, late),
-                "decay_exponent": {"value": _number(fit.exponent), "sem": _number(fit.sem)},
-                "order_law_k2_ci": [_number(interval.low), _number(interval.high)],
-                "effective_samples": _number(sizes.effective_of(arrays, index)),
+                **law.agreement(arrays, index, chosen),
+                "decay_exponent": {"value": plain(fit.exponent), "sem": plain(fit.sem)},
+                "order_law_k2_ci": [plain(interval.low), plain(interval.high)],
+                "effective_samples": plain(sizes.effective_of(arrays, index)),
                 "sufficient_size": sizes.entries_of(arrays, index, tolerances),
             }
         )
     return entries
-
-
-def _number(value: Any) -> float | None:
-    """Neither NaN nor infinity is JSON."""
-    return float(value) if np.isfinite(value) else None
 
 
 def levels_table(entries: list[dict[str, Any]]) -> list[list[str]]:

@@ -69,7 +69,7 @@ def run(config: TheoryConfig) -> Record:
 
 def _find(problem: Problem, config: TheoryConfig, work: Path) -> Record:
     arrays = _compare(problem, config, work / "checkpoint")
-    late = arrays["k"] >= min(summary.FROM, arrays["k"][-1])
+    late = summary.late(arrays["k"])
     entries = [
         {"sigma": float(sigma)} | law.agreement(arrays, index, late)
         for index, sigma in enumerate(arrays["sigma"])
@@ -108,20 +108,17 @@ def _compare(problem: Problem, config: TheoryConfig, store: Path) -> dict[str, n
 
 
 def table(entries: list[dict[str, Any]]) -> list[list[str]]:
-    """Rows of text, the first one the header."""
-    header = ["sigma", "law / Monte-Carlo", "median over k", "curvature part alone", "law"]
+    """Rows of text, the first one the header; of each part its mean over that of Monte-Carlo."""
     verdicts = {True: "holds", False: "does not hold", None: "cannot tell"}
-    rows = [header]
+    rows = [["sigma", "law / Monte-Carlo", "median over k", *law.PARTS, "law"]]
     for entry in entries:
-        ratio, error = (
-            entry[name] for name in ("law_over_monte_carlo", "law_over_monte_carlo_sem")
-        )
+        ratio, error = entry["law_over_monte_carlo"], entry["law_over_monte_carlo_sem"]
         rows.append(
             [
                 f"{entry['sigma']:.3g}",
                 f"{ratio:.4g} ± {error:.1g}",
                 f"{entry['law_over_monte_carlo_median']:.4g}",
-                f"{entry['law_curvature_over_monte_carlo']:.2g}",
+                *(f"{entry['law_parts'][part] * ratio:.2g}" for part in law.PARTS),
                 verdicts[entry["law_holds"]],
             ]
         )

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 from jaxtyping import Array, Float
 
@@ -62,7 +63,8 @@ def share(
     is evaluated as it is. Meant for many more points than the space has directions.
     """
     leaves, tree = jax.tree.flatten(space.origin)
-    if any(jnp.result_type(leaf).itemsize < 4 for leaf in leaves):
+    dtypes = [jnp.result_type(leaf) for leaf in leaves]
+    if not all(jnp.issubdtype(d, jnp.floating) and d.itemsize >= 4 for d in dtypes):
         return lambda coordinates: loss(space.at(coordinates), batch)  # each point is rounded
     others, rest = jax.tree.flatten(batch)
 
@@ -71,7 +73,10 @@ def share(
 
     closed = jax.make_jaxpr(flat)(*leaves, *others)
     slopes = jax.tree.leaves(space.basis)
-    params = [Affine(jnp.asarray(x), v, data=False) for x, v in zip(leaves, slopes, strict=True)]
+    params = [
+        Affine(jnp.asarray(x), v.astype(dtype), data=False)
+        for x, v, dtype in zip(leaves, slopes, dtypes, strict=True)
+    ]
     steps: list[Step] = []
     (result,) = _walk(closed, [*params, *others], steps)
 
@@ -132,13 +137,31 @@ def _along(equation: JaxprEqn, operands: list[Any]) -> tuple[Array, Array]:
 
 
 def _is_linear(equation: JaxprEqn, operands: list[Any]) -> bool:
-    """Whether it is linear in the operands that move, and as precise as they are."""
-    name, moving = equation.primitive.name, [isinstance(x, Affine) for x in operands]
-    dtype = equation.outvars[0].aval.dtype
-    if not jnp.issubdtype(dtype, jnp.inexact) or dtype.itemsize < 4:
+    """Whether it is linear in the operands that move, as precise as they are, and no larger."""
+    name = equation.primitive.name
+    moving = [x for x in operands if isinstance(x, Affine)]
+    if len(equation.outvars) != 1:
         return False
-    scaled = name == "mul" or (name == "div" and moving[0])
-    return name in LINEAR or (scaled and sum(moving) == 1)
+    out = equation.outvars[0].aval
+    if not jnp.issubdtype(out.dtype, jnp.inexact) or out.dtype.itemsize < 4:
+        return False
+    if any(x.data for x in moving) and out.size > max(x.origin.size for x in moving):
+        return False
+    return name in LINEAR or (name in ("mul", "div") and _is_scaling(equation, operands))
+
+
+def _is_scaling(equation: JaxprEqn, operands: list[Any]) -> bool:
+    """Whether the first operand, or the second of a product, moves and the other is a constant.
+
+    A finite one, not 0: 0·∞ at a slope would be NaN where the value itself is infinite.
+    """
+    names = {"mul": ((0, 1), (1, 0)), "div": ((0, 1),)}[equation.primitive.name]
+    for index, other in names:
+        factor = equation.invars[other]
+        if isinstance(operands[index], Affine) and isinstance(factor, Literal):
+            value = np.asarray(factor.val)
+            return bool(np.isfinite(value).all() and (value != 0).all())
+    return False
 
 
 def _is_shared_product(equation: JaxprEqn, operands: list[Any]) -> bool:

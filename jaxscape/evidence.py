@@ -17,10 +17,10 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxscape import pairs, prefix
-from jaxscape.intervals import Interval, Terms, mean_interval, terms_of
+from jaxscape.intervals import Interval, Terms, check_level, mean_interval, terms_of
 from jaxscape.pairs import Pair
 from jaxscape.prefix import Prefix
 from jaxscape.types import InputError
@@ -45,6 +45,7 @@ class Evidence(NamedTuple):
     prefix: Prefix
     delta: Tally  #: the terms of Δ
     shape: Tally  #: those of shape delta; NaN where there is only one point
+    nonfinite: Int[Array, ""]  #: samples with a loss that is NaN or infinite at some point
 
 
 class LossVariance(NamedTuple):
@@ -58,7 +59,7 @@ def start(num_points: int) -> Evidence:
     """No sample met."""
     zeros = jnp.zeros(num_points)
     tally = Tally((zeros, zeros), (jnp.zeros(()), jnp.zeros(())), jnp.zeros(LARGEST))
-    return Evidence(prefix.start(num_points), tally, tally)
+    return Evidence(prefix.start(num_points), tally, tally, jnp.zeros((), jnp.int32))
 
 
 @jax.jit
@@ -87,6 +88,7 @@ def extend(
         after,
         _add(evidence.delta, weight * steps.innovation**2),
         _add(evidence.shape, scale * weight * centred**2),
+        evidence.nonfinite + jnp.sum(fresh & ~jnp.isfinite(losses).all(0), dtype=jnp.int32),
     )
 
 
@@ -106,18 +108,20 @@ def loss_variance(
     """E_q S² of Δ, or of shape delta where ``part`` is "shape", in units of the loss squared.
 
     The interval holds E_q S² of all samples from which those met are a random selection, with
-    probability ``level``. It allows for the spread of the m ≥ 2 points, unless ``fixed_points``:
-    then E_q is the mean over these very points. Where ``effective`` is below ``TRUSTED`` the
-    interval is wide, and owes its upper limit to the margin that ``mean_interval`` adds for
-    samples rarer than any seen.
+    probability ``level``. It allows for the spread of the m points, unless ``fixed_points``: then
+    E_q is the mean over these very points. Where ``effective`` is below ``TRUSTED`` the interval
+    is wide, and owes its upper limit to the margin that ``mean_interval`` adds for samples rarer
+    than any seen. All is NaN from the first loss on that is not finite.
 
     Raises:
-        InputError: an unknown part, or a level not between 0 and 1.
+        InputError: an unknown part, one point whose spread is asked for, or a level not between 0
+            and 1.
     """
+    if evidence.delta.by_point[0].size < 2 and not fixed_points:
+        raise InputError("expected at least 2 points, found 1; give more, or set fixed_points")
     if part not in ("delta", "shape"):
         raise InputError(f"expected part 'delta' or 'shape', found {part!r}; choose one")
-    if not 0 < level < 1:
-        raise InputError(f"expected a level between 0 and 1, found {level}; change it")
+    check_level(level)
     tally: Tally = getattr(evidence, part)
     samples = Terms(evidence.prefix.count - 1, tally.by_point[0].mean(), tally.squares[0])
     points = None if fixed_points else terms_of(tally.by_point[0])

@@ -5,8 +5,9 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxscape.intervals import Interval
+from jaxscape.intervals import Interval, check_level
 from jaxscape.sample_size import MOST, SufficientSize, increment_size, smallest
+from jaxscape.types import InputError
 
 
 def exceedance_size(
@@ -15,6 +16,7 @@ def exceedance_size(
     tolerance: Float[Array, "*t"],
     *,
     level: float = 0.9,
+    within: float = math.inf,
 ) -> Interval:
     """The median of Definition 4's K over orders, and limits that hold it with chance ``level``.
 
@@ -25,29 +27,49 @@ def exceedance_size(
         λ(k) = Σ_{k' ≥ k} P(z ≥ tolerance·k'(k'+1)) = E[(r(z) − k + 1)₊],
 
     where r(z) is the largest k' at which z still reaches it. K's quantile of order p is the
-    smallest k with λ(k) ≤ −log p. ``terms`` holds the largest of ``count`` terms, as
-    ``Evidence.delta.largest`` does. For the upper limit they get one more, twice as large as the
+    smallest k with λ(k) ≤ −log p; of a run of ``within`` = n samples, which sees no later
+    exceedance, with λ(k) − λ(n). For the upper limit the terms get one more, twice as large as the
     largest, as in ``mean_interval``. Where losses are heavy-tailed, a K far beyond ``count`` is a
     guess that comes out too small: it hangs on losses rarer than any seen.
 
+    ``terms`` holds the largest of ``count`` terms, as ``Evidence.delta.largest`` does. Those that
+    are left out count as 0 for the lower limit, as the smallest that is there for the rest: all
+    three are exact for a K at which no term left out reaches the tolerance, else the limits are
+    too wide. No K is reached where a term is not finite.
+
     Returns:
         An interval of ``SufficientSize``, each of the shape of ``tolerance``.
+
+    Raises:
+        InputError: no terms, or a level not between 0 and 1.
     """
+    check_level(level)
+    if jnp.size(terms) == 0:
+        raise InputError("expected at least one term, found none; give more samples")
     tolerance = jnp.asarray(tolerance)
     padded = jnp.concatenate([terms, 2 * terms.max(keepdims=True)])
+    left_out = jnp.maximum(count - terms.size, 0)
+    finite = jnp.isfinite(terms).all()
 
-    def quantile(z: Float[Array, "M"], number: Int[Array, ""], p: float) -> SufficientSize:
+    def quantile(z: Float[Array, "M"], others: Array, number: Array, p: float) -> SufficientSize:
+        weight = jnp.ones_like(z).at[jnp.argmin(z)].add(others)
         first = increment_size(z, tolerance[..., None])
         last = jnp.where(first.reached, first.k - 1, MOST)
 
-        def holds(k: Int[Array, "*t"]):
-            beyond = jnp.maximum(last - k[..., None] + 1, 0).astype(z.dtype)
-            return beyond.sum(-1) / number <= -math.log(p)
+        def expected(k: Array) -> Array:
+            beyond = jnp.maximum(last - k + 1, 0).astype(z.dtype)
+            return (weight * beyond).sum(-1) / number
 
-        return smallest(holds, tolerance.shape)
+        later = 0.0 if math.isinf(within) else expected(jnp.asarray(within, jnp.int32))
+
+        def holds(k: Int[Array, "*t"]) -> Array:
+            return expected(k[..., None]) - later <= -math.log(p)
+
+        size = smallest(holds, tolerance.shape)
+        return SufficientSize(jnp.where(finite, size.k, -1), size.reached & finite)
 
     return Interval(
-        quantile(terms, count, (1 - level) / 2),
-        quantile(terms, count, 0.5),
-        quantile(padded, count + 1, (1 + level) / 2),
+        quantile(terms, jnp.zeros_like(left_out), count, (1 - level) / 2),
+        quantile(terms, left_out, count, 0.5),
+        quantile(padded, left_out, count + 1, (1 + level) / 2),
     )

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxscape import student
+from jaxscape.types import InputError
 
 
 class Interval(NamedTuple):
@@ -55,9 +56,10 @@ def mean_interval(
     one more, twice as large as the ``largest``, since what a small pilot misses are the rare large
     ones. The factor was chosen by trial (its coverage is tested). Where samples that carry the mean
     are so rare that the pilot holds none, no interval computed from it can know. From 0 to infinity
-    where the terms are all 0.
+    where the terms are all 0, or where one term or one point leaves the spread unknown; NaN where
+    a term is.
     """
-    known = samples.squares > 0
+    known = ~(samples.squares == 0)
     padded = samples.plus(2 * largest)
     low, high = (_error(terms, points, samples, level) for terms in (samples, padded))
     value = samples.total / samples.count
@@ -73,4 +75,11 @@ def _error(terms: Terms, points: Terms | None, samples: Terms, level: float) -> 
         errors.append((points.variance, points.effective - 1))
     square = sum(variance for variance, _ in errors)
     freedom = square**2 / sum(variance**2 / own for variance, own in errors)
-    return jnp.where(square > 0, student.two_sided(level, freedom) * jnp.sqrt(square), 0)
+    width = student.two_sided(level, freedom) * jnp.sqrt(square)
+    return jnp.where(square == 0, 0, jnp.where(jnp.isnan(width), jnp.inf, width))
+
+
+def check_level(level: float) -> None:
+    """Raise an ``InputError`` unless 0 < level < 1."""
+    if not 0 < level < 1:
+        raise InputError(f"expected a level between 0 and 1, found {level}; change it")

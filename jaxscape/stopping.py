@@ -22,6 +22,7 @@ class Decision(NamedTuple):
     law: Interval  #: K of the order law, of ``SufficientSize``
     exceedance: Interval  #: K of Definition 4 over orders, of ``SufficientSize``
     stop: Bool[Array, ""]  #: as many samples are met as either upper limit asks for
+    nonfinite: Int[Array, ""]  #: samples with a NaN or infinite loss: from the first on, no K
 
 
 class Monitor(NamedTuple):
@@ -65,6 +66,6 @@ def monitor(
         enough = [size.high.reached & (count >= size.high.k) for size in (law, last)]
         carried = variance.effective >= evidence.TRUSTED
         stop = enough[0] & enough[1] & carried & (count >= at_least)
-        return Decision(count, variance, law, last, stop)
+        return Decision(count, variance, law, last, stop, state.nonfinite)
 
     return Monitor(lambda: evidence.start(num_points), evidence.extend, jax.jit(decide))

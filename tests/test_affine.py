@@ -61,13 +61,29 @@ def no_product_with_data(params, batch):
     return jnp.sin(params["w"].sum() * batch["x"].sum(-1))
 
 
+def divided_by_nothing(params, batch):
+    return jnp.minimum((batch["x"] @ params["w"]) / 0.0, 5.0).sum(-1)
+
+
+def watched(params, batch):
+    hidden = batch["x"] @ params["w"]
+    jax.debug.callback(lambda x: None, hidden)
+    return hidden.sum(-1)
+
+
+def enlarged(params, batch):
+    hidden = batch["x"] @ params["w"]
+    return jnp.exp(-((hidden[:, :, None] - jnp.linspace(-1, 1, 9)) ** 2)).sum((1, 2))
+
+
 def unused(params, batch):
     return batch["x"].sum(-1)
 
 
 LOSSES = [
     dense, jitted, with_decay, scaled_by_a_parameter, same_weights_twice, linear_then_square,
-    through_a_scan, of_several_outputs, convolution, no_product_with_data, unused,
+    through_a_scan, of_several_outputs, convolution, no_product_with_data, divided_by_nothing,
+    watched, enlarged, unused,
 ]  # fmt: skip
 
 
@@ -152,3 +168,19 @@ def test_networks_of_the_lab(name):
     space = js.random_subspace(jax.random.key(1), params, D)
     found, expected = (at_points(loss, space, batch, shared) for shared in (True, False))
     np.testing.assert_allclose(found, expected, rtol=2e-6, atol=2e-6)
+
+
+def test_directions_of_another_dtype_are_those_of_the_subspace():
+    params, batch, space = problem()
+    coarse = js.Subspace(params, jax.tree.map(lambda v: v.astype(jnp.bfloat16), space.basis))
+    found, expected = (at_points(dense, coarse, batch, shared) for shared in (True, False))
+    np.testing.assert_allclose(found, expected, rtol=2e-5)
+
+
+def test_gradients_pass_through():
+    _, batch, space = problem()
+    slope = lambda at: jax.jacfwd(at)(jnp.ones(D))  # noqa: E731
+    with jax.default_matmul_precision("highest"):
+        found = jax.jit(lambda: slope(affine.share(dense, space, batch)))()
+        expected = jax.jit(lambda: slope(lambda theta: dense(space.at(theta), batch)))()
+    np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-4)

@@ -76,3 +76,10 @@ def test_intervals_of_90_percent_cover_the_mean(tail):
     if tail == "infinite variance":  # where the usual interval falls short
         error = 1.645 * pilots.std(1, ddof=1) / np.sqrt(1000)
         assert np.mean(abs(pilots.mean(1) - population.mean()) <= error) < 0.8
+
+
+def test_an_unknown_spread_leaves_the_mean_unknown():
+    for values, points in (([0.3], None), ([0.3, 0.5, 0.2], [0.3])):
+        low, value, high = interval(values, points)
+        assert value == pytest.approx(np.mean(values))
+        assert (float(low), float(high)) == (0, np.inf)

@@ -88,3 +88,15 @@ def test_bad_settings_are_said(setting):
     ((name, value),) = setting.items()
     with pytest.raises(js.InputError, match=f"{name} .*found {value}"):
         monitor(**{"num_points": 4, "tolerance": 1.0} | setting)
+
+
+def test_a_loss_that_is_not_finite_is_counted_and_leaves_no_size():
+    watch = monitor(num_points=4, tolerance=TOLERANCE)
+    broken = LOSSES.copy()
+    broken[1, 500] = np.nan
+    broken[2, 500:502] = np.inf
+    found = watch.decide(watch.update(watch.init(), broken))
+    assert int(found.nonfinite) == 2
+    assert not found.stop
+    for sizes in (found.law, found.exceedance):
+        assert not any(bool(size.reached) for size in sizes)

@@ -1,8 +1,11 @@
 import json
+from unittest import mock
 
 import numpy as np
+import pytest
 
-from experiments import theory
+from experiments import law, theory
+from jaxscape.quadratic import QuadraticDelta
 
 
 def flags(tmp_path, scale=1.0):
@@ -27,13 +30,37 @@ def test_the_law_holds_at_small_sigma_and_not_far_away(tmp_path, capsys):
             [e["sigma"] for e in entries], [1e-3, 3**0.5 / 10, 30], rtol=1e-5
         )
         for index, entry in enumerate(entries):
-            ratio = arrays["law_total"][index][99:].mean() / arrays["delta"][index][99:].mean()
+            ratio = arrays["law_total"][index][74:].mean() / arrays["delta"][index][74:].mean()
             np.testing.assert_allclose(entry["law_over_monte_carlo"], ratio, rtol=1e-5)
     assert entries[0]["law_holds"] is True
     assert abs(entries[0]["law_over_monte_carlo"] - 1) < 0.01
     assert entries[2]["law_holds"] is False
     assert "does not hold" in printed
     assert (out / "figures" / "agreement.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_what_an_interruption_leaves_the_next_run_takes_over(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(theory.law, "arrays_of", mock.Mock(side_effect=KeyboardInterrupt))
+        assert theory.main([*flags(tmp_path), "--out", str(out)]) == 130
+    assert "to start again" in capsys.readouterr().err
+    assert (tmp_path / "run.partial").exists()
+    assert theory.main([*flags(tmp_path), "--out", str(out)]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clouds.npz", "run"]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "sem", "verdict"),
+    [(1.02, 0.02, True), (0.77, 0.095, None), (0.77, 0.02, False), (1.0, 0.06, None)],
+)
+def test_the_verdict_allows_for_the_error(ratio, sem, verdict):
+    ones = np.ones((1, 5))
+    arrays = {"delta": ones, "delta_sem": sem * ones}
+    arrays |= {f"law_{part}": ratio * ones for part in QuadraticDelta._fields}
+    found = law.agreement(arrays, 0, np.ones(5, bool))
+    assert found["law_holds"] is verdict
+    assert abs(found["law_over_monte_carlo"] - ratio) < 1e-6
 
 
 def test_bad_input_is_one_line(tmp_path, capsys):

@@ -14,10 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jaxscape.lab.style import MARKERS, canvas, colour, legend
+from jaxscape.sample_size import MOST
 
 PILOT = "samples $n$ of the pilot"
 PARTS = {"delta": r"$\Delta_k$", "shape": r"shape $\tilde\Delta_k$"}
-KINDS = (("law", "order law"), ("exceedance", "one past the last exceedance"))
+KINDS = (("law", "order law"), ("exceedance", "last exceedance of a run"))
 
 
 def pilots(
@@ -74,7 +75,7 @@ def coverage(
         error = 2 * np.sqrt(level * (1 - level) / trials)
         axes.axhspan(level - error, min(level + error, 1), color="0.88", lw=0)
         axes.axhline(level, color="0.4", lw=1)
-        names = (("loss_variance", "level $\\mathrm{E}_q S^2$"), ("exceedance", "$K$ of an order"))
+        names = (("loss_variance", "level $\\mathrm{E}_q S^2$"), ("exceedance", "$K$ of a run"))
         for row, (kind, label) in enumerate(names):
             shares = [pilot["coverage"][kind] for pilot in answer["pilots"]]
             style = {"color": colour(row), "marker": MARKERS[row], "ms": 5}
@@ -89,6 +90,6 @@ def _title(axes: Axes, answer: Mapping[str, Any]) -> None:
 
 
 def _limits(pilots: Sequence[Mapping[str, Any]], kind: str) -> np.ndarray:
-    """low, value, high of each pilot; one that is beyond all numbers is not drawn."""
-    rows = [[np.nan if x is None else x for x in pilot[kind]] for pilot in pilots]
+    """low, value, high of each pilot; one beyond all numbers at the last number looked at."""
+    rows = [[MOST if x is None else x for x in pilot[kind]] for pilot in pilots]
     return np.array(rows, float).T

@@ -133,7 +133,7 @@ def agreement(
         axes.plot(sigma[shown], share[shown], "--", label=f"{part} part", **style)
     axes.plot(sigma, median, ":", color=colour(1), marker=MARKERS[1], label="full law, median")
     bars = {"color": colour(0), "marker": MARKERS[0], "capsize": 4, "lw": 2}
-    axes.errorbar(sigma, ratio, np.minimum(error, 0.999 * ratio), label="full law", **bars)
+    axes.errorbar(sigma, ratio, [np.minimum(error, 0.999 * ratio), error], label="full law", **bars)
     axes.set(xscale="log", yscale="log")
     axes.set_ylim(bottom=max(1e-10, axes.get_ylim()[0]))
     legend(figure, "bars: standard error over the points; grey: within 5 % of 1")
