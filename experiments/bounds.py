@@ -1,5 +1,6 @@
 """How loose the published bounds are on a trained network."""
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -97,8 +98,8 @@ def _find(problem: Problem, config: BoundsConfig, work: Path) -> Record:
         "norms": len(arrays["norm_samples"]),
         "sigma": config.sigma,
         "radius": radius,
-        "network": jax.tree.map(float, network._asdict()),
-        "sample": jax.tree.map(float, sample._asdict()),
+        "network": jax.tree.map(float, dataclasses.asdict(network)),
+        "sample": jax.tree.map(float, dataclasses.asdict(sample)),
         "bounds": bounds_summary.compare(arrays),
     }
     return Record(arrays, found, _figures(problem, arrays, found))
@@ -115,8 +116,8 @@ def evaluate(
 ) -> dict[str, np.ndarray]:
     """log10 of each bound, published then corrected: [2], and [2, n-1] where it depends on k."""
     norm = js.bounds.log_hessian_norm(network)
-    # within R of w* a layer's spectral norm is at most M_W + R, and the curvature with it
-    wider = network._replace(weight_norm=network.weight_norm + radius)
+    # within R of w* a layer's spectral norm is at most M_W + R, and the curvature off kinks with it
+    wider = dataclasses.replace(network, weight_norm=network.weight_norm + radius)
     over_ball = Bound(norm.published, js.bounds.log_hessian_norm(wider).corrected)
     found = {
         "bound_norm": np.stack(norm),

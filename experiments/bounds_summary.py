@@ -8,7 +8,8 @@ from jaxscape import InputError
 
 NOTE = (
     "log10 of everything; looseness: bound over measured, at the sample or k where it is closest; "
-    "of a sample's Hessian the Gauss-Newton part is measured"
+    "of a sample's Hessian the Gauss-Newton part is measured; the bound within R takes losses for "
+    "smooth, which those of a ReLU network are not, so it is no proof"
 )
 
 

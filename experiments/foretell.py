@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 import jaxscape as js
+from experiments.run_folder import plain as number
 
 FACTOR = 2.0
 """How far K_ε may lie from the grid values of k between which the networks stop gaining."""
@@ -31,10 +32,10 @@ class Bracket(NamedTuple):
 
 
 class Slope(NamedTuple):
-    """A slope of logarithms with its standard error, from ``count`` values of k."""
+    """A slope of logarithms, in the mean over repeats, from ``count`` values of k."""
 
     value: float
-    sem: float
+    sem: float  #: over the repeats; NaN from one
     count: int
 
 
@@ -57,7 +58,21 @@ def distances(
 
 
 def bracket(k: Int[np.ndarray, "K"], excess: Float[np.ndarray, "K"], epsilon: float) -> Bracket:
-    """Between which values of k the excess falls below ε, to stay there; it is 0 at the last."""
+    """Between which values of k the excess falls below ε, to stay there; it is 0 at the last.
+
+    Raises:
+        InputError: an excess that is NaN, or one at the last k that is not below ε.
+    """
+    if np.isnan(excess).any():
+        raise js.InputError(
+            f"expected test losses that are numbers, found an excess of NaN at k = "
+            f"{k[np.isnan(excess)].tolist()}; lower --learning-rate, or mend the test split"
+        )
+    if excess[-1] >= epsilon:
+        raise js.InputError(
+            f"expected an ε above the excess of the last k, {excess[-1]:g}, found {epsilon:g}; "
+            "take a loss above 0"
+        )
     last = np.flatnonzero(~(excess < epsilon))
     if not last.size:
         return Bracket(0, int(k[0]))
@@ -71,21 +86,25 @@ def factor(size: int, where: Bracket) -> float:
     return size / (where.high if size > where.high else where.low)
 
 
-def slope(distance: Float[np.ndarray, "K"], excess: Float[np.ndarray, "R K"]) -> Slope:
-    """γ of excess ∝ distance^γ, by least squares of the logarithms.
+def slope(distance: Float[np.ndarray, "*R K"], excess: Float[np.ndarray, "R K"]) -> Slope:
+    """γ of excess ∝ distance^γ, by least squares of the logarithms within every single repeat.
 
-    From the k whose mean excess over the repeats is above twice its standard error, or above 0
-    where there is one repeat only. NaN from fewer than three.
+    All k of a repeat subtract the same loss of w*_N, so their residuals tell nothing of the error
+    of γ: repeats do, being independent. ``distance`` is that of each repeat, or one for all. From
+    the k whose excess is above 0 in every repeat, and in the mean above twice its standard error.
+    NaN from fewer than three.
     """
-    mean = excess.mean(0)
-    error = excess.std(0, ddof=1) / math.sqrt(len(excess)) if len(excess) > 1 else 0.0
-    clear = (mean > 2 * error) & (mean > 0) & (distance > 0)
+    root = math.sqrt(len(excess))
+    error = excess.std(0, ddof=1) / root if len(excess) > 1 else 0.0
+    distance = np.broadcast_to(distance, excess.shape)
+    clear = (excess.mean(0) > 2 * error) & (excess > 0).all(0) & (distance > 0).all(0)
     if clear.sum() < 3:
         return Slope(math.nan, math.nan, int(clear.sum()))
-    x, y = np.log(distance[clear]), np.log(mean[clear])
-    (value, _), residual = np.polyfit(x, y, 1, full=True)[:2]
-    variance = (residual[0] if residual.size else 0.0) / (len(x) - 2)
-    return Slope(float(value), float(np.sqrt(variance / np.sum((x - x.mean()) ** 2))), len(x))
+    x, y = np.log(distance[:, clear]), np.log(excess[:, clear])
+    x = x - x.mean(1, keepdims=True)
+    each = np.sum(x * y, 1) / np.sum(x**2, 1)
+    sem = each.std(ddof=1) / root if len(each) > 1 else math.nan
+    return Slope(float(each.mean()), float(sem), int(clear.sum()))
 
 
 def rank_correlation(distance: Float[np.ndarray, "R K"], excess: Float[np.ndarray, "R K"]) -> float:
@@ -124,8 +143,8 @@ def per_sigma(arrays: dict[str, np.ndarray], shares: Sequence[float]) -> list[di
         entries.append(
             {
                 "sigma": float(sigma),
-                "loss_variance": [number(x) for x in arrays["loss_variance"][row]],
-                "shape_variance": [number(x) for x in arrays["shape_variance"][row]],
+                "loss_variance": number(arrays["loss_variance"][row]),
+                "shape_variance": number(arrays["shape_variance"][row]),
                 "effective_samples": number(arrays["effective_samples"][row]),
                 "sizes": sizes,
                 "foretells": _verdict(sizes),
@@ -148,11 +167,6 @@ def excess_of(arrays: dict[str, np.ndarray]) -> Float[np.ndarray, "R K"]:
     """The test loss of each repeat's networks over that of its network of all samples."""
     loss = arrays["test_loss"][:, -1].astype(np.float64)
     return loss - loss[:, -1:]
-
-
-def number(value: Any) -> float | None:
-    """Neither NaN nor infinity is JSON."""
-    return float(value) if np.isfinite(value) else None
 
 
 def _networks(k: np.ndarray, excess: np.ndarray, epsilon: float, size: int) -> dict[str, Any]:

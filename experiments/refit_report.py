@@ -143,14 +143,21 @@ def _choice(found: dict[str, Any]) -> list[str]:
 
 
 def _rate(found: dict[str, Any]) -> str:
-    gamma = found["excess_exponent"]
+    """Whether γ may be 1, by a 95 % interval of Student's t over the repeats."""
+    gamma, repeats = found["excess_exponent"], found["repeats"]
     if gamma["value"] is None:
         return "rate: too few k with a clear excess test loss to tell"
-    reach = float(two_sided(0.95, gamma["count"] - 2)) * gamma["sem"]
+    start = f"rate: excess test loss ∝ distance^γ with γ = {gamma['value']:.2f}"
+    if gamma["sem"] is None:
+        return (
+            f"{start} ({gamma['count']} values of k); one repeat has no error: cannot tell whether "
+            "it is the 1 that K_ε at every ε needs"
+        )
+    reach = float(two_sided(0.95, repeats - 1)) * gamma["sem"]
     agree = "may be" if abs(gamma["value"] - 1) <= reach else "is not"
     return (
-        f"rate: excess test loss ∝ distance^γ with γ = {gamma['value']:.2f} ± {gamma['sem']:.2f} "
-        f"({gamma['count']} values of k), which {agree} the 1 that K_ε at every ε needs"
+        f"{start} ± {gamma['sem']:.2f} ({gamma['count']} values of k, {repeats} repeats), which "
+        f"{agree} the 1 that K_ε at every ε needs"
     )
 
 

@@ -14,16 +14,32 @@ ALIKE = 0.9
 def theorem_error(
     spectra: PrefixSpectra, theorem: Float[Array, "c"], sigma: float
 ) -> Float[np.ndarray, "c"]:
-    """How far rounding may move Theorem 1, which subtracts eigenvalues that differ by ~λ/k.
+    """How far the errors of eigenvalues that differ by ~λ/k may move Theorem 1, their difference.
 
     Its square root is a norm of the steps Δλ, so steps that are off by h move Δ by at most
-    2√(Δ·f) + f, with f that of h: here twice the 10 ε λ_1 that Lanczos takes for rounding.
+    2√(Δ·f) + f, with f that of h: here the sum of ``eigenvalue_errors`` at k and k + 1.
     """
-    values, k = np.asarray(spectra.values, np.float64), np.asarray(spectra.k)
-    step = 20 * np.finfo(np.float32).eps * np.abs(values[:-1]).max(1)[np.diff(k) == 1]
-    dim = values.shape[1]
-    own = sigma**4 / 4 * (2 * dim + dim**2) * step**2
+    errors = eigenvalue_errors(spectra)
+    at = np.flatnonzero(np.diff(np.asarray(spectra.k)) == 1)
+    steps = errors[at] + errors[at + 1]
+    own = sigma**4 / 4 * (2 * np.sum(steps**2, 1) + np.sum(steps, 1) ** 2)
     return 2 * np.sqrt(np.asarray(theorem, np.float64) * own) + own
+
+
+def eigenvalue_errors(spectra: PrefixSpectra) -> Float[np.ndarray, "K d"]:
+    """The 10 ε λ_1 that Lanczos takes for rounding, and min(r, r²/gap) of the residual r.
+
+    The gap is that to the nearest other eigenvalue that was solved for; the one after the last is
+    not known. Of a pair that did not converge this is how far some eigenvalue is, perhaps another.
+    """
+    values, residuals = (np.asarray(x, np.float64) for x in (spectra.values, spectra.residuals))
+    apart = np.abs(values[:, :, None] - values[:, None, :])
+    apart[:, np.eye(values.shape[1], dtype=bool)] = np.inf
+    gap = apart.min(2) if values.shape[1] > 1 else np.zeros_like(values)
+    least = np.finfo(np.float64).tiny  # 0/0 of a double eigenvalue solved for exactly
+    shift = residuals**2 / np.maximum(np.maximum(gap, residuals), least)
+    rounding = 10 * np.finfo(np.float32).eps * np.abs(values).max(1, keepdims=True)
+    return rounding + shift
 
 
 def summarise(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -84,7 +100,7 @@ def theorem_table(arrays: dict[str, np.ndarray], sigma: float) -> list[list[str]
     """Rows of text, the first one the header: Theorem 1 and the quadratic law where both are.
 
     Were sample k+1 flat, every eigenvalue would shrink by λ/(k+1): the last column is Theorem 1 of
-    that alone.
+    that alone. A star marks a k where a pair of H_k or of H_{k+1} did not converge.
     """
     header = ["k", "Theorem 1", "diagonal form", "curvature part", "full law"]
     rows = [[*header, "Theorem 1 of a flat sample"]]
@@ -95,7 +111,9 @@ def theorem_table(arrays: dict[str, np.ndarray], sigma: float) -> list[list[str]
         flat = sigma**4 / 4 * (2 * (shrunk**2).sum() + shrunk.sum() ** 2)
         numbers = (*(arrays[name][k - 1] for name in names), flat)
         others = (f"{number:.3g}" for number in numbers)
-        rows.append([f"{k:,}", f"{theorem:.3g} ± {error:.1g}", *others])
+        both = arrays["converged"][np.isin(arrays["k"], (k, k + 1))]
+        star = "" if both.all() else " *"
+        rows.append([f"{k:,}", f"{theorem:.3g} ± {error:.1g}{star}", *others])
     return rows
 
 

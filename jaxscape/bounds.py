@@ -1,8 +1,11 @@
 """The published bounds on one sample's effect, evaluated from measured constants.
 
 Two are given twice: as ``published``, and ``corrected`` where the published one can be exceeded.
+Bounds that follow losses away from w* take them to be differentiable, with a gradient that is
+Lipschitz. A ReLU network has kinks, across which the gradient jumps: there they are no proof.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,24 +19,28 @@ from jaxscape.types import InputError
 
 
 class Bound(NamedTuple):
-    """A bound as its paper states it, and in the form that always holds."""
+    """A bound as its paper states it, and in the form that its function shows to hold."""
 
     published: Float[Array, "*k"]
     corrected: Float[Array, "*k"]
 
 
-class NetworkConstants(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class NetworkConstants:
     """The constants of a network of L dense layers."""
 
-    layers: int  #: L
+    layers: int = dataclasses.field(metadata={"static": True})  #: L
     input_norm: Float[Array, ""]  #: M_x, the largest ‖x_i‖
     weight_norm: Float[Array, ""]  #: M_W, the largest spectral norm of a layer
 
 
-class SampleConstants(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SampleConstants:
     """The largest loss, gradient and Hessian norm of a sample in a subspace."""
 
-    dim: int  #: D
+    dim: int = dataclasses.field(metadata={"static": True})  #: D
     loss: Float[Array, ""]  #: M_ℓ = max |ℓ_i(w*)|
     gradient: Float[Array, ""]  #: M_g = max ‖Vᵀ∇ℓ_i‖
     hessian: Float[Array, ""]  #: M_H = max ‖Vᵀ∇²ℓ_iV‖, the spectral norm
@@ -78,7 +85,8 @@ def log_hessian_norm(constants: NetworkConstants) -> Bound:
 
     Corrected: the published bound over M_W². The proof counts the weights s = p..L in
     ∂z^(L)/∂z^(p), which has s = p+1..L only. Where M_W < 1 the published bound is therefore too
-    small. Either form bounds the Gauss-Newton part, and the whole Hessian where M_W ≥ 1.
+    small. Either form bounds the Gauss-Newton part, and the whole Hessian where M_W ≥ 1; both where
+    they exist, that is off the kinks, which it says nothing of.
 
     Raises:
         InputError: no layer.
@@ -105,9 +113,13 @@ def log_loss_step(
     """ln of 2/(k+1)·(M_ℓ + M_H R²), a bound on |L_{k+1}(w) − L_k(w)| where ‖w − w*‖ ≤ R.
 
     Kiselev and Grabovoy 2024, Lemma 2, with M_ℓ = max |ℓ_i(w*)| and ``log_norm`` = ln M_H. The
-    paper's proof is for minima w* of both L_k and L_{k+1}. Where losses are not negative and M_H
-    bounds their curvature all over the ball it holds at any w*: then ‖∇ℓ_i‖R ≤ ℓ_i + M_H R²/2, so
-    ℓ_i(w) ≤ 2M_ℓ + M_H R², and |ℓ_{k+1} − L_k| is no larger. Losses below zero can exceed it.
+    paper's proof is for minima w* of both L_k and L_{k+1}. At any w* it holds for losses that are
+    not negative, and differentiable all over the ball with a gradient of Lipschitz constant M_H:
+    then ‖∇ℓ_i‖R ≤ ℓ_i + M_H R²/2, so ℓ_i(w) ≤ 2M_ℓ + M_H R², and |ℓ_{k+1} − L_k| is no larger.
+
+    Losses below zero can exceed it, and so can losses with kinks, of which curvature almost
+    everywhere knows nothing: |w| at w* = 0 has M_ℓ = M_H = 0, hence a bound of 0, yet it rises to
+    R. A ReLU network has such kinks, so for R > 0 the bound is not rigorous there.
     """
     ball = log_norm + 2 * jnp.log(radius)
     return math.log(2) - jnp.log1p(k) + jnp.logaddexp(jnp.log(largest_loss), ball)

@@ -77,13 +77,16 @@ def prefix_spectra(
         batch_size: samples per chunk.
 
     Raises:
-        InputError: a k outside 1..n, a reference unlike the parameters, or what ``hvp`` and
-            ``top_eigenpairs`` raise.
+        InputError: a k that is no whole number or outside 1..n, a reference unlike the
+            parameters, or what ``hvp`` and ``top_eigenpairs`` raise.
     """
     n = length_of(data)
     wanted = geometric(min(n, 10), n) if ks is None else np.asarray(ks)
-    if wanted.ndim != 1 or not wanted.size or wanted.min() < 1 or wanted.max() > n:
-        raise InputError(f"expected values of k from 1 to {n}, found {wanted.tolist()}; change ks")
+    within = wanted.ndim == 1 and wanted.size and np.all((wanted >= 1) & (wanted <= n))
+    if not within or np.any(wanted != np.rint(wanted)):
+        raise InputError(
+            f"expected whole values of k from 1 to {n}, found {wanted.tolist()}; change ks"
+        )
     if reference is not None:
         first = jax.tree.map(lambda leaf: leaf[0], reference)
         check_like(first, params, "each direction of the reference")
@@ -129,7 +132,7 @@ def eigenvalue_delta(
     of the j-th eigenvalues of H_{k+1} and H_k, paired by index as if they shared eigenvectors, and
     offset and gradient are left out. It is the diagonal form of ``quadratic_delta`` where the
     eigenvectors are those of H_N. Δλ_j is of size λ_j/k, so float32 and ``tol`` leave it few digits
-    where k is large.
+    where k is large. Not for use under ``jit``: which k are consecutive decides the shapes.
 
     Raises:
         InputError: no two consecutive k.

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from jaxscape import chunks, losses, prefix
 from jaxscape.subspace import Subspace
-from jaxscape.types import Batch, Params, PerSampleLoss
+from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
 BATCH_SIZE = 100
 """Samples per chunk: d² second derivatives of a chunk's activations stay within a CPU's cache."""
@@ -82,7 +82,6 @@ def _project(loss: PerSampleLoss, space: Subspace, data: Batch, batch_size: int)
         return chunks.join(cut, jax.lax.map(chunk, jnp.asarray(cut.starts)))
 
 
-@jax.jit
 def quadratic_delta(model: Quadratic, sigma: Float[Array, "*s"]) -> QuadraticDelta:
     """Δ_k under the quadratic model, exactly, for every k and each ``sigma``.
 
@@ -92,8 +91,22 @@ def quadratic_delta(model: Quadratic, sigma: Float[Array, "*s"]) -> QuadraticDel
     Nikitin et al. 2025, Theorem 1, is the last part alone, for a = 0 and b = 0 and, by its code,
     with A replaced by its diagonal and σ = 1. The model is that of Δ_k where the points stay
     close to w*: compare with Monte-Carlo before believing it.
+
+    Raises:
+        InputError: a sigma that is negative or not finite; one under ``jit`` is not seen.
     """
-    s = jnp.asarray(sigma, jnp.float32)[..., None]
+    if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(sigma)):
+        values = np.asarray(sigma)
+        if not np.all(np.isfinite(values) & (values >= 0)):
+            raise InputError(
+                f"expected a finite sigma of at least 0, found {values.tolist()}; change it"
+            )
+    return _law(model, jnp.asarray(sigma, jnp.float32))
+
+
+@jax.jit
+def _law(model: Quadratic, sigma: Float[Array, "*s"]) -> QuadraticDelta:
+    s = sigma[..., None]
     d = model.gradient.shape[1]
     a = prefix.increments(model.value)
     b = prefix.increments(model.gradient.T)

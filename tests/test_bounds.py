@@ -140,6 +140,19 @@ def test_network_constants_are_those_of_the_network_without_biases():
     assert float(found.weight_norm) == pytest.approx(largest, rel=1e-5)
 
 
+def test_constants_may_be_arguments_of_a_compiled_function():
+    """The number of layers, and of directions, decides shapes: neither may be traced."""
+    network_size = constants(3, 5, 2)
+    for got, want in zip(jax.jit(bounds.log_hessian_norm)(network_size),
+                         bounds.log_hessian_norm(network_size), strict=True):  # fmt: skip
+        np.testing.assert_allclose(got, want, rtol=1e-6)
+    size = SampleConstants(5, jnp.float32(2.0), jnp.float32(3.0), jnp.float32(4.0))
+    found = jax.jit(bounds.rate)(jnp.arange(1, 4), 0.1, size)
+    np.testing.assert_allclose(found, bounds.rate(jnp.arange(1, 4), 0.1, size), rtol=1e-6)
+    model = Quadratic(jnp.ones(4), jnp.ones((4, 2)), jnp.ones((4, 2, 2)))
+    assert jax.jit(bounds.sample_constants)(model).dim == 2
+
+
 def test_loss_step_is_the_formula():
     k = np.array([1, 10, 60_000])
     found = bounds.log_loss_step(k, jnp.float32(3.0), jnp.float32(math.log(7)), 0.5)
@@ -165,6 +178,13 @@ def test_loss_step_is_exceeded_where_losses_are_negative():
     losses_at_one = increments64([[1.0, -1.0]])[0, 0]
     limit = bounds.log_loss_step(np.array([1]), jnp.float32(0), jnp.float32(-np.inf), 1.0)
     assert abs(losses_at_one) > math.exp(float(limit[0]))
+
+
+def test_loss_step_is_exceeded_where_losses_have_kinks():
+    """ℓ_1 = |w|, ℓ_2 = 0 at w* = 0: no loss, no curvature off the kink, yet L_2 − L_1 = −R/2."""
+    at_the_rim = increments64([[2.0, 0.0]])[0, 0]
+    limit = bounds.log_loss_step(np.array([1]), jnp.float32(0), jnp.float32(-np.inf), 2.0)
+    assert abs(at_the_rim) > math.exp(float(limit[0]))
 
 
 def test_sample_constants_are_the_maxima():

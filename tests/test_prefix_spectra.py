@@ -223,6 +223,8 @@ def test_default_grid(case):
     ("changes", "message"),
     [
         ({"ks": [0, 3]}, r"values of k from 1 to 101, found \[0, 3\]"),
+        ({"ks": (2.9, 20.0)}, r"whole values of k from 1 to 101, found \[2.9, 20.0\]"),
+        ({"ks": [np.nan]}, "whole values of k"),
         ({"ks": [102]}, "values of k from 1 to 101"),
         ({"ks": []}, "values of k from 1 to 101"),
         ({"num": 0}, "1 <= num"),

@@ -107,6 +107,15 @@ def test_many_sigmas_at_once():
             np.testing.assert_allclose(got[row], want, rtol=1e-6)
 
 
+@pytest.mark.parametrize("sigma", [-0.1, np.nan, np.inf, [0.1, -1.0]])
+def test_a_sigma_that_is_no_standard_deviation_is_refused(sigma):
+    model = Quadratic(jnp.ones(3), jnp.ones((3, 1)), jnp.ones((3, 1, 1)))
+    with pytest.raises(js.InputError, match="finite sigma of at least 0"):
+        quadratic_delta(model, sigma)
+    traced = jax.jit(quadratic_delta)(model, jnp.abs(jnp.asarray(0.5)))
+    np.testing.assert_allclose(traced.total, quadratic_delta(model, 0.5).total)
+
+
 def moments64(model, coordinates):
     """δ_k at given points of the quadratic model, in float64."""
     c, g, h = (np.asarray(x, np.float64) for x in model)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import at64, float64, mlp_loss, mlp_losses64, mlp_problem
+from scipy import stats
 from scipy.stats import spearmanr
 
 import jaxscape as js
@@ -144,7 +145,52 @@ def test_the_exponent_of_a_power_law():
     excess[:, 3] = (-1, 4)  # not clear of its error, so left out
     found = foretell.slope(distance, excess)
     np.testing.assert_allclose(found, (1.5, 0, 3), atol=1e-7)
-    assert np.isnan(foretell.slope(distance, excess[:, ::2][:, [0, 2, 2, 2, 2]] * 0).value)
+    assert np.isnan(foretell.slope(distance, excess * 0).value)
+
+
+def test_the_error_of_the_exponent_is_that_over_repeats():
+    """Repeats of exponents 1, 1.5 and 2: each is a straight line, so only they differ."""
+    distance = np.array([[8.0, 4, 2, 1], [9, 3, 2, 1], [7, 4, 3, 1]])
+    powers = np.array([1.0, 1.5, 2.0])
+    excess = distance ** powers[:, None]
+    found = foretell.slope(distance, excess)
+    np.testing.assert_allclose(found, (1.5, 0.5 / 3**0.5, 4))
+    alone = foretell.slope(distance[1], excess[1:2])
+    assert alone.value == pytest.approx(1.5)
+    assert np.isnan(alone.sem)
+
+
+def rate_of(losses, distance):
+    gamma = foretell.slope(distance, losses - losses[:, -1:])
+    exponent = {"value": gamma.value, "sem": foretell.number(gamma.sem), "count": gamma.count}
+    quantile = lambda p, nu: stats.t.ppf((1 + p) / 2, nu)  # noqa: E731
+    with mock.patch.object(refit.refit_report, "two_sided", quantile):
+        return refit.refit_report._rate({"excess_exponent": exponent, "repeats": len(losses)})
+
+
+def test_noise_alone_is_seldom_taken_for_another_rate():
+    """True γ = 1 under a noise that all k of a repeat share: 5 % of claims are wrong, not half."""
+    rng = np.random.default_rng(0)
+    distance = np.sqrt(1 / np.geomspace(250, 60_000, 12) - 1 / 60_000).clip(0)
+    wrong = 0
+    for _ in range(200):
+        wrong += "is not" in rate_of(15 * distance + 0.01 * rng.normal(size=(3, 12)), distance)
+    assert wrong <= 20  # 10 expected
+    steep = 15 * distance**2 + 1e-5 * rng.normal(size=(3, 12))
+    assert "is not the 1" in rate_of(steep, distance)
+    assert "cannot tell" in rate_of(steep[:1], distance)
+
+
+def test_a_loss_that_is_no_number_has_no_bracket():
+    k = np.array([10, 20, 40])
+    for excess, words in (
+        ([1.0, np.nan, 0.0], r"NaN at k = \[20\]"),
+        ([np.nan, np.nan, np.nan], "lower --learning-rate"),
+    ):
+        with pytest.raises(js.InputError, match=words):
+            foretell.bracket(k, np.array(excess), 0.5)
+    with pytest.raises(js.InputError, match="an ε above"):
+        foretell.bracket(k, np.array([1.0, 0.5, 0.0]), 0.0)
 
 
 def test_the_rank_correlation_is_spearmans():

@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 from experiments import prepare, spectra, spectra_summary
 from experiments import problem as problems
 from jaxscape import losses
+from jaxscape.prefix_spectra import PrefixSpectra
 
 K_MAX, DIM, SIGMA = 60, 2, 0.3
 
@@ -146,6 +147,44 @@ def test_figures_and_tables(done):
     share = arrays["ritz_values"][arrays["k"] - 1].sum(1) / arrays["values"].sum(1)
     assert [float(row[-1]) for row in rows[1:]] == pytest.approx(share, abs=1e-3)
     assert f"k = {found['alike_from']} on" in spectra_summary.sentences(found)[0]
+
+
+def test_the_error_of_an_eigenvalue_is_its_residual_or_less():
+    """Known eigenvalues 4 and 3 of [[4, 0], [0, 3]] against the Rayleigh quotients of bent vectors.
+
+    A vector at angle a to an eigenvector has r = gap·sin a·cos a and is off by gap·sin²a.
+    """
+    bent, dim = np.sin(0.01), 2
+    values = np.array([[4 - bent**2, 3 + bent**2], [4.0, 3.0]])
+    residuals = np.array([[bent * np.cos(0.01)] * dim, [0, 0]])
+    solved = PrefixSpectra(np.array([7, 8]), values, residuals, *[None] * 4)
+    rounding = 10 * np.finfo(np.float32).eps * values[:, :1].repeat(dim, 1)
+    found = spectra_summary.eigenvalue_errors(solved) - rounding
+    off = np.abs(values - [4, 3])
+    assert np.all(found >= off * (1 - 1e-6))
+    np.testing.assert_allclose(found, off, rtol=1e-3)
+    step = off[0] + rounding.sum(0)
+    own = SIGMA**4 / 4 * (2 * (step**2).sum() + step.sum() ** 2)
+    np.testing.assert_allclose(
+        spectra_summary.theorem_error(solved, np.array([0.25]), SIGMA),
+        2 * np.sqrt(0.25 * own) + own,
+        rtol=1e-3,
+    )
+    together = solved._replace(values=np.full((2, 2), 4.0))
+    found = spectra_summary.eigenvalue_errors(together) - 40 * np.finfo(np.float32).eps
+    np.testing.assert_allclose(found, residuals, rtol=1e-6, atol=1e-15)
+
+
+def test_pairs_that_did_not_converge_are_marked(done):
+    arrays = done[1]
+    first = arrays["pair_k"][0]
+    for k in (first, first + 1):
+        converged = arrays["converged"].copy()
+        converged[arrays["k"] == k, -1] = False
+        rows = spectra_summary.theorem_table(arrays | {"converged": converged}, SIGMA)
+        assert rows[1][1].endswith(" *")
+        assert not rows[-1][1].endswith(" *")
+    assert "*" not in str(spectra_summary.theorem_table(arrays, SIGMA))
 
 
 def test_nothing_is_called_alike_that_is_not():
