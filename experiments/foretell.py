@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 import jaxscape as js
-from experiments.run_folder import plain as number
+from experiments.run_folder import plain
 
 FACTOR = 2.0
 """How far K_ε may lie from the grid values of k between which the networks stop gaining."""
@@ -143,12 +143,12 @@ def per_sigma(arrays: dict[str, np.ndarray], shares: Sequence[float]) -> list[di
         entries.append(
             {
                 "sigma": float(sigma),
-                "loss_variance": number(arrays["loss_variance"][row]),
-                "shape_variance": number(arrays["shape_variance"][row]),
-                "effective_samples": number(arrays["effective_samples"][row]),
+                "loss_variance": plain(arrays["loss_variance"][row]),
+                "shape_variance": plain(arrays["shape_variance"][row]),
+                "effective_samples": plain(arrays["effective_samples"][row]),
                 "sizes": sizes,
                 "foretells": _verdict(sizes),
-                "rank_correlation": number(rank_correlation(arrays["distance"][row], excess)),
+                "rank_correlation": plain(rank_correlation(arrays["distance"][row], excess)),
             }
         )
     return entries

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import cli, foretell, record, refit_arrays, refit_report, say
+from experiments import cli, foretell, record, refit_arrays, refit_report, run_folder, say
 from experiments import problem as problems
 from experiments.problem import Problem, ProblemConfig
 from experiments.record import Record
@@ -113,8 +113,8 @@ def _find(problem: Problem, config: RefitConfig, work: Path) -> Record:
         "steps": refit_arrays.steps(problem, config) * config.epochs,
         "networks": refit_report.networks(arrays),
         "excess_exponent": {
-            "value": foretell.number(gamma.value),
-            "sem": foretell.number(gamma.sem),
+            "value": run_folder.plain(gamma.value),
+            "sem": run_folder.plain(gamma.sem),
             "count": gamma.count,
         },
         "sigmas": foretell.per_sigma(arrays, config.shares),

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import foretell
+from experiments import foretell, run_folder
 from experiments.summary import as_text
 from jaxscape.student import two_sided
 
@@ -26,14 +26,14 @@ def networks(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
         entry = {"k": int(k)}
         for name, values in final.items():
             column = np.asarray(values[:, row], np.float64)
-            entry[name] = foretell.number(column.mean())
+            entry[name] = run_folder.plain(column.mean())
             if len(column) > 1:
-                entry[f"{name}_sem"] = foretell.number(column.std(ddof=1) / math.sqrt(len(column)))
+                entry[f"{name}_sem"] = run_folder.plain(column.std(ddof=1) / math.sqrt(len(column)))
         for name in ("overlap_refitted", "overlap_fixed"):
-            entry[name] = foretell.number(arrays[name][row])
+            entry[name] = run_folder.plain(arrays[name][row])
         for name in ("distance", "distance_shape"):
             squares = arrays[name][:, :, row].mean(1)
-            entry[f"rms_{name}"] = [foretell.number(math.sqrt(x)) for x in squares]
+            entry[f"rms_{name}"] = [run_folder.plain(math.sqrt(x)) for x in squares]
         law = arrays["loss_variance"][:, 1].astype(np.float64)
         entry["rms_law"] = [math.sqrt(x * (1 / k - 1 / arrays["k"][-1])) for x in law]
         entries.append(entry)
