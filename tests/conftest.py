@@ -11,17 +11,21 @@ import pytest
 
 # Each worker keeps the programs it has compiled, for later tests and for the processes they start.
 # The folder is its own: JAX writes into it without a lock. Set before anything imports JAX.
-PROGRAMS = tempfile.TemporaryDirectory(prefix="programs-")
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+PROGRAMS = None if WORKER else tempfile.TemporaryDirectory(prefix="programs-")
 os.environ |= {
-    "JAX_COMPILATION_CACHE_DIR": PROGRAMS.name,
+    "JAX_COMPILATION_CACHE_DIR": (
+        PROGRAMS.name if PROGRAMS else str(Path(os.environ["JAX_COMPILATION_CACHE_DIR"]) / WORKER)
+    ),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
 
 
 def pytest_unconfigure():
-    """Workers end without cleaning up by themselves."""
-    PROGRAMS.cleanup()
+    """The process that started the workers outlives them, so it clears away."""
+    if PROGRAMS:
+        PROGRAMS.cleanup()
 
 
 @pytest.fixture(autouse=True)
