@@ -4,7 +4,7 @@ Per-sample losses ℓ_i(w), their prefix means L_k(w) = (1/k) Σ_{i≤k} ℓ_i(w
 Δ_k = E_w[(L_{k+1}(w) − L_k(w))²] for every k, in pure JAX functions.
 """
 
-from jaxscape import bounds, evidence, losses
+from jaxscape import bounds, evidence, losses, reductions
 from jaxscape.curvature import ggn_vp, hvp
 from jaxscape.exceedance import exceedance_size
 from jaxscape.gauss_newton import gauss_newton_norms
@@ -53,6 +53,7 @@ __all__ = [
     "quadratic_delta",
     "random_orders",
     "random_subspace",
+    "reductions",
     "ritz_values",
     "single",
     "spectral_density",

@@ -54,12 +54,14 @@ def distance_size(
     """K_ε: the smallest k with E_qS² |1/k − 1/to| < ε², a root mean square distance below ε.
 
     From the prefix mean to the landscape of the population by default, or to that of all
-    ``to`` = N samples. ``epsilon`` is in units of the loss, E_q S² in its square.
+    ``to`` = N samples. ``epsilon`` is in units of the loss, E_q S² in its square; none is
+    below an ε of 0 or less.
     """
     square = jnp.square(epsilon)
     shape = jnp.broadcast_shapes(jnp.shape(loss_variance), jnp.shape(epsilon))
     # from ``to`` on the distance is 0, so that the condition holds wherever it held before
-    return smallest(lambda k: distance_law(loss_variance, jnp.minimum(k, to), to) < square, shape)
+    near = lambda k: distance_law(loss_variance, jnp.minimum(k, to), to) < square  # noqa: E731
+    return smallest(lambda k: near(k) & (jnp.asarray(epsilon) > 0), shape)
 
 
 def smallest(

@@ -162,7 +162,7 @@ def test_the_error_of_the_exponent_is_that_over_repeats():
 
 def rate_of(losses, distance):
     gamma = foretell.slope(distance, losses - losses[:, -1:])
-    exponent = {"value": gamma.value, "sem": foretell.number(gamma.sem), "count": gamma.count}
+    exponent = {"value": gamma.value, "sem": foretell.plain(gamma.sem), "count": gamma.count}
     quantile = lambda p, nu: stats.t.ppf((1 + p) / 2, nu)  # noqa: E731
     with mock.patch.object(refit.refit_report, "two_sided", quantile):
         return refit.refit_report._rate({"excess_exponent": exponent, "repeats": len(losses)})

@@ -80,3 +80,8 @@ def test_a_size_beyond_reach_is_said_so():
     np.testing.assert_array_equal(got.k, [-1, 1, -1, -1])
     np.testing.assert_array_equal(got.reached, [False, True, False, False])
     assert int(distance_size(1e20, 1e-3).k) == -1
+
+
+def test_no_distance_is_below_an_epsilon_that_is_not_positive():
+    size = distance_size(1.0, np.array([0.1, 0.0, -0.1], np.float32))
+    assert size.reached.tolist() == [True, False, False]
