@@ -1,9 +1,10 @@
 """The trained point and the directions around it, computed or restored."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from sys import stderr
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +27,17 @@ class Directions(NamedTuple):
     seconds: float
 
 
-def fit(problem: Problem, config: ProblemConfig) -> Params:
-    """w*, trained on the problem's samples."""
+def fit(
+    problem: Problem, config: ProblemConfig, visit: Callable[[Params], Any] = lambda params: None
+) -> Params:
+    """w*, trained on the problem's samples; ``visit`` sees the parameters after each epoch."""
     with progress("training", config.epochs, "epochs") as advance:
+
+        def on_epoch(number: int, loss: float, params: Params) -> None:
+            del number, loss
+            visit(params)
+            advance(1)
+
         return train.fit(
             problem.loss,
             problem.initial,
@@ -37,7 +46,7 @@ def fit(problem: Problem, config: ProblemConfig) -> Params:
             batch_size=config.batch_size,
             learning_rate=config.learning_rate,
             key=problem.keys["train"],
-            on_epoch=lambda number, loss: advance(1),
+            on_epoch=on_epoch,
         ).params
 
 
@@ -54,6 +63,24 @@ def trained(problem: Problem, config: ProblemConfig, store: Path) -> tuple[Param
         store, "trained", {"params": params, "seconds": np.array([seconds], np.float32)}
     )
     return params, seconds
+
+
+def trajectory(problem: Problem, config: ProblemConfig, store: Path) -> tuple[Params, float]:
+    """The network before training and after each epoch, leaves ``[epochs + 1, ...]``; seconds."""
+    alike = jax.tree.map(lambda leaf: np.zeros((config.epochs + 1, *leaf.shape), leaf.dtype),
+                         problem.initial)  # fmt: skip
+    like = {"points": alike, "seconds": np.zeros(1, np.float32)}
+    if checkpoint.exists(store, "trajectory"):
+        found = checkpoint.restore(store, "trajectory", like)
+        return found["points"], float(found["seconds"][0])
+    started = time.monotonic()
+    visited = [problem.initial]
+    fit(problem, config, visited.append)
+    points = jax.tree.map(lambda *leaves: np.stack(leaves), *visited)
+    seconds = time.monotonic() - started
+    found = {"points": points, "seconds": np.array([seconds], np.float32)}
+    checkpoint.save(store, "trajectory", found)
+    return points, seconds
 
 
 def directions(problem: Problem, params: Params, kind: str, dim: int, store: Path) -> Directions:

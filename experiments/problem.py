@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -85,6 +87,7 @@ class Problem(NamedTuple):
     dataset: Dataset
     order: np.ndarray  #: [k_max] indices into the training split
     samples: Batch  #: inputs [k_max, ...], targets [k_max]
+    init: Callable[[jax.Array], Params]  #: another network of the same kind, from a key
     apply: Any
     loss: PerSampleLoss
     initial: Params
@@ -117,9 +120,9 @@ def load(config: ProblemConfig) -> Problem:
         layers=config.layers,
     )
     per_sample = losses.cross_entropy if dataset.num_classes else _regression
-    initial = model.init(keys["init"], samples["inputs"])
+    init = partial(model.init, inputs=samples["inputs"][:1])
     loss = losses.supervised(model.apply, per_sample)
-    return Problem(dataset, order, samples, model.apply, loss, initial, keys)
+    return Problem(dataset, order, samples, init, model.apply, loss, init(keys["init"]), keys)
 
 
 def _regression(outputs: jax.Array, targets: jax.Array) -> jax.Array:

@@ -33,6 +33,17 @@ def keep(name: str, config: Any, problem: Problem, find: Callable[[Path], Record
     default = Path("runs") / f"{name}-{problem.dataset.label}-{config.short_hash()}"
     out = run_folder.absolute(config.out or default)
     settings = config.settings() | {"data_sha256": problem.dataset.sha256}
+    return write(out, settings, config, problem, find)
+
+
+def write(
+    out: Path,
+    settings: dict[str, Any],
+    config: Any,
+    problem: Problem,
+    find: Callable[[Path], Record],
+) -> Record:
+    """Write what ``find`` gives into the folder ``out``; see ``keep``."""
     with run_folder.staged(out, settings, resume=True) as work:
         found = find(work)
         np.savez(work / "results.npz", **found.arrays)

@@ -1,4 +1,4 @@
-"""One self-contained HTML file about a run."""
+"""Self-contained HTML files about runs."""
 
 import base64
 from pathlib import Path
@@ -19,6 +19,18 @@ def write(folder: Path, template: str, pictures: list[Picture], **values: Any) -
 
     The pictures are ``folder/figures/NAME.png``; they go into the file itself.
     """
+    images = [image(folder / "figures", picture) for picture in pictures]
+    render(folder, template, pictures=images, **values)
+
+
+def image(folder: Path, picture: Picture) -> dict[str, str]:
+    """What a template needs of ``folder/NAME.png``, its bytes included."""
+    data = base64.b64encode((folder / f"{picture.name}.png").read_bytes()).decode()
+    return {"name": picture.name, "caption": picture.caption, "data": data}
+
+
+def render(folder: Path, template: str, **values: Any) -> None:
+    """Fill ``template`` and write it as ``folder/report.html``."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -26,17 +38,5 @@ def write(folder: Path, template: str, pictures: list[Picture], **values: Any) -
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    images = [
-        {
-            "name": p.name,
-            "caption": p.caption,
-            "data": _encode(folder / "figures" / f"{p.name}.png"),
-        }
-        for p in pictures
-    ]
-    html = environment.get_template(template).render(pictures=images, **values)
+    html = environment.get_template(template).render(**values)
     (folder / "report.html").write_text(html, encoding="utf-8")
-
-
-def _encode(path: Path) -> str:
-    return base64.b64encode(path.read_bytes()).decode()

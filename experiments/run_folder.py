@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def is_finished(out: Path, settings: dict[str, Any]) -> bool:
     """Whether ``out`` holds a finished run of these settings; an ``InputError`` if of others."""
     if not (out / "summary.json").exists():
         return False
-    _check(out, settings)
+    check_settings(out, settings)
     return True
 
 
@@ -46,7 +46,7 @@ def staged(out: Path, settings: dict[str, Any], *, resume: bool) -> Iterator[Pat
             f"expected no unfinished run, found {work}; add --resume to carry it on, or remove it"
         )
     if resumed and (work / CONFIG).exists():
-        _check(work, settings)
+        check_settings(work, settings)
     work.mkdir(parents=True, exist_ok=resume)
     try:
         write_json(work / CONFIG, {"settings": settings})
@@ -77,6 +77,13 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(beside, path)
 
 
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write ``arrays`` as ``path``, an .npz file, in one step."""
+    beside = path.with_name("new." + path.name)
+    np.savez(beside, **arrays)
+    os.replace(beside, path)
+
+
 def _refuse_occupied(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(
@@ -85,7 +92,8 @@ def _refuse_occupied(out: Path) -> None:
         )
 
 
-def _check(folder: Path, settings: dict[str, Any]) -> None:
+def check_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Raise an ``InputError`` unless ``folder`` holds a run of these settings."""
     try:
         found = json.loads((folder / CONFIG).read_text())["settings"]
     except (ValueError, KeyError, TypeError):

@@ -20,6 +20,7 @@ from jaxscape.sample_size import distance_size, increment_size, sufficient_size
 from jaxscape.spectrum import spectral_density, trace
 from jaxscape.stopping import monitor
 from jaxscape.subspace import Subspace, hessian_subspace, random_subspace
+from jaxscape.trajectory import trajectory_subspace
 from jaxscape.types import InputError
 
 __all__ = [
@@ -61,4 +62,5 @@ __all__ = [
     "surface",
     "top_eigenpairs",
     "trace",
+    "trajectory_subspace",
 ]

@@ -271,7 +271,7 @@ def surface(
         loss,
         probe,
         data,
-        _surface(wanted),
+        reductions.surface(wanted),
         batch_size=batch_size,
         point_batch=point_batch,
         precision=precision,
@@ -286,15 +286,11 @@ def surface(
     return sheet
 
 
-_surface = functools.lru_cache(reductions.surface)
-_losses = functools.lru_cache(reductions.losses)
-
-
 def per_sample_losses(
     loss: PerSampleLoss, params: Params, data: Batch, *, batch_size: int = BATCH_SIZE
 ) -> Float[Array, "n"]:
     """ℓ_i(w) of every sample at one point."""
-    return evaluate(loss, SingleProbe(params), data, _losses(1), batch_size=batch_size)[0]
+    return evaluate(loss, SingleProbe(params), data, reductions.losses(1), batch_size=batch_size)[0]
 
 
 def _blocks(probe: Probe, point_batch: int | None, mesh: Mesh | None) -> chunks.Chunks:

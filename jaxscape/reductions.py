@@ -134,6 +134,7 @@ class Surface(NamedTuple):
     increment: Float[Array, "K m"]  #: L_{k+1}(w) − L_k(w); NaN at k = n, which has no next sample
 
 
+@functools.lru_cache  # the same reduction is the same compiled program
 def surface(ks: tuple[int, ...]) -> Reduction:
     """L_k and δ_k at each point for k in ``ks``."""
     wanted = np.asarray(ks, np.int32)
@@ -163,6 +164,7 @@ def surface(ks: tuple[int, ...]) -> Reduction:
     return Reduction(init, update, finalize)
 
 
+@functools.lru_cache
 def losses(num_points: int) -> Reduction:
     """The per-sample losses ℓ_i(w) themselves, ``[m, n]``: memory grows with both."""
 

@@ -16,7 +16,7 @@ LAYERS = [
     {"losses", "prefix", "krylov", "decay", "orders", "student"},
     {"curvature", "lanczos", "spectrum", "sample_size", "intervals", "gauss_newton"},
     {"subspace", "random_orders", "exceedance", "evidence", "prefix_spectra"},
-    {"probes", "quadratic", "stopping", "affine"},
+    {"probes", "quadratic", "stopping", "affine", "trajectory"},
     {"reductions", "bounds"},
     {"landscape"},
 ]

@@ -79,7 +79,7 @@ def test_same_key_is_bit_identical_and_another_key_differs():
 def test_epochs_are_reported_and_differ_in_their_order():
     start, data, _ = regression()
     seen = []
-    trained = fit(start, data, on_epoch=lambda number, mean: seen.append((number, mean)))
+    trained = fit(start, data, on_epoch=lambda number, mean, w: seen.append((number, mean)))
     assert [number for number, _ in seen] == [1, 2, 3]
     np.testing.assert_array_equal(np.float32([mean for _, mean in seen]), trained.epoch_losses)
     assert fit(start, data, epochs=0).epoch_losses.shape == (0,)

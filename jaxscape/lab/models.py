@@ -24,14 +24,15 @@ class MLP(nn.Module):
     num_outputs: int
     hidden: int
     layers: int
+    bias: bool = True
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "n ..."]) -> Float[Array, "n c"]:
         """The outputs before any softmax."""
         x = inputs.reshape(inputs.shape[0], -1)
         for _ in range(self.layers):
-            x = nn.relu(nn.Dense(self.hidden)(x))
-        return nn.Dense(self.num_outputs)(x)
+            x = nn.relu(nn.Dense(self.hidden, use_bias=self.bias)(x))
+        return nn.Dense(self.num_outputs, use_bias=self.bias)(x)
 
 
 class CNN(nn.Module):
@@ -46,6 +47,7 @@ class CNN(nn.Module):
     num_outputs: int
     hidden: int
     layers: int
+    bias: bool = True
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "n h w channels"]) -> Float[Array, "n c"]:
@@ -57,8 +59,9 @@ class CNN(nn.Module):
             )
         x = inputs
         for block in range(self.layers):
-            x = nn.relu(nn.Dense(max(1, self.hidden * 2**block // 8))(patches(x)))
-        return nn.Dense(self.num_outputs)(x.reshape(x.shape[0], -1))
+            channels = max(1, self.hidden * 2**block // 8)
+            x = nn.relu(nn.Dense(channels, use_bias=self.bias)(patches(x)))
+        return nn.Dense(self.num_outputs, use_bias=self.bias)(x.reshape(x.shape[0], -1))
 
 
 def patches(images: Float[Array, "n h w c"]) -> Float[Array, "n half_h half_w 9*c"]:
@@ -74,8 +77,12 @@ def patches(images: Float[Array, "n h w c"]) -> Float[Array, "n half_h half_w 9*
 ARCHITECTURES = {"mlp": MLP, "cnn": CNN}
 
 
-def build(name: str, *, num_outputs: int, hidden: int = 256, layers: int = 2) -> Model:
+def build(
+    name: str, *, num_outputs: int, hidden: int = 256, layers: int = 2, bias: bool = True
+) -> Model:
     """The network ``name`` ("mlp" or "cnn") with ``layers`` hidden layers of width ``hidden``.
+
+    Without ``bias`` a layer has weights alone.
 
     Parameters are float32 and there is neither dropout nor batch normalisation, so the loss of a
     sample depends on that sample and the parameters alone. On 28×28 inputs and 10 outputs the
@@ -92,7 +99,8 @@ def build(name: str, *, num_outputs: int, hidden: int = 256, layers: int = 2) ->
     ]:
         if value < least:
             raise InputError(f"expected {what} of at least {least}, found {value}; raise it")
-    module = ARCHITECTURES[name](num_outputs=num_outputs, hidden=hidden, layers=layers)
+    sizes = {"num_outputs": num_outputs, "hidden": hidden, "layers": layers}
+    module = ARCHITECTURES[name](**sizes, bias=bias)
 
     def init(key: jax.Array, inputs: Any) -> Params:
         return jax.jit(module.init)(key, jnp.asarray(inputs[:1]))["params"]

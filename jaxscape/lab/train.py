@@ -78,12 +78,12 @@ def fit(
     batch_size: int,
     learning_rate: float,
     key: jax.Array,
-    on_epoch: Callable[[int, float], Any] | None = None,
+    on_epoch: Callable[[int, float, Params], Any] | None = None,
 ) -> Trained:
     """w* from ``params`` by ``epochs`` epochs of Adam (Kingma & Ba, 2015, arXiv:1412.6980).
 
-    ``on_epoch(number, mean_loss)`` is called after each epoch, ``number`` counting from 1. The
-    same key gives the same parameters, bit for bit, on the same machine.
+    ``on_epoch(number, mean_loss, params)`` is called after each epoch, ``number`` counting from
+    1. The same key gives the same parameters, bit for bit, on the same machine.
 
     Raises ``InputError`` for settings out of range, for a loss that is not per sample, and once
     the training loss or a parameter is no longer finite.
@@ -93,12 +93,10 @@ def fit(
     if not 0 < learning_rate < float("inf"):
         raise InputError(f"expected a learning rate above 0, found {learning_rate}; change it")
     losses.check(loss, params, data)
-    optimizer = optax.adam(learning_rate)
-    run = jax.jit(epoch(loss, optimizer, batch_size=batch_size))
-    state = State(params, optimizer.init(params))
+    state = State(params, optax.adam(learning_rate).init(params))
     means = []
     for number, epoch_key in enumerate(jax.random.split(key, epochs), start=1):
-        state, mean = run(state, epoch_key, data)
+        state, mean = _epoch(loss, batch_size, learning_rate, state, epoch_key, data)
         means.append(float(mean))
         finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.params))
         if not (finite and np.isfinite(means[-1])):
@@ -108,8 +106,20 @@ def fit(
                 f"at --learning-rate {learning_rate}; lower it, or look for NaN in the inputs"
             )
         if on_epoch is not None:
-            on_epoch(number, means[-1])
+            on_epoch(number, means[-1], state.params)
     return Trained(state.params, np.asarray(means, np.float32))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _epoch(
+    loss: PerSampleLoss,
+    batch_size: int,
+    learning_rate: float,
+    state: State,
+    key: jax.Array,
+    data: Batch,
+) -> tuple[State, Float[Array, ""]]:
+    return epoch(loss, optax.adam(learning_rate), batch_size=batch_size)(state, key, data)
 
 
 def accuracy(

@@ -1,0 +1,108 @@
+"""Every figure of the three papers, as published beside how it should be."""
+
+import textwrap
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments import cli, record, run_folder, say
+from experiments import problem as problems
+from experiments.paper import (
+    errors,
+    family,
+    gallery,
+    increments,
+    spectrum,
+    stages,
+    surfaces,
+    theorem,
+    unraveling,
+)  # fmt: skip
+from experiments.paper.bench import Bench
+from experiments.paper.config import PaperConfig
+from experiments.record import Record
+from jaxscape.subspace import check_dim
+
+FIGURES: dict[str, Callable[[Bench], Record]] = {
+    "fig1": spectrum.fig1,
+    "fig2": surfaces.fig2,
+    "fig3": surfaces.fig3,
+    "fig4": increments.fig4,
+    "fig5": increments.fig5,
+    "fig6": surfaces.fig6,
+    "fig7": surfaces.fig7,
+    "fig8": increments.fig8,
+    "fig9": theorem.fig9,
+    "trajectory": surfaces.trajectory,
+    "unraveling": unraveling.find,
+    "family": family.family,
+    "ratio": family.ratio,
+    "model-error": errors.model_error,
+    "convergence": errors.convergence,
+    "error-map": errors.error_map,
+    "stages": stages.stages,
+}
+SHARED = "shared"
+"""The folder beside the figures' own that holds what was computed for one and serves others."""
+
+
+def run(config: PaperConfig) -> dict[str, Path]:
+    """Make the chosen figures that are not there yet; the folder of each.
+
+    Raises:
+        InputError: settings or data that cannot be used.
+    """
+    config.check()
+    config = config.sized()
+    problem = problems.load(config)
+    say.problem(problem, config.order)
+    check_dim(max(config.network_dim, 256), problem.initial)
+    print("settings: " + ", ".join(f"{n} {v}" for n, v in config.settings().items()), flush=True)
+    name = f"paper-{problem.dataset.label}-{config.short_hash()}"
+    out = run_folder.absolute(config.out or Path("runs") / name)
+    settings = config.settings() | {"data_sha256": problem.dataset.sha256}
+    _claim(out, settings)
+    bench = Bench(problem, config, out / SHARED)
+    folders = {}
+    for figure in FIGURES if config.all else config.figures:
+        folders[figure] = _make(figure, bench, out / figure, settings)
+        gallery.write(out, {name: _title(name) for name in FIGURES}, bench, config.settings())
+    print(f"\nreport: {out / 'report.html'}")
+    return folders
+
+
+def _claim(out: Path, settings: dict[str, Any]) -> None:
+    """Take ``out`` for these settings; refuse a folder of others."""
+    if out.exists() and any(out.iterdir()):
+        run_folder.check_settings(out, settings)
+        return
+    (out / SHARED).mkdir(parents=True)
+    run_folder.write_json(out / run_folder.CONFIG, {"settings": settings})
+
+
+def _make(figure: str, bench: Bench, out: Path, settings: dict[str, Any]) -> Path:
+    """One figure's run folder, and its paragraph on stdout."""
+    started = time.monotonic()
+    if run_folder.is_finished(out, settings):
+        print(f"\n{figure}: finished before, left as it is: {out}", flush=True)
+        return out
+    print(f"\n{figure}: {_title(figure)}", flush=True)
+    find = lambda work: FIGURES[figure](bench)  # noqa: E731
+    found = record.write(out, settings, bench.config, bench.problem, find)
+    print(textwrap.fill(found.summary["seen"], 100))
+    print(f"{time.monotonic() - started:.0f} s, {out}", flush=True)
+    return out
+
+
+def _title(figure: str) -> str:
+    return FIGURES[figure].__doc__.splitlines()[0]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; its exit status."""
+    return cli.main("paper", PaperConfig, run, argv)
+
+
+if __name__ == "__main__":
+    cli.leave(main())

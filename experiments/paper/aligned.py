@@ -1,0 +1,70 @@
+"""What the experiments of "Curvature-Aligned Probing" (2026) share."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+import jaxscape as js
+from experiments import run_folder, summary
+from experiments.paper import bench as benches
+from experiments.paper.bench import Bench
+from jaxscape import prefix
+from jaxscape.quadratic import Quadratic
+
+DIM = 16
+"""Directions of the largest subspace; smaller ones take its leading eigenvectors."""
+
+
+def space(bench: Bench) -> js.Subspace:
+    """The top eigenvectors of the Hessian over all samples."""
+    return jax.tree.map(jnp.asarray, benches.directions(bench, "hessian", DIM).space)
+
+
+def project(bench: Bench) -> tuple[Quadratic, float]:
+    """Every sample's quadratic model in that subspace, and the seconds it took."""
+    kept = bench.store / "project.npz"
+    if not kept.exists():
+        started = time.monotonic()
+        model = js.project(bench.problem.loss, space(bench), bench.problem.samples)
+        model = jax.tree.map(np.asarray, model)
+        seconds = np.float32(time.monotonic() - started)
+        run_folder.write_arrays(kept, model._asdict() | {"seconds": seconds})
+    with np.load(kept) as arrays:
+        model = Quadratic(*(jnp.asarray(arrays[name]) for name in Quadratic._fields))
+        return model, float(arrays["seconds"])
+
+
+def leading(model: Quadratic, dim: int) -> Quadratic:
+    """The model in the span of the first ``dim`` directions."""
+    return Quadratic(model.value, model.gradient[:, :dim], model.hessian[:, :dim, :dim])
+
+
+@jax.jit
+def modelled(model: Quadratic, coordinates: Float[Array, "m d"]) -> Float[Array, "m n"]:
+    """ℓ_i(w(θ)) by the quadratic model: c_i + g_iᵀθ + ½ θᵀH_iθ."""
+    with jax.default_matmul_precision("highest"):
+        bent = jnp.einsum("nij,mi,mj->mn", model.hessian, coordinates, coordinates)
+        return model.value + coordinates @ model.gradient.T + bent / 2
+
+
+@jax.jit
+def increments(losses: Float[Array, "m n"]) -> Float[Array, "m n-1"]:
+    """k δ_k at every point, k = 1..n−1: of one size at all k, by the order law."""
+    return prefix.increments(losses) * jnp.arange(1, losses.shape[1])
+
+
+def levels(scaled: Float[Array, "m n-1"]) -> Float[np.ndarray, "m"]:
+    """The mean over k ≥ 100 of k²δ_k² at each point."""
+    late = summary.late(np.arange(1, scaled.shape[1] + 1))
+    return np.mean(np.square(np.asarray(scaled)[:, late], dtype=np.float64), axis=1)
+
+
+def law_level(model: Quadratic, sigma: float) -> float:
+    """The mean over k ≥ 100 of k²Δ_k in closed form."""
+    law = np.asarray(js.quadratic_delta(model, sigma).total, np.float64)
+    k = np.arange(1, len(law) + 1)
+    late = summary.late(k)
+    return float(np.mean(law[late] * k[late].astype(np.float64) ** 2))

@@ -1,0 +1,144 @@
+"""How far the quadratic model is from the loss, "Curvature-Aligned Probing" (2026)."""
+
+from typing import Any
+
+import numpy as np
+
+from experiments import run_folder
+from experiments.paper import aligned
+from experiments.paper import bench as benches
+from experiments.paper.aligned import DIM
+from experiments.paper.bench import Bench
+from experiments.progress import progress
+from experiments.record import Record
+from jaxscape.lab import plot_aligned
+from jaxscape.quadratic import Quadratic
+from jaxscape.subspace import Subspace
+
+DIMS = (1, 2, 4, 8, 16)
+SIGMAS = tuple(10.0 ** (exponent / 2) for exponent in range(-8, 1))
+MANY_SIGMA = 0.01
+"""σ at which the number of points varies."""
+
+
+def model_error(bench: Bench) -> Record:
+    """The error of the quadratic model against σ, on the points of direct Monte-Carlo."""
+    arrays = _compare(bench)
+    figure = plot_aligned.errors(arrays, **_marks(bench))
+    row = list(DIMS).index(DIM)
+    within = [s for s, e in zip(SIGMAS, _off(arrays)[row], strict=True) if e <= 0.1]
+    where = f"up to σ = {max(within):.3g}" if within else "at none of the σ"
+    ends = [arrays["pointwise"][row][column] for column in (0, -1)]
+    seen = (
+        f"Along the top {DIM} eigenvectors, direct over quadratic Monte-Carlo at the same points "
+        f"stays within 10 % of 1 {where}; the root mean square error of an increment, relative "
+        f"to its root mean square, grows from {ends[0]:.2g} at σ = {SIGMAS[0]:g} to "
+        f"{ends[1]:.2g} at σ = {SIGMAS[-1]:g}."
+    )
+    return Record(arrays, {"within_ten_percent": within, "seen": seen}, {"errors": figure})
+
+
+def error_map(bench: Bench) -> Record:
+    """The relative error of the quadratic model over σ and the number of directions."""
+    arrays = _compare(bench)
+    off = _off(arrays)
+    figure = plot_aligned.error_map(arrays["dim"], arrays["sigma"], off, **_marks(bench))
+    parts = []
+    for dim, row in zip(DIMS, off, strict=True):
+        good = [sigma for sigma, error in zip(SIGMAS, row, strict=True) if error <= 0.1]
+        parts.append(f"{max(good):.3g} (D = {dim})" if good else f"none (D = {dim})")
+    seen = (
+        "The largest σ at which quadratic over direct Monte-Carlo, at the same points, is within "
+        f"10 % of 1: {', '.join(parts)}."
+    )
+    return Record(arrays | {"relative_error": off}, {"seen": seen}, {"error_map": figure})
+
+
+def convergence(bench: Bench) -> Record:
+    """Direct and quadratic Monte-Carlo against the closed form, as points grow."""
+    model, _ = aligned.project(bench)
+    total = bench.config.many_points
+    points = MANY_SIGMA * benches.normals(bench, total, DIM)
+    losses = {
+        "quadratic": aligned.modelled(model, points),
+        "direct": benches.losses_at(bench, aligned.space(bench), points),
+    }
+    each = {name: aligned.levels(aligned.increments(x)) for name, x in losses.items()}
+    closed = aligned.law_level(model, MANY_SIGMA)
+    counts = np.asarray([2**e for e in range(1, total.bit_length()) if 2**e <= total // 4])
+    arrays = {f"{name}_level": levels for name, levels in each.items()}
+    arrays |= {"points": counts, "closed_form": np.asarray(closed)}
+    for name, levels in each.items():
+        arrays[f"{name}_error"] = np.asarray([_spread(levels, m, closed) for m in counts])
+    figure = plot_aligned.convergence(arrays, sigma=MANY_SIGMA, dim=DIM, **_marks(bench))
+    biases = {name: levels.mean() / closed - 1 for name, levels in each.items()}
+    sems = {n: levels.std(ddof=1) / np.sqrt(total) / closed for n, levels in each.items()}
+    seen = (
+        f"At σ = {MANY_SIGMA:g} and D = {DIM}, one estimate from {counts[0]} points is off the "
+        f"closed form by {arrays['quadratic_error'][0]:.1%} (quadratic) and "
+        f"{arrays['direct_error'][0]:.1%} (direct), from {counts[-1]} points by "
+        f"{arrays['quadratic_error'][-1]:.1%} and {arrays['direct_error'][-1]:.1%}. All {total} "
+        f"points together: quadratic {biases['quadratic']:+.1%} ± {sems['quadratic']:.1%}, direct "
+        f"{biases['direct']:+.1%} ± {sems['direct']:.1%}; what does not shrink with the points is "
+        "the model's own error."
+    )
+    found = {"closed_form": closed, "bias": biases, "bias_sem": sems, "seen": seen}
+    return Record(arrays, found, {"convergence": figure})
+
+
+def _spread(levels: np.ndarray, count: int, closed: float) -> float:
+    """Root mean square relative error of the mean over ``count`` points, over disjoint blocks."""
+    blocks = levels[: len(levels) // count * count].reshape(-1, count).mean(1)
+    return float(np.sqrt(np.mean((blocks / closed - 1) ** 2)))
+
+
+def _off(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """|quadratic / direct − 1| at the same points, [D, s]."""
+    return np.abs(arrays["quadratic"] / arrays["direct"] - 1)
+
+
+def _compare(bench: Bench) -> dict[str, np.ndarray]:
+    """Levels of Δ_k·k² by direct Monte-Carlo, at its points by the model, and in closed form.
+
+    Kept for the second of the two figures that show them.
+    """
+    kept = bench.store / "errors.npz"
+    if not kept.exists():
+        space, (model, _) = aligned.space(bench), aligned.project(bench)
+        rows = {name: [] for name in ("direct", "direct_sem", "quadratic", "closed", "pointwise")}
+        with progress("errors", len(DIMS) * len(SIGMAS), "cases") as advance:
+            for dim in DIMS:
+                for sigma in SIGMAS:
+                    for name, value in _case(bench, space, model, dim, sigma).items():
+                        rows[name].append(value)
+                    advance(1)
+        shape = (len(DIMS), len(SIGMAS))
+        arrays = {name: np.asarray(values).reshape(shape) for name, values in rows.items()}
+        run_folder.write_arrays(
+            kept, arrays | {"dim": np.asarray(DIMS), "sigma": np.asarray(SIGMAS)}
+        )
+    with np.load(kept) as arrays:
+        return dict(arrays)
+
+
+def _case(
+    bench: Bench, space: Subspace, model: Quadratic, dim: int, sigma: float
+) -> dict[str, float]:
+    m = max(2, bench.config.points // 2)
+    points = sigma * np.where(np.arange(DIM) < dim, benches.normals(bench, m, DIM), 0)
+    direct = aligned.increments(benches.losses_at(bench, space, points))
+    quadratic = aligned.increments(aligned.modelled(model, points))
+    each = aligned.levels(direct)
+    apart = aligned.levels(direct - quadratic).mean()
+    return {
+        "direct": each.mean(),
+        "direct_sem": each.std(ddof=1) / np.sqrt(m),
+        "quadratic": aligned.levels(quadratic).mean(),
+        "closed": aligned.law_level(aligned.leading(model, dim), sigma),
+        "pointwise": np.sqrt(apart / each.mean()),
+    }
+
+
+def _marks(bench: Bench) -> dict[str, Any]:
+    marks = benches.marks(bench.problem)
+    return {name: marks[name] for name in ("dataset", "fallback")}

@@ -1,0 +1,86 @@
+"""The published computations, flaws included, to be laid over the corrected ones.
+
+The reference code zips the d directions with the P parameters, so that only the first direction
+is ever applied; its data loader shuffles, so that every draw of a point has an order of its own;
+k counts batches of 64, the loss of a batch being its mean; means over the first k batches are
+subtracted from each other in float32.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from jaxscape.probes import SubspaceProbe
+from jaxscape.types import Batch, PerSampleLoss
+
+BATCH = 64
+
+
+def first_direction(coordinates: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m d"]:
+    """The same points with all but their first coordinate dropped."""
+    return np.where(np.arange(coordinates.shape[1]) == 0, coordinates, 0)
+
+
+def delta(key: Key[Array, ""], losses: Float[Array, "m n"]) -> Float[np.ndarray, "K"]:
+    """Mean over points of (L_{k+1} − L_k)², k = 1..K in batches, each point in its own order."""
+    return np.asarray(_delta(jax.random.split(key, len(losses)), losses))
+
+
+@jax.jit
+def _delta(keys: Key[Array, "m"], losses: Float[Array, "m n"]) -> Float[Array, "K"]:
+    n = losses.shape[1]
+    count = -(-n // BATCH)
+    sizes = np.minimum(BATCH, n - BATCH * np.arange(count))
+
+    def squared(total: Array, point: tuple[Array, Array]) -> tuple[Array, None]:
+        key, row = point
+        shuffled = jnp.pad(jax.random.permutation(key, row), (0, count * BATCH - n))
+        batches = shuffled.reshape(count, BATCH).sum(-1) / sizes
+        means = jnp.cumsum(batches) / np.arange(1, count + 1)
+        return total + jnp.diff(means) ** 2, None
+
+    start = jnp.zeros(count - 1, jnp.float32)
+    return jax.lax.scan(squared, start, (keys, losses))[0] / len(losses)
+
+
+@partial(jax.jit, static_argnums=(0, 4))
+def sheets(
+    loss: PerSampleLoss, probe: SubspaceProbe, data: Batch, key: Key[Array, ""], k: int
+) -> tuple[Float[Array, "m"], Float[Array, "m"]]:
+    """L_k and L_{k+1} − L_k of the published surfaces, k in batches drawn anew for each point."""
+    n = jax.tree.leaves(data)[0].shape[0]
+
+    def at(index: Array) -> tuple[Array, Array]:
+        rows = jax.random.permutation(jax.random.fold_in(key, index), n)[: (k + 1) * BATCH]
+        batch = jax.tree.map(lambda leaf: leaf[rows], data)
+        means = loss(probe.at(index), batch).reshape(k + 1, BATCH).mean(-1)
+        return means[:-1].mean(), means.mean() - means[:-1].mean()
+
+    return jax.lax.map(at, jnp.arange(probe.num_points), batch_size=4)
+
+
+def last_increment(
+    loss: PerSampleLoss,
+    probe: SubspaceProbe,
+    data: Batch,
+    key: Key[Array, ""],
+    whole: Float[Array, "m"],
+) -> Float[Array, "m"]:
+    """L_K − L_{K−1}, K all batches, from ``whole`` = L_K: only the last batch is a random one."""
+    n = jax.tree.leaves(data)[0].shape[0]
+    last = sheets(loss, probe, data, key, 1)[0]
+    return (last - whole) / (-(-n // BATCH) - 1)
+
+
+def sharp(values: Float[np.ndarray, "... d"]) -> Float[np.ndarray, "... d"]:
+    """Eigenvalues as ‖Hv‖, in descending order: never negative."""
+    return np.sort(np.abs(values), -1)[..., ::-1]
+
+
+def theorem(values: Float[np.ndarray, "d"], after: Float[np.ndarray, "d"]) -> float:
+    """¼(2 Σ_j(Δλ_j)² + (Σ_j Δλ_j)²), magnitudes paired by index; σ⁴ is left out."""
+    change = sharp(after).astype(np.float64) - sharp(values)
+    return float((2 * np.sum(change**2) + change.sum() ** 2) / 4)

@@ -1,0 +1,105 @@
+"""Leading eigenvalues of many networks, Nikitin et al., figure 1."""
+
+import time
+
+import jax
+import numpy as np
+
+import jaxscape as js
+from experiments import say
+from experiments.paper import bench as benches
+from experiments.paper import published
+from experiments.paper.bench import Bench
+from experiments.progress import progress
+from experiments.record import Record
+from jaxscape.lab import ensemble, plot_paper
+from jaxscape.lanczos import Eigenpairs
+from jaxscape.types import Batch, Params
+
+TOLERANCE = 1e-3
+"""Relative residual of the eigenpairs: far below the spread between networks."""
+
+
+def fig1(bench: Bench) -> Record:
+    """Eigenvalues of largest magnitude, in descending order, over networks of other seeds."""
+    problem, config = bench.problem, bench.config
+    count = min(config.network_samples, len(problem.order))
+    samples = jax.tree.map(lambda leaf: leaf[:count], problem.samples)
+    networks = _trained(bench, samples)
+    solved = _solve(bench, networks.params, samples)
+    values = np.sort(np.stack([pairs.values for pairs in solved]), -1)[:, ::-1]
+    converged = int(sum(int(pairs.converged.sum()) for pairs in solved))
+    arrays = {
+        "eigenvalues": values,
+        "eigenvalue_residuals": np.stack([pairs.residuals for pairs in solved]),
+        "epoch_losses": networks.epoch_losses,
+    }
+    curves = {"with their sign": values}
+    if config.as_published:
+        arrays["published_eigenvalues"] = published.sharp(values)
+        curves["as published: ‖Hv‖"] = arrays["published_eigenvalues"]
+    found = {
+        "networks": config.networks,
+        "num_samples": count,
+        "dim": config.network_dim,
+        "converged": converged,
+        "eigenpairs": values.size,
+        "negative": int((values < 0).sum()),
+        "mean": values.mean(0).tolist(),
+        "standard_deviation": values.std(0, ddof=1).tolist(),
+        "train_loss": float(networks.epoch_losses[-1].mean()),
+    }
+    marks = benches.marks(problem) | {"unit": benches.unit(problem), "num_samples": count}
+    figures = {"eigenvalues": plot_paper.spectrum(curves, **marks)}
+    return Record(arrays, found | {"seen": _seen(found, values)}, figures)
+
+
+def _trained(bench: Bench, samples: Batch) -> ensemble.Ensemble:
+    """Networks from their own initialisations, side by side on the same samples."""
+    problem, config = bench.problem, bench.config
+    init, fit = (
+        jax.random.split(problem.keys[name], config.networks) for name in ("init", "train")
+    )
+    started = time.monotonic()
+    with progress("networks", config.epochs, "epochs") as advance:
+        networks = ensemble.fit(
+            problem.loss, jax.vmap(problem.init)(init), samples,
+            epochs=config.epochs, batch_size=config.batch_size,
+            learning_rate=config.learning_rate, keys=fit,
+            on_epoch=lambda number: advance(1),
+        )  # fmt: skip
+    what = f"{config.networks} networks, {config.epochs} epochs of {len(samples['targets']):,}"
+    say.stage("trained", what, time.monotonic() - started)
+    return networks
+
+
+def _solve(bench: Bench, params: Params, samples: Batch) -> list[Eigenpairs]:
+    """The eigenpairs of every network; their vectors are dropped."""
+    problem, config = bench.problem, bench.config
+    solved = []
+    started = time.monotonic()
+    with progress("eigenvalues", config.networks, "networks") as advance:
+        for index in range(config.networks):
+            w = jax.tree.map(lambda leaf, index=index: leaf[index], params)
+            pairs = js.top_eigenpairs(
+                js.hvp(problem.loss, w, samples), w, config.network_dim,
+                key=problem.keys["subspace"], which="magnitude", tol=TOLERANCE,
+            )  # fmt: skip
+            solved.append(jax.tree.map(np.asarray, pairs._replace(vectors=None)))
+            advance(1)
+    say.stage("eigenvalues", f"{config.network_dim} of each", time.monotonic() - started)
+    return solved
+
+
+def _seen(found: dict, values: np.ndarray) -> str:
+    first, last = values[:, 0], values[:, -1]
+    spread = [column.std(ddof=1) / abs(column.mean()) for column in (first, last)]
+    lost = found["eigenpairs"] - found["converged"]
+    return (
+        f"{found['networks']} networks trained side by side on {found['num_samples']:,} samples "
+        f"(mean training loss {found['train_loss']:.3g}): the largest eigenvalue is "
+        f"{first.mean():.3g} in the mean (standard deviation {spread[0]:.0%}), the one of index "
+        f"{found['dim']} {last.mean():.3g} ({spread[1]:.0%}). {found['negative']} of the "
+        f"{values.size} eigenvalues of largest magnitude are negative, which ‖Hv‖ cannot show; "
+        f"{lost} did not reach the relative residual {TOLERANCE:g}."
+    )

@@ -1,0 +1,97 @@
+"""Theory against experiment, Nikitin et al., figure 9."""
+
+import numpy as np
+
+import jaxscape as js
+from experiments import law, summary
+from experiments.paper import bench as benches
+from experiments.paper import increments, published
+from experiments.paper.bench import SIGMAS, Bench
+from experiments.paper.increments import DIM, Case
+from experiments.record import Record
+from jaxscape.lab import plot_paper
+from jaxscape.lab.plot_paper import Curve
+
+BATCHES = (1, 4, 16, 64, 256)
+"""Values of k, in batches, at which Theorem 1 is evaluated as published."""
+
+
+def fig9(bench: Bench) -> Record:
+    """Δ_k along the top ten eigenvectors: Monte-Carlo, the full law, Theorem 1's part alone."""
+    problem = bench.problem
+    space = benches.directions(bench, "hessian", DIM).space
+    laws = law.arrays_of(problem, space, SIGMAS)
+    measured = [increments.measure(bench, Case("", space, sigma)) for sigma in SIGMAS]
+    k = np.asarray(measured[0][0].k)
+    arrays = {
+        "sigma": np.asarray(SIGMAS, np.float32),
+        "k": k,
+        "delta": np.stack([curve.mean for curve, _ in measured]),
+        "delta_sem": np.stack([curve.sem for curve, _ in measured]),
+        **laws,
+    }
+    marked = {}
+    if bench.config.as_published:
+        arrays["published_delta"] = np.stack([old for _, old in measured])
+        arrays |= _published_theory(bench, space)
+        marked["Theorem 1, as published"] = (
+            arrays["published_theory_k"], arrays["published_theory"],
+        )  # fmt: skip
+    entries = [
+        {"sigma": sigma} | law.agreement(arrays, row, summary.late(k))
+        for row, sigma in enumerate(SIGMAS)
+    ]
+    panels = {f"σ = {sigma:g}": _curves(arrays, row) for row, sigma in enumerate(SIGMAS)}
+    figure = plot_paper.theorem(panels, marked, **benches.marks(problem))
+    found = {"sigmas": entries, "seen": _seen(entries, arrays)}
+    return Record(arrays, found, {"theorem": figure})
+
+
+def _curves(arrays: dict[str, np.ndarray], row: int) -> list[Curve]:
+    rows = {
+        "Monte-Carlo": "delta",
+        "full law": "law_total",
+        "Theorem 1's part": "law_curvature",
+    }
+    curves = [Curve(name, arrays["k"], arrays[key][row], 0.0) for name, key in rows.items()]
+    if "published_delta" in arrays:
+        old = arrays["published_delta"][row]
+        curves.append(Curve("experiment, as published", np.arange(1, len(old) + 1), old, 0.0))
+    return curves
+
+
+def _published_theory(bench: Bench, space: js.Subspace) -> dict[str, np.ndarray]:
+    """Theorem 1 from magnitudes of eigenvalues of H_k and H_{k+1}, k in batches."""
+    problem = bench.problem
+    n = len(problem.order)
+    chosen = np.asarray([k for k in BATCHES if (k + 1) * published.BATCH <= n])
+    ks = np.union1d(chosen, chosen + 1)
+    spectra = js.prefix_spectra(
+        problem.loss, space.origin, problem.samples, DIM,
+        ks=ks * published.BATCH, key=problem.keys["subspace"],
+    )  # fmt: skip
+    values = dict(zip(ks.tolist(), np.asarray(spectra.values), strict=True))
+    theory = [published.theorem(values[k], values[k + 1]) for k in chosen.tolist()]
+    return {
+        "published_theory_k": chosen,
+        "published_theory": np.asarray(theory),
+        "published_eigenvalues_k": ks,
+        "published_eigenvalues": published.sharp(np.asarray(spectra.values)),
+        "published_eigenvalues_converged": np.asarray(spectra.converged),
+    }
+
+
+def _seen(entries: list[dict], arrays: dict[str, np.ndarray]) -> str:
+    text = " ".join(law.sentence(entry) + "." for entry in entries)
+    if "published_theory" not in arrays:
+        return text
+    k = arrays["published_theory_k"]
+    old = arrays["published_delta"][:, k - 1]
+    ratios = [
+        f"{np.exp(np.mean(np.log(arrays['published_theory'] / row))):.2g} at σ = {sigma:g}"
+        for row, sigma in zip(old, SIGMAS, strict=True)
+    ]
+    return (
+        f"{text} Theorem 1 as published has no σ in it: over the published experiment it is, in "
+        f"the geometric mean over {len(k)} values of k, {' and '.join(ratios)}."
+    )

@@ -1,0 +1,144 @@
+"""The loss surface over two directions, for a few prefixes of the samples."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+import jaxscape as js
+from experiments import cli, prepare, record, say, sheets, summary
+from experiments import problem as problems
+from experiments.problem import Problem, ProblemConfig
+from experiments.record import Record
+from jaxscape import InputError
+from jaxscape.lab import interactive
+
+REACH = 1.25
+"""Half the width of a surface around a trajectory, in units of its farthest coordinate."""
+
+
+@dataclass(frozen=True)
+class SurfaceConfig(ProblemConfig):
+    """The loss surface L_k over two directions through w*, for a few k, with its next increment.
+
+    Trains a network, takes two directions through it, and evaluates every sample's loss on a
+    square grid of points: L_k(w) and L_{k+1}(w) − L_k(w) of every chosen k in one pass.
+    """
+
+    subspace: Literal["hessian", "random", "filter", "trajectory"] = "hessian"
+    """Directions: top Hessian eigenvectors, random of unit norm, random filter-normalised, or the
+    principal components of the training trajectory, which is then drawn."""
+    radius: float | None = None
+    """Half the grid's width along each direction, in units of the parameters (of the filter's norm
+    for filter); by default 1, and around a trajectory as far as it reaches."""
+    num: int = 41
+    """Grid points along each direction; odd, so that w* is one of them."""
+    ks: tuple[int, ...] = ()
+    """Prefix lengths, from 1 to k_max; by default 1, 2, k_max − 1 and k_max."""
+    interactive: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Also write figures/surface.html, to be turned about in a browser (needs plotly)."""
+    out: Path | None = None
+    """Run folder; by default runs/surface-<dataset>-<hash of the settings>."""
+
+    def ranges(self) -> list[tuple[str, Any, bool, str]]:
+        """See ``ProblemConfig.ranges``."""
+        radius = 1.0 if self.radius is None else self.radius
+        wanted = all(1 <= k <= self.k_max for k in self.ks)
+        words = " ".join(map(str, self.ks))
+        still = self.subspace == "trajectory" and self.epochs < 2
+        return [
+            *super().ranges(),
+            ("radius", radius, 0 < radius < float("inf"), "a finite number above 0"),
+            ("num", self.num, self.num >= 3 and self.num % 2 == 1, "an odd number of at least 3"),
+            ("ks", words, wanted, "from 1 to --k-max"),
+            ("epochs", self.epochs, not still, "at least 2 for a trajectory of two directions"),
+        ]
+
+
+def run(config: SurfaceConfig) -> Record:
+    """Evaluate, print the table, and write the run folder.
+
+    Raises:
+        InputError: settings or data that cannot be used.
+    """
+    config.check()
+    if config.interactive:
+        interactive.check_available()
+    problem = problems.load(config)
+    say.problem(problem, config.order)
+    found = record.keep("surface", config, problem, lambda work: _find(problem, config, work))
+    print("\n" + summary.as_text(sheets.table(found.summary)))
+    print(f"\nfigures: {found.folder / 'figures'}")
+    return found
+
+
+def _find(problem: Problem, config: SurfaceConfig, work: Path) -> Record:
+    space, path, explained = _directions(problem, config, work / "checkpoint")
+    radius = config.radius
+    if radius is None:
+        radius = 1.0 if path is None else REACH * float(np.abs(path).max())
+    if not radius > 0:
+        raise InputError("expected a training trajectory that moves, found one that stays; train")
+    started = time.monotonic()
+    n = len(problem.order)
+    found = sheets.evaluate(problem, space, radius, config.num, config.ks or (1, 2, n - 1, n))
+    say.stage("surface", f"{config.num} by {config.num} points", time.monotonic() - started)
+    arrays = found._asdict() | ({} if path is None else {"trajectory": path})
+    unit = "nats" if problem.dataset.num_classes else "loss"
+    numbers = sheets.summarise(found) | {
+        "num_samples": n,
+        "subspace": config.subspace,
+        "radius": radius,
+        "trajectory_explained": explained,
+        "unit": unit,
+    }
+    marks = record.marks(problem) | {"unit": unit}
+    if config.interactive:
+        (work / "figures").mkdir(exist_ok=True)
+        shown = {sheets.name(k): z for k, z in zip(found.k, found.loss, strict=True)}
+        title = f"{WORDS[config.subspace]}: {problem.dataset.label}"
+        interactive.write(
+            work / "figures" / "surface.html", found.steps, shown,
+            title=title, quantity=f"L_k ({unit})",
+        )  # fmt: skip
+    figures = sheets.figures_of(found, WORDS[config.subspace], path, **marks)
+    return Record(arrays, numbers, figures)
+
+
+WORDS = {
+    "hessian": "top two Hessian eigenvectors",
+    "random": "two random directions of unit norm",
+    "filter": "two random filter-normalised directions",
+    "trajectory": "principal components of the training trajectory",
+}
+
+
+def _directions(
+    problem: Problem, config: SurfaceConfig, store: Path
+) -> tuple[js.Subspace, np.ndarray | None, list[float] | None]:
+    """The plane; of a trajectory also its coordinates and the share of each direction."""
+    if config.subspace == "trajectory":
+        points, seconds = prepare.trajectory(problem, config, store)
+        say.stage("trained", f"{config.epochs} epochs", seconds)
+        space, path, explained = js.trajectory_subspace(jax.tree.map(jnp.asarray, points), 2)
+        return space, np.asarray(path), np.asarray(explained).tolist()
+    params, seconds = prepare.trained(problem, config, store)
+    say.stage("trained", f"{config.epochs} epochs", seconds)
+    space, pairs, seconds = prepare.directions(problem, params, config.subspace, 2, store)
+    say.directions(config.subspace, pairs, seconds)
+    return space, None, None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; its exit status."""
+    return cli.main("surface", SurfaceConfig, run, argv)
+
+
+if __name__ == "__main__":
+    cli.leave(main())
