@@ -2,6 +2,7 @@
 
 import json
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import tyro
 from experiments import cli, prepare, say, stages
 from experiments import problem as problems
 from experiments.problem import ProblemConfig
+from experiments.stages import Stage
 from experiments.summary import as_text
 
 
@@ -58,10 +60,7 @@ def run(config: BenchmarkConfig) -> list[Ratio]:
     if not config.json:
         say.problem(problem, config.order)
     limits = stages.machine()
-    ratios = [
-        Ratio(what, [measure() for _ in range(config.repeats)], target)
-        for what, measure, target in timed
-    ]
+    ratios = [_measure(stage, config.repeats) for stage in timed]
     if config.json:
         found = {"machine": limits, "ratios": [ratio._asdict() for ratio in ratios]}
         print(json.dumps(found | {"settings": config.settings()}, indent=2))
@@ -73,6 +72,12 @@ def run(config: BenchmarkConfig) -> list[Ratio]:
         rows.append([what, *(f"{value:.3g}" for value in figures), target])
     print(as_text(rows))
     return ratios
+
+
+def _measure(stage: Stage, repeats: int) -> Ratio:
+    values = [stage.measure() for _ in range(repeats)]
+    print(f"{stage.what}: {', '.join(f'{value:.3g}' for value in values)}", file=sys.stderr)
+    return Ratio(stage.what, values, stage.target)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

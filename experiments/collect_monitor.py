@@ -57,7 +57,7 @@ def watcher(problem: Problem, config: Any) -> Callable[[Params, int], Look]:
     Raises:
         InputError: losses that are not finite, or whose squares are not.
     """
-    keep = reductions.losses(config.points)  # made once: each new one would be compiled for
+    keep = reductions.losses(config.points)
     monitor = js.monitor(
         num_points=config.points,
         tolerance=config.tolerance,

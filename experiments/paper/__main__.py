@@ -20,7 +20,7 @@ from experiments.paper import (
     unraveling,
 )  # fmt: skip
 from experiments.paper.bench import Bench
-from experiments.paper.config import PaperConfig
+from experiments.paper.config import LEAST, PaperConfig
 from experiments.record import Record
 from jaxscape.subspace import check_dim
 
@@ -57,7 +57,7 @@ def run(config: PaperConfig) -> dict[str, Path]:
     config = config.sized()
     problem = problems.load(config)
     say.problem(problem, config.order)
-    check_dim(max(config.network_dim, 256), problem.initial)
+    check_dim(max(config.network_dim, LEAST), problem.initial)
     print("settings: " + ", ".join(f"{n} {v}" for n, v in config.settings().items()), flush=True)
     name = f"paper-{problem.dataset.label}-{config.short_hash()}"
     out = run_folder.absolute(config.out or Path("runs") / name)

@@ -13,6 +13,8 @@ Name = Literal[
     "unraveling", "family", "ratio", "model-error", "convergence", "error-map", "stages",
 ]  # fmt: skip
 
+LEAST = 256
+"""Samples, and parameters, without which some figure would be empty."""
 QUICK = {
     "k_max": 3000, "epochs": 5, "points": 16, "num": 21, "networks": 8, "network_samples": 1000,
     "network_dim": 16, "orders": 20, "many_points": 64,
@@ -86,6 +88,7 @@ class PaperConfig(ProblemConfig):
         chosen = bool(self.figures) != self.all
         return [
             *super().ranges(),
+            ("k-max", self.k_max, self.k_max >= LEAST, f"at least {LEAST}, four published batches"),
             *least,
             *listed,
             ("num", self.num, self.num >= 3 and self.num % 2 == 1, "an odd number of at least 3"),

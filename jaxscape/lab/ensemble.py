@@ -80,7 +80,7 @@ def together_on(backend: str, params: Params) -> int:
     return max(
         size
         for size in range(1, count + 1)
-        if count % size == 0 and size * state <= CACHE or size == 1
+        if (count % size == 0 and size * state <= CACHE) or size == 1
     )
 
 

@@ -1,0 +1,152 @@
+import json
+from typing import get_args
+
+import command
+import jax
+import numpy as np
+import pytest
+
+from experiments.paper import __main__ as paper
+from experiments.paper import config as configs
+
+SMALL = [
+    *("--hidden", "32", "--layers", "1", "--epochs", "2", "--points", "4", "--many-points", "8"),
+    *("--num", "3", "--networks", "3", "--network-samples", "100", "--network-dim", "2"),
+    *("--widths", "2", "3", "--depths", "1", "--orders", "2"),
+]
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "clouds.npz"
+    return [*command.clouds(path)[:2], "--k-max", "300", *SMALL]
+
+
+@pytest.fixture(scope="module")
+def made(flags, tmp_path_factory):
+    """The folder of every figure."""
+    out = tmp_path_factory.mktemp("runs") / "paper"
+    assert paper.main(["--all", *flags, "--out", str(out)]) == 0
+    return out
+
+
+def arrays_of(folder):
+    with np.load(folder / "results.npz") as arrays:
+        return dict(arrays)
+
+
+def test_every_name_has_a_figure():
+    assert list(paper.FIGURES) == list(get_args(configs.Name))
+
+
+def test_every_figure_has_arrays_pictures_and_a_paragraph(made):
+    page = (made / "report.html").read_text()
+    for name in paper.FIGURES:
+        folder = made / name
+        seen = json.loads((folder / "summary.json").read_text())["seen"]
+        assert seen.endswith(".")
+        assert seen.split()[0] in page
+        assert "nan" not in seen.split()
+        pictures = list((folder / "figures").glob("*.png"))
+        assert pictures
+        assert all(path.with_suffix(".pdf").exists() for path in pictures)
+        assert arrays_of(folder)
+
+
+def test_more_directions_change_more_but_not_as_published(made):
+    arrays = arrays_of(made / "fig5")
+    late = arrays["k"] >= 100
+    levels = (arrays["delta"] * arrays["k"] ** 2.0)[:, late].mean(1)
+    assert levels[0] < levels[1] < levels[2] < levels[3]
+    spread = arrays["published_delta"].mean(1)
+    assert spread.max() / spread.min() < levels[3] / levels[0]
+    found = json.loads((made / "fig5" / "summary.json").read_text())["curves"]
+    np.testing.assert_allclose([c["mean_delta_k2"] for c in found], levels, rtol=1e-5)
+    np.testing.assert_allclose(
+        [c["order_law_k2"] for c in found], arrays["loss_variance"], rtol=1e-6
+    )
+
+
+def test_two_views_of_a_surface_share_one_evaluation(made):
+    loss, step = arrays_of(made / "fig6"), arrays_of(made / "fig7")
+    np.testing.assert_array_equal(loss["loss"], step["loss"])
+    assert loss["k"].tolist() == [1, 299]
+    whole = loss["loss"][1] + loss["increment"][1]
+    old = loss["published_loss"][1] + loss["published_increment"][1]
+    np.testing.assert_allclose(old, whole, rtol=1e-5)  # all batches hold all samples
+
+
+def test_members_of_the_family_agree_at_the_smallest_sigma(made):
+    arrays = arrays_of(made / "family")
+    square = arrays["single"] ** 2
+    np.testing.assert_allclose(arrays["subspace"][0, 0], square, rtol=0.05, atol=1e-9)
+    ratio = arrays_of(made / "ratio")["ratio"]
+    assert ratio.shape == (3, 3)
+    late = arrays["k"] >= 100
+    means = [
+        (arrays[name] * arrays["k"] ** 2.0)[..., late].mean(-1)
+        for name in ("subspace", "isotropic")
+    ]
+    np.testing.assert_allclose(ratio, means[0] / means[1][:, None], rtol=1e-6)
+
+
+def test_the_model_is_right_close_to_the_trained_point_alone(made):
+    arrays = arrays_of(made / "error-map")
+    off = np.abs(arrays["quadratic"] / arrays["direct"] - 1)
+    np.testing.assert_array_equal(arrays["relative_error"], off)
+    assert off[:, 0].max() < 1e-3
+    assert off[:, -1].max() > 0.01
+    same = arrays_of(made / "model-error")
+    np.testing.assert_array_equal(same["direct"], arrays["direct"])
+
+
+def test_the_error_of_blocks_of_points_is_their_scatter(made):
+    arrays = arrays_of(made / "convergence")
+    assert arrays["points"].tolist() == [2]
+    blocks = arrays["direct_level"].reshape(4, 2).mean(1)
+    error = np.sqrt(np.mean((blocks / arrays["closed_form"] - 1) ** 2))
+    np.testing.assert_allclose(arrays["direct_error"], [error], rtol=1e-6)
+
+
+def test_a_figure_that_is_there_is_left_as_it_is(made, flags, capsys):
+    before = (made / "fig4" / "results.npz").stat().st_mtime_ns
+    assert paper.main(["fig4", *flags, "--out", str(made)]) == 0
+    assert "finished before" in capsys.readouterr().out
+    assert (made / "fig4" / "results.npz").stat().st_mtime_ns == before
+    assert paper.main(["fig4", *flags, "--points", "5", "--out", str(made)]) == 2
+    assert "points = 5" in capsys.readouterr().err
+
+
+def test_bad_input_is_one_line(flags, tmp_path, capsys):
+    for more, word in (
+        ([], "or else names of figures"),
+        (["--all", "fig4"], "or else names of figures"),
+        (["fig10"], "fig10"),
+        (["fig4", "--k-max", "255"], "at least 256"),
+        (["fig4", "--num", "4"], "odd"),
+        (["fig4", "--hidden", "2"], "256"),
+    ):
+        assert paper.main([*more, *flags[:4], *flags[4:], "--out", str(tmp_path / "o"),
+                           *more[1:]]) == 2  # fmt: skip
+        err = capsys.readouterr().err
+        assert word in err
+        assert len(err.splitlines()) == 1
+    assert not (tmp_path / "o").exists()
+
+
+def test_quick_makes_everything_smaller():
+    config = configs.PaperConfig(all=True, quick=True, points=4)
+    small = config.sized()
+    assert small.k_max == 3000
+    assert small.points == 4
+    assert small.settings() == configs.PaperConfig(("fig1",), points=4, **{
+        name: value for name, value in configs.QUICK.items() if name != "points"
+    }).settings()  # fmt: skip
+
+
+def test_points_of_fewer_directions_are_those_of_more():
+    class Bench:
+        problem = type("Problem", (), {"keys": {"probe": jax.random.key(0)}})
+
+    few, many = (paper.increments.benches.normals(Bench, 5, dim) for dim in (2, 9))
+    np.testing.assert_array_equal(few, many[:, :2])
