@@ -1,10 +1,9 @@
 """What is probed: a network trained on the first samples of a data set."""
 
+import functools
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ import numpy as np
 from jaxscape import InputError, losses
 from jaxscape.lab import data, models
 from jaxscape.lab.dataset import Dataset
+from jaxscape.lab.models import Model
 from jaxscape.types import Batch, Params, PerSampleLoss
 
 KEYS = ("order", "init", "train", "subspace", "probe")
@@ -87,7 +87,6 @@ class Problem(NamedTuple):
     dataset: Dataset
     order: np.ndarray  #: [k_max] indices into the training split
     samples: Batch  #: inputs [k_max, ...], targets [k_max]
-    init: Callable[[jax.Array], Params]  #: another network of the same kind, from a key
     apply: Any
     loss: PerSampleLoss
     initial: Params
@@ -113,16 +112,24 @@ def load(config: ProblemConfig) -> Problem:
         "inputs": jnp.asarray(dataset.train_inputs[order]),
         "targets": jnp.asarray(dataset.train_targets[order]),
     }
-    model = models.build(
-        config.model,
-        num_outputs=dataset.num_classes or int(np.prod(dataset.train_targets.shape[1:])),
-        hidden=config.hidden,
-        layers=config.layers,
-    )
+    model, loss = network(config, dataset)
+    initial = model.init(keys["init"], samples["inputs"])
+    return Problem(dataset, order, samples, model.apply, loss, initial, keys)
+
+
+def network(config: ProblemConfig, dataset: Dataset) -> tuple[Model, PerSampleLoss]:
+    """The network of the settings for this data, and the loss of a sample."""
+    outputs = dataset.num_classes or int(np.prod(dataset.train_targets.shape[1:]))
     per_sample = losses.cross_entropy if dataset.num_classes else _regression
-    init = partial(model.init, inputs=samples["inputs"][:1])
-    loss = losses.supervised(model.apply, per_sample)
-    return Problem(dataset, order, samples, init, model.apply, loss, init(keys["init"]), keys)
+    return _network(config.model, outputs, config.hidden, config.layers, per_sample)
+
+
+@functools.cache  # the same loss is the same compiled program
+def _network(
+    kind: str, num_outputs: int, hidden: int, layers: int, per_sample: Any
+) -> tuple[Model, PerSampleLoss]:
+    model = models.build(kind, num_outputs=num_outputs, hidden=hidden, layers=layers)
+    return model, losses.supervised(model.apply, per_sample)
 
 
 def _regression(outputs: jax.Array, targets: jax.Array) -> jax.Array:

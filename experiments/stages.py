@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 import jaxscape as js
 from experiments.problem import Problem
-from jaxscape.lab import train
+from jaxscape.lab import ensemble, train
 from jaxscape.probes import Probe
 from jaxscape.quadratic import project
 from jaxscape.subspace import num_parameters
@@ -19,6 +19,8 @@ from jaxscape.types import Params
 
 SQUARE = 2048
 """Side of the matrices whose product measures the machine."""
+NETWORKS, FEW = 50, 3000
+"""Networks that are trained to compare, on how many samples."""
 RESIDUAL = 1e-4
 """Relative residual of the eigenpairs, here and in PyTorch."""
 
@@ -86,7 +88,26 @@ def stages_of(problem: Problem, params: Params, points: int, dim: int) -> list[S
         Stage("eigenpairs, Hessian products", lambda: products, "<= 60"),
         Stage("eigenpairs / their Hessian products alone", lambda: alone() / products, ""),
         Stage("project / forward pass", passes, "<= 120"),
+        Stage(f"{NETWORKS} networks, one by one / side by side", _networks(problem), "> 1"),
     ]
+
+
+def _networks(problem: Problem) -> Callable[[], float]:
+    """How many times as long networks take one after another, an epoch of a few samples each."""
+    samples = jax.tree.map(lambda leaf: leaf[:FEW], problem.samples)
+    keys = jax.random.split(problem.keys["train"], NETWORKS)
+    params = jax.tree.map(lambda leaf: jnp.stack([leaf] * NETWORKS), problem.initial)
+    options = {"epochs": 1, "batch_size": 64, "learning_rate": 1e-3}
+    alone = timer(
+        lambda: [
+            train.fit(problem.loss, problem.initial, samples, key=key, **options).params
+            for key in keys
+        ]
+    )
+    together = timer(
+        lambda: ensemble.fit(problem.loss, params, samples, keys=keys, **options).params
+    )
+    return lambda: alone() / together()
 
 
 def against_pytorch(problem: Problem, params: Params, points: int, dim: int) -> list[Stage]:

@@ -1,5 +1,6 @@
 """How fast a noisy positive curve falls with k."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ class Decay(NamedTuple):
     sem: Float[Array, ""]
 
 
+@partial(jax.jit, static_argnames="steps")
 def decay_exponent(k: Int[Array, "K"], y: Float[Array, "K"], *, steps: int = 100) -> Decay:
     """Fit E y_k = C k^−α to y ≥ 0, every k weighing the same.
 

@@ -1,7 +1,9 @@
 """Where the last Δ_k to reach a tolerance falls, over all orders of the samples."""
 
 import math
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -10,6 +12,7 @@ from jaxscape.sample_size import MOST, SufficientSize, increment_size, smallest
 from jaxscape.types import InputError
 
 
+@partial(jax.jit, static_argnames=("level", "within"))
 def exceedance_size(
     terms: Float[Array, "M"],
     count: Int[Array, ""],

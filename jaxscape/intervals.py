@@ -1,7 +1,9 @@
 """A confidence interval of a mean that a few of its terms may carry."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -45,6 +47,7 @@ def terms_of(values: Float[Array, "n"]) -> Terms:
     return Terms(jnp.asarray(values.size), jnp.sum(values), jnp.sum(values**2))
 
 
+@partial(jax.jit, static_argnames="level")
 def mean_interval(
     samples: Terms, largest: Float[Array, ""], points: Terms | None, *, level: float
 ) -> Interval:

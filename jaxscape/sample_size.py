@@ -20,6 +20,7 @@ class SufficientSize(NamedTuple):
     reached: Bool[Array, "*t"]
 
 
+@jax.jit
 def sufficient_size(delta: Float[Array, "*r n-1"], tolerance: Float[Array, "*t"]) -> SufficientSize:
     """K = inf{k : Δ_k' < tolerance for all k' ≥ k}, one past the last exceedance.
 
@@ -33,6 +34,7 @@ def sufficient_size(delta: Float[Array, "*r n-1"], tolerance: Float[Array, "*t"]
     return SufficientSize(jnp.where(reached, last + 1, -1), reached)
 
 
+@jax.jit
 def increment_size(
     loss_variance: Float[Array, "*v"], tolerance: Float[Array, "*t"]
 ) -> SufficientSize:
@@ -48,6 +50,7 @@ def increment_size(
     return smallest(lambda k: order_law(loss_variance, k) < tolerance, shape)
 
 
+@jax.jit
 def distance_size(
     loss_variance: Float[Array, "*v"], epsilon: Float[Array, "*t"], to: float = jnp.inf
 ) -> SufficientSize:

@@ -56,6 +56,8 @@ class PaperConfig(ProblemConfig):
     """Networks whose eigenvalues fig1 averages, at least 2."""
     network_samples: int = 6000
     """Samples on which these are trained, and over which their Hessians are taken."""
+    network_hidden: int = 64
+    """Units per hidden layer of these."""
     network_dim: int = 32
     """Eigenvalues of each."""
     widths: tuple[int, ...] = (4, 8, 16, 32, 64)
@@ -76,6 +78,7 @@ class PaperConfig(ProblemConfig):
                 ("many_points", 8, "at least 8"),
                 ("networks", 2, "at least 2"),
                 ("network_samples", 2, "at least 2"),
+                ("network_hidden", 1, "at least 1"),
                 ("network_dim", 1, "at least 1"),
                 ("orders", 1, "at least 1"),
             )

@@ -102,8 +102,10 @@ def build(
     sizes = {"num_outputs": num_outputs, "hidden": hidden, "layers": layers}
     module = ARCHITECTURES[name](**sizes, bias=bias)
 
+    first = jax.jit(module.init)
+
     def init(key: jax.Array, inputs: Any) -> Params:
-        return jax.jit(module.init)(key, jnp.asarray(inputs[:1]))["params"]
+        return first(key, jnp.asarray(inputs[:1]))["params"]
 
     def apply(params: Params, inputs: Any) -> Float[Array, "n c"]:
         return module.apply({"params": params}, inputs)

@@ -116,4 +116,5 @@ def save(figure: Figure, folder: str | Path, name: str) -> None:
     Path(folder).mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE):
         figure.savefig(Path(folder) / f"{name}.png", dpi=200)
+        figure.set_layout_engine("none")  # laid out once, which takes as long as drawing
         figure.savefig(Path(folder) / f"{name}.pdf", dpi=200, metadata={"CreationDate": None})
