@@ -105,7 +105,8 @@ def _sentences(found: dict[str, Any]) -> list[str]:
 
 
 def _comparison(name: str, entry: dict[str, float], unit: str) -> str:
-    gap, error = entry["difference"], entry["difference_sem"] or math.inf
+    gap, error = entry["difference"], entry["difference_sem"]
+    error = math.inf if error is None else error
     scale, unit = (100, "percentage points") if name == "test_accuracy" else (1, unit)
     better = gap > 0 if name == "test_accuracy" else gap < 0
     verdict = "a gain" if better else "a cost"

@@ -1,6 +1,7 @@
 """Self-contained HTML files about runs."""
 
 import base64
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,4 +40,6 @@ def render(folder: Path, template: str, **values: Any) -> None:
         lstrip_blocks=True,
     )
     html = environment.get_template(template).render(**values)
-    (folder / "report.html").write_text(html, encoding="utf-8")
+    beside = folder / "report.html.new"
+    beside.write_text(html, encoding="utf-8")
+    os.replace(beside, folder / "report.html")

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,10 +54,11 @@ def prefix_spectra(
     ks: Sequence[int] | None = None,
     reference: Params | None = None,
     keep_vectors: bool = False,
+    which: Literal["largest", "magnitude"] = "largest",
     tol: float = 1e-4,
     batch_size: int = 1000,
 ) -> PrefixSpectra:
-    """The ``num`` largest eigenvalues of H_k = ∇²L_k(w) for each k in ``ks``, at the same w.
+    """The ``num`` leading eigenvalues of H_k = ∇²L_k(w) for each k in ``ks``, at the same w.
 
     One compiled program solves for one k after the other with ``top_eigenpairs``; a product costs
     ⌈k/batch_size⌉ chunks of ``batch_size`` samples. Where H_k has fewer than d eigenvalues above
@@ -73,6 +74,7 @@ def prefix_spectra(
         reference: leaves ``[d', ...]``, orthonormal, such as the basis of ``hessian_subspace``;
             then ``overlap`` is that of each k's eigenvectors with them.
         keep_vectors: also return the eigenvectors, K·d·P numbers.
+        which: "largest" algebraically, or in "magnitude".
         tol: relative residual that counts as converged.
         batch_size: samples per chunk.
 
@@ -91,15 +93,15 @@ def prefix_spectra(
         first = jax.tree.map(lambda leaf: leaf[0], reference)
         check_like(first, params, "each direction of the reference")
     ks = jnp.asarray(wanted, jnp.int32)
-    options = (num, keep_vectors, tol, batch_size)
+    options = (num, keep_vectors, which, tol, batch_size)
     return _solve_each(loss, params, data, ks, key, reference, *options)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 6, 7, 8, 9))
-def _solve_each(loss, params, data, ks, key, reference, num, keep_vectors, tol, batch_size):
+@functools.partial(jax.jit, static_argnums=(0, 6, 7, 8, 9, 10))
+def _solve_each(loss, params, data, ks, key, reference, num, keep_vectors, which, tol, batch_size):
     def one(k: Int[Array, ""]) -> PrefixSpectra:
         operator = hvp(loss, params, data, batch_size=batch_size, count=k)
-        pairs = top_eigenpairs(operator, params, num, key=key, tol=tol)
+        pairs = top_eigenpairs(operator, params, num, key=key, which=which, tol=tol)
         return PrefixSpectra(
             k,
             pairs.values,

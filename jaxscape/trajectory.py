@@ -27,7 +27,7 @@ def trajectory_subspace(points: Params, dim: int = 2) -> Trajectory:
     Neural Nets", section 7).
 
     Raises:
-        InputError: dim outside 1..T−1, or points of no common number T.
+        InputError: dim outside 1..min(T−1, P), or points of no common number T.
     """
     check_floating(points)
     lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(points)}
@@ -37,10 +37,11 @@ def trajectory_subspace(points: Params, dim: int = 2) -> Trajectory:
             f"{[jnp.shape(leaf) for leaf in jax.tree.leaves(points)]}; stack them"
         )
     ((total,),) = lengths
-    if not 1 <= dim < total:
+    most = min(total - 1, sum(leaf[0].size for leaf in jax.tree.leaves(points)))
+    if not 1 <= dim <= most:
         raise InputError(
-            f"expected a dimension from 1 to {total - 1}, one less than the points of the "
-            f"trajectory, found {dim}; change dim, or keep more points"
+            f"expected a dimension from 1 to {most}, at most the parameters, and one less than the "
+            f"points of the trajectory, found {dim}; change dim, or keep more points"
         )
     return _principal(points, dim)
 

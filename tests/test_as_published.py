@@ -1,10 +1,14 @@
+from types import SimpleNamespace
+
 import cases
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxscape as js
-from experiments.paper import published
+from experiments.paper import bench as benches
+from experiments.paper import increments, published
 
 
 def batch_means(row, start=0):
@@ -30,24 +34,44 @@ def test_surfaces_draw_batches_anew_for_each_point():
     space = js.random_subspace(jax.random.key(1), params, 2)
     probe = js.grid(space, 1.0, 3)
     key = jax.random.key(2)
-    loss, step = published.sheets(cases.mlp_loss, probe, data, key, 1)
+    loss, step, last = published.sheets(cases.mlp_loss, probe, data, key, 1)
     for index in range(9):
         rows = np.asarray(jax.random.permutation(jax.random.fold_in(key, index), 200))
         losses = cases.mlp_losses64(cases.at64(space, probe.coordinates[index]), data)[rows]
         first, second = losses[:64].mean(), losses[64:128].mean()
         np.testing.assert_allclose(loss[index], first, rtol=1e-5)
         np.testing.assert_allclose(step[index], (second - first) / 2, rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(last[index], losses[120:128].mean(), rtol=1e-5)
 
 
-def test_the_last_increment_hangs_on_a_random_batch():
+@pytest.mark.parametrize("n", [200, 256])
+def test_the_last_step_is_that_of_a_loader_with_a_short_last_batch(n):
+    losses = np.random.default_rng(1).exponential(size=(9, n))
+    means = np.stack([batch_means(row) for row in losses])
+    short = losses[:, 192:].mean(1)
+    before, step = published.last_step(losses.mean(1), short, n)
+    np.testing.assert_allclose(before, means[:, :-1].mean(1), rtol=1e-6)
+    np.testing.assert_allclose(step, means.mean(1) - means[:, :-1].mean(1), rtol=1e-5)
+
+
+def test_one_direction_alone_is_applied():
     params, data = cases.mlp_problem(n=200)
-    probe = js.grid(js.random_subspace(jax.random.key(1), params, 2), 1.0, 3)
-    key = jax.random.key(2)
-    last = published.sheets(cases.mlp_loss, probe, data, key, 1)[0]
-    whole = jnp.linspace(1, 2, 9)
-    before = (4 * whole - last) / 3  # four batches, the last of them taken away
-    found = published.last_increment(cases.mlp_loss, probe, data, key, whole)
-    np.testing.assert_allclose(found, whole - before, rtol=1e-4, atol=1e-6)
+    space = js.random_subspace(jax.random.key(1), params, 3)
+    problem = SimpleNamespace(
+        loss=cases.mlp_loss,
+        samples=data,
+        keys={"probe": jax.random.key(2), "order": jax.random.key(3)},
+    )
+    bench = SimpleNamespace(
+        problem=problem, config=SimpleNamespace(points=4, as_published=True), store=None
+    )
+    found = increments.measure(bench, increments.Case("", space, 0.5), row=2)
+    first = 0.5 * benches.normals(bench, 4, 3)[:, 0]
+    rows = [cases.mlp_losses64(cases.at64(space, (theta, 0, 0)), data) for theta in first.tolist()]
+    key = jax.random.fold_in(problem.keys["order"], 2)
+    expected = published.delta(key, jnp.asarray(np.asarray(rows, np.float32)))
+    np.testing.assert_allclose(found.published, expected, rtol=1e-3)
+    assert not np.allclose(found.all_directions, expected, rtol=0.1)
 
 
 def test_theorem_pairs_magnitudes_by_index():
@@ -56,8 +80,3 @@ def test_theorem_pairs_magnitudes_by_index():
     expected = (2 * (change**2).sum() + change.sum() ** 2) / 4
     np.testing.assert_allclose(published.theorem(values, after), expected)
     np.testing.assert_array_equal(published.sharp(values), [5, 3, 1])
-
-
-def test_only_the_first_direction_is_applied():
-    points = np.array([[1.0, 2.0], [3.0, 4.0]])
-    np.testing.assert_array_equal(published.first_direction(points), [[1, 0], [3, 0]])

@@ -47,7 +47,10 @@ def test_as_many_directions_as_steps_give_every_point_back():
     np.testing.assert_allclose(found.explained.sum(), 1, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("dim", "points"), [(0, walk()), (6, walk()), (1, {"w": jnp.ones(())})])
+@pytest.mark.parametrize(
+    ("dim", "points"),
+    [(0, walk()), (6, walk()), (1, {"w": jnp.ones(())}), (3, {"w": jnp.ones((5, 2))})],
+)
 def test_bad_input_is_told(dim, points):
     with pytest.raises(js.InputError, match="expected"):
         js.trajectory_subspace(points, dim)

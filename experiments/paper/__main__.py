@@ -13,6 +13,7 @@ from experiments.paper import (
     family,
     gallery,
     increments,
+    sizes,
     spectrum,
     stages,
     surfaces,
@@ -20,9 +21,9 @@ from experiments.paper import (
     unraveling,
 )  # fmt: skip
 from experiments.paper.bench import Bench
-from experiments.paper.config import LEAST, PaperConfig
+from experiments.paper.config import PaperConfig
 from experiments.record import Record
-from jaxscape.subspace import check_dim
+from jaxscape import InputError
 
 FIGURES: dict[str, Callable[[Bench], Record]] = {
     "fig1": spectrum.fig1,
@@ -51,23 +52,31 @@ def run(config: PaperConfig) -> dict[str, Path]:
     """Make the chosen figures that are not there yet; the folder of each.
 
     Raises:
-        InputError: settings or data that cannot be used.
+        InputError: settings or data that cannot be used; figures that failed, named once the
+            others are made.
     """
     config.check()
     config = config.sized()
     problem = problems.load(config)
+    chosen = tuple(FIGURES) if config.all else config.figures
+    sizes.check(config, problem, chosen)
     say.problem(problem, config.order)
-    check_dim(max(config.network_dim, LEAST), problem.initial)
     print("settings: " + ", ".join(f"{n} {v}" for n, v in config.settings().items()), flush=True)
     name = f"paper-{problem.dataset.label}-{config.short_hash()}"
     out = run_folder.absolute(config.out or Path("runs") / name)
     settings = config.settings() | {"data_sha256": problem.dataset.sha256}
     _claim(out, settings)
     bench = Bench(problem, config, out / SHARED)
-    folders = {}
-    for figure in FIGURES if config.all else config.figures:
-        folders[figure] = _make(figure, bench, out / figure, settings)
+    folders, failed = {}, {}
+    for figure in chosen:
+        try:
+            folders[figure] = _make(figure, bench, out / figure, settings)
+        except InputError as error:
+            failed[figure] = str(error)
+            continue
         gallery.write(out, {name: _title(name) for name in FIGURES}, bench, config.settings())
+    if failed:
+        raise InputError("; ".join(f"{figure}: {error}" for figure, error in failed.items()))
     print(f"\nreport: {out / 'report.html'}")
     return folders
 
@@ -75,10 +84,15 @@ def run(config: PaperConfig) -> dict[str, Path]:
 def _claim(out: Path, settings: dict[str, Any]) -> None:
     """Take ``out`` for these settings; refuse a folder of others."""
     if out.exists() and any(out.iterdir()):
+        if not (out / run_folder.CONFIG).exists():
+            raise InputError(
+                f"expected a new, empty or unfinished folder of figures, found {out} with other "
+                "files; choose another --out"
+            )
         run_folder.check_settings(out, settings)
-        return
-    (out / SHARED).mkdir(parents=True)
+    out.mkdir(parents=True, exist_ok=True)
     run_folder.write_json(out / run_folder.CONFIG, {"settings": settings})
+    (out / SHARED).mkdir(exist_ok=True)
 
 
 def _make(figure: str, bench: Bench, out: Path, settings: dict[str, Any]) -> Path:

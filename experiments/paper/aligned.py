@@ -1,7 +1,5 @@
 """What the experiments of "Curvature-Aligned Probing" (2026) share."""
 
-import time
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,27 +12,23 @@ from experiments.paper.bench import Bench
 from jaxscape import prefix
 from jaxscape.quadratic import Quadratic
 
-DIM = 16
+DIM = benches.TOP
 """Directions of the largest subspace; smaller ones take its leading eigenvectors."""
 
 
 def space(bench: Bench) -> js.Subspace:
     """The top eigenvectors of the Hessian over all samples."""
-    return jax.tree.map(jnp.asarray, benches.directions(bench, "hessian", DIM).space)
+    return benches.directions(bench, "hessian", DIM)
 
 
-def project(bench: Bench) -> tuple[Quadratic, float]:
-    """Every sample's quadratic model in that subspace, and the seconds it took."""
+def project(bench: Bench) -> Quadratic:
+    """Every sample's quadratic model in that subspace."""
     kept = bench.store / "project.npz"
     if not kept.exists():
-        started = time.monotonic()
         model = js.project(bench.problem.loss, space(bench), bench.problem.samples)
-        model = jax.tree.map(np.asarray, model)
-        seconds = np.float32(time.monotonic() - started)
-        run_folder.write_arrays(kept, model._asdict() | {"seconds": seconds})
+        run_folder.write_arrays(kept, jax.tree.map(np.asarray, model)._asdict())
     with np.load(kept) as arrays:
-        model = Quadratic(*(jnp.asarray(arrays[name]) for name in Quadratic._fields))
-        return model, float(arrays["seconds"])
+        return Quadratic(*(jnp.asarray(arrays[name]) for name in Quadratic._fields))
 
 
 def leading(model: Quadratic, dim: int) -> Quadratic:

@@ -8,12 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxscape as js
-from experiments import prepare, record
+from experiments import prepare, record, say
 from experiments.paper.config import PaperConfig
 from experiments.prepare import Directions
 from experiments.problem import Problem
+from jaxscape.lab import checkpoint
+from jaxscape.subspace import num_parameters
 from jaxscape.types import Params
 
+TOP = 16
+"""Eigenvectors that the figures share; each takes the leading ones."""
 SIGMAS = (0.01, 1.0)
 """Standard deviations close to w* and far from it, for the figures that the papers give one σ."""
 
@@ -31,22 +35,55 @@ def trained(bench: Bench) -> Params:
     return prepare.trained(bench.problem, bench.config, bench.store)[0]
 
 
-def directions(bench: Bench, kind: str, dim: int) -> Directions:
+def directions(bench: Bench, kind: str, dim: int) -> js.Subspace:
     """The subspace of ``dim`` directions, "hessian" or "filter", through w*."""
     params = trained(bench)
     if kind == "filter":
         key = bench.problem.keys["subspace"]
-        space = js.random_subspace(key, params, dim, normalization="filter")
-        return Directions(space, None, 0.0)
-    store = bench.store / f"{kind}-{dim}"
-    return prepare.directions(bench.problem, params, kind, dim, store)
+        return js.random_subspace(key, params, dim, normalization="filter")
+    return leading(jax.tree.map(jnp.asarray, hessian(bench).space), dim)
+
+
+def hessian(bench: Bench) -> Directions:
+    """The top eigenpairs of the Hessian over all samples, as many as any figure needs."""
+    params = trained(bench)
+    fresh = not checkpoint.exists(bench.store, "subspace")
+    dim = min(TOP, num_parameters(params))
+    found = prepare.directions(bench.problem, params, "hessian", dim, bench.store)
+    if fresh:
+        say.directions("hessian", found.pairs, found.seconds)
+    return found
+
+
+def caveat(bench: Bench, kind: str = "hessian") -> str:
+    """A sentence on eigenpairs that did not converge, where there are any."""
+    if kind != "hessian":
+        return ""
+    lost = int((~np.asarray(hessian(bench).pairs.converged)).sum())
+    return f" {lost} of {TOP} eigenpairs did not converge: directions are inexact." if lost else ""
+
+
+def leading(space: js.Subspace, dim: int) -> js.Subspace:
+    """The subspace of the first ``dim`` directions."""
+    return js.Subspace(space.origin, jax.tree.map(lambda leaf: leaf[:dim], space.basis))
 
 
 def losses_at(bench: Bench, space: js.Subspace, coordinates: np.ndarray) -> jax.Array:
-    """ℓ_i(w(θ)) of every sample at the rows θ, [m, n]."""
+    """ℓ_i(w(θ)) of every sample at the rows θ, [m, n].
+
+    Raises:
+        InputError: a loss that is NaN or infinite.
+    """
     probe = js.points(space, jnp.asarray(coordinates, jnp.float32))
     reduction = js.reductions.losses(probe.num_points)
-    return js.evaluate(bench.problem.loss, probe, bench.problem.samples, reduction)
+    losses = js.evaluate(bench.problem.loss, probe, bench.problem.samples, reduction)
+    bad = int((~jnp.isfinite(losses).all(0)).sum())
+    if bad:
+        raise js.InputError(
+            f"expected finite losses, found NaN or infinity for {bad} of {losses.shape[1]} "
+            "samples; scale the inputs down, or train with a lower --learning-rate"
+        )
+    return losses
 
 
 def normals(bench: Bench, num_points: int, dim: int) -> np.ndarray:
@@ -61,5 +98,5 @@ def unit(problem: Problem) -> str:
 
 
 def marks(problem: Problem) -> dict[str, Any]:
-    """What every figure says of its data, with the unit of a squared loss."""
+    """What a figure of squared losses says of its data."""
     return record.marks(problem) | {"unit": unit(problem) + "²"}

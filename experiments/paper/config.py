@@ -14,7 +14,7 @@ Name = Literal[
 ]  # fmt: skip
 
 LEAST = 256
-"""Samples, and parameters, without which some figure would be empty."""
+"""Samples without which some figure would be empty."""
 QUICK = {
     "k_max": 3000, "epochs": 5, "points": 16, "num": 21, "networks": 8, "network_samples": 1000,
     "network_dim": 16, "orders": 20, "many_points": 64,
@@ -30,7 +30,8 @@ class PaperConfig(ProblemConfig):
     increment on two random filter-normalised directions), fig4 (Δ_k at four σ), fig5 (Δ_k in four
     dimensions), fig6 and fig7 (as 2 and 3, on the top two eigenvectors), fig8 (Δ_k on the top ten),
     fig9 (theory against experiment), and trajectory (L_k where training went). Kiselev and Grabovoy
-    2024: unraveling (|L_{k+1} − L_k| over widths and depths). "Curvature-Aligned Probing" 2026:
+    2024: unraveling (|L_{k+1} − L_k| over widths and depths, fully connected whatever the model).
+    "Curvature-Aligned Probing" 2026:
     family, ratio, model-error, convergence, error-map, stages. Each figure makes a folder of its
     own with arrays and one paragraph of what is seen; a figure that is there is left as it is.
     """

@@ -9,7 +9,6 @@ from experiments import run_folder, summary
 from experiments.paper import aligned
 from experiments.paper import bench as benches
 from experiments.paper.bench import Bench
-from experiments.paper.increments import leading
 from experiments.record import Record
 from jaxscape.lab import plot_aligned
 from jaxscape.subspace import num_parameters
@@ -36,7 +35,7 @@ def family(bench: Bench) -> Record:
         f"parameters, then along the top {', '.join(map(str, DIMS))} eigenvectors: "
         f"{'; '.join(parts)}. Where these agree, a criterion sees the level at w*, which needs no "
         "points at all."
-    )
+    ) + benches.caveat(bench)
     return Record(arrays, {"single": single, "seen": seen}, {"family": figure})
 
 
@@ -63,7 +62,7 @@ def ratio(bench: Bench) -> Record:
         f"Subspace over full space, for D = {', '.join(map(str, DIMS))} (ratio of the means of "
         f"k²Δ_k over k ≥ 100): {'; '.join(parts)}. A step along all {size:,} parameters at the "
         f"same σ is √(P/D) times as long, {np.sqrt(size / DIMS[-1]):.0f} times for D = {DIMS[-1]}."
-    )
+    ) + benches.caveat(bench)
     figure = plot_aligned.ratio(arrays, **benches.marks(bench.problem))
     return Record(arrays | {"ratio": levels}, {"ratio": levels.tolist(), "seen": seen},
                   {"ratio": figure})  # fmt: skip
@@ -97,7 +96,7 @@ def _measure(bench: Bench) -> dict[str, np.ndarray]:
         everywhere.append(delta(probe))
         for dim in DIMS:
             points = sigma * benches.normals(bench, count, dim)
-            along.append(delta(js.points(leading(space, dim), points)))
+            along.append(delta(js.points(benches.leading(space, dim), points)))
     shape = (len(SIGMAS), len(DIMS), -1)
     stack = lambda curves, name: np.stack([getattr(c, name) for c in curves])  # noqa: E731
     return {

@@ -9,13 +9,15 @@ import jaxscape as js
 from experiments import summary
 from experiments.paper import bench as benches
 from experiments.paper import published
-from experiments.paper.bench import SIGMAS, Bench
+from experiments.paper.bench import SIGMAS, Bench, leading
 from experiments.record import Record
 from jaxscape.lab import plot_paper
 from jaxscape.lab.plot_paper import Curve
 
 DIM = 10
 """Directions of figures 4 and 8."""
+CORRECTED = "as it should be: all directions, k in samples"
+PUBLISHED = "as published: first direction, k in batches of 64"
 
 
 class Case(NamedTuple):
@@ -26,46 +28,54 @@ class Case(NamedTuple):
     sigma: float
 
 
+class Measured(NamedTuple):
+    """A curve as it should be, and where asked for, as published, [K] in batches."""
+
+    curve: js.reductions.Delta
+    published: np.ndarray | None
+    all_directions: np.ndarray | None  #: as published but for this: all directions are applied
+
+
 def fig4(bench: Bench) -> Record:
     """Δ_k at four σ along ten random filter-normalised directions."""
-    space = benches.directions(bench, "filter", DIM).space
+    space = benches.directions(bench, "filter", DIM)
     cases = [Case(f"σ = {sigma:g}", space, sigma) for sigma in (0.1, 1.0, 5.0, 10.0)]
     return _record(bench, cases, f"{DIM} random filter-normalised directions")
 
 
 def fig5(bench: Bench) -> Record:
     """Δ_k in four dimensions at σ = 1, random filter-normalised."""
-    space = benches.directions(bench, "filter", 256).space
+    space = benches.directions(bench, "filter", 256)
     cases = [Case(f"d = {dim}", leading(space, dim), 1.0) for dim in (2, 16, 64, 256)]
-    return _record(bench, cases, "random filter-normalised directions, σ = 1")
+    note = " The four published curves share their direction and points; only the orders differ."
+    return _record(bench, cases, "random filter-normalised directions, σ = 1", note)
 
 
 def fig8(bench: Bench) -> Record:
     """Δ_k along the top ten Hessian eigenvectors, close to w* and far from it."""
-    space = benches.directions(bench, "hessian", DIM).space
+    space = benches.directions(bench, "hessian", DIM)
     cases = [Case(f"σ = {sigma:g}", space, sigma) for sigma in SIGMAS]
-    return _record(bench, cases, f"top {DIM} Hessian eigenvectors")
+    return _record(bench, cases, f"top {DIM} Hessian eigenvectors", benches.caveat(bench))
 
 
-def leading(space: js.Subspace, dim: int) -> js.Subspace:
-    """The subspace of the first ``dim`` directions."""
-    return js.Subspace(space.origin, jax.tree.map(lambda leaf: leaf[:dim], space.basis))
-
-
-def measure(bench: Bench, case: Case) -> tuple[js.reductions.Delta, np.ndarray | None]:
-    """Δ_k with all directions and k in samples; Δ_k as published, where that is asked for."""
+def measure(bench: Bench, case: Case, row: int) -> Measured:
+    """Δ_k of one case; published curves of different ``row`` have different orders of samples."""
     problem, config = bench.problem, bench.config
     points = case.sigma * benches.normals(bench, config.points, case.space.dim)
     curve = js.delta(problem.loss, js.points(case.space, points), problem.samples)
     if not config.as_published:
-        return curve, None
-    losses = benches.losses_at(bench, case.space, published.first_direction(points))
-    return curve, published.delta(problem.keys["order"], losses)
+        return Measured(curve, None, None)
+    key = jax.random.fold_in(problem.keys["order"], row)
+    first = benches.losses_at(bench, leading(case.space, 1), points[:, :1])
+    every = None
+    if case.space.dim <= DIM:
+        every = published.delta(key, benches.losses_at(bench, case.space, points))
+    return Measured(curve, published.delta(key, first), every)
 
 
-def _record(bench: Bench, cases: list[Case], where: str) -> Record:
-    measured = [measure(bench, case) for case in cases]
-    curves = [curve for curve, _ in measured]
+def _record(bench: Bench, cases: list[Case], where: str, note: str = "") -> Record:
+    measured = [measure(bench, case, row) for row, case in enumerate(cases)]
+    curves = [found.curve for found in measured]
     arrays = {
         "sigma": np.asarray([case.sigma for case in cases], np.float32),
         "dim": np.asarray([case.space.dim for case in cases]),
@@ -74,38 +84,44 @@ def _record(bench: Bench, cases: list[Case], where: str) -> Record:
         "delta_sem": np.stack([curve.sem for curve in curves]),
         "loss_variance": np.asarray([np.mean(curve.loss_variance) for curve in curves]),
     }
-    panels = {
-        "as it should be: all directions, k in samples": [
-            Curve(case.label, np.asarray(c.k), np.asarray(c.mean), np.asarray(c.sem))
-            for case, c in zip(cases, curves, strict=True)
-        ]
-    }
-    if bench.config.as_published:
-        arrays["published_delta"] = np.stack([old for _, old in measured])
-        arrays["published_k"] = np.arange(1, arrays["published_delta"].shape[1] + 1)
-        panels["as published: first direction, k in batches of 64"] = [
-            Curve(case.label, arrays["published_k"], old, 0.0)
-            for case, (_, old) in zip(cases, measured, strict=True)
-        ]
+    for name in ("published", "all_directions"):
+        if all(getattr(found, name) is not None for found in measured):
+            arrays[f"{name}_delta"] = np.stack([getattr(found, name) for found in measured])
+            arrays["published_k"] = np.arange(1, arrays[f"{name}_delta"].shape[1] + 1)
     entries = levels(arrays, [case.label for case in cases])
-    found = {"where": where, "points": bench.config.points, "curves": entries}
     marks = benches.marks(bench.problem)
+    panels = _panels(arrays, [case.label for case in cases])
     figures = {
         "delta": plot_paper.increments(panels, scaled=False, where=where, **marks),
         "delta_k2": plot_paper.increments(panels, scaled=True, where=where, **marks),
     }
-    return Record(arrays, found | {"seen": _seen(entries, where, marks["unit"])}, figures)
+    found = {"where": where, "points": bench.config.points, "curves": entries}
+    seen = _seen(arrays, entries, where, marks["unit"]) + (note if "published_k" in arrays else "")
+    return Record(arrays, found | {"seen": seen}, figures)
+
+
+def _panels(arrays: dict[str, np.ndarray], labels: list[str]) -> dict[str, list[Curve]]:
+    rows = zip(labels, arrays["delta"], arrays["delta_sem"], strict=True)
+    panels = {CORRECTED: [Curve(label, arrays["k"], mean, sem) for label, mean, sem in rows]}
+    if "published_k" in arrays:
+        rows = zip(labels, arrays["published_delta"], strict=True)
+        panels[PUBLISHED] = [Curve(label, arrays["published_k"], old, 0.0) for label, old in rows]
+    return panels
 
 
 def levels(arrays: dict[str, np.ndarray], labels: list[str]) -> list[dict[str, Any]]:
-    """Mean of Δ_k·k² over k ≥ 100 of each curve, as it should be and as published."""
+    """Mean of Δ_k·k² over late k of each curve, as it should be and as published."""
     entries = []
     for row, label in enumerate(labels):
-        entry = {"label": label, "mean_delta_k2": _level(arrays["k"], arrays["delta"][row]),
-                 "order_law_k2": float(arrays["loss_variance"][row])}  # fmt: skip
-        if "published_delta" in arrays:
-            old = _level(arrays["published_k"], arrays["published_delta"][row])
-            entry["published_mean_delta_k2"] = old
+        entry = {
+            "label": label,
+            "mean_delta_k2": _level(arrays["k"], arrays["delta"][row]),
+            "order_law_k2": float(arrays["loss_variance"][row]),
+        }
+        for name in ("published", "all_directions"):
+            if f"{name}_delta" in arrays:
+                level = _level(arrays["published_k"], arrays[f"{name}_delta"][row])
+                entry[f"{name}_mean_delta_k2"] = level
         entries.append(entry)
     return entries
 
@@ -115,21 +131,27 @@ def _level(k: np.ndarray, values: np.ndarray) -> float:
     return float(np.mean(values[late].astype(np.float64) * k[late].astype(np.float64) ** 2))
 
 
-def _seen(entries: list[dict[str, Any]], where: str, unit: str) -> str:
-    words = [f"Along the {where}, the mean of Δ_k·k² over k ≥ 100 is, in {unit},"]
-    parts = []
-    for entry in entries:
-        part = f"{entry['mean_delta_k2']:.3g} at {entry['label']} (order law "
-        part += f"{entry['order_law_k2']:.3g}"
-        if "published_mean_delta_k2" in entry:
-            part += f"; as published {entry['published_mean_delta_k2']:.3g}"
-        parts.append(part + ")")
-    text = " ".join(words) + " " + ", ".join(parts) + "."
-    if "published_mean_delta_k2" in entries[0]:
-        text += (
-            " The published curves count k in batches of 64, which divides the variance of a step "
-            "by 64, and move along one direction only, so they lie lower, and differ between "
-            "dimensions by chance alone; each draw having its own order of the samples, they are "
-            "as flat as the order law makes them."
-        )
+def _seen(
+    arrays: dict[str, np.ndarray], entries: list[dict[str, Any]], where: str, unit: str
+) -> str:
+    first = {name: int(arrays[name][summary.late(arrays[name])][0])
+             for name in ("k", "published_k") if name in arrays}  # fmt: skip
+    parts = [
+        f"{entry['mean_delta_k2']:.3g} at {entry['label']} (order law {entry['order_law_k2']:.3g})"
+        for entry in entries
+    ]
+    text = (
+        f"Along the {where}, the mean of Δ_k·k² over k ≥ {first['k']} samples is, in {unit}, "
+        f"{', '.join(parts)}."
+    )
+    if "published_k" not in first:
+        return text
+    old = ", ".join(f"{entry['published_mean_delta_k2']:.3g}" for entry in entries)
+    text += (
+        f" As published, the first direction alone, k in batches of 64 from {first['published_k']} "
+        f"on, another order for each draw: {old}."
+    )
+    if "all_directions_delta" in arrays:
+        every = ", ".join(f"{entry['all_directions_mean_delta_k2']:.3g}" for entry in entries)
+        text += f" The same with all directions: {every}."
     return text

@@ -13,15 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from jaxscape.chunks import length_of
 from jaxscape.probes import SubspaceProbe
 from jaxscape.types import Batch, PerSampleLoss
 
 BATCH = 64
-
-
-def first_direction(coordinates: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m d"]:
-    """The same points with all but their first coordinate dropped."""
-    return np.where(np.arange(coordinates.shape[1]) == 0, coordinates, 0)
 
 
 def delta(key: Key[Array, ""], losses: Float[Array, "m n"]) -> Float[np.ndarray, "K"]:
@@ -49,30 +45,35 @@ def _delta(keys: Key[Array, "m"], losses: Float[Array, "m n"]) -> Float[Array, "
 @partial(jax.jit, static_argnums=(0, 4))
 def sheets(
     loss: PerSampleLoss, probe: SubspaceProbe, data: Batch, key: Key[Array, ""], k: int
-) -> tuple[Float[Array, "m"], Float[Array, "m"]]:
-    """L_k and L_{k+1} − L_k of the published surfaces, k in batches drawn anew for each point."""
-    n = jax.tree.leaves(data)[0].shape[0]
+) -> tuple[Float[Array, "m"], Float[Array, "m"], Float[Array, "m"]]:
+    """L_k and L_{k+1} − L_k, k in batches drawn anew for each point; the mean of a last batch.
 
-    def at(index: Array) -> tuple[Array, Array]:
+    A last batch holds what is left of n samples, n − 64 (⌈n/64⌉ − 1) of them.
+    """
+    n = length_of(data)
+    left = n - BATCH * (-(-n // BATCH) - 1)
+
+    def at(index: Array) -> tuple[Array, Array, Array]:
         rows = jax.random.permutation(jax.random.fold_in(key, index), n)[: (k + 1) * BATCH]
         batch = jax.tree.map(lambda leaf: leaf[rows], data)
-        means = loss(probe.at(index), batch).reshape(k + 1, BATCH).mean(-1)
-        return means[:-1].mean(), means.mean() - means[:-1].mean()
+        losses = loss(probe.at(index), batch)
+        means = losses.reshape(k + 1, BATCH).mean(-1)
+        return means[:-1].mean(), means.mean() - means[:-1].mean(), losses[-left:].mean()
 
     return jax.lax.map(at, jnp.arange(probe.num_points), batch_size=4)
 
 
-def last_increment(
-    loss: PerSampleLoss,
-    probe: SubspaceProbe,
-    data: Batch,
-    key: Key[Array, ""],
-    whole: Float[Array, "m"],
-) -> Float[Array, "m"]:
-    """L_K − L_{K−1}, K all batches, from ``whole`` = L_K: only the last batch is a random one."""
-    n = jax.tree.leaves(data)[0].shape[0]
-    last = sheets(loss, probe, data, key, 1)[0]
-    return (last - whole) / (-(-n // BATCH) - 1)
+def last_step(
+    whole: Float[Array, "m"], last: Float[Array, "m"], n: int
+) -> tuple[Float[Array, "m"], Float[Array, "m"]]:
+    """L_{K−1} and L_K − L_{K−1} of all K batches, from the mean over samples and the last batch's.
+
+    Every batch weighs the same, the last one too, which holds fewer samples.
+    """
+    count = -(-n // BATCH)
+    left = n - BATCH * (count - 1)
+    before = (n * whole - left * last) / (BATCH * (count - 1))
+    return before, (last - before) / count
 
 
 def sharp(values: Float[np.ndarray, "... d"]) -> Float[np.ndarray, "... d"]:

@@ -1,18 +1,16 @@
 """Leading eigenvalues of many networks, Nikitin et al., figure 1."""
 
 import time
-from dataclasses import replace
 
 import jax
 import numpy as np
 
 import jaxscape as js
 from experiments import problem as problems
-from experiments import say
+from experiments import record, say
 from experiments.paper import bench as benches
-from experiments.paper import published
+from experiments.paper import published, sizes
 from experiments.paper.bench import Bench
-from experiments.paper.config import PaperConfig
 from experiments.progress import progress
 from experiments.record import Record
 from jaxscape.lab import ensemble, plot_paper
@@ -30,14 +28,18 @@ def fig1(bench: Bench) -> Record:
     problem, config = bench.problem, bench.config
     count = min(config.network_samples, len(problem.order))
     samples = jax.tree.map(lambda leaf: leaf[:count], problem.samples)
-    model, loss = problems.network(_narrow(config), problem.dataset)
+    model, loss = problems.network(sizes.narrow(config), problem.dataset)
     networks = _trained(bench, model, loss, samples)
     solved = _solve(bench, loss, networks.params, samples)
-    values = np.sort(np.stack([pairs.values for pairs in solved]), -1)[:, ::-1]
+    values, residuals = (
+        np.stack([getattr(pairs, name) for pairs in solved]) for name in ("values", "residuals")
+    )
+    order = np.argsort(-values, -1)
+    values, residuals = (np.take_along_axis(x, order, -1) for x in (values, residuals))
     converged = int(sum(int(pairs.converged.sum()) for pairs in solved))
     arrays = {
         "eigenvalues": values,
-        "eigenvalue_residuals": np.stack([pairs.residuals for pairs in solved]),
+        "eigenvalue_residuals": residuals,
         "epoch_losses": networks.epoch_losses,
     }
     curves = {"with their sign": values}
@@ -57,13 +59,9 @@ def fig1(bench: Bench) -> Record:
         "standard_deviation": values.std(0, ddof=1).tolist(),
         "train_loss": float(networks.epoch_losses[-1].mean()),
     }
-    marks = benches.marks(problem) | {"unit": benches.unit(problem), "num_samples": count}
+    marks = record.marks(problem) | {"unit": benches.unit(problem), "num_samples": count}
     figures = {"eigenvalues": plot_paper.spectrum(curves, **marks)}
     return Record(arrays, found | {"seen": _seen(found, values)}, figures)
-
-
-def _narrow(config: PaperConfig) -> PaperConfig:
-    return replace(config, hidden=config.network_hidden)
 
 
 def _trained(bench: Bench, model: Model, loss: PerSampleLoss, samples: Batch) -> ensemble.Ensemble:

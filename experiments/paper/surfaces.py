@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxscape as js
-from experiments import prepare, run_folder, sheets
+from experiments import prepare, record, run_folder, sheets
 from experiments.paper import bench as benches
 from experiments.paper import published
 from experiments.paper.bench import Bench
@@ -50,15 +50,17 @@ def trajectory(bench: Bench) -> Record:
     n = len(problem.order)
     radius = REACH * float(np.abs(path).max())
     found = sheets.evaluate(problem, space, radius, bench.config.num, (SMALL, n))
-    marks = benches.marks(problem) | {"unit": benches.unit(problem)}
+    marks = record.marks(problem) | {"unit": benches.unit(problem)}
     figures = sheets.figures_of(found, WORDS["trajectory"], path, **marks)
     numbers = sheets.summarise(found) | {"explained": explained.tolist()}
     start, end = (float(found.loss[-1][_at(found.steps, path[t])]) for t in (0, -1))
+    lowest = numbers["surfaces"][-1]["lowest_loss"]
     seen = (
-        f"Two principal components hold {explained[0]:.0%} and {explained[1]:.0%} of the way that "
-        f"training went in {len(path) - 1} epochs. On their plane the loss of all {n:,} samples "
-        f"falls from {start:.3g} near the projection of the initial network to {end:.3g} at w*; "
-        f"the plane's lowest grid point has {numbers['surfaces'][-1]['lowest_loss']:.3g}."
+        f"Two principal components hold {explained[0]:.0%} and {explained[1]:.0%} of the summed "
+        f"squared distance from w* of the networks before training and after each of "
+        f"{len(path) - 1} epochs. On their plane the loss of all {n:,} samples is {start:.3g} near "
+        f"the projection of the initial network and {end:.3g} at w*; the plane's lowest grid point "
+        f"has {lowest:.3g}."
     )
     arrays = found._asdict() | {"trajectory": path}
     kept = {name: figures[name] for name in ("loss", "loss_3d")}
@@ -72,13 +74,13 @@ def _at(steps: np.ndarray, point: np.ndarray) -> tuple[int, int]:
 
 def _record(bench: Bench, kind: str, quantity: str) -> Record:
     config = bench.config
-    plane = jax.tree.map(jnp.asarray, benches.directions(bench, kind, 2).space)
+    plane = jax.tree.map(jnp.asarray, benches.directions(bench, kind, 2))
     corrected = _corrected(bench, kind, plane)
     arrays = corrected._asdict()
     titles = [sheets.name(k) for k in corrected.k]
     shown = dict(zip(titles, getattr(corrected, quantity), strict=True))
     if config.as_published:
-        old = _published(bench, plane, corrected)
+        old = _published(bench, kind, plane, corrected)
         arrays |= old
         batches = int(old["published_k"][-1])
         names = (f"as published: k = {SMALL} batch", f"as published: k = {batches:,} batches")
@@ -86,7 +88,8 @@ def _record(bench: Bench, kind: str, quantity: str) -> Record:
     found = sheets.summarise(corrected) | {"radius": config.radius}
     words = WORDS[kind]
     figures = _figures(bench, corrected.steps, shown, quantity, words)
-    return Record(arrays, found | {"seen": _seen(arrays, quantity, words)}, figures)
+    seen = _seen(arrays, quantity, words) + benches.caveat(bench, kind)
+    return Record(arrays, found | {"seen": seen}, figures)
 
 
 def _corrected(bench: Bench, kind: str, plane: js.Subspace) -> Sheets:
@@ -105,29 +108,40 @@ def _corrected(bench: Bench, kind: str, plane: js.Subspace) -> Sheets:
     return found
 
 
-def _published(bench: Bench, plane: js.Subspace, corrected: Sheets) -> dict[str, np.ndarray]:
-    """The published sheets, [2, a, a]: of one batch and of all, drawn anew for each point."""
-    problem, config = bench.problem, bench.config
-    probe = js.grid(plane, config.radius, config.num)
-    key = problem.keys["order"]
-    few = published.sheets(problem.loss, probe, problem.samples, key, SMALL)
-    whole = jnp.asarray(corrected.loss[-1] + corrected.increment[-1]).ravel()
-    last = published.last_increment(problem.loss, probe, problem.samples, key, whole)
-    square = (2, config.num, config.num)
-    count = -(-len(problem.order) // published.BATCH)
-    return {
-        "published_k": np.asarray([SMALL, count - 1]),
-        "published_loss": np.asarray(jnp.stack([few[0], whole - last])).reshape(square),
-        "published_increment": np.asarray(jnp.stack([few[1], last])).reshape(square),
-    }
+def _published(
+    bench: Bench, kind: str, plane: js.Subspace, corrected: Sheets
+) -> dict[str, np.ndarray]:
+    """The published sheets, [2, a, a]: of one batch, drawn anew for each point, and of all but one.
+
+    Over nearly all batches the draws hardly matter but for the last batch, so only that is random:
+    the mean over all samples is exact.
+    """
+    kept = bench.store / f"surface-{kind}-published.npz"
+    if not kept.exists():
+        problem, config = bench.problem, bench.config
+        n = len(problem.order)
+        probe = js.grid(plane, config.radius, config.num)
+        few, step, batch = published.sheets(
+            problem.loss, probe, problem.samples, problem.keys["order"], SMALL
+        )
+        whole = jnp.asarray(corrected.loss[-1] + corrected.increment[-1]).ravel()
+        before, last = published.last_step(whole, batch, n)
+        square = (2, config.num, config.num)
+        arrays = {
+            "published_k": np.asarray([SMALL, -(-n // published.BATCH) - 1]),
+            "published_loss": np.asarray(jnp.stack([few, before])).reshape(square),
+            "published_increment": np.asarray(jnp.stack([step, last])).reshape(square),
+        }
+        run_folder.write_arrays(kept, arrays)
+    with np.load(kept) as arrays:
+        return dict(arrays)
 
 
 def _figures(
     bench: Bench, steps: np.ndarray, shown: dict[str, np.ndarray], quantity: str, words: str
 ) -> dict[str, Figure]:
     unit = benches.unit(bench.problem)
-    marks: dict[str, Any] = benches.marks(bench.problem)
-    del marks["unit"]
+    marks: dict[str, Any] = record.marks(bench.problem)
     if quantity == "increment":
         shown = {name: sheet**2 for name, sheet in shown.items()}
         symbol = r"$(L_{k+1} - L_k)^2$"
@@ -154,15 +168,15 @@ def _seen(arrays: dict[str, np.ndarray], quantity: str, words: str) -> str:
             float(np.mean(np.square(sheet, dtype=np.float64))) for sheet in arrays["increment"]
         ]
         text = (
-            f"Along the {words}, the mean of (L_{{k+1}} − L_k)² over the grid falls from "
-            f"{means[0]:.3g} at k = {small} to {means[1]:.3g} at k = {large:,}."
+            f"Along the {words}, the mean of (L_{{k+1}} − L_k)² over the grid is {means[0]:.3g} at "
+            f"k = {small} and {means[1]:.3g} at k = {large:,}."
         )
     if "published_loss" in arrays:
         rough = [_roughness(arrays[name][0]) for name in (quantity, f"published_{quantity}")]
         text += (
-            " As published, each grid point draws its own random batches: the small-k surface is "
-            f"rough from point to point ({rough[1]:.2g}, where independent noise has 1 and a "
-            f"smooth surface 0); with the same samples at every point it is {rough[0]:.2g}."
+            " As published, each grid point draws its own random batches: from point to point the "
+            f"small-k surface has a roughness of {rough[1]:.2g}, with the same samples at every "
+            f"point {rough[0]:.2g} (independent noise has 1, a smooth surface 0)."
         )
     return text
 
@@ -175,4 +189,5 @@ def _lowest(steps: np.ndarray, sheet: np.ndarray) -> str:
 def _roughness(sheet: np.ndarray) -> float:
     """Root mean square second difference over that of white noise of the same variance."""
     bends = np.diff(sheet, 2, axis=0), np.diff(sheet, 2, axis=1)
-    return float(np.sqrt(np.mean([np.mean(bend**2) for bend in bends]) / 6) / sheet.std())
+    spread = max(sheet.std(), np.finfo(np.float32).tiny)
+    return float(np.sqrt(np.mean([np.mean(bend**2) for bend in bends]) / 6) / spread)

@@ -83,8 +83,12 @@ def seen(found: Mapping[str, Any]) -> str:
     networks = found["networks"]
     alive = [entry for entry in networks if entry["level_over_law"] is not None]
     widths, depths = (sorted({entry[name] for entry in networks}) for name in ("width", "depth"))
-    text = [f"{len(networks)} networks without biases, {_list(widths)} units in {_list(depths)} "]
-    text[0] += f"layers; mean over {found['orders']} orders of {found['num_samples']:,} samples."
+    what = (
+        f"{len(networks)} fully connected networks without biases, {_list(widths)} units in "
+        f"{_list(depths)} layers; mean over {found['orders']} orders of {found['num_samples']:,} "
+        "samples."
+    )
+    text = [what]
     if alive:
         text += _of_curves(alive, found)
     text.append(_of_training(networks, found["guess_loss"]))

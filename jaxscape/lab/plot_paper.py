@@ -86,7 +86,10 @@ def spectrum(
     count = len(next(iter(curves.values())))
     title = f"Leading Hessian eigenvalues of {count} networks, {num_samples:,} samples: {dataset}"
     figure, (axes,) = canvas(
-        title, "index $j$", rf"eigenvalue $\lambda_j$ ({unit} / $\|w\|^2$)", fallback=fallback
+        title,
+        "index $j$",
+        rf"eigenvalue $\lambda_j$ ({unit} per unit of $w$ squared)",
+        fallback=fallback,
     )
     lowest = min(values.min() for values in curves.values())
     for row, (label, values) in enumerate(curves.items()):
