@@ -20,6 +20,12 @@ def late(k: np.ndarray) -> np.ndarray:
     return k >= min(FROM, (k[-1] + 1) // 2)
 
 
+def level(k: np.ndarray, delta: np.ndarray) -> float:
+    """The mean of Δ_k·k² over late k."""
+    chosen = late(k)
+    return float(np.mean(delta[chosen].astype(np.float64) * k[chosen].astype(np.float64) ** 2))
+
+
 def per_sigma(arrays: dict[str, np.ndarray], tolerances: Sequence[float]) -> list[dict[str, Any]]:
     """One entry per sigma, from the arrays of ``results.npz``."""
     k = arrays["k"]
@@ -29,11 +35,10 @@ def per_sigma(arrays: dict[str, np.ndarray], tolerances: Sequence[float]) -> lis
         delta = arrays["delta"][index]
         interval = sizes.level_of(arrays, index)
         fit = decay_exponent(k[chosen], delta[chosen])
-        scaled = delta[chosen].astype(np.float64) * k[chosen].astype(np.float64) ** 2
         entries.append(
             {
                 "sigma": float(sigma),
-                "mean_delta_k2": float(scaled.mean()),
+                "mean_delta_k2": level(k, delta),
                 "order_law_k2": float(arrays["loss_variance"][index]),
                 "order_law_k2_sem": float(arrays["loss_variance_sem"][index]),
                 **law.agreement(arrays, index, chosen),

@@ -58,7 +58,5 @@ def levels(scaled: Float[Array, "m n-1"]) -> Float[np.ndarray, "m"]:
 
 def law_level(model: Quadratic, sigma: float) -> float:
     """The mean over k ≥ 100 of k²Δ_k in closed form."""
-    law = np.asarray(js.quadratic_delta(model, sigma).total, np.float64)
-    k = np.arange(1, len(law) + 1)
-    late = summary.late(k)
-    return float(np.mean(law[late] * k[late].astype(np.float64) ** 2))
+    law = np.asarray(js.quadratic_delta(model, sigma).total)
+    return summary.level(np.arange(1, len(law) + 1), law)

@@ -1,7 +1,5 @@
 """The family of criteria side by side, "Curvature-Aligned Probing" (2026)."""
 
-from typing import Any
-
 import numpy as np
 
 import jaxscape as js
@@ -21,13 +19,12 @@ def family(bench: Bench) -> Record:
     """Δ^(1) at w*, Δ over all parameters and along the top D eigenvectors, for every k."""
     arrays = measure(bench)
     figure = plot_aligned.family(arrays, **benches.marks(bench.problem))
-    late = summary.late(arrays["k"])
-    scale = arrays["k"][late].astype(np.float64)
-    single = float(np.mean((scale * arrays["single"][late]) ** 2))
+    k = arrays["k"]
+    single = summary.level(k, arrays["single"] ** 2)
     parts = []
     for row, sigma in enumerate(SIGMAS):
-        levels = [_level(arrays, "isotropic", row, late)]
-        levels += [_level(arrays, "subspace", (row, column), late) for column in range(len(DIMS))]
+        levels = [summary.level(k, arrays["isotropic"][row])]
+        levels += [summary.level(k, arrays["subspace"][row, column]) for column in range(len(DIMS))]
         words = ", ".join(f"{level:.4g}" for level in levels)
         parts.append(f"σ = {sigma:g}: {words}")
     seen = (
@@ -42,12 +39,12 @@ def family(bench: Bench) -> Record:
 def ratio(bench: Bench) -> Record:
     """Δ_k along the top D eigenvectors over Δ_k over all parameters."""
     arrays = measure(bench)
-    late = summary.late(arrays["k"])
+    k = arrays["k"]
     levels = np.asarray(
         [
             [
-                _level(arrays, "subspace", (row, column), late)
-                / _level(arrays, "isotropic", row, late)
+                summary.level(k, arrays["subspace"][row, column])
+                / summary.level(k, arrays["isotropic"][row])
                 for column in range(len(DIMS))
             ]
             for row in range(len(SIGMAS))
@@ -66,11 +63,6 @@ def ratio(bench: Bench) -> Record:
     figure = plot_aligned.ratio(arrays, **benches.marks(bench.problem))
     return Record(arrays | {"ratio": levels}, {"ratio": levels.tolist(), "seen": seen},
                   {"ratio": figure})  # fmt: skip
-
-
-def _level(arrays: dict[str, np.ndarray], name: str, index: Any, late: np.ndarray) -> float:
-    k = arrays["k"][late].astype(np.float64)
-    return float(np.mean(arrays[name][index][late] * k**2))
 
 
 def measure(bench: Bench) -> dict[str, np.ndarray]:

@@ -115,20 +115,15 @@ def levels(arrays: dict[str, np.ndarray], labels: list[str]) -> list[dict[str, A
     for row, label in enumerate(labels):
         entry = {
             "label": label,
-            "mean_delta_k2": _level(arrays["k"], arrays["delta"][row]),
+            "mean_delta_k2": summary.level(arrays["k"], arrays["delta"][row]),
             "order_law_k2": float(arrays["loss_variance"][row]),
         }
         for name in ("published", "all_directions"):
             if f"{name}_delta" in arrays:
-                level = _level(arrays["published_k"], arrays[f"{name}_delta"][row])
+                level = summary.level(arrays["published_k"], arrays[f"{name}_delta"][row])
                 entry[f"{name}_mean_delta_k2"] = level
         entries.append(entry)
     return entries
-
-
-def _level(k: np.ndarray, values: np.ndarray) -> float:
-    late = summary.late(k)
-    return float(np.mean(values[late].astype(np.float64) * k[late].astype(np.float64) ** 2))
 
 
 def _seen(
