@@ -73,5 +73,5 @@ def _message(box: str) -> str:
 def _line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
-        return f"expected to read or write, found: {error.strerror}{where}; choose another path"
+        return f"expected a path to read or write, found: {error.strerror}{where}; choose another"
     return " ".join(str(error).split())

@@ -1,5 +1,6 @@
 import json
 import re
+import shlex
 from typing import get_args
 
 import command
@@ -8,6 +9,7 @@ import markupsafe
 import numpy as np
 import pytest
 
+from experiments import cli
 from experiments.paper import __main__ as paper
 from experiments.paper import config as configs
 
@@ -143,6 +145,15 @@ def test_quick_makes_everything_smaller():
     assert small.points == 4
     named = configs.PaperConfig(figures=("fig1",), **configs.QUICK | {"points": 4})
     assert small.settings() == named.settings()
+
+
+def test_the_report_says_how_to_get_a_figure_again(made):
+    config = configs.PaperConfig(figures=("fig4",), dataset="npz:a b.npz", as_published=False)
+    for settings in (config, configs.PaperConfig(all=True, quick=True, widths=(2, 3)).sized()):
+        words = shlex.split(paper.gallery._flags(settings))
+        again = cli.parse("paper", configs.PaperConfig, ["fig4", *words])
+        assert again.settings() == settings.settings()
+    assert "experiments.paper fig4 --dataset" in (made / "report.html").read_text()
 
 
 def test_points_of_fewer_directions_are_those_of_more():

@@ -74,7 +74,7 @@ def run(config: PaperConfig) -> dict[str, Path]:
         except InputError as error:
             failed[figure] = str(error)
             continue
-        gallery.write(out, {name: _title(name) for name in FIGURES}, bench, config.settings())
+        gallery.write(out, {name: _title(name) for name in FIGURES}, bench)
     if failed:
         raise InputError("; ".join(f"{figure}: {error}" for figure, error in failed.items()))
     print(f"\nreport: {out / 'report.html'}")

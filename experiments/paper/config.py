@@ -52,7 +52,8 @@ class PaperConfig(ProblemConfig):
     num: int = 41
     """Grid points along each direction of a surface; odd, so that w* is one of them."""
     radius: float = 1.0
-    """Half the width of a surface along each direction, in units of the parameters."""
+    """Half the width of a surface along each direction, in units of the parameters, of fig2 and
+    fig3 in those of the filters' norms."""
     networks: int = 50
     """Networks whose eigenvalues fig1 averages, at least 2."""
     network_samples: int = 6000
@@ -90,6 +91,7 @@ class PaperConfig(ProblemConfig):
             for name, values in (("widths", self.widths), ("depths", self.depths))
         ]  # fmt: skip
         chosen = bool(self.figures) != self.all
+        moves = self.epochs >= 2 or not (self.all or "trajectory" in self.figures)
         return [
             *super().ranges(),
             ("k-max", self.k_max, self.k_max >= LEAST, f"at least {LEAST}, four published batches"),
@@ -97,7 +99,7 @@ class PaperConfig(ProblemConfig):
             *listed,
             ("num", self.num, self.num >= 3 and self.num % 2 == 1, "an odd number of at least 3"),
             ("radius", self.radius, 0 < self.radius < float("inf"), "a finite number above 0"),
-            ("epochs", self.epochs, self.epochs >= 2, "at least 2, for a trajectory"),
+            ("epochs", self.epochs, moves, "at least 2 for a trajectory"),
             ("all", " ".join(self.figures) or "neither", chosen, "or else names of figures"),
         ]
 
