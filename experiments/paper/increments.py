@@ -143,9 +143,9 @@ def _seen(
         return text
     old = ", ".join(f"{entry['published_mean_delta_k2']:.3g}" for entry in entries)
     text += (
-        f" As published, the first direction alone, another order for each draw, and k, "
-        f"also that of k², in batches of 64 (from {first['published_k']} on), which by itself makes "
-        f"it 64 times smaller: {old}."
+        " As published, the first direction alone, another order for each draw, and k, also that "
+        f"of k², in batches of 64 (from {first['published_k']} on), which by itself makes it 64 "
+        f"times smaller: {old}."
     )
     if "all_directions_delta" in arrays:
         every = ", ".join(f"{entry['all_directions_mean_delta_k2']:.3g}" for entry in entries)
