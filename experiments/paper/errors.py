@@ -1,5 +1,6 @@
 """How far the quadratic model is from the loss, "Curvature-Aligned Probing" (2026)."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -113,12 +114,12 @@ def _compare(bench: Bench) -> dict[str, np.ndarray]:
     if not kept.exists():
         space, model = aligned.space(bench), aligned.project(bench)
         rows = {name: [] for name in ("direct", "direct_sem", "quadratic", "closed", "pointwise")}
-        with progress("errors", len(DIMS) * len(SIGMAS), "cases") as advance:
+        with progress("errors", len(DIMS), "dimensions") as advance:
             for dim in DIMS:
-                for sigma in SIGMAS:
-                    for name, value in _case(bench, space, model, dim, sigma).items():
+                for found in _cases(bench, space, model, dim):
+                    for name, value in found.items():
                         rows[name].append(value)
-                    advance(1)
+                advance(1)
         shape = (len(DIMS), len(SIGMAS))
         arrays = {name: np.asarray(values).reshape(shape) for name, values in rows.items()}
         run_folder.write_arrays(
@@ -128,22 +129,24 @@ def _compare(bench: Bench) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-def _case(
-    bench: Bench, space: Subspace, model: Quadratic, dim: int, sigma: float
-) -> dict[str, float]:
+def _cases(bench: Bench, space: Subspace, model: Quadratic, dim: int) -> Iterator[dict[str, float]]:
+    """The numbers of every σ; the losses of all of them are evaluated at once."""
     m = max(2, bench.config.points // 2)
-    points = sigma * np.where(np.arange(DIM) < dim, benches.normals(bench, m, DIM), 0)
-    direct = aligned.increments(benches.losses_at(bench, space, points))
-    quadratic = aligned.increments(aligned.modelled(model, points))
-    each = aligned.levels(direct)
-    apart = aligned.levels(direct - quadratic).mean()
-    return {
-        "direct": each.mean(),
-        "direct_sem": each.std(ddof=1) / np.sqrt(m),
-        "quadratic": aligned.levels(quadratic).mean(),
-        "closed": aligned.law_level(aligned.leading(model, dim), sigma),
-        "pointwise": np.sqrt(apart / each.mean()),
-    }
+    normals = np.where(np.arange(DIM) < dim, benches.normals(bench, m, DIM), 0)
+    points = np.concatenate([sigma * normals for sigma in SIGMAS])
+    losses = benches.losses_at(bench, space, points).reshape(len(SIGMAS), m, -1)
+    for sigma, rows in zip(SIGMAS, losses, strict=True):
+        direct = aligned.increments(rows)
+        quadratic = aligned.increments(aligned.modelled(model, sigma * normals))
+        each = aligned.levels(direct)
+        apart = aligned.levels(direct - quadratic).mean()
+        yield {
+            "direct": each.mean(),
+            "direct_sem": each.std(ddof=1) / np.sqrt(m),
+            "quadratic": aligned.levels(quadratic).mean(),
+            "closed": aligned.law_level(aligned.leading(model, dim), sigma),
+            "pointwise": np.sqrt(apart / each.mean()),
+        }
 
 
 def _marks(bench: Bench) -> dict[str, Any]:
