@@ -91,10 +91,11 @@ class PaperConfig(ProblemConfig):
             for name, values in (("widths", self.widths), ("depths", self.depths))
         ]  # fmt: skip
         chosen = bool(self.figures) != self.all
+        enough = self.k_max >= LEAST or self.figures == ("unraveling",)
         moves = self.epochs >= 2 or not (self.all or "trajectory" in self.figures)
         return [
             *super().ranges(),
-            ("k-max", self.k_max, self.k_max >= LEAST, f"at least {LEAST}, four published batches"),
+            ("k-max", self.k_max, enough, f"at least {LEAST}, four published batches"),
             *least,
             *listed,
             ("num", self.num, self.num >= 3 and self.num % 2 == 1, "an odd number of at least 3"),
