@@ -9,7 +9,6 @@ from experiments import cli, collect_loop, collect_report, collect_training, rec
 from experiments import problem as problems
 from experiments.problem import Problem, ProblemConfig
 from experiments.record import Record
-from jaxscape import InputError
 from jaxscape.lab import plot_collect
 from jaxscape.subspace import check_dim, num_parameters
 
@@ -90,11 +89,7 @@ def run(config: CollectConfig) -> Record:
     config.check()
     problem = problems.load(config)
     check_dim(config.dim, problem.initial)
-    if problem.dataset.test_inputs is None:
-        raise InputError(
-            f"expected a data set with a test split, found none in {problem.dataset.name}; add "
-            "test_inputs and test_targets, or name another"
-        )
+    problems.check_test_split(problem)
     say.problem(problem, config.order)
     found = record.keep("collect", config, problem, lambda work: _find(problem, config, work))
     print("\n" + collect_report.text(found.summary))

@@ -117,6 +117,15 @@ def load(config: ProblemConfig) -> Problem:
     return Problem(dataset, order, samples, model.apply, loss, initial, keys)
 
 
+def check_test_split(problem: Problem) -> None:
+    """Raise an ``InputError`` where the data set has no test split."""
+    if problem.dataset.test_inputs is None:
+        raise InputError(
+            f"expected a data set with a test split, found none in {problem.dataset.name}; add "
+            "test_inputs and test_targets, or name another"
+        )
+
+
 def network(config: ProblemConfig, dataset: Dataset) -> tuple[Model, PerSampleLoss]:
     """The network of the settings for this data, and the loss of a sample."""
     outputs = dataset.num_classes or int(np.prod(dataset.train_targets.shape[1:]))

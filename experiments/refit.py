@@ -11,7 +11,6 @@ from experiments import cli, foretell, record, refit_arrays, refit_report, run_f
 from experiments import problem as problems
 from experiments.problem import Problem, ProblemConfig
 from experiments.record import Record
-from jaxscape import InputError
 from jaxscape.lab import plot_refit
 from jaxscape.subspace import check_dim, num_parameters
 
@@ -86,11 +85,7 @@ def run(config: RefitConfig) -> Record:
     config.check()
     problem = problems.load(config)
     check_dim(config.dim, problem.initial)
-    if problem.dataset.test_inputs is None:
-        raise InputError(
-            f"expected a data set with a test split, found none in {problem.dataset.name}; add "
-            "test_inputs and test_targets, or name another"
-        )
+    problems.check_test_split(problem)
     say.problem(problem, config.order)
     found = record.keep("refit", config, problem, lambda work: _find(problem, config, work))
     print("\n" + refit_report.text(found.summary))
