@@ -8,7 +8,7 @@ import pytest
 
 import jaxscape as js
 from experiments.paper import bench as benches
-from experiments.paper import increments, published
+from experiments.paper import increments, published, replication
 
 
 def batch_means(row, start=0):
@@ -80,3 +80,29 @@ def test_theorem_pairs_magnitudes_by_index():
     expected = (2 * (change**2).sum() + change.sum() ** 2) / 4
     np.testing.assert_allclose(published.theorem(values, after), expected)
     np.testing.assert_array_equal(published.sharp(values), [5, 3, 1])
+
+
+def test_a_network_trained_as_published_starts_and_sees_what_the_reference_code_gives_it():
+    """PyTorch's bounds layer by layer; the first whole batches, scaled by all inputs."""
+    params = {"Dense_0": {"kernel": jnp.zeros((400, 300)), "bias": jnp.zeros(300)}}
+    drawn = replication.uniform(jax.random.key(0), params)["Dense_0"]
+    for name, leaf in drawn.items():
+        assert 0.0495 < jnp.abs(leaf).max() < 0.05, name
+        np.testing.assert_allclose(leaf.std(), 0.05 / np.sqrt(3), rtol=0.1)
+    inputs = np.random.default_rng(0).uniform(size=(300, 5)).astype(np.float32)
+    dataset = SimpleNamespace(train_inputs=inputs, train_targets=np.arange(300))
+    bench = SimpleNamespace(
+        problem=SimpleNamespace(dataset=dataset), config=SimpleNamespace(k_max=256)
+    )
+    samples = replication.standardised(bench)
+    expected = (inputs.astype(np.float64) - inputs.mean()) / inputs.std()
+    np.testing.assert_allclose(samples["inputs"], expected[:256], rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(samples["targets"], np.arange(256))
+
+
+def test_levels_of_networks_are_means_of_delta_k2_over_late_k():
+    curves = np.random.default_rng(0).exponential(size=(4, 299)).astype(np.float32)
+    found = replication.Replication(np.zeros(4), curves[:, :4], curves[:, :4], curves)
+    k = np.arange(1, 300)
+    expected = [np.mean([k[i] ** 2 * float(row[i]) for i in range(99, 299)]) for row in curves]
+    np.testing.assert_allclose(found.levels("corrected"), expected, rtol=1e-6)
