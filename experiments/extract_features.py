@@ -67,17 +67,11 @@ def run(config: ExtractConfig) -> Path:
         print(f"note: {found.note}")
     print(f"data: {found.name} ({found.source})", flush=True)
     started = time.monotonic()
-    arrays = {"targets": found.train_targets}
-    arrays["inputs"] = _features(extract, found.train_inputs, config.batch_size)
-    if found.test_inputs is not None:
-        arrays["test_targets"] = found.test_targets
-        arrays["test_inputs"] = _features(extract, found.test_inputs, config.batch_size)
-    with cache.replacing(config.out) as file:
+    with cache.replacing(config.out) as file:  # opened first: a place that refuses it is told now
+        arrays = _arrays(found, extract, config.batch_size)
         np.savez(file, **arrays)
-    number, dim = (
-        sum(len(arrays[name]) for name in arrays if "inputs" in name),
-        arrays["inputs"].shape[1],
-    )
+    number = sum(len(arrays[name]) for name in arrays if "inputs" in name)
+    dim = arrays["inputs"].shape[1]
     say.stage("features", f"{dim} of each of {number:,} images", time.monotonic() - started)
     print(f"use it: --dataset npz:{config.out}")
     return config.out
@@ -92,6 +86,16 @@ def _check_images(found: Dataset) -> None:
             f"or bytes, found {list(shape)} from {inputs.min():g} to {inputs.max():g}; choose "
             "another --dataset"
         )
+
+
+def _arrays(found: Dataset, extract: Extract, batch_size: int) -> dict[str, np.ndarray]:
+    """What the file holds."""
+    arrays = {"targets": found.train_targets}
+    arrays["inputs"] = _features(extract, found.train_inputs, batch_size)
+    if found.test_inputs is not None:
+        arrays["test_targets"] = found.test_targets
+        arrays["test_inputs"] = _features(extract, found.test_inputs, batch_size)
+    return arrays
 
 
 def _features(

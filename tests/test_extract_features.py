@@ -129,6 +129,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(model, tmp_path, capsys, monke
         (["--dataset", f"npz:{tmp_path / 'four.npz'}"], "expected images"),
         (["--out", str(tmp_path / "taken.npz")], "found one"),
         (["--out", str(tmp_path / "features")], "end in .npz"),
+        (["--out", str(tmp_path / "taken.npz" / "features.npz")], "taken.npz"),
         (["--batch-size", "0"], "at least 1"),
     ):
         out = [] if "--out" in more else ["--out", str(tmp_path / "features.npz")]
