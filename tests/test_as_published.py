@@ -8,7 +8,7 @@ import pytest
 
 import jaxscape as js
 from experiments.paper import bench as benches
-from experiments.paper import increments, published, replication
+from experiments.paper import curves, published, replication
 
 
 def batch_means(row, start=0):
@@ -65,7 +65,7 @@ def test_one_direction_alone_is_applied():
     bench = SimpleNamespace(
         problem=problem, config=SimpleNamespace(points=4, as_published=True), store=None
     )
-    found = increments.measure(bench, increments.Case("", space, 0.5), row=2)
+    found = curves.measure(bench, curves.Case("", space, 0.5), row=2)
     first = 0.5 * benches.normals(bench, 4, 3)[:, 0]
     rows = [cases.mlp_losses64(cases.at64(space, (theta, 0, 0)), data) for theta in first.tolist()]
     key = jax.random.fold_in(problem.keys["order"], 2)

@@ -1,46 +1,29 @@
 """Δ_k of Nikitin et al., figures 4, 5 and 8."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
 
-import jaxscape as js
 from experiments import summary
 from experiments.paper import bench as benches
-from experiments.paper import published, replication
+from experiments.paper import curves, replication
 from experiments.paper.bench import SIGMAS, Bench, leading
+from experiments.paper.curves import DIM, Case, Measured
 from experiments.record import Record
 from jaxscape.lab import plot_paper
 from jaxscape.lab.plot_paper import Curve
 
-DIM = 10
-"""Directions of figures 4 and 8."""
 CORRECTED = "as it should be: all directions, k in samples"
 PUBLISHED = "as published: first direction, k in batches of 64"
-
-
-class Case(NamedTuple):
-    """A curve: its name, its subspace, σ."""
-
-    label: str
-    space: js.Subspace
-    sigma: float
-
-
-class Measured(NamedTuple):
-    """A curve as it should be, and where asked for, as published, [K] in batches."""
-
-    curve: js.reductions.Delta
-    published: np.ndarray | None
-    all_directions: np.ndarray | None  #: as published but for this: all directions are applied
 
 
 def fig4(bench: Bench) -> Record:
     """Δ_k at four σ along ten random filter-normalised directions."""
     space = benches.directions(bench, "filter", DIM)
     cases = [Case(f"σ = {sigma:g}", space, sigma) for sigma in (0.1, 1.0, 5.0, 10.0)]
-    return _record(bench, cases, f"{DIM} random filter-normalised directions")
+    return _record(
+        bench, cases, _measured(bench, cases), f"{DIM} random filter-normalised directions"
+    )
 
 
 def fig5(bench: Bench) -> Record:
@@ -48,46 +31,38 @@ def fig5(bench: Bench) -> Record:
     space = benches.directions(bench, "filter", 256)
     cases = [Case(f"d = {dim}", leading(space, dim), 1.0) for dim in (2, 16, 64, 256)]
     note = " The four published curves share their direction and points; only the orders differ."
-    return _record(bench, cases, "random filter-normalised directions, σ = 1", note)
+    where = "random filter-normalised directions, σ = 1"
+    return _record(bench, cases, _measured(bench, cases), where, note)
 
 
 def fig8(bench: Bench) -> Record:
     """Δ_k along the top ten Hessian eigenvectors, close to w* and far from it."""
     space = benches.directions(bench, "hessian", DIM)
     cases = [Case(f"σ = {sigma:g}", space, sigma) for sigma in SIGMAS]
-    found = _record(bench, cases, f"top {DIM} Hessian eigenvectors", benches.caveat(bench))
-    return _replicated(bench, found) if bench.config.as_published else found
+    where = f"top {DIM} Hessian eigenvectors"
+    found = _record(bench, cases, curves.along_eigenvectors(bench), where, benches.caveat(bench))
+    return replication.add(bench, found) if bench.config.as_published else found
 
 
-def measure(bench: Bench, case: Case, row: int) -> Measured:
-    """Δ_k of one case; published curves of different ``row`` have different orders of samples."""
-    problem, config = bench.problem, bench.config
-    points = case.sigma * benches.normals(bench, config.points, case.space.dim)
-    curve = js.delta(problem.loss, js.points(case.space, points), problem.samples)
-    if not config.as_published:
-        return Measured(curve, None, None)
-    key = jax.random.fold_in(problem.keys["order"], row)
-    first = benches.losses_at(bench, leading(case.space, 1), points[:, :1])
-    every = None
-    if case.space.dim <= DIM:
-        every = published.delta(key, benches.losses_at(bench, case.space, points))
-    return Measured(curve, published.delta(key, first), every)
+def _measured(bench: Bench, cases: list[Case]) -> list[Measured]:
+    return [curves.measure(bench, case, row) for row, case in enumerate(cases)]
 
 
-def _record(bench: Bench, cases: list[Case], where: str, note: str = "") -> Record:
-    measured = [measure(bench, case, row) for row, case in enumerate(cases)]
-    curves = [found.curve for found in measured]
+def _record(
+    bench: Bench, cases: list[Case], measured: list[Measured], where: str, note: str = ""
+) -> Record:
+    corrected = [each.curve for each in measured]
     arrays = {
         "sigma": np.asarray([case.sigma for case in cases], np.float32),
         "dim": np.asarray([case.space.dim for case in cases]),
-        "k": np.asarray(curves[0].k),
-        "delta": np.stack([curve.mean for curve in curves]),
-        "delta_sem": np.stack([curve.sem for curve in curves]),
-        "loss_variance": np.asarray([np.mean(curve.loss_variance) for curve in curves]),
+        "k": np.asarray(corrected[0].k),
+        "delta": np.stack([curve.mean for curve in corrected]),
+        "delta_sem": np.stack([curve.sem for curve in corrected]),
+        "loss_variance": np.asarray([np.mean(curve.loss_variance) for curve in corrected]),
     }
     for name in ("published", "all_directions"):
-        if all(getattr(found, name) is not None for found in measured):
-            arrays[f"{name}_delta"] = np.stack([getattr(found, name) for found in measured])
+        if all(getattr(each, name) is not None for each in measured):
+            arrays[f"{name}_delta"] = np.stack([getattr(each, name) for each in measured])
             arrays["published_k"] = np.arange(1, arrays[f"{name}_delta"].shape[1] + 1)
     entries = levels(arrays, [case.label for case in cases])
     marks = benches.marks(bench.problem)
@@ -99,31 +74,6 @@ def _record(bench: Bench, cases: list[Case], where: str, note: str = "") -> Reco
     found = {"where": where, "points": bench.config.points, "curves": entries}
     seen = _seen(arrays, entries, where, marks["unit"]) + (note if "published_k" in arrays else "")
     return Record(arrays, found | {"seen": seen}, figures)
-
-
-def _replicated(bench: Bench, found: Record) -> Record:
-    """Add the published computation on networks trained as published."""
-    again = replication.replicate(bench)
-    arrays = {f"replication_{name}": values for name, values in again._asdict().items()}
-    levels = {name: again.levels(name).tolist() for name in replication.NAMES}
-    curves = [
-        Curve(label, np.arange(1, values.shape[1] + 1), values.mean(0),
-              values.std(0, ddof=1) / np.sqrt(len(values)))
-        for label, values in (
-            ("first direction", again.published), ("all ten", again.all_directions)
-        )
-    ]  # fmt: skip
-    marks = benches.marks(bench.problem)
-    where = f"{replication.NETWORKS} networks trained as published, σ = {replication.SIGMA:g}"
-    panel = {"as published: k in batches of 64": curves}
-    figure = plot_paper.increments(panel, scaled=True, where=where, **marks)
-    seen = found.summary["seen"] + replication.sentence(again, marks["unit"])
-    more = {"replication_levels": levels, "replication_train_loss": again.train_loss.tolist()}
-    return Record(
-        dict(found.arrays) | arrays,
-        dict(found.summary) | more | {"seen": seen},
-        dict(found.figures) | {"replication": figure},
-    )
 
 
 def _panels(arrays: dict[str, np.ndarray], labels: list[str]) -> dict[str, list[Curve]]:

@@ -17,7 +17,9 @@ from experiments.paper import bench as benches
 from experiments.paper import published
 from experiments.paper.bench import Bench
 from experiments.progress import progress
-from jaxscape.lab import train
+from experiments.record import Record
+from jaxscape.lab import plot_paper, train
+from jaxscape.lab.plot_paper import Curve
 from jaxscape.types import Batch, Params
 
 NETWORKS = 4
@@ -118,4 +120,29 @@ def sentence(found: Replication, unit: str) -> str:
         f"gives {words['published']} {unit} (from {low:.3g} to {high:.3g}; published on MNIST: "
         f"{LEVEL}), with all {DIM} directions {words['all_directions']}, and with k in samples "
         f"{words['corrected']}."
+    )
+
+
+def add(bench: Bench, found: Record) -> Record:
+    """Add the published computation on networks trained as published."""
+    again = replicate(bench)
+    arrays = {f"replication_{name}": values for name, values in again._asdict().items()}
+    levels = {name: again.levels(name).tolist() for name in NAMES}
+    curves = [
+        Curve(label, np.arange(1, values.shape[1] + 1), values.mean(0),
+              values.std(0, ddof=1) / np.sqrt(len(values)))
+        for label, values in (
+            ("first direction", again.published), ("all ten", again.all_directions)
+        )
+    ]  # fmt: skip
+    marks = benches.marks(bench.problem)
+    where = f"{NETWORKS} networks trained as published, σ = {SIGMA:g}"
+    panel = {"as published: k in batches of 64": curves}
+    figure = plot_paper.increments(panel, scaled=True, where=where, **marks)
+    seen = found.summary["seen"] + sentence(again, marks["unit"])
+    more = {"replication_levels": levels, "replication_train_loss": again.train_loss.tolist()}
+    return Record(
+        dict(found.arrays) | arrays,
+        dict(found.summary) | more | {"seen": seen},
+        dict(found.figures) | {"replication": figure},
     )

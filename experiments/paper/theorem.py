@@ -4,10 +4,10 @@ import numpy as np
 
 import jaxscape as js
 from experiments import law, summary
-from experiments.paper import aligned, increments, published
+from experiments.paper import aligned, curves, published
 from experiments.paper import bench as benches
 from experiments.paper.bench import SIGMAS, Bench
-from experiments.paper.increments import DIM, Case
+from experiments.paper.curves import DIM
 from experiments.record import Record
 from jaxscape.lab import plot_paper
 from jaxscape.lab.plot_paper import Curve
@@ -22,9 +22,7 @@ def fig9(bench: Bench) -> Record:
     space = benches.directions(bench, "hessian", DIM)
     model = aligned.leading(aligned.project(bench), DIM)
     laws = js.quadratic_delta(model, np.asarray(SIGMAS, np.float32))._asdict()
-    measured = [
-        increments.measure(bench, Case("", space, sigma), row) for row, sigma in enumerate(SIGMAS)
-    ]
+    measured = curves.along_eigenvectors(bench)
     k = np.asarray(measured[0].curve.k)
     arrays = {
         "sigma": np.asarray(SIGMAS, np.float32),
