@@ -4,7 +4,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from jaxscape.lab import plot
+from jaxscape.lab import plot, style
 from jaxscape.lab.bins import log_bins
 
 LABELS = ["σ = 0.01", "σ = 0.1"]
@@ -184,3 +184,19 @@ def test_save_writes_both_formats_reproducibly_and_leaves_the_style_alone(tmp_pa
     assert pdf.startswith(b"%PDF")
     assert (tmp_path / "two" / "delta.png").read_bytes() == png
     assert (tmp_path / "two" / "delta.pdf").read_bytes() == pdf
+
+
+@pytest.mark.parametrize(("ends", "labels"), [((250, 6000), ["5", "2", "5"]), ((1, 6000), [])])
+def test_numbers_along_a_logarithmic_axis_stay_apart(ends, labels):
+    figure, (axes,) = style.canvas("title", "k", "y", fallback=False)
+    axes.plot(ends, ends)
+    axes.set(xscale="log", yscale="log")
+    style.thin(figure)
+    figure.canvas.draw()
+    low, high = axes.get_xlim()
+    found = [
+        text.get_text()
+        for text in axes.get_xticklabels(minor=True)
+        if text.get_text() and low <= text.get_position()[0] <= high
+    ]
+    assert [text.strip("$")[0] for text in found] == labels

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from jaxscape.lab.curves import PREFIX, draw_extremes, draw_mean, finish
-from jaxscape.lab.style import STYLE, canvas, colour, legend
+from jaxscape.lab.style import STYLE, canvas, colour, legend, thin
 
 
 def delta(
@@ -115,6 +115,7 @@ def save(figure: Figure, folder: str | Path, name: str) -> None:
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE):
+        thin(figure)
         figure.savefig(Path(folder) / f"{name}.png", dpi=200)
         figure.set_layout_engine("none")  # laid out once, which takes as long as drawing
         figure.savefig(Path(folder) / f"{name}.pdf", dpi=200, metadata={"CreationDate": None})

@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, NullFormatter
 
 #: Colours that stay apart for colour-blind readers (Okabe & Ito, 2008).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -65,3 +68,28 @@ def legend(figure: Figure, title: str) -> None:
         columns = min(len(handles) if len(handles) <= 4 else 3, fitting)
         place = {"loc": "outside lower center", "ncols": columns}
         figure.legend(handles.values(), handles, title=title, **place)
+
+
+def thin(figure: Figure) -> None:
+    """Keep the numbers along logarithmic k apart: no more than those of 1, 2 and 5 times 10^e."""
+    for axes in figure.axes:
+        axis = axes.xaxis
+        if all(
+            isinstance(formatter, LogFormatterSciNotation)
+            for formatter in (axis.get_major_formatter(), axis.get_minor_formatter())
+        ):
+            axis.set_minor_formatter(_minor(axis))
+
+
+def _minor(axis: Axis) -> FuncFormatter | NullFormatter:
+    low, high = axis.get_view_interval()
+    if high > 100 * low:
+        return NullFormatter()
+
+    def label(value: float, position: int | None) -> str:
+        del position
+        exponent = int(np.floor(np.log10(value) + 1e-9))
+        factor = round(value / 10.0**exponent)
+        return rf"${factor}\times10^{{{exponent}}}$" if factor in (2, 5) else ""
+
+    return FuncFormatter(label)
