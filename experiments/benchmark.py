@@ -21,14 +21,18 @@ class BenchmarkConfig(ProblemConfig):
     """How fast the core runs, each figure as a ratio to something measured in the same run.
 
     Trains the network first, so that the eigenpairs are those of a real Hessian.
+
+    Examples:
+        python -m experiments.benchmark --dataset mnist
+        python -m experiments.benchmark --dataset glyphs --k-max 3000 --repeats 1  # a first look
     """
 
     points: int = 32
-    """Points of the timed sweep."""
+    """Random points of the timed sweep."""
     dim: int = 10
     """Number of directions."""
     repeats: int = 3
-    """Measurements of each ratio; the table shows the smallest, the median and the largest."""
+    """Measurements of each ratio, of which the smallest, median and largest are shown."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print JSON in place of tables."""
 

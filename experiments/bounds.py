@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ from jaxtyping import Array
 import jaxscape as js
 from experiments import bounds_measure, bounds_summary, cli, law, prepare, record, say, summary
 from experiments import problem as problems
+from experiments.manual import default
 from experiments.problem import Problem, ProblemConfig
 from experiments.record import Record
 from jaxscape.bounds import Bound, NetworkConstants, SampleConstants
@@ -29,18 +30,22 @@ class BoundsConfig(ProblemConfig):
     Trains an mlp, measures the constants of the Hessian-norm bound and the loss-difference bound
     of Kiselev and Grabovoy 2024 and of the rate bound of Kiselev and Grabovoy 2026, and sets each
     bound beside what it bounds.
+
+    Examples:
+        python -m experiments.bounds --dataset mnist
+        python -m experiments.bounds --dataset glyphs --k-max 3000 --norms 3000  # a first look
     """
 
     dim: int = 10
-    """Number of eigenvectors of the Hessian that span the subspace, at most 32."""
+    """Number of eigenvectors, at most 32."""
     sigma: float = 0.01
-    """Standard deviation along each direction, in units of the parameters."""
+    """Standard deviation σ along each direction, in units of the parameters."""
     points: int = 64
-    """Random points at which losses are evaluated."""
+    """Random points at which losses are evaluated, at least 2."""
     norms: int = 60_000
-    """Samples, drawn at random, of which the Gauss-Newton norm is computed; at most k_max."""
-    out: Path | None = None
-    """Run folder; by default runs/bounds-<dataset>-<hash of the settings>."""
+    """Samples whose Gauss-Newton norm is computed, at most k_max."""
+    out: Annotated[Path | None, default("runs/bounds-<dataset>-<hash of the settings>")] = None
+    """Run folder."""
 
     def ranges(self) -> list[tuple[str, Any, bool, str]]:
         """See ``ProblemConfig.ranges``."""

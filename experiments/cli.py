@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import tyro
 
+from experiments import manual
 from jaxscape import InputError
 
 INTERRUPTED = 130
@@ -49,12 +50,14 @@ def leave(status: int) -> NoReturn:
 
 def parse(command: str, config: type, argv: Sequence[str]) -> Any:
     """The settings; an ``InputError`` of one line where tyro would print a box."""
-    box = io.StringIO()
+    box, flags = io.StringIO(), io.StringIO()
+    markers = (tyro.conf.DisallowNone,)
     try:
-        with contextlib.redirect_stderr(box):
-            return tyro.cli(config, prog=command, args=argv)
+        with contextlib.redirect_stderr(box), contextlib.redirect_stdout(flags):
+            return tyro.cli(config, prog=command, args=argv, description="", config=markers)
     except SystemExit as stop:
         if not stop.code:
+            print(manual.page(config, flags.getvalue()), end="")
             raise
         raise InputError(f"{_message(box.getvalue())}; see {command} --help") from None
 

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from experiments import cli, collect_loop, collect_report, collect_training, record, say
 from experiments import problem as problems
+from experiments.manual import default
 from experiments.problem import Problem, ProblemConfig
 from experiments.record import Record
 from jaxscape.lab import plot_collect
@@ -25,38 +26,40 @@ class CollectConfig(ProblemConfig):
     that stopped then trains on without new samples, so that it takes the same number of steps in
     total as the one that meets all; both are compared on the test split. The monitor knows nothing
     of the test split: whether stopping cost accuracy is what the command finds out.
+
+    K grows about as 1/√tolerance, which says how still the landscape is, not how good the network.
+    At σ = 1 most samples have a say in Δ_k; at 0.01 a few of large loss carry it, and the monitor
+    goes on until it has met enough of them.
+
+    Examples:
+        python -m experiments.collect --dataset mnist
+        python -m experiments.collect --dataset glyphs --k-max 5000 --tolerance 1e-3  # a first look
     """
 
     k_max: int = 60_000
-    """Samples that arrive unless the monitor stops them."""
+    """Samples, at least 2, that arrive unless the monitor stops them."""
     epochs: int = 10
-    """Training budget: as many steps as this number of passes over k_max samples, in equal parts
-    after each arrival."""
+    """Training, in passes over k_max samples, in equal parts after each arrival."""
     arrivals: int = 1000
     """Samples that arrive at a time."""
     growth: float = 1.25
-    """The monitor looks after the first arrival, then whenever this many times the samples of its
-    last look are met, and at the end; 1 looks at every arrival, which takes longest."""
+    """The monitor looks again at this many times the samples of its last look; 1: always."""
     subspace: Literal["hessian", "random", "filter"] = "hessian"
-    """Directions through the network of each look: top eigenvectors of the Hessian, random of
-    unit length, or random with each filter as long as the network's."""
+    """Directions: top Hessian eigenvectors, or random (unit norm or filter-normalised)."""
     dim: int = 10
     """Number of directions."""
     hessian_samples: int = 2000
-    """Samples, spread evenly over those met, whose Hessian the eigenvectors are of."""
+    """Samples, of those met, whose Hessian the eigenvectors are of."""
     sigma: float = 1.0
-    """Standard deviation along each direction, in units of the parameters (of its own filters for
-    filter). At 1 most samples have a say in Δ_k; at 0.01 of a trained network a few of large loss
-    carry it, and the monitor goes on until it has met enough of them."""
+    """Standard deviation σ along each direction, in units of the parameters."""
     points: int = 64
-    """Random points around the network."""
+    """Random points around the network, at least 2."""
     tolerance: float = 1e-5
-    """The monitor stops once Δ_k stays below it, in units of the loss squared; K grows about as
-    1/√tolerance. It says how still the landscape is, not how good the network."""
+    """The monitor stops once Δ_k stays below it, in nats² (squared units of the loss)."""
     at_least: int = 1000
     """Fewest samples at which the monitor may stop."""
-    out: Path | None = None
-    """Run folder; by default runs/collect-<dataset>-<hash of the settings>."""
+    out: Annotated[Path | None, default("runs/collect-<dataset>-<hash of the settings>")] = None
+    """Run folder."""
 
     def ranges(self) -> list[tuple[str, Any, bool, str]]:
         """See ``ProblemConfig.ranges``."""

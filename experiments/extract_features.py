@@ -4,11 +4,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Float
 
 from experiments import cli, say, vision_transformer
+from experiments.manual import default
 from experiments.progress import progress
 from experiments.vision_transformer import Extract
 from jaxscape import InputError
@@ -24,18 +26,19 @@ class ExtractConfig:
     runs it without gradients, and keeps of each image the class token's output after the last
     layer. The file serves the other commands as --dataset npz:FILE. Needs PyTorch and transformers:
     pip install -e '.[features]'. A ViT of base size takes a CPU hours for 60,000 images.
+
+    Examples:
+        python -m experiments.extract_features --dataset cifar10 --out features.npz
     """
 
     out: Path
     """The npz file to write, which must not exist."""
     dataset: str = "auto"
-    """glyphs, mnist, fashion_mnist, kmnist, cifar10, cifar100, npz:PATH, or auto: MNIST where it
-    can be had, else glyphs."""
-    data_dir: str | None = None
-    """Folder with the data set's files; else the variable JAXSCAPE_DATA_DIR, else a download."""
+    """A name below, npz:FILE of your own, or auto: MNIST where it can be had, else glyphs."""
+    data_dir: Annotated[str | None, default("JAXSCAPE_DATA_DIR, else a download")] = None
+    """Folder with the data set's files."""
     model: str = "google/vit-base-patch16-224-in21k"
-    """Name on the Hugging Face hub, or a folder saved with save_pretrained. With JAXSCAPE_OFFLINE=1
-    nothing is downloaded."""
+    """Name on the Hugging Face hub, or a folder saved with save_pretrained."""
     batch_size: int = 64
     """Images per pass."""
 

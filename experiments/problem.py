@@ -4,12 +4,13 @@ import functools
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.manual import default
 from jaxscape import InputError, losses
 from jaxscape.lab import data, models
 from jaxscape.lab.dataset import Dataset
@@ -24,28 +25,27 @@ class ProblemConfig:
     """Which network, trained on which samples."""
 
     dataset: str = "auto"
-    """glyphs, mnist, fashion_mnist, kmnist, cifar10, cifar100, npz:PATH (arrays inputs, targets),
-    or auto: MNIST where it can be had, else glyphs."""
-    data_dir: str | None = None
-    """Folder with the data set's files; else the variable JAXSCAPE_DATA_DIR, else a download."""
+    """A name below, npz:FILE of your own, or auto: MNIST where it can be had, else glyphs."""
+    data_dir: Annotated[str | None, default("JAXSCAPE_DATA_DIR, else a download")] = None
+    """Folder with the data set's files."""
     k_max: int = 60_000
-    """Samples: w* is trained on them, the Hessian taken over them, Δ_k computed for k < k_max."""
+    """Samples, at least 2: w* is trained on them, and k goes up to them."""
     order: Literal["shuffled", "dataset"] = "shuffled"
-    """Order in which samples arrive: shuffled by the seed, or as the data set has them."""
+    """Order of the samples: shuffled by the seed, or as the data set has them."""
     model: Literal["mlp", "cnn"] = "mlp"
-    """Network."""
+    """Fully connected or convolutional."""
     hidden: int = 256
-    """Units per hidden layer; a cnn's first convolution has hidden/8 channels, each next twice."""
+    """Units per hidden layer; a cnn has hidden/8 channels, then twice as many at each layer."""
     layers: int = 2
-    """Hidden layers."""
+    """Number of hidden layers."""
     epochs: int = 10
-    """Training epochs; 0 probes the network as initialised."""
+    """Training, in passes over the samples; 0 leaves the network as initialised."""
     batch_size: int = 64
     """Samples per training step."""
     learning_rate: float = 1e-3
-    """Adam's learning rate."""
+    """Adam's learning rate: the size of its first steps, in units of the parameters."""
     seed: int = 0
-    """Seed of every random choice, from 0 to 2^32 - 1."""
+    """Seed of every random choice, an integer from 0 to 4294967295."""
 
     def ranges(self) -> list[tuple[str, Any, bool, str]]:
         """Flag, value, whether it is in range, and the range in words."""

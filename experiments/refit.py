@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from experiments import cli, foretell, record, refit_arrays, refit_report, run_folder, say
 from experiments import problem as problems
+from experiments.manual import default
 from experiments.problem import Problem, ProblemConfig
 from experiments.record import Record
 from jaxscape.lab import plot_refit
@@ -25,30 +26,32 @@ class RefitConfig(ProblemConfig):
     samples sees each more often, and overfits: its test loss is reported at the end, by which it
     is judged, and at its lowest after any epoch, with the accuracy. Sets the excess test loss over
     the network of all samples beside the distance of L_k's landscape from that of all samples.
+
+    Examples:
+        python -m experiments.refit --dataset mnist
+        python -m experiments.refit --dataset glyphs --k-max 3000 --num-ks 4 --repeats 1
     """
 
     epochs: int = 5
     """Training budget of every network, in passes over all k_max samples."""
     k_min: int = 250
-    """Fewest samples a network is refitted on."""
+    """Fewest samples that a network is refitted on."""
     num_ks: int = 12
-    """Values of k from k_min to k_max, in equal ratios."""
+    """Number of values of k, from k_min to k_max in equal ratios."""
     repeats: int = 3
-    """Times all networks are refitted, each time from the same initialisation with other
-    minibatches and, where the order is shuffled, on other first k of the same samples."""
-    together: int | None = None
-    """Networks trained side by side under one vmap, group after group; by default all on an
-    accelerator, one on a CPU."""
+    """Number of times all are refitted, with other minibatches and another shuffled order."""
+    together: Annotated[int | None, default("1 on a CPU, else all")] = None
+    """Number of networks trained side by side, under one vmap."""
     dim: int = 10
-    """Number of eigenvectors of the Hessian over all samples, at the network of all samples."""
+    """Number of eigenvectors, of the Hessian over all samples at their network."""
     sigmas: tuple[float, ...] = (0.01, 1.0)
-    """Standard deviations of the points along each direction, in units of the parameters."""
+    """Standard deviations σ along each direction, in units of the parameters."""
     points: int = 64
-    """Random points per sigma."""
+    """Random points at each σ, at least 2."""
     shares: tuple[float, ...] = (10.0, 5.0, 2.0, 1.0, 0.5)
-    """Where the excess test loss stays below these shares of the final test loss is sought."""
-    out: Path | None = None
-    """Run folder; by default runs/refit-<dataset>-<hash of the settings>."""
+    """Targets of the excess test loss, as multiples of the final test loss."""
+    out: Annotated[Path | None, default("runs/refit-<dataset>-<hash of the settings>")] = None
+    """Run folder."""
 
     def ranges(self) -> list[tuple[str, Any, bool, str]]:
         """See ``ProblemConfig.ranges``."""

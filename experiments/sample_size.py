@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ import jaxscape as js
 from experiments import cli, pilots, prepare, record, say, sizes
 from experiments import problem as problems
 from experiments.answers import NAMES, answers_of, sentence, table
+from experiments.manual import default
 from experiments.pilots import Answer, Question
 from experiments.problem import Problem, ProblemConfig
 from experiments.record import Record
@@ -32,26 +33,30 @@ class SampleSizeConfig(ProblemConfig):
     eigenvectors, and asks pilots of n = 250, 500, 1000, ... samples, each at a few of the points,
     how many samples suffice: once along the order of the data, then over many random orders, to
     see how often their 90 % intervals are right.
+
+    Examples:
+        python -m experiments.sample_size --dataset mnist
+        python -m experiments.sample_size --dataset glyphs --k-max 3000 --trials 20  # a first look
     """
 
     dim: int = 10
     """Number of eigenvectors."""
     sigmas: tuple[float, ...] = (0.01, 1.0)
-    """Standard deviations of the points along each direction, in units of the parameters."""
+    """Standard deviations σ along each direction, in units of the parameters."""
     points: int = 512
-    """Random points per sigma; all samples at all of them are what pilots are held against."""
+    """Random points at each σ, at which all samples are what pilots are held against."""
     pilot_points: int = 64
-    """Points of each pilot, drawn from those."""
+    """Points of each pilot, drawn from those of --points."""
     first_pilot: int = 250
-    """Samples of the smallest pilot; each next holds twice as many, up to half of k_max."""
+    """Samples of the smallest pilot; each next has twice as many, up to half of k_max."""
     trials: int = 200
-    """Random orders whose pilots are looked at, for the coverage of the intervals."""
+    """Number of random orders over which the coverage of the intervals is counted."""
     tolerance: float = 1e-6
-    """Tolerance of Δ_k, in units of the loss squared."""
+    """Tolerance of Δ_k, in nats² (squared units of the loss)."""
     epsilon: float = 0.01
-    """Root mean square distance to the population's landscape, in units of the loss."""
-    out: Path | None = None
-    """Run folder; by default runs/sample_size-<dataset>-<hash of the settings>."""
+    """Root mean square distance to the population's landscape, in nats (units of the loss)."""
+    out: Annotated[Path | None, default("runs/sample_size-<dataset>-<hash of the settings>")] = None
+    """Run folder."""
 
     def ranges(self) -> list[tuple[str, Any, bool, str]]:
         """See ``ProblemConfig.ranges``."""

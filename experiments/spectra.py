@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from sys import stderr
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 import jaxscape as js
 from experiments import cli, law, prepare, record, say, spectra_summary, summary
 from experiments import problem as problems
+from experiments.manual import default
 from experiments.problem import Problem, ProblemConfig
 from experiments.record import Record
 from jaxscape import chunks
@@ -32,18 +33,22 @@ class SpectraConfig(ProblemConfig):
     Trains a network and solves for the top eigenpairs of H_k on a geometric grid of k; sets beside
     them the Ritz values in the top eigenvectors of H_N at every k, the overlap of the subspaces,
     and Theorem 1 of Nikitin et al. 2025 beside the quadratic law of Δ_k.
+
+    Examples:
+        python -m experiments.spectra --dataset mnist
+        python -m experiments.spectra --dataset glyphs --k-max 3000 --num-ks 6  # a first look
     """
 
     dim: int = 10
-    """Number d of eigenpairs, at most 32."""
+    """Number of eigenpairs, at most 32."""
     num_ks: int = 24
-    """Values of k in the grid; fewer where a short grid repeats itself."""
+    """Number of values of k; fewer where a short grid repeats itself."""
     pairs: int = 4
-    """Values of k of the grid at which k + 1 is solved for too, as Theorem 1 needs."""
+    """Number of those k at which k + 1 is solved for too, as Theorem 1 needs."""
     sigma: float = 0.01
-    """Standard deviation along each direction, in units of the parameters."""
-    out: Path | None = None
-    """Run folder; by default runs/spectra-<dataset>-<hash of the settings>."""
+    """Standard deviation σ along each direction, in units of the parameters."""
+    out: Annotated[Path | None, default("runs/spectra-<dataset>-<hash of the settings>")] = None
+    """Run folder."""
 
     def ranges(self) -> list[tuple[str, Any, bool, str]]:
         """See ``ProblemConfig.ranges``."""

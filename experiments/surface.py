@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ import tyro
 import jaxscape as js
 from experiments import cli, prepare, record, say, sheets, summary
 from experiments import problem as problems
+from experiments.manual import default
 from experiments.problem import Problem, ProblemConfig
 from experiments.record import Record
 from jaxscape import InputError
@@ -29,22 +30,24 @@ class SurfaceConfig(ProblemConfig):
 
     Trains a network, takes two directions through it, and evaluates every sample's loss on a
     square grid of points: L_k(w) and L_{k+1}(w) − L_k(w) of every chosen k in one pass.
+
+    Examples:
+        python -m experiments.surface --dataset mnist --subspace trajectory
+        python -m experiments.surface --dataset glyphs --k-max 3000 --num 21 --ks 10 100 3000
     """
 
     subspace: Literal["hessian", "random", "filter", "trajectory"] = "hessian"
-    """Directions: top Hessian eigenvectors, random of unit norm, random filter-normalised, or the
-    principal components of the training trajectory, which is then drawn."""
-    radius: float | None = None
-    """Half the grid's width along each direction, in units of the parameters (of the filter's norm
-    for filter); by default 1, and around a trajectory as far as it reaches."""
+    """Directions: top Hessian eigenvectors, random (unit or filter norms), or those of training."""
+    radius: Annotated[float | None, default("1, or as far as training went")] = None
+    """Half the grid's width, in units of the parameters (filter: of the filters' norms)."""
     num: int = 41
-    """Grid points along each direction; odd, so that w* is one of them."""
-    ks: tuple[int, ...] = ()
-    """Prefix lengths, from 1 to k_max; by default 1, 2, k_max − 1 and k_max."""
+    """Grid points along each direction, odd."""
+    ks: Annotated[tuple[int, ...], default("1, 2, k_max − 1 and k_max")] = ()
+    """Prefix lengths k, in samples, from 1 to k_max."""
     interactive: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Also write figures/surface.html, to be turned about in a browser (needs plotly)."""
-    out: Path | None = None
-    """Run folder; by default runs/surface-<dataset>-<hash of the settings>."""
+    """Also write figures/surface.html for the browser (needs plotly)."""
+    out: Annotated[Path | None, default("runs/surface-<dataset>-<hash of the settings>")] = None
+    """Run folder."""
 
     def ranges(self) -> list[tuple[str, Any, bool, str]]:
         """See ``ProblemConfig.ranges``."""

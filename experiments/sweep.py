@@ -4,12 +4,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from experiments import cli, environment, law, monte_carlo, prepare, run_folder, say, sweep_report
 from experiments import problem as problems
+from experiments.manual import default
 from experiments.problem import Problem, ProblemConfig
 from experiments.sweep_result import Result, arrays_of, read, summary_of, write
 from jaxscape.subspace import check_dim
@@ -22,29 +23,34 @@ class SweepConfig(ProblemConfig):
     Trains a network on the first k_max samples, finds directions through its parameters,
     evaluates every sample's loss at random points along them, and writes Δ_k = E[(L_{k+1} −
     L_k)²] of every k < k_max with figures and a report into a run folder.
+
+    Examples:
+        python -m experiments.sweep --k-max 60000               # MNIST where it can be had
+        python -m experiments.sweep --dataset glyphs --k-max 3000 --epochs 2      # a first look
+        python -m experiments.sweep --dataset npz:mine.npz --k-max 5000           # your own data
+        python -m experiments.sweep --k-max 60000 --resume      # carry on what was interrupted
     """
 
     subspace: Literal["hessian", "random", "filter", "isotropic"] = "hessian"
-    """Directions: top Hessian eigenvectors, random of unit norm, random filter-normalised, or all
-    parameters at once."""
+    """Directions: top Hessian eigenvectors, random (unit norm or filter-normalised), or all."""
     dim: int = 10
-    """Number of directions (not used by isotropic)."""
+    """Number of directions; isotropic takes all and does not use it."""
     sigmas: tuple[float, ...] = (0.01, 1.0)
-    """Standard deviations of the points along each direction, in units of the parameters."""
+    """Standard deviations σ along each direction, in units of the parameters."""
     points: int = 256
-    """Random points per sigma, at least 2."""
+    """Random points at each σ, at least 2."""
     tolerances: tuple[float, ...] = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
-    """Tolerances of Δ_k for which K is reported, in units of the loss squared."""
-    out: Path | None = None
-    """Run folder; by default runs/sweep-<dataset>-<hash of the settings>."""
+    """Tolerances of Δ_k for which K is reported, in nats² (squared units of the loss)."""
+    out: Annotated[Path | None, default("runs/sweep-<dataset>-<hash of the settings>")] = None
+    """Run folder."""
     resume: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Carry on an interrupted run; leaves a finished one as it is."""
+    """Carry on an interrupted run; a finished one is left as it is."""
     checkpoint_every: float = 10.0
-    """Seconds between two saves of the sweep."""
-    devices: int | None = None
-    """Devices to spread the points over; by default all that JAX sees."""
+    """Time between two saves of the sweep, in seconds."""
+    devices: Annotated[int | None, default("all that JAX sees")] = None
+    """Number of devices to spread the points over."""
     precision: Literal["highest", "high", "default"] = "highest"
-    """Precision of the sweep's matrix products on a TPU or GPU; highest is float32."""
+    """Precision of matrix products on a GPU or TPU; highest is float32."""
 
     def ranges(self) -> list[tuple[str, Any, bool, str]]:
         """See ``ProblemConfig.ranges``."""

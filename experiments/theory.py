@@ -4,12 +4,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from experiments import cli, law, monte_carlo, prepare, record, say, summary
 from experiments import problem as problems
+from experiments.manual import default
 from experiments.problem import Problem, ProblemConfig
 from experiments.record import Record
 from jaxscape import InputError
@@ -23,20 +24,24 @@ class TheoryConfig(ProblemConfig):
 
     Trains a network, finds its top Hessian eigenvectors, and compares at every sigma the mean of
     Δ_k over k ≥ 100 by Monte-Carlo with that of the quadratic law and of its parts.
+
+    Examples:
+        python -m experiments.theory --dataset mnist
+        python -m experiments.theory --dataset glyphs --k-max 3000 --num-sigmas 5  # a first look
     """
 
     dim: int = 10
     """Number of eigenvectors, at most 32."""
     sigma_min: float = 1e-4
-    """Smallest standard deviation along each direction, in units of the parameters."""
+    """Smallest standard deviation σ along each direction, in units of the parameters."""
     sigma_max: float = 10.0
-    """Largest standard deviation."""
+    """Largest σ, in units of the parameters."""
     num_sigmas: int = 11
-    """Values of sigma, equally spaced in their logarithm."""
+    """Number of values of σ, in equal ratios."""
     points: int = 64
-    """Random points per sigma."""
-    out: Path | None = None
-    """Run folder; by default runs/theory-<dataset>-<hash of the settings>."""
+    """Random points at each σ, at least 2."""
+    out: Annotated[Path | None, default("runs/theory-<dataset>-<hash of the settings>")] = None
+    """Run folder."""
 
     def ranges(self) -> list[tuple[str, Any, bool, str]]:
         """See ``ProblemConfig.ranges``."""

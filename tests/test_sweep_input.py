@@ -1,13 +1,12 @@
 """What the main command refuses, in one line."""
 
-import dataclasses
 import os
 
 import pytest
 from command import ROOT, process
 from sweeps import run
 
-from experiments import run_folder, sweep
+from experiments import run_folder
 
 
 @pytest.mark.parametrize(
@@ -81,13 +80,3 @@ def test_a_folder_without_a_name_is_refused(clouds, capsys):
     status, err = run(clouds, "/", capsys)
     assert status == 2
     assert "folder with a name" in err
-
-
-def test_help_names_every_flag(capsys):
-    with pytest.raises(SystemExit) as stop:
-        sweep.main(["--help"])
-    assert stop.value.code == 0
-    text = capsys.readouterr().out
-    for field in dataclasses.fields(sweep.SweepConfig):
-        flag = f"--{field.name.replace('_', '-')}"
-        assert flag in text

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
+from experiments.manual import default
 from experiments.problem import ProblemConfig
 
 Name = Literal[
@@ -26,50 +27,65 @@ QUICK = {
 class PaperConfig(ProblemConfig):
     """Every figure of the three papers, as published beside how it should be.
 
-    Nikitin et al. 2025: fig1 (eigenvalues of many networks), fig2 and fig3 (L_k and its squared
-    increment on two random filter-normalised directions), fig4 (Δ_k at four σ), fig5 (Δ_k in four
-    dimensions), fig6 and fig7 (as 2 and 3, on the top two eigenvectors), fig8 (Δ_k on the top ten),
-    fig9 (theory against experiment), and trajectory (L_k where training went). Kiselev and Grabovoy
-    2024: unraveling (|L_{k+1} − L_k| over widths and depths, fully connected whatever the model).
+    Each figure makes a folder of its own, with arrays and one paragraph of what is seen; a figure
+    that is there is left as it is. Where the published computation differs (only the first
+    direction applied, k in batches of 64, the samples reshuffled for each draw, magnitudes of
+    eigenvalues), it is laid over.
+
+    Nikitin et al. 2025:
+      fig1         eigenvalues of many networks
+      fig2, fig3   L_k and its squared increment on two random filter-normalised directions
+      fig4, fig5   Δ_k at four σ; in four dimensions
+      fig6, fig7   as fig2 and fig3, on the top two eigenvectors
+      fig8, fig9   Δ_k on the top ten eigenvectors; theory against experiment
+      trajectory   L_k where training went
+
+    Kiselev and Grabovoy 2024:
+      unraveling   |L_{k+1} − L_k| over widths and depths, fully connected whatever the model
+
     "Curvature-Aligned Probing" 2026:
-    family, ratio, model-error, convergence, error-map, stages. Each figure makes a folder of its
-    own with arrays and one paragraph of what is seen; a figure that is there is left as it is.
+      family, ratio, model-error, convergence, error-map, stages
+
+    Examples:
+        python -m experiments.paper --all --quick --dataset glyphs   # a first look at everything
+        python -m experiments.paper fig4 fig8 --dataset mnist
     """
 
-    figures: tyro.conf.Positional[tuple[Name, ...]] = ()
-    """Figures to make; one or more, or else --all."""
+    figures: Annotated[
+        tyro.conf.Positional[tuple[Name, ...]],
+        tyro.conf.arg(metavar="[FIGURE ...]", help_behavior_hint="(default: none)"),
+    ] = ()
+    """Names of figures, as above; one or more, or else --all."""
     all: tyro.conf.FlagCreatePairsOff[bool] = False
     """Make every figure."""
     quick: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Make them small: at most 3000 samples, 16 points, grids of 21, 8 networks."""
+    """At most 3000 samples, 16 points, grids of 21, 8 networks."""
     as_published: bool = True
-    """Lay the published computation over, where it differs: only the first direction applied, k in
-    batches of 64, the samples reshuffled for each draw, magnitudes of eigenvalues."""
+    """Lay the published computation over, where it differs."""
     points: int = 64
     """Random points per curve, at least 2."""
     many_points: int = 256
-    """Random points whose number convergence varies, at least 8."""
+    """Most random points of the figure convergence, at least 8."""
     num: int = 41
-    """Grid points along each direction of a surface; odd, so that w* is one of them."""
+    """Grid points along each direction of a surface, odd."""
     radius: float = 1.0
-    """Half the width of a surface along each direction, in units of the parameters, of fig2 and
-    fig3 in those of the filters' norms."""
+    """Half a surface's width, in units of the parameters (fig2, fig3: of the filters' norms)."""
     networks: int = 50
-    """Networks whose eigenvalues fig1 averages, at least 2."""
+    """Number of networks whose eigenvalues fig1 averages, at least 2."""
     network_samples: int = 6000
-    """Samples on which these are trained, and over which their Hessians are taken."""
+    """Samples of those networks and their Hessians."""
     network_hidden: int = 64
-    """Units per hidden layer of these."""
+    """Units per hidden layer of those networks."""
     network_dim: int = 32
-    """Eigenvalues of each."""
+    """Number of eigenvalues of each of them."""
     widths: tuple[int, ...] = (4, 8, 16, 32, 64)
     """Units per hidden layer of the networks of unraveling."""
     depths: tuple[int, ...] = (1, 3, 5, 7, 10)
-    """Their numbers of hidden layers."""
+    """Numbers of hidden layers of the networks of unraveling."""
     orders: int = 100
-    """Random orders over which unraveling averages."""
-    out: Path | None = None
-    """Folder of all figures; by default runs/paper-<dataset>-<hash of the settings>."""
+    """Number of random orders over which unraveling averages."""
+    out: Annotated[Path | None, default("runs/paper-<dataset>-<hash of the settings>")] = None
+    """Folder of all figures."""
 
     def ranges(self) -> list[tuple[str, Any, bool, str]]:
         """See ``ProblemConfig.ranges``."""
