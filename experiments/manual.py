@@ -60,7 +60,8 @@ def _blocks(config: type, flags: str) -> list[str]:
     for row in rows[1:]:  # the first is --help
         sections[_section(config, row)].append(_trim(row))
     blocks = [f"{name}:\n" + "\n".join(rows) for name, rows in sections.items() if rows]
-    return [_trim(usage), *map(_trim, positional), *blocks]
+    named = [_trim(part).replace(" positional arguments", "arguments:") for part in positional]
+    return [_trim(usage), *named, *blocks]
 
 
 def _section(config: type, row: str) -> str:
