@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxscape.copies import STIRRED, is_checked
 from jaxscape.operators import Flat, dot, length, orthonormalise
 
 
@@ -18,6 +19,7 @@ class Ritz(NamedTuple):
     residuals: Float[Array, "num"]
     converged: Bool[Array, "num"]
     pending: Bool[Array, "num"]  # wanted, present in the basis, not yet converged
+    settled: Bool[Array, "num"]  # converged, or was and is stirred a little
     rounding: Float[Array, ""]  # residuals below this are noise
 
 
@@ -30,7 +32,7 @@ class State(NamedTuple):
     size: Int[Array, ""]
     last: Float[Array, "p"]  # newest image, orthogonal to the basis
     ritz: Ritz
-    streak: Int[Array, ""]  # products since all wanted pairs have been converged
+    streak: Int[Array, ""]  # products of the check for missed copies, since it last found one
     restarts: Int[Array, ""]
     matvecs: Int[Array, ""]
     key: Key[Array, ""]
@@ -84,8 +86,10 @@ def rayleigh_ritz(
     gaps = dot(wanted, images) - values[:num, None] * dot(wanted, basis)
     residuals = length(gaps)
     rounding = 10 * jnp.finfo(values.dtype).eps * norm
-    small = residuals <= jnp.maximum(tol * jnp.abs(values[:num]), rounding)
-    return Ritz(values, coefficients, residuals, small & present, ~small & present, rounding)
+    limits = jnp.maximum(tol * jnp.abs(values[:num]), rounding)
+    small, settled = residuals <= limits, residuals <= STIRRED * limits
+    states = small & present, ~small & present, settled & present
+    return Ritz(values, coefficients, residuals, *states, rounding)
 
 
 def restart(state: State, keep: int) -> State:
@@ -122,6 +126,7 @@ def extend(state: State, matvec: Callable, project: Callable) -> State:
     row = dot(basis, image)
     projected = state.projected.at[state.size].set(row).at[:, state.size].set(row)
     found = project(basis, images, projected, state.size + 1)
+    quiet = jnp.where(state.streak > 0, found.settled.all(), found.converged.all())
     return state._replace(
         basis=basis,
         images=images,
@@ -129,19 +134,21 @@ def extend(state: State, matvec: Callable, project: Callable) -> State:
         size=state.size + 1,
         last=image - dot(row, basis),
         ritz=found,
-        streak=jnp.where(found.converged.all(), state.streak + 1, 0),
+        streak=jnp.where(quiet, state.streak + 1, 0),
         matvecs=state.matvecs + 1,
         key=key,
     )
 
 
 def _direction(state: State, noise: Float[Array, "p"]) -> Float[Array, "p"]:
-    """Where to look next: along the worst residual of a wanted pair, which in a Krylov space is
-    its next vector; else, while checking, along the check's own Krylov space; else anywhere.
+    """Where to look next: before and after the check along the worst residual of a wanted pair,
+    which in a Krylov space is its next vector; in it along its own Krylov space; else anywhere.
     """
     ritz = state.ritz
     worst = jnp.argmax(jnp.where(ritz.pending, ritz.residuals, -1))
     row = ritz.coefficients[worst]
     residual = dot(row, state.images) - ritz.values[worst] * dot(row, state.basis)
     checking = (state.streak > 1) & (length(state.last) > ritz.rounding)
-    return jnp.where(ritz.pending.any(), residual, jnp.where(checking, state.last, noise))
+    elsewhere = jnp.where(checking, state.last, noise)
+    refine = (state.streak == 0) | is_checked(state.streak, state.matvecs, len(noise))
+    return jnp.where(ritz.pending.any() & refine, residual, elsewhere)

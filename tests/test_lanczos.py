@@ -92,9 +92,17 @@ def test_every_copy_of_a_repeated_eigenvalue_is_found(multiplicity, seed):
 @pytest.mark.parametrize("seed", range(4))
 def test_copies_are_found_where_convergence_is_slow(seed):
     """A check of constant length ended with copies missing in all of ten runs."""
-    spectrum = [1, 1, 1, *np.linspace(0, 0.995, 300)]
-    matrix = rotated(spectrum)
+    matrix = rotated([1, 1, 1, *np.linspace(0, 0.995, 300)])
     check(solve(matrix, 3, seed), matrix, [1, 1, 1])
+
+
+def test_copies_are_seldom_missed_in_the_hardest_spectrum():
+    """A check that began anew when a residual rose above its limit missed one in 21 of 200 runs,
+    against 1 without: by chance, above 4 of 100 once in some thousand times.
+    """
+    matrix = rotated([1, 1, 1, *np.linspace(0, 0.999, 300)])
+    thirds = np.asarray([solve(matrix, 3, seed).values[2] for seed in range(100)])
+    assert (abs(thirds - 1) > 1e-4).sum() <= 4
 
 
 def test_magnitude_keeps_the_sign():
