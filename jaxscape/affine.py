@@ -30,15 +30,6 @@ PAYS = 4
 """A product is shared if it sums over at least this many times as many terms as directions."""
 
 
-class Affine(NamedTuple):
-    """A value y + Σ_j θ_j y_j."""
-
-    origin: Array  #: y
-    slopes: Array  #: y_j, [d, ...]
-    data: bool  #: whether a product with data is in it; else it comes from parameters alone
-    again: "Point | None" = None  #: what to compute at a point in place of that sum
-
-
 class Point(NamedTuple):
     """A value that has to be computed at each point: output ``index`` of ``step``."""
 
@@ -46,11 +37,25 @@ class Point(NamedTuple):
     index: int
 
 
+class Affine(NamedTuple):
+    """A value y + Σ_j θ_j y_j."""
+
+    origin: Array
+    """y."""
+    slopes: Array
+    """y_j, [d, ...]."""
+    data: bool
+    """Whether a product with data is in it; else it comes from parameters alone."""
+    again: Point | None = None
+    """What to compute at a point in place of that sum."""
+
+
 class Step(NamedTuple):
     """An operation that has to be done at each point."""
 
     equation: JaxprEqn
-    operands: list[Any]  #: each an array that all points share, an ``Affine``, or a ``Point``
+    operands: list[Any]
+    """Each an array that all points share, an ``Affine``, or a ``Point``."""
 
 
 def share(

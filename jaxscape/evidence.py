@@ -34,25 +34,32 @@ TRUSTED = 10
 class Tally(NamedTuple):
     """The terms z met so far."""
 
-    by_point: Pair  #: the sum of the terms, before the mean over points, ``[m]``
-    squares: Pair  #: the sum of the squares of the terms
-    largest: Float[Array, "LARGEST"]  #: the largest terms, in descending order, then zeros
+    by_point: Pair
+    """The sum of the terms, before the mean over points, ``[m]``."""
+    squares: Pair
+    """The sum of the squares of the terms."""
+    largest: Float[Array, "LARGEST"]
+    """The largest terms, in descending order, then zeros."""
 
 
 class Evidence(NamedTuple):
     """All that the estimates of E_q S² and their intervals need, after some samples."""
 
     prefix: Prefix
-    delta: Tally  #: the terms of Δ
-    shape: Tally  #: those of shape delta; NaN where there is only one point
-    nonfinite: Int[Array, ""]  #: samples with a loss that is NaN or infinite at some point
+    delta: Tally
+    """The terms of Δ."""
+    shape: Tally
+    """Those of shape delta; NaN where there is only one point."""
+    nonfinite: Int[Array, ""]
+    """Samples with a loss that is NaN or infinite at some point."""
 
 
 class LossVariance(NamedTuple):
     """E_q S² with its interval, and by how many samples it is carried."""
 
     interval: Interval
-    effective: Float[Array, ""]  #: (Σz)² / Σz², at most the number of samples less 1
+    effective: Float[Array, ""]
+    """(Σz)² / Σz², at most the number of samples less 1."""
 
 
 def start(num_points: int) -> Evidence:

@@ -24,7 +24,8 @@ class Terms(NamedTuple):
 
     count: Int[Array, ""]
     total: Float[Array, ""]
-    squares: Float[Array, ""]  #: the sum of their squares
+    squares: Float[Array, ""]
+    """The sum of their squares."""
 
     @property
     def effective(self) -> Float[Array, ""]:

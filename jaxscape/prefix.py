@@ -17,9 +17,12 @@ class Prefix(NamedTuple):
     """What is known of m points after ``count`` samples."""
 
     count: Int[Array, ""]
-    mean: Float[Array, "m"]  #: L_count(w), rounded
-    residue: Float[Array, "m"]  #: what the rounding of ``mean`` left out
-    squares: tuple[Float[Array, "m"], Float[Array, "m"]]  #: Σ_i (ℓ_i − L_count)², as a pair
+    mean: Float[Array, "m"]
+    """L_count(w), rounded."""
+    residue: Float[Array, "m"]
+    """What the rounding of ``mean`` left out."""
+    squares: tuple[Float[Array, "m"], Float[Array, "m"]]
+    """Σ_i (ℓ_i − L_count)², as a pair."""
 
     @property
     def variance(self) -> Float[Array, "m"]:
@@ -31,10 +34,14 @@ class Steps(NamedTuple):
     """What each of b further samples meets at m points; sample k+1 meets the prefix of length k."""
 
     k: Int[Array, "b"]
-    losses: Float[Array, "m b"]  #: ℓ_{k+1}(w)
-    mean: Float[Array, "m b"]  #: L_k(w); 0 where k = 0
-    innovation: Float[Array, "m b"]  #: ℓ_{k+1}(w) − L_k(w), that is (k+1) δ_k; ℓ_1 where k = 0
-    fresh: Bool[Array, "b"]  #: False: this sample has been met before, ignore it
+    losses: Float[Array, "m b"]
+    """ℓ_{k+1}(w)."""
+    mean: Float[Array, "m b"]
+    """L_k(w); 0 where k = 0."""
+    innovation: Float[Array, "m b"]
+    """ℓ_{k+1}(w) − L_k(w), that is (k+1) δ_k; ℓ_1 where k = 0."""
+    fresh: Bool[Array, "b"]
+    """False: this sample has been met before, ignore it."""
 
 
 def start(num_points: int, dtype=jnp.float32) -> Prefix:

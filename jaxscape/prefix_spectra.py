@@ -22,12 +22,17 @@ class PrefixSpectra(NamedTuple):
     """The d leading eigenpairs of H_k for each of K values of k."""
 
     k: Int[Array, "K"]
-    values: Float[Array, "K d"]  #: descending
-    residuals: Float[Array, "K d"]  #: ‖H_k v − λ v‖
+    values: Float[Array, "K d"]
+    """Descending."""
+    residuals: Float[Array, "K d"]
+    """‖H_k v − λ v‖."""
     converged: Bool[Array, "K d"]
-    matvecs: Int[Array, "K"]  #: products with H_k, each over k samples
-    overlap: Float[Array, "K"] | None  #: with the reference, where one was given
-    vectors: Params | None  #: leaves [K, d, ...], where they were asked for
+    matvecs: Int[Array, "K"]
+    """Products with H_k, each over k samples."""
+    overlap: Float[Array, "K"] | None
+    """With the reference, where one was given."""
+    vectors: Params | None
+    """Leaves [K, d, ...], where they were asked for."""
 
 
 def geometric(first: int, last: int, num: int = 24) -> Int[np.ndarray, "K"]:

@@ -19,9 +19,12 @@ BATCH_SIZE = 100
 class Quadratic(NamedTuple):
     """ℓ_i(w(θ)) ≈ c_i + g_iᵀθ + ½ θᵀH_iθ for each of n samples, in the order of the data."""
 
-    value: Float[Array, "n"]  #: c_i = ℓ_i(w*)
-    gradient: Float[Array, "n d"]  #: g_i = Vᵀ∇ℓ_i(w*)
-    hessian: Float[Array, "n d d"]  #: H_i = Vᵀ∇²ℓ_i(w*)V
+    value: Float[Array, "n"]
+    """c_i = ℓ_i(w*)."""
+    gradient: Float[Array, "n d"]
+    """g_i = Vᵀ∇ℓ_i(w*)."""
+    hessian: Float[Array, "n d d"]
+    """H_i = Vᵀ∇²ℓ_i(w*)V."""
 
 
 class QuadraticDelta(NamedTuple):
@@ -31,13 +34,20 @@ class QuadraticDelta(NamedTuple):
     axis s first.
     """
 
-    offset: Float[Array, "*s n-1"]  #: a²
-    mixed: Float[Array, "*s n-1"]  #: σ² a tr A
-    gradient: Float[Array, "*s n-1"]  #: σ²‖b‖²
-    curvature: Float[Array, "*s n-1"]  #: (σ⁴/4)(2‖A‖²_F + (tr A)²), Theorem 1 of the paper
-    total: Float[Array, "*s n-1"]  #: the sum of these four: Δ_k
-    shape: Float[Array, "*s n-1"]  #: σ²‖b‖² + (σ⁴/2)‖A‖²_F: Δ̃_k
-    diagonal: Float[Array, "*s n-1"]  #: curvature with A replaced by its diagonal
+    offset: Float[Array, "*s n-1"]
+    """a²."""
+    mixed: Float[Array, "*s n-1"]
+    """σ² a tr A."""
+    gradient: Float[Array, "*s n-1"]
+    """σ²‖b‖²."""
+    curvature: Float[Array, "*s n-1"]
+    """(σ⁴/4)(2‖A‖²_F + (tr A)²), Theorem 1 of the paper."""
+    total: Float[Array, "*s n-1"]
+    """The sum of these four: Δ_k."""
+    shape: Float[Array, "*s n-1"]
+    """σ²‖b‖² + (σ⁴/2)‖A‖²_F: Δ̃_k."""
+    diagonal: Float[Array, "*s n-1"]
+    """Curvature with A replaced by its diagonal."""
 
 
 def project(

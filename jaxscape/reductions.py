@@ -48,12 +48,18 @@ class Delta(NamedTuple):
     """
 
     k: Int[Array, "n-1"]
-    mean: Float[Array, "n-1"]  #: Δ_k = E_q[δ_k²]
-    sem: Float[Array, "n-1"]  #: standard error of ``mean`` over the points
-    shape: Float[Array, "n-1"]  #: Δ̃_k = E_q[(δ_k − E_q δ_k)²], unbiased
-    first_order: Float[Array, "n-1"]  #: Δ_k^(1) = E_q|δ_k|
-    loss_variance: Float[Array, "m"]  #: S²(w) at each point
-    nonfinite: Int[Array, "n"]  #: at how many points each sample's loss is NaN or infinite
+    mean: Float[Array, "n-1"]
+    """Δ_k = E_q[δ_k²]."""
+    sem: Float[Array, "n-1"]
+    """Standard error of ``mean`` over the points."""
+    shape: Float[Array, "n-1"]
+    """Δ̃_k = E_q[(δ_k − E_q δ_k)²], unbiased."""
+    first_order: Float[Array, "n-1"]
+    """Δ_k^(1) = E_q|δ_k|."""
+    loss_variance: Float[Array, "m"]
+    """S²(w) at each point."""
+    nonfinite: Int[Array, "n"]
+    """At how many points each sample's loss is NaN or infinite."""
 
 
 class _Spread(NamedTuple):
@@ -122,16 +128,18 @@ def _delta_finalize(by_point: Any, by_sample: _Spread, prefix: Prefix) -> Delta:
     )
 
 
-#: Mean and spread over the points of every squared increment.
 delta = Reduction(_delta_init, _delta_update, _delta_finalize)
+"""Mean and spread over the points of every squared increment."""
 
 
 class Surface(NamedTuple):
     """The prefix mean L_k and the increment δ_k at every point, for the chosen k."""
 
     k: Int[Array, "K"]
-    loss: Float[Array, "K m"]  #: L_k(w); NaN where k is beyond the samples
-    increment: Float[Array, "K m"]  #: L_{k+1}(w) − L_k(w); NaN at k = n, which has no next sample
+    loss: Float[Array, "K m"]
+    """L_k(w); NaN where k is beyond the samples."""
+    increment: Float[Array, "K m"]
+    """L_{k+1}(w) − L_k(w); NaN at k = n, which has no next sample."""
 
 
 @functools.lru_cache  # the same reduction is the same compiled program

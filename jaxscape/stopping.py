@@ -17,12 +17,18 @@ from jaxscape.types import InputError
 class Decision(NamedTuple):
     """What the samples met so far say of the tolerance."""
 
-    count: Int[Array, ""]  #: samples met
-    loss_variance: LossVariance  #: E_q S² at these points
-    law: Interval  #: K of the order law, of ``SufficientSize``
-    exceedance: Interval  #: K of Definition 4 over orders, of ``SufficientSize``
-    stop: Bool[Array, ""]  #: as many samples are met as either upper limit asks for
-    nonfinite: Int[Array, ""]  #: samples with a NaN or infinite loss: from the first on, no K
+    count: Int[Array, ""]
+    """Samples met."""
+    loss_variance: LossVariance
+    """E_q S² at these points."""
+    law: Interval
+    """K of the order law, of ``SufficientSize``."""
+    exceedance: Interval
+    """K of Definition 4 over orders, of ``SufficientSize``."""
+    stop: Bool[Array, ""]
+    """As many samples are met as either upper limit asks for."""
+    nonfinite: Int[Array, ""]
+    """Samples with a NaN or infinite loss: from the first on, no K."""
 
 
 class Monitor(NamedTuple):

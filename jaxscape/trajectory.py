@@ -15,8 +15,10 @@ class Trajectory(NamedTuple):
     """A subspace through the last of T points, and where in it each of them lies."""
 
     space: Subspace
-    coordinates: Float[Array, "T d"]  #: of each point's projection; 0 for the last
-    explained: Float[Array, "d"]  #: share of Σ_t ‖w_t − w_T‖² along each direction
+    coordinates: Float[Array, "T d"]
+    """Of each point's projection; 0 for the last."""
+    explained: Float[Array, "d"]
+    """Share of Σ_t ‖w_t − w_T‖² along each direction."""
 
 
 def trajectory_subspace(points: Params, dim: int = 2) -> Trajectory:

@@ -5,17 +5,17 @@ from typing import Any, TypeAlias
 
 from jaxtyping import Array, Float
 
-#: Any pytree of floating-point arrays: the parameters w, or a direction shaped like them.
 Params: TypeAlias = Any
+"""Any pytree of floating-point arrays: the parameters w, or a direction shaped like them."""
 
-#: Any pytree of arrays with a common leading sample axis.
 Batch: TypeAlias = Any
+"""Any pytree of arrays with a common leading sample axis."""
 
-#: ``loss(params, batch) -> [n]``: one value ℓ_i(w) per sample, never averaged.
 PerSampleLoss: TypeAlias = Callable[[Params, Batch], Float[Array, "n"]]
+"""``loss(params, batch) -> [n]``: one value ℓ_i(w) per sample, never averaged."""
 
-#: A symmetric linear operator on pytrees shaped like the parameters.
 Matvec: TypeAlias = Callable[[Params], Params]
+"""A symmetric linear operator on pytrees shaped like the parameters."""
 
 
 class InputError(ValueError):

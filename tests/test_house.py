@@ -56,6 +56,11 @@ def test_core_modules_import_earlier_layers_only():
                 assert level[name] < level[path.stem], f"{path.stem} imports {name}"
 
 
+@pytest.mark.parametrize("path", [*CORE, *LAB], ids=lambda p: p.stem)
+def test_fields_are_documented_as_the_reference_reads_them(path):
+    assert "#:" not in path.read_text(), "put a docstring below the field instead"
+
+
 def test_nothing_imports_the_experiments():
     for path in (*CORE, *LAB):
         assert not any(n.startswith("experiments") for n in imports(path)), path

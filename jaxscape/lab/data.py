@@ -7,8 +7,8 @@ from jaxscape.lab import cache, cifar, download, glyphs, mnist, npz, prepared, p
 from jaxscape.lab.dataset import Dataset, build
 from jaxscape.types import InputError
 
-#: The reader of each data set that is published as files.
 PUBLISHED = {name: family for family in (mnist, cifar) for name in family.CLASSES}
+"""The reader of each data set that is published as files."""
 
 NAMES = ("auto", "glyphs", *PUBLISHED, "npz:PATH")
 

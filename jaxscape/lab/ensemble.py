@@ -18,7 +18,8 @@ from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 class Ensemble(NamedTuple):
     """R networks after the last epoch, with the mean training loss seen during each epoch."""
 
-    params: Params  #: leaves ``[R, ...]``
+    params: Params
+    """Leaves ``[R, ...]``."""
     epoch_losses: Float[np.ndarray, "epochs R"]
 
 

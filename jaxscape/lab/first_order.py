@@ -14,8 +14,10 @@ from jaxscape.types import InputError
 class Orders(NamedTuple):
     """Means over R random orders, at m points for k = 1..n−1."""
 
-    mean: Float[Array, "m n-1"]  #: of |δ_k|
-    square: Float[Array, "m n-1"]  #: of δ_k²
+    mean: Float[Array, "m n-1"]
+    """Of |δ_k|."""
+    square: Float[Array, "m n-1"]
+    """Of δ_k²."""
 
 
 def over_orders(key: Key[Array, ""], losses: Float[Array, "m n"], num_orders: int) -> Orders:

@@ -15,7 +15,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jaxscape.types import InputError
 
-#: Every shipped font whose digits are digits (the others hold symbols, or none).
 NAMES = (
     *(f"DejaVuSans{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
     *(f"DejaVuSansMono{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
@@ -23,6 +22,7 @@ NAMES = (
     *(f"STIXGeneral{style}" for style in ("", "Bol", "Italic", "BolIta")),
     *("cmb10", "cmmi10", "cmr10", "cmss10", "cmti10", "cmtt10"),
 )
+"""Every shipped font whose digits are digits (the others hold symbols, or none)."""
 
 SIZE = 96  # pixels along a side of a master
 HEIGHT = 60  # pixels of a digit, the rest is margin

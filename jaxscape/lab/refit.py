@@ -21,7 +21,8 @@ TEST_BATCH = 1000
 class Refitted(NamedTuple):
     """K networks after the last epoch, and what was measured of each after every epoch."""
 
-    params: Params  #: leaves ``[K, ...]``
+    params: Params
+    """Leaves ``[K, ...]``."""
     metrics: dict[str, Float[np.ndarray, "epochs K"]]
 
 

@@ -9,7 +9,6 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, NullFormatter
 
-#: Colours that stay apart for colour-blind readers (Okabe & Ito, 2008).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "os^Dv<>"
 STYLE = {
@@ -27,6 +26,7 @@ STYLE = {
     "pdf.fonttype": 42,
     "figure.constrained_layout.use": True,
 }
+"""Colours that stay apart for colour-blind readers (Okabe & Ito, 2008)."""
 
 
 def colour(row: int) -> str:

@@ -19,7 +19,8 @@ class State(NamedTuple):
     """What one epoch hands to the next: parameters, optimiser's moments."""
 
     params: Params
-    optimizer: optax.OptState
+    optimizer: Any
+    """Optax's state of the optimiser."""
 
 
 class Trained(NamedTuple):
