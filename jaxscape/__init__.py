@@ -11,6 +11,7 @@ from jaxscape.gauss_newton import gauss_newton_norms
 from jaxscape.lanczos import top_eigenpairs
 from jaxscape.landscape import delta, evaluate, per_sample_losses, surface
 from jaxscape.orders import distance_law, order_law
+from jaxscape.partition import combine, partition
 from jaxscape.prefix_spectra import eigenvalue_delta, prefix_spectra, ritz_values
 from jaxscape.probes import gaussian, grid, isotropic, line, points, single
 from jaxscape.quadratic import project, quadratic_delta
@@ -28,6 +29,7 @@ __all__ = [
     "Reduction",
     "Subspace",
     "bounds",
+    "combine",
     "delta",
     "distance_law",
     "distance_size",
@@ -47,6 +49,7 @@ __all__ = [
     "losses",
     "monitor",
     "order_law",
+    "partition",
     "per_sample_losses",
     "points",
     "prefix_spectra",

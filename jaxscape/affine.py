@@ -17,6 +17,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 from jaxtyping import Array, Float
 
+from jaxscape.operators import working
 from jaxscape.subspace import Subspace
 from jaxscape.types import Batch, PerSampleLoss
 
@@ -67,10 +68,10 @@ def share(
     carried along as long as it is linear. Any loss function will do, and one without such products
     is evaluated as it is. Meant for many more points than the space has directions.
     """
-    leaves, tree = jax.tree.flatten(space.origin)
+    leaves, tree = jax.tree.flatten(working(space.origin))
     dtypes = [jnp.result_type(leaf) for leaf in leaves]
-    if not all(jnp.issubdtype(d, jnp.floating) and d.itemsize >= 4 for d in dtypes):
-        return lambda coordinates: loss(space.at(coordinates), batch)  # each point is rounded
+    if not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
+        return lambda coordinates: loss(space.at(coordinates), batch)
     others, rest = jax.tree.flatten(batch)
 
     def flat(*args: Array) -> Float[Array, "n"]:

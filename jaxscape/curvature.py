@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxscape import losses
 from jaxscape.chunks import cut, length_of, take
-from jaxscape.operators import check_floating, check_like
+from jaxscape.operators import check_floating, check_like, working
 from jaxscape.types import Batch, InputError, Matvec, Params, PerSampleLoss
 
 static = {"static": True}
@@ -18,6 +18,7 @@ static = {"static": True}
 
 # Parameters, data and count are leaves, so ``jit`` takes them as arguments: no data set ends up as
 # a constant of a compiled program, and one program serves every operator with the same functions.
+# Functions are pytrees too (``losses.bind``).
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Hessian:
@@ -26,7 +27,7 @@ class Hessian:
     params: Params
     data: Batch
     count: Int[Array, ""]
-    loss: PerSampleLoss = field(metadata=static)
+    loss: PerSampleLoss
     batch_size: int = field(metadata=static)
 
     def __call__(self, vector: Params) -> Params:
@@ -50,8 +51,8 @@ class GaussNewton:
     params: Params
     data: Batch
     count: Int[Array, ""]
-    model: Callable[[Params, Batch], Any] = field(metadata=static)
-    output_loss: Callable[[Any, Batch], Float[Array, "n"]] = field(metadata=static)
+    model: Callable[[Params, Batch], Any]
+    output_loss: Callable[[Any, Batch], Float[Array, "n"]]
     batch_size: int = field(metadata=static)
 
     def __call__(self, vector: Params) -> Params:
@@ -92,7 +93,7 @@ def hvp(
             vector of another shape.
     """
     params, data, count = _validate(loss, params, data, batch_size, count)
-    return Hessian(params, data, count, loss, batch_size)
+    return Hessian(params, data, count, losses.bind(loss), batch_size)
 
 
 def ggn_vp(
@@ -117,7 +118,8 @@ def ggn_vp(
         return output_loss(model(weights, batch), batch)
 
     params, data, count = _validate(loss, params, data, batch_size, count)
-    return GaussNewton(params, data, count, model, output_loss, batch_size)
+    functions = losses.bind(model), losses.bind(output_loss)
+    return GaussNewton(params, data, count, *functions, batch_size)
 
 
 def _validate(
@@ -133,7 +135,7 @@ def _validate(
     count = n if count is None else count
     if not isinstance(count, jax.core.Tracer) and not 1 <= count <= n:
         raise InputError(f"expected a count from 1 to {n} (the samples), found {count}; change it")
-    params, data = jax.tree.map(jnp.asarray, (params, data))
+    params, data = jax.tree.map(jnp.asarray, (working(params), data))
     return params, data, jnp.asarray(count, jnp.int32)
 
 

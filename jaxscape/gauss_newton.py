@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from jaxscape import chunks, losses
-from jaxscape.operators import check_floating, dot
+from jaxscape.operators import check_floating, dot, working
 from jaxscape.types import Batch, Params
 
 
@@ -44,11 +44,11 @@ def gauss_newton_norms(
         batch_size = 1 if jax.default_backend() == "cpu" else 64
     check_floating(params)
     chunks.cut(losses.check(loss, params, data), batch_size)
-    params, data = jax.tree.map(jnp.asarray, (params, data))
-    return _norms(model, output_loss, params, data, batch_size)
+    params, data = jax.tree.map(jnp.asarray, (working(params), data))
+    return _norms(losses.bind(model), losses.bind(output_loss), params, data, batch_size)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 4))
+@functools.partial(jax.jit, static_argnums=4)
 def _norms(model, output_loss, params, data, batch_size):
     cut = chunks.cut(chunks.length_of(data), batch_size)
 

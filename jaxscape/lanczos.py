@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxscape.copies import is_checked
 from jaxscape.krylov import State, empty, extend, rayleigh_ritz, restart
-from jaxscape.operators import check_floating, dot, flatten, hoist
+from jaxscape.operators import check_floating, dot, flatten, hoist, working
 from jaxscape.types import InputError, Matvec, Params
 
 
@@ -53,7 +53,8 @@ def top_eigenpairs(
     Args:
         matvec: H. A pytree (``hvp``, or ``jax.tree_util.Partial(f, arrays)``) is compiled once per
             set of shapes; a plain closure once per call.
-        like: a pytree with the structure, shapes and types of an eigenvector; values are not read.
+        like: a pytree with the structure, shapes and types of an eigenvector, half precision
+            raised to float32; values are not read.
         num: how many, 1 ≤ num ≤ P.
         key: of the random starting vectors.
         which: "largest" algebraically, or in "magnitude"; both in descending order, sign kept.
@@ -70,6 +71,7 @@ def top_eigenpairs(
     p = sum(jnp.size(leaf) for leaf in jax.tree.leaves(like))
     dim = min(2 * num + 20, p) if krylov_dim is None else krylov_dim
     _check(p, num, which, tol, max_restarts, dim)
+    like = working(like)
     matvec = hoist(matvec, like)
     return _solve(matvec, like, key, tol, max_restarts, num=num, which=which, dim=dim)
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxscape import affine, chunks, losses, prefix, reductions, sharding
 from jaxscape.prefix import Prefix
-from jaxscape.probes import Probe, SingleProbe, SubspaceProbe
+from jaxscape.probes import Probe, SubspaceProbe, single
 from jaxscape.reductions import Delta, Reduction, Surface
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
@@ -102,10 +102,10 @@ def advance(
     nothing. With it, segments of one length, and so one compiled program, cover any number.
     """
     losses.check(loss, jax.eval_shape(probe.at, jnp.zeros((), jnp.int32)), data)
-    arrays = (probe, data, carry, jnp.asarray(skip))
+    arrays = (losses.bind(loss), probe, data, carry, jnp.asarray(skip))
     if mesh is not None:
         arrays = sharding.replicate(arrays, mesh)
-    return _advance(loss, *arrays, reduction, batch_size, point_batch, precision, mesh)
+    return _advance(*arrays, reduction, batch_size, point_batch, precision, mesh)
 
 
 def finish(
@@ -144,7 +144,7 @@ def in_blocks(
     return cut._replace(prefix=cut.prefix._replace(count=count))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5, 6, 7, 8, 9))
+@functools.partial(jax.jit, static_argnums=(5, 6, 7, 8, 9))
 def _advance(loss, probe, data, carry, skip, reduction, batch_size, point_batch, precision, mesh):
     samples = chunks.cut(chunks.length_of(data), batch_size)
     blocks = _blocks(probe, point_batch, mesh)
@@ -290,7 +290,7 @@ def per_sample_losses(
     loss: PerSampleLoss, params: Params, data: Batch, *, batch_size: int = BATCH_SIZE
 ) -> Float[Array, "n"]:
     """ℓ_i(w) of every sample at one point."""
-    return evaluate(loss, SingleProbe(params), data, reductions.losses(1), batch_size=batch_size)[0]
+    return evaluate(loss, single(params), data, reductions.losses(1), batch_size=batch_size)[0]
 
 
 def _blocks(probe: Probe, point_batch: int | None, mesh: Mesh | None) -> chunks.Chunks:

@@ -5,23 +5,27 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxscape.chunks import length_of
+from jaxscape.operators import working
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
 
-def cross_entropy(logits: Float[Array, "n c"], targets: Int[Array, "n"]) -> Float[Array, "n"]:
-    """ℓ_i = log Σ_c exp(z_c − z_y), in nats.
+def cross_entropy(
+    logits: Float[Array, "n *t c"], targets: Int[Array, "n *t"]
+) -> Float[Array, "n *t"]:
+    """ℓ_i = log Σ_c exp(z_c − z_y), in nats; of each token, where there is an axis of tokens.
 
     Written as log1p(Σ_{c≠y} exp(z_c − z_y)), so that a loss of 1e-6 of a well-trained network
     keeps its digits in float32, where ``logsumexp(z) − z_y`` has none left. NaN for a target that
     is not among the classes 0..c−1.
     """
-    own = jnp.arange(logits.shape[-1]) == targets[:, None]
+    logits = working(logits)
+    own = jnp.arange(logits.shape[-1]) == targets[..., None]
     margins = logits - jnp.sum(jnp.where(own, logits, 0), -1, keepdims=True)
     top = jax.lax.stop_gradient(margins.max(-1))  # at least 0, the margin of the own class
-    rest = jnp.sum(jnp.where(own, 0, jnp.exp(margins - top[:, None])), -1)
+    rest = jnp.sum(jnp.where(own, 0, jnp.exp(margins - top[..., None])), -1)
     loss = top + jnp.where(top > 0, jnp.log(jnp.exp(-top) + rest), jnp.log1p(rest))
     return jnp.where(own.any(-1), loss, jnp.nan)
 
@@ -34,13 +38,48 @@ def squared_error(
     Raises:
         InputError: outputs and targets of different shapes, which would broadcast.
     """
-    if outputs.shape != targets.shape:
-        raise InputError(
-            f"expected targets of the outputs' shape {outputs.shape}, found {targets.shape}; "
-            "reshape one of them"
-        )
+    _check_same_shape("outputs", outputs, targets)
+    outputs, targets = working((outputs, targets))
     difference = (outputs - targets).reshape(outputs.shape[0], -1)
     return 0.5 * jnp.sum(difference**2, -1)
+
+
+def binary_cross_entropy(
+    logits: Float[Array, "n ..."], targets: Float[Array, "n ..."]
+) -> Float[Array, "n"]:
+    """ℓ_i = Σ y log(1 + exp(−z)) + (1 − y) log(1 + exp(z)), in nats, over all axes but the first.
+
+    The negative log likelihood of independent labels y with probabilities sigmoid(z), from the
+    logits z, so that small losses keep their digits; y may be anything from 0 to 1, a Boolean
+    too. NaN for a target outside.
+
+    Raises:
+        InputError: logits and targets of different shapes, which would broadcast.
+    """
+    _check_same_shape("logits", logits, targets)
+    logits = working(logits)
+    targets = jnp.asarray(targets, logits.dtype)
+    loss = targets * jax.nn.softplus(-logits) + (1 - targets) * jax.nn.softplus(logits)
+    loss = jnp.where((targets >= 0) & (targets <= 1), loss, jnp.nan)
+    return jnp.sum(loss.reshape(loss.shape[0], -1), -1)
+
+
+def per_sequence(
+    tokens: Float[Array, "n t"], mask: Bool[Array, "n t"], *, mean: bool = True
+) -> Float[Array, "n"]:
+    """The mean, or the sum, of the losses of each sequence's own tokens, not of its padding.
+
+    A sequence, not a token, is then a sample. With ``mean`` every sequence weighs the same,
+    whatever its length, and one of padding alone is NaN; without, every token does. What
+    ``tokens`` holds where ``mask`` is False means nothing, be it NaN.
+
+    Raises:
+        InputError: token losses and a mask of different shapes, which would broadcast.
+    """
+    _check_same_shape("token losses", tokens, mask, "a mask")
+    tokens, mask = working(tokens), jnp.asarray(mask, bool)
+    total = jnp.sum(tokens, -1, where=mask)
+    return total / jnp.sum(mask, -1) if mean else total
 
 
 def supervised(
@@ -55,9 +94,20 @@ def supervised(
     return loss
 
 
+def bind(function: Callable) -> jax.tree_util.Partial:
+    """A function as a pytree of the arrays that it holds, if it is a ``jax.tree_util.Partial``.
+
+    Compiled programs take such arrays as arguments. Any other function is a pytree without
+    leaves, and what it closes over becomes a constant of each program.
+    """
+    partial = jax.tree_util.Partial
+    return function if isinstance(function, partial) else partial(function)
+
+
 def check(loss: PerSampleLoss, params: Params, data: Batch) -> int:
     """The number of samples in ``data``, once ``loss`` is seen to return one value for each."""
     n = length_of(data)
+    params = jax.eval_shape(working, params)
     try:
         hash(loss)
     except TypeError:
@@ -74,3 +124,12 @@ def check(loss: PerSampleLoss, params: Params, data: Batch) -> int:
             "return the losses before any mean or sum over samples"
         )
     return n
+
+
+def _check_same_shape(name: str, found: Array, other: Array, kind: str = "targets") -> None:
+    shapes = jnp.shape(found), jnp.shape(other)
+    if shapes[0] != shapes[1]:
+        raise InputError(
+            f"expected {kind} of the {name}' shape {shapes[0]}, found {shapes[1]}; "
+            "reshape one of them"
+        )

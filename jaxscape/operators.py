@@ -1,7 +1,7 @@
 """Symmetric operators on pytrees, seen as operators on flat vectors."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,15 +24,34 @@ def check_floating(params: Params) -> None:
     """An ``InputError`` unless every leaf of ``params`` is real floating point."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     for path, leaf in leaves:
-        dtype = jnp.result_type(leaf)
+        dtype = _dtype(leaf)
         if not jnp.issubdtype(dtype, jnp.floating):
             name = jax.tree_util.keystr(path) or "the only leaf"
             raise InputError(
                 f"expected floating-point parameters, found {dtype} at {name}; "
-                "keep such leaves out of the parameters, closed over by the loss"
+                "keep such leaves out of the parameters (partition), for the loss to put back"
             )
     if sum(jnp.size(leaf) for _, leaf in leaves) == 0:
         raise InputError("expected at least one parameter, found none; pass the trained parameters")
+
+
+def _dtype(leaf: Any) -> Any:
+    """The dtype of an array or number, else the type: networks may keep functions among leaves."""
+    try:
+        return jnp.result_type(leaf)
+    except TypeError:
+        return type(leaf)
+
+
+def working(tree: Params) -> Params:
+    """The tree with half-precision leaves in float32; all other leaves as they are."""
+
+    def leaf(x: Array) -> Array:
+        dtype = jnp.result_type(x)
+        half = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+        return jnp.asarray(x, jnp.float32) if half else x
+
+    return jax.tree.map(leaf, tree)
 
 
 def check_like(vector: Params, params: Params, name: str = "the vector") -> None:
@@ -74,17 +93,13 @@ def hoist(matvec: Matvec, like: Params) -> Matvec:
 def flatten(matvec: Matvec, like: Params) -> Flat:
     """``matvec`` on raveled vectors; the pytree is taken apart only here."""
     flat, unravel = ravel_pytree(like)
-    dtype = jnp.promote_types(flat.dtype, jnp.float32)
-
-    def restore(vector: Float[Array, "p"]) -> Params:
-        return unravel(vector.astype(flat.dtype))
 
     def product(vector: Float[Array, "p"]) -> Float[Array, "p"]:
-        image = matvec(restore(vector))
+        image = matvec(unravel(vector))
         check_like(image, like, "the operator's product")
-        return ravel_pytree(image)[0].astype(dtype)
+        return ravel_pytree(image)[0].astype(flat.dtype)
 
-    return Flat(product, restore, flat.size, dtype)
+    return Flat(product, unravel, flat.size, flat.dtype)
 
 
 def dot(a: Array, b: Array) -> Array:

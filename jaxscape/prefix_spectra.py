@@ -10,7 +10,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxscape import prefix
+from jaxscape import losses, prefix
 from jaxscape.chunks import length_of
 from jaxscape.curvature import hvp
 from jaxscape.lanczos import top_eigenpairs
@@ -99,10 +99,10 @@ def prefix_spectra(
         check_like(first, params, "each direction of the reference")
     ks = jnp.asarray(wanted, jnp.int32)
     options = (num, keep_vectors, which, tol, batch_size)
-    return _solve_each(loss, params, data, ks, key, reference, *options)
+    return _solve_each(losses.bind(loss), params, data, ks, key, reference, *options)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 6, 7, 8, 9, 10))
+@functools.partial(jax.jit, static_argnums=(6, 7, 8, 9, 10))
 def _solve_each(loss, params, data, ks, key, reference, num, keep_vectors, which, tol, batch_size):
     def one(k: Int[Array, ""]) -> PrefixSpectra:
         operator = hvp(loss, params, data, batch_size=batch_size, count=k)

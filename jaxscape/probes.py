@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from jaxscape.operators import check_floating
+from jaxscape.operators import check_floating, working
 from jaxscape.subspace import Subspace, gaussian_like
 from jaxscape.types import InputError, Params
 
@@ -57,9 +57,10 @@ class IsotropicProbe:
     num_points: int = field(metadata={"static": True})
 
     def at(self, index: Int[Array, ""]) -> Params:
-        """w* + σ z_index."""
-        step = gaussian_like(jax.random.fold_in(self.key, index), self.origin)
-        return jax.tree.map(lambda w, z: (w + self.sigma * z).astype(w.dtype), self.origin, step)
+        """w* + σ z_index, in float32 where w* is held in half precision."""
+        origin = working(self.origin)
+        step = gaussian_like(jax.random.fold_in(self.key, index), origin)
+        return jax.tree.map(lambda w, z: (w + self.sigma * z).astype(w.dtype), origin, step)
 
 
 @jax.tree_util.register_dataclass
@@ -71,9 +72,9 @@ class SingleProbe:
     num_points: int = field(default=1, metadata={"static": True})
 
     def at(self, index: Int[Array, ""]) -> Params:
-        """The point, whatever the index."""
+        """The point, whatever the index, in float32 where it is held in half precision."""
         del index
-        return self.params
+        return working(self.params)
 
 
 def points(space: Subspace, coordinates: Float[Array, "m d"]) -> SubspaceProbe:
@@ -117,6 +118,7 @@ def isotropic(key: Key[Array, ""], params: Params, num_points: int, sigma: float
 
 def single(params: Params) -> SingleProbe:
     """The parameters themselves, one point."""
+    check_floating(params)
     return SingleProbe(params)
 
 

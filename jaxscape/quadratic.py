@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxscape import chunks, losses, prefix
+from jaxscape.operators import working
 from jaxscape.subspace import Subspace
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
@@ -65,12 +66,14 @@ def project(
     """
     n = losses.check(loss, space.origin, data)
     chunks.cut(n, batch_size)
-    return _project(loss, space, data, batch_size)
+    return _project(losses.bind(loss), space, data, batch_size)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
+@functools.partial(jax.jit, static_argnums=3)
 def _project(loss: PerSampleLoss, space: Subspace, data: Batch, batch_size: int) -> Quadratic:
     cut = chunks.cut(chunks.length_of(data), batch_size)
+    origin = working(space.origin)
+    basis = jax.tree.map(lambda v, w: v.astype(w.dtype), space.basis, origin)
 
     def chunk(start: Array) -> Quadratic:
         batch = chunks.take(data, start, cut.size)
@@ -79,12 +82,12 @@ def _project(loss: PerSampleLoss, space: Subspace, data: Batch, batch_size: int)
             return jax.jvp(lambda w: loss(w, batch), (w,), (v,))[1]
 
         def twice(v: Params, u: Params) -> Float[Array, "b"]:
-            return jax.jvp(lambda w: along(w, v), (space.origin,), (u,))[1]
+            return jax.jvp(lambda w: along(w, v), (origin,), (u,))[1]
 
-        rows = jax.vmap(lambda v: jax.vmap(lambda u: twice(v, u))(space.basis))(space.basis)
+        rows = jax.vmap(lambda v: jax.vmap(lambda u: twice(v, u))(basis))(basis)
         return Quadratic(
-            loss(space.origin, batch),
-            jax.vmap(lambda v: along(space.origin, v), out_axes=1)(space.basis),
+            loss(origin, batch),
+            jax.vmap(lambda v: along(origin, v), out_axes=1)(basis),
             jnp.moveaxis((rows + rows.swapaxes(0, 1)) / 2, -1, 0),
         )
 

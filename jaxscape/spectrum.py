@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jaxscape.operators import check_floating, dot, flatten, hoist, length, orthonormalise
+from jaxscape.operators import check_floating, dot, flatten, hoist, length, orthonormalise, working
 from jaxscape.types import InputError, Matvec, Params
 
 
@@ -69,7 +69,7 @@ def spectral_density(
         raise InputError(
             f"expected 1 <= num_steps <= {p} (the parameters), found {num_steps}; change it"
         )
-    keys = jax.random.split(key, num_probes)
+    like, keys = working(like), jax.random.split(key, num_probes)
     return _density(hoist(matvec, like), like, keys, num_steps=num_steps)
 
 
@@ -83,6 +83,7 @@ def trace(matvec: Matvec, like: Params, *, key: Key[Array, ""], num_probes: int)
         InputError: fewer than 2 probes, which give no standard error.
     """
     _check_probes(like, num_probes)
+    like = working(like)
     return _trace(hoist(matvec, like), like, jax.random.split(key, num_probes))
 
 

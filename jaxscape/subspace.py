@@ -1,6 +1,8 @@
 """An affine slice of parameter space, w(θ) = w* + Σ_j θ_j v_j."""
 
+import functools
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +13,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxscape.curvature import hvp
 from jaxscape.lanczos import top_eigenpairs
-from jaxscape.operators import check_floating
+from jaxscape.operators import check_floating, working
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
 
@@ -29,13 +31,16 @@ class Subspace:
         return jax.tree.leaves(self.basis)[0].shape[0]
 
     def at(self, coordinates: Float[Array, "d"]) -> Params:
-        """w(θ) = w* + Σ_j θ_j v_j, all d directions applied."""
+        """w(θ) = w* + Σ_j θ_j v_j, all d directions applied.
+
+        In float32 where w* is held in half precision, which would round a small step away.
+        """
 
         def leaf(origin: Array, directions: Array) -> Array:
             step = jnp.tensordot(coordinates, directions, axes=1, precision="highest")
             return origin + step.astype(origin.dtype)
 
-        return jax.tree.map(leaf, self.origin, self.basis)
+        return jax.tree.map(leaf, working(self.origin), self.basis)
 
 
 def num_parameters(params: Params) -> int:
@@ -73,11 +78,7 @@ def random_subspace(
             "filter-normalised directions, found none; use normalization='unit'"
         )
     normalize = {"unit": _unit, "filter": _filterwise}[normalization]
-
-    def direction(key: Key[Array, ""]) -> Params:
-        return normalize(gaussian_like(key, params), params)
-
-    return Subspace(params, jax.vmap(direction)(jax.random.split(key, dim)))
+    return Subspace(params, _directions(normalize, params, jax.random.split(key, dim)))
 
 
 def hessian_subspace(
@@ -133,8 +134,18 @@ def gaussian_like(key: Key[Array, ""], params: Params) -> Params:
     return jax.tree.unflatten(tree, normals)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _directions(
+    normalize: Callable[[Params, Params], Params], params: Params, keys: Key[Array, "d"]
+) -> Params:
+    """One direction after the other, so that no more than one exists beside the result."""
+    params = working(params)
+    return jax.lax.map(lambda key: normalize(gaussian_like(key, params), params), keys)
+
+
 def _unit(direction: Params, params: Params) -> Params:
-    square = sum(jnp.sum(leaf.astype(jnp.float32) ** 2) for leaf in jax.tree.leaves(direction))
+    del params
+    square = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(direction))
     return jax.tree.map(lambda leaf: (leaf / jnp.sqrt(square)).astype(leaf.dtype), direction)
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxscape.operators import check_floating
+from jaxscape.operators import check_floating, working
 from jaxscape.subspace import Subspace
 from jaxscape.types import InputError, Params
 
@@ -32,6 +32,7 @@ def trajectory_subspace(points: Params, dim: int = 2) -> Trajectory:
         InputError: dim outside 1..min(T−1, P), or points of no common number T.
     """
     check_floating(points)
+    points = working(points)
     lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(points)}
     if len(lengths) != 1 or () in lengths:
         raise InputError(

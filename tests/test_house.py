@@ -12,7 +12,7 @@ CORE = sorted((ROOT / "jaxscape").glob("*.py"))
 LAB = sorted((ROOT / "jaxscape" / "lab").glob("*.py"))
 LAYERS = [
     {"types", "pairs"},
-    {"chunks", "sharding", "operators", "copies"},
+    {"chunks", "sharding", "operators", "copies", "partition"},
     {"losses", "prefix", "krylov", "decay", "orders", "student"},
     {"curvature", "lanczos", "spectrum", "sample_size", "intervals", "gauss_newton"},
     {"subspace", "random_orders", "exceedance", "evidence", "prefix_spectra"},

@@ -91,3 +91,54 @@ def test_a_loss_that_is_not_per_sample_is_refused(bad, found):
     params, data = mlp_problem()
     with pytest.raises(InputError, match=found):
         losses.check(bad, params, data)
+
+
+def test_binary_cross_entropy_matches_float64():
+    rng = np.random.default_rng(3)
+    logits = rng.normal(scale=8, size=(50, 4)).astype(np.float32)
+    for targets in rng.integers(2, size=(50, 4)), rng.uniform(size=(50, 4)).astype(np.float32):
+        z, y = logits.astype(np.longdouble), targets.astype(np.longdouble)
+        want = (y * np.log1p(np.exp(-z)) + (1 - y) * np.log1p(np.exp(z))).sum(1).astype(float)
+        np.testing.assert_allclose(losses.binary_cross_entropy(logits, targets), want, rtol=2e-6)
+    small = losses.binary_cross_entropy(jnp.array([20.0, -30.0]), jnp.array([True, False]))
+    np.testing.assert_allclose(small, [np.log1p(np.exp(-20)), np.log1p(np.exp(-30))], rtol=1e-6)
+    labels = losses.binary_cross_entropy(jnp.zeros(3), jnp.array([-1, 2, 1]))
+    np.testing.assert_array_equal(np.isnan(labels), [True, True, False])
+
+
+def test_a_sequence_is_the_mean_or_the_sum_of_its_own_tokens():
+    rng = np.random.default_rng(4)
+    logits, lengths = rng.normal(size=(5, 7, 3)).astype(np.float32), np.array([7, 1, 3, 6, 0])
+    targets = rng.integers(3, size=(5, 7))
+    mask = np.arange(7) < lengths[:, None]
+    tokens = losses.cross_entropy(logits, np.where(mask, targets, -1))  # padding is no class
+    want = [
+        sum(cross_entropy64(logits[i, t : t + 1], targets[i, t : t + 1])[0] for t in range(length))
+        for i, length in enumerate(lengths)
+    ]
+    np.testing.assert_allclose(losses.per_sequence(tokens, mask, mean=False), want, rtol=1e-6)
+    means = losses.per_sequence(tokens, mask)
+    np.testing.assert_allclose(means[:4], np.array(want)[:4] / lengths[:4], rtol=1e-6)
+    assert np.isnan(means[4])
+
+
+def test_padding_has_no_gradient():
+    mask = jnp.array([[True, False]])
+
+    def loss(logits):
+        tokens = losses.cross_entropy(logits, jnp.array([[1, -1]]))
+        return losses.per_sequence(tokens, mask)[0]
+
+    slope = jax.grad(loss)(jnp.zeros((1, 2, 2)))[0]
+    np.testing.assert_allclose(slope, [[0.5, -0.5], [0, 0]], atol=1e-7)
+
+
+def test_losses_of_half_precision_outputs_are_taken_in_float32():
+    outputs = jnp.array([[1.0, 0.0]], jnp.bfloat16)
+    np.testing.assert_allclose(
+        losses.cross_entropy(outputs, jnp.array([0])), np.log1p(np.exp(-1)), rtol=1e-6
+    )
+    third = losses.squared_error(outputs, jnp.full((1, 2), 1 / 3, jnp.float32))
+    np.testing.assert_allclose(third, 0.5 * (4 / 9 + 1 / 9), rtol=1e-6)
+    half = losses.binary_cross_entropy(outputs, jnp.ones((1, 2)))
+    np.testing.assert_allclose(half, np.log1p(np.exp(-1)) + np.log(2), rtol=1e-6)
