@@ -1,6 +1,7 @@
 """What every command does around its work: parse, report errors in one line, exit."""
 
 import contextlib
+import errno
 import io
 import os
 import re
@@ -15,6 +16,7 @@ from experiments import manual
 from jaxscape import InputError
 
 INTERRUPTED = 130
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(name: str, config: type, run: Callable[[Any], Any], argv: Sequence[str] | None) -> int:
@@ -25,16 +27,17 @@ def main(name: str, config: type, run: Callable[[Any], Any], argv: Sequence[str]
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     command = f"python -m experiments.{name}"
+    can = hasattr(config, "resume")
+    again = [*argv, "--resume"] if can and "--resume" not in argv else argv
+    go_on = f"to {'resume' if can else 'start again'}: {command} {shlex.join(again)}"
     try:
         run(parse(command, config, argv))
     except (InputError, OSError) as error:
-        print(f"{command}: {_line(error)}", file=sys.stderr)
+        kept = "".join(f"; {note}; {go_on}" for note in getattr(error, "__notes__", []))
+        print(f"{command}: {_line(error)}{kept}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        can = hasattr(config, "resume")
-        again = [*argv, "--resume"] if can and "--resume" not in argv else argv
-        what = "resume" if can else "start again"
-        print(f"\ninterrupted; to {what}: {command} {shlex.join(again)}", file=sys.stderr)
+        print(f"\ninterrupted; {go_on}", file=sys.stderr)
         return INTERRUPTED
     return 0
 
@@ -76,5 +79,7 @@ def _message(box: str) -> str:
 def _line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
+        if error.errno in NO_ROOM:
+            return f"expected room on the disk, found: {error.strerror}{where}; free some space"
         return f"expected a path to read or write, found: {error.strerror}{where}; choose another"
     return " ".join(str(error).split())

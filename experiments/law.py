@@ -3,10 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 import jaxscape as js
+from experiments import segments
 from experiments.problem import Problem
+from jaxscape import quadratic
+from jaxscape.lab import patience
 from jaxscape.quadratic import QuadraticDelta
 
 MAX_DIM = 32
@@ -22,9 +26,14 @@ def arrays_of(
     """``law_*`` of results.npz, [s, K]; empty for all parameters at once or a dim above 32."""
     if space is None or space.dim > MAX_DIM:
         return {}
-    model = js.project(problem.loss, space, problem.samples)
-    law = js.quadratic_delta(model, np.asarray(sigmas, np.float32))
-    return {f"law_{name}": np.asarray(values) for name, values in law._asdict().items()}
+    wanted, carry, found = np.asarray(sigmas, np.float32), quadratic.begin(space.dim), []
+    for segment in segments.of(problem, segments.SIZE):
+        model = js.project(problem.loss, space, segment.samples)
+        carry, law = quadratic.advance(carry, model, wanted, segment.skip)
+        patience.wait(law)
+        found.append(jax.tree.map(lambda x, skip=segment.skip: np.asarray(x)[:, skip:], law))
+    whole = jax.tree.map(lambda *parts: np.concatenate(parts, 1)[:, 1:], *found)
+    return {f"law_{name}": values for name, values in whole._asdict().items()}
 
 
 def agreement(arrays: dict[str, np.ndarray], index: int, late: np.ndarray) -> dict[str, Any]:

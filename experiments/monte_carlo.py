@@ -1,7 +1,7 @@
 """The sweep over all samples at every sigma, segment by segment, so that it can be resumed."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,15 +9,16 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from experiments import segments
 from experiments.problem import Problem
 from experiments.progress import progress
+from experiments.segments import Segment
 from jaxscape import landscape, reductions, sharding
-from jaxscape.chunks import cut
-from jaxscape.lab import checkpoint
+from jaxscape.lab import checkpoint, patience
 from jaxscape.probes import Probe
 from jaxscape.reductions import Delta
 
-SEGMENT = 4 * landscape.BATCH_SIZE
+SEGMENT = segments.SIZE
 """Samples between two chances to report, save or stop."""
 
 
@@ -52,8 +53,8 @@ def run(
         met = sum(int(position[0]) for position, _ in state.done)
         with progress("sweep", length * len(probes), f"samples at {len(probes)} σ", met) as advance:
             for index, probe in enumerate(probes):
-                while state.done[index][0][0] < length:
-                    advance(_segment(problem, probe, state, index, options))
+                for count in _segments(problem, probe, state, index, options):
+                    advance(count)
                     if time.monotonic() - saved >= checkpoint_every:
                         _save(store, state, before + time.monotonic() - started)
                         saved = time.monotonic()
@@ -82,30 +83,35 @@ def _begin(problem: Problem, probes: Sequence[Probe], mesh: Mesh | None) -> Swee
     return Sweep([(np.zeros(1, np.int32), carry) for carry in carries], rows, _seconds(0))
 
 
-def _segment(
+def _segments(
     problem: Problem, probe: Probe, state: Sweep, index: int, options: dict[str, Any]
-) -> int:
-    """Carry ``state`` on over one segment at one sigma; how many samples were new."""
-    total = len(problem.order)
-    length = cut(total, SEGMENT).size
-    position, points = state.done[index]
-    carry = landscape.in_blocks(probe, points, mesh=options["mesh"])
-    met = int(position[0])
-    start = min(met, total - length)
-    skip = met - start
-    samples = jax.tree.map(lambda leaf: leaf[start : start + length], problem.samples)
-    carry, rows = landscape.advance(
-        problem.loss, probe, samples, carry, reductions.delta, skip=skip, **options
-    )
+) -> Iterator[int]:
+    """Carry ``state`` on over what is left at one sigma; of each segment how many were new."""
+    left = segments.of(problem, SEGMENT, int(state.done[index][0][0]))
+    coming = next(left, None)
+    while coming is not None:
+        segment = coming
+        carry = landscape.in_blocks(probe, state.done[index][1], mesh=options["mesh"])
+        carry, rows = landscape.advance(
+            problem.loss, probe, segment.samples, carry, reductions.delta,
+            skip=segment.skip, **options,
+        )  # fmt: skip
+        coming = next(left, None)  # read while the device is at work
+        patience.wait((carry, rows))
+        _write(state.rows[index], rows, segment)
+        points = landscape.by_point(probe, carry, mesh=options["mesh"])
+        # one assignment, so that an interruption never parts the position from the carry
+        state.done[index] = (np.array([segment.stop], np.int32), points)
+        yield segment.stop - segment.start - segment.skip
 
-    def write(whole: np.ndarray, part: jax.Array) -> None:
-        whole[met : start + length] = np.asarray(part)[skip:]
 
-    jax.tree.map(write, state.rows[index], rows)
-    points = landscape.by_point(probe, carry, mesh=options["mesh"])
-    # one assignment, so that an interruption never parts the position from the carry
-    state.done[index] = (np.array([start + length], np.int32), points)
-    return length - skip
+def _write(whole: Any, rows: Any, segment: Segment) -> None:
+    """Put the rows of a segment's new samples in their place."""
+
+    def write(leaf: np.ndarray, part: jax.Array) -> None:
+        leaf[segment.start + segment.skip : segment.stop] = np.asarray(part)[segment.skip :]
+
+    jax.tree.map(write, whole, rows)
 
 
 def _save(store: Path, state: Sweep, seconds: float) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import jaxscape as js
 from experiments.problem import Problem, ProblemConfig
 from experiments.progress import progress
-from jaxscape.lab import checkpoint, train
+from jaxscape.lab import checkpoint, patience, train
 from jaxscape.lanczos import Eigenpairs
 from jaxscape.probes import Probe
 from jaxscape.types import Params
@@ -108,7 +108,7 @@ def directions(problem: Problem, params: Params, kind: str, dim: int, store: Pat
     )
     operator = js.hvp(problem.loss, params, problem.samples)
     pairs = js.top_eigenpairs(operator, params, dim, key=problem.keys["subspace"])
-    jax.block_until_ready(pairs)
+    patience.wait(pairs)
     seconds = time.monotonic() - started
     checkpoint.save(store, "subspace", {"pairs": pairs, "seconds": np.array([seconds], np.float32)})
     return Directions(js.Subspace(params, pairs.vectors), pairs, seconds)

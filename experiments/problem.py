@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.manual import default
 from jaxscape import InputError, losses
-from jaxscape.lab import data, models
+from jaxscape.lab import data, mapped, models
 from jaxscape.lab.dataset import Dataset
 from jaxscape.lab.models import Model
 from jaxscape.types import Batch, Params, PerSampleLoss
@@ -25,7 +25,7 @@ class ProblemConfig:
     """Which network, trained on which samples."""
 
     dataset: str = "auto"
-    """A name below, npz:FILE of your own, or auto: MNIST where it can be had, else glyphs."""
+    """A name below, npz:PATH of your own, or auto: MNIST where it can be had, else glyphs."""
     data_dir: Annotated[str | None, default("JAXSCAPE_DATA_DIR, else a download")] = None
     """Folder with the data set's files."""
     k_max: int = 60_000
@@ -81,16 +81,36 @@ class ProblemConfig:
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-class Problem(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Problem:
     """The samples in order, the network, and the keys of every random choice."""
 
     dataset: Dataset
     order: np.ndarray  #: [k_max] indices into the training split
-    samples: Batch  #: inputs [k_max, ...], targets [k_max]
     apply: Any
     loss: PerSampleLoss
     initial: Params
     keys: dict[str, jax.Array]
+
+    def read(self, positions: slice) -> Batch:
+        """Inputs and targets at these positions of the order, in memory."""
+        split = {"inputs": self.dataset.train_inputs, "targets": self.dataset.train_targets}
+        return mapped.take(split, self.order[positions])
+
+    @functools.cached_property
+    def samples(self) -> Batch:
+        """All of them on the device: inputs [k_max, ...], targets [k_max]."""
+        try:
+            return jax.tree.map(jnp.asarray, self.read(slice(None)))
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            raise InputError(
+                f"expected room for {len(self.order):,} samples on the device, which training and "
+                f"the Hessian need at once, found: {error}; lower --k-max"
+            ) from error
+
+    def release(self) -> None:
+        """Give back what ``samples`` takes; they are read anew when they are asked for again."""
+        self.__dict__.pop("samples", None)
 
 
 def load(config: ProblemConfig) -> Problem:
@@ -107,14 +127,9 @@ def load(config: ProblemConfig) -> Problem:
     order = np.arange(total)
     if config.order == "shuffled":
         order = np.asarray(jax.random.permutation(keys["order"], total))
-    order = order[: config.k_max]
-    samples = {
-        "inputs": jnp.asarray(dataset.train_inputs[order]),
-        "targets": jnp.asarray(dataset.train_targets[order]),
-    }
     model, loss = network(config, dataset)
-    initial = model.init(keys["init"], samples["inputs"])
-    return Problem(dataset, order, samples, model.apply, loss, initial, keys)
+    initial = model.init(keys["init"], dataset.train_inputs[:1])
+    return Problem(dataset, order[: config.k_max], model.apply, loss, initial, keys)
 
 
 def check_test_split(problem: Problem) -> None:

@@ -26,7 +26,18 @@ def progress(label: str, total: int, unit: str, done: int = 0) -> Iterator[Calla
         now = time.monotonic()
         if now - spoken >= EVERY and done < total:
             spoken = now
-            left = (total - done) * (now - started) / (done - first)
-            print(f"{label}: {done:,} of {total:,} {unit}, {left:.0f} s left", file=sys.stderr)
+            rate = (done - first) / (now - started)
+            pace = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+            left = in_words((total - done) / rate)
+            print(f"{label}: {done:,} of {total:,} {unit}, {pace} per second, {left} left",
+                  file=sys.stderr)  # fmt: skip
 
     yield advance
+
+
+def in_words(seconds: float) -> str:
+    """A time in the units that it takes."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

@@ -55,8 +55,10 @@ def staged(out: Path, settings: dict[str, Any], *, resume: bool) -> Iterator[Pat
         if not resumed:
             shutil.rmtree(work, ignore_errors=True)
         raise
-    except OSError:
-        if not (work / "checkpoint").exists():
+    except OSError as error:
+        if (work / "checkpoint").exists():
+            error.add_note(f"what was done is kept in {work}")
+        else:
             shutil.rmtree(work, ignore_errors=True)
         raise
     _refuse_occupied(out)

@@ -116,6 +116,7 @@ def _compute(
         problem, params, config.subspace, config.dim, store
     )
     say.directions(config.subspace, pairs, seconds["subspace"])
+    problem.release()  # what follows reads them segment by segment
     probes = [
         prepare.probe(problem, params, space, config.points, sigma) for sigma in config.sigmas
     ]

@@ -1,5 +1,6 @@
 """What a sweep leaves behind: results.npz and summary.json."""
 
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxscape as js
-from experiments import run_folder, summary
+from experiments import run_folder, segments, summary
 from experiments.problem import Problem
 from jaxscape.lab import train
 from jaxscape.lanczos import Eigenpairs
@@ -37,6 +38,7 @@ def arrays_of(
 ) -> dict[str, np.ndarray]:
     """The arrays of results.npz, see the README."""
     variance = np.stack([curve.loss_variance for curve in curves])
+    at_origin = functools.partial(js.per_sample_losses, problem.loss, params)
     return {
         "k": curves[0].k,
         "order": problem.order.astype(np.int32),
@@ -49,7 +51,7 @@ def arrays_of(
         "loss_variance_sem": variance.std(1, ddof=1) / np.sqrt(variance.shape[1]),
         "eigenvalues": np.asarray(pairs.values if pairs else []),
         "eigenvalue_residuals": np.asarray(pairs.residuals if pairs else []),
-        "loss_at_origin": np.asarray(js.per_sample_losses(problem.loss, params, problem.samples)),
+        "loss_at_origin": segments.rows(problem, at_origin),
         "coordinates": np.stack([_coordinates(probe) for probe in probes]),
     }
 

@@ -6,10 +6,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxscape import chunks, losses, prefix
 from jaxscape.operators import working
+from jaxscape.prefix import Prefix
 from jaxscape.subspace import Subspace
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
@@ -114,17 +115,39 @@ def quadratic_delta(model: Quadratic, sigma: Float[Array, "*s"]) -> QuadraticDel
             raise InputError(
                 f"expected a finite sigma of at least 0, found {values.tolist()}; change it"
             )
-    return _law(model, jnp.asarray(sigma, jnp.float32))
+    start = begin(model.gradient.shape[1], model.value.dtype)
+    _, whole = advance(start, model, jnp.asarray(sigma, jnp.float32))
+    return jax.tree.map(lambda part: part[..., 1:], whole)
+
+
+def begin(dim: int, dtype=jnp.float32) -> Prefix:
+    """The prefix means of value, gradient and Hessian before the first sample."""
+    return prefix.start(1 + dim + dim * (dim + 1) // 2, dtype)
 
 
 @jax.jit
-def _law(model: Quadratic, sigma: Float[Array, "*s"]) -> QuadraticDelta:
-    s = sigma[..., None]
-    d = model.gradient.shape[1]
-    a = prefix.increments(model.value)
-    b = prefix.increments(model.gradient.T)
+def advance(
+    before: Prefix, model: Quadratic, sigma: Float[Array, "*s"], skip: Int[Array, ""] | int = 0
+) -> tuple[Prefix, QuadraticDelta]:
+    """Carry the law on over the n samples of ``model``; what it says as each of them joins.
+
+    Entry i of a part, ``[*s, n]``, is of the k that were met before sample i, so that the first
+    sample of all has none. The first ``skip`` samples have been met already: they change nothing,
+    and their entries mean nothing.
+    """
+    n, d = model.gradient.shape
     upper = np.triu_indices(d)
-    entries = prefix.increments(model.hessian[:, upper[0], upper[1]].T)
+    columns = [model.value[:, None], model.gradient, model.hessian[:, upper[0], upper[1]]]
+    rows = jnp.concatenate(columns, 1).T
+    after, steps = prefix.extend(before, rows, jnp.arange(n) >= skip)
+    return after, _law(steps.innovation / (steps.k + 1), d, sigma)
+
+
+def _law(increments: Float[Array, "r n"], d: int, sigma: Float[Array, "*s"]) -> QuadraticDelta:
+    """The parts from the increments a, b and the upper triangle of A."""
+    s = sigma[..., None]
+    a, b, entries = increments[0], increments[1 : d + 1], increments[d + 1 :]
+    upper = np.triu_indices(d)
     own = upper[0] == upper[1]
     diagonal = entries[own]
     trace = diagonal.sum(0)

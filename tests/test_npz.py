@@ -1,10 +1,13 @@
 """The user's arrays: what is taken, what is refused in which words."""
 
+import hashlib
+
 import numpy as np
 import pytest
 
 from jaxscape.lab import npz
 from jaxscape.lab.dataset import build
+from jaxscape.lab.mapped import Mapped
 from jaxscape.types import InputError
 
 RNG = np.random.default_rng(0)
@@ -27,6 +30,62 @@ def test_both_splits(tmp_path):
     for found, expected in zip(arrays, GOOD.values(), strict=True):
         np.testing.assert_array_equal(found, expected)
     assert num_classes == 5  # the largest label is in the test split
+
+
+@pytest.mark.parametrize("way", ["folder", "stored", "compressed", "Fortran"])
+def test_every_way_to_keep_them_gives_the_same_data_set(way, tmp_path):
+    path = write(tmp_path, **GOOD)
+    digests = build("mine", "", *npz.read(path)).sha256
+    if way == "folder":
+        path = tmp_path / "mine"
+        path.mkdir()
+        for name, array in GOOD.items():
+            np.save(path / f"{name}.npy", array)
+    elif way == "compressed":
+        np.savez_compressed(path, **GOOD)
+    elif way == "Fortran":
+        write(tmp_path, **{name: np.asfortranarray(array) for name, array in GOOD.items()})
+    found = build("mine", "", *npz.read(path))
+    assert isinstance(found.train_inputs, Mapped) == (way in ("folder", "stored"))
+    assert found.train_inputs.dtype == np.float32
+    np.testing.assert_array_equal(found.train_inputs[:], GOOD["inputs"].astype(np.float32))
+    np.testing.assert_array_equal(found.train_targets, GOOD["targets"])
+    assert found.sha256 == digests
+    assert found.sha256["train_inputs"] == (
+        hashlib.sha256(GOOD["inputs"].astype(np.float32).tobytes()).hexdigest()
+    )
+
+
+def test_bytes_and_float_targets_are_mapped_too(tmp_path):
+    pixels = RNG.integers(256, size=(6, 2, 2, 1), dtype=np.uint8)
+    values = RNG.normal(size=(6, 2))
+    found = build("mine", "", *npz.read(write(tmp_path, inputs=pixels, targets=values)))
+    rows = np.array([4, 0])
+    np.testing.assert_allclose(found.train_inputs[rows], pixels[rows] / 255, rtol=1e-7)
+    np.testing.assert_array_equal(found.train_targets[1:3], values[1:3].astype(np.float32))
+
+
+def test_a_folder_that_lacks_or_spoils_a_file(tmp_path):
+    for name, array in GOOD.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    whole = (tmp_path / "inputs.npy").read_bytes()
+    for raw in (whole[:-1], whole[:50], b"", b"hello"):
+        (tmp_path / "inputs.npy").write_bytes(raw)
+        with pytest.raises(InputError, match=r"expected plain arrays in .*found: "):
+            npz.read(tmp_path)
+    (tmp_path / "inputs.npy").unlink()
+    with pytest.raises(InputError, match="found targets, test_inputs, test_targets;"):
+        npz.read(tmp_path)
+
+
+def test_too_large_for_memory(tmp_path, monkeypatch):
+    def read_array(*_, **__):
+        raise MemoryError("Unable to allocate 1. TiB")
+
+    monkeypatch.setattr(np.lib.format, "read_array", read_array)
+    np.savez_compressed(tmp_path / "mine.npz", **GOOD)
+    with pytest.raises(InputError, match=r"found: Unable .*; save them with np.savez, not comp"):
+        npz.read(tmp_path / "mine.npz")
 
 
 def test_without_a_test_split(tmp_path):

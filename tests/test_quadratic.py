@@ -5,6 +5,7 @@ import pytest
 from cases import mlp_loss, mlp_problem
 
 import jaxscape as js
+from jaxscape import quadratic
 from jaxscape.quadratic import Quadratic, project, quadratic_delta
 
 KEY = jax.random.key(0)
@@ -94,6 +95,20 @@ def test_the_law_matches_a_float64_loop(sigma):
     loss, params, data, _ = regression("logistic")
     model = project(loss, subspace(params), data)
     for got, want in zip(quadratic_delta(model, sigma), law64(model, sigma), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6 * np.abs(want).mean())
+
+
+@pytest.mark.parametrize("sigma", [0.01, 3.0])
+def test_segment_by_segment_it_is_the_same_law(sigma):
+    loss, params, data, _ = regression("logistic")
+    model, parts = project(loss, subspace(params), data), []
+    carry = quadratic.begin(D)
+    for start, skip in ((0, 0), (40, 0), (57, 23)):  # the last overlaps the one before
+        segment = jax.tree.map(lambda x, a=start: x[a : a + 40], model)
+        carry, part = quadratic.advance(carry, segment, jnp.float32(sigma), skip)
+        parts.append(jnp.stack(part)[:, skip:])
+    law = np.concatenate(parts, 1)[:, 1:]
+    for got, want in zip(law, law64(model, sigma), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6 * np.abs(want).mean())
 
 

@@ -28,6 +28,22 @@ def test_batches_are_the_samples_in_order(on_disk, size, ahead):
     jax.tree.map(np.testing.assert_array_equal, whole, data)
 
 
+@pytest.mark.parametrize("count", [101, 60])
+def test_batches_in_another_order(on_disk, count):
+    _, data, mapped = on_disk
+    order = np.random.default_rng(0).permutation(101)[:count]
+    parts = stream.batches(mapped, 40, order=order)
+    whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    wanted = jax.tree.map(lambda leaf: leaf[order], data)
+    jax.tree.map(np.testing.assert_array_equal, whole, wanted)
+
+
+@pytest.mark.parametrize("order", [[0, 101], [-1, 3], []])
+def test_an_order_of_samples_that_are_not_there_is_refused_at_once(on_disk, order):
+    with pytest.raises(js.InputError, match="samples from 0 to 100, found"):
+        stream.batches(on_disk[2], 40, order=np.array(order, int))
+
+
 def test_no_more_is_read_than_ahead():
     read = []
 

@@ -17,15 +17,15 @@ def test_another_run_is_bit_identical(clouds, finished, tmp_path, capsys):
 def test_interrupted_then_resumed_is_bit_identical(clouds, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(monte_carlo, "SEGMENT", 40)
     out = tmp_path / "run"
-    segment, calls = monte_carlo._segment, []
+    write, calls = monte_carlo._write, []
 
     def interrupted(*args):
         calls.append(1)
         if len(calls) in (4, 9):
             raise KeyboardInterrupt
-        return segment(*args)
+        return write(*args)
 
-    monkeypatch.setattr(monte_carlo, "_segment", interrupted)
+    monkeypatch.setattr(monte_carlo, "_write", interrupted)
     status, err = run(clouds, out, capsys)
     assert status == 130
     assert "to resume: python -m experiments.sweep" in err
@@ -44,13 +44,13 @@ KILLED = """
 import os, signal, sys
 from experiments import monte_carlo, sweep
 monte_carlo.SEGMENT = 40
-segment, calls = monte_carlo._segment, []
+write, calls = monte_carlo._write, []
 def killed(*args):
     calls.append(1)
     if len(calls) == 5:
         os.kill(os.getpid(), signal.SIGKILL)
-    return segment(*args)
-monte_carlo._segment = killed
+    return write(*args)
+monte_carlo._write = killed
 sys.exit(sweep.main(sys.argv[1:]))
 """
 
@@ -61,8 +61,8 @@ def test_killed_then_resumed_is_bit_identical(clouds, tmp_path, capsys, monkeypa
     done = process("-c", KILLED, *argv, "--out", tmp_path / "run")
     assert done.returncode == -9, done.stderr
     assert not (tmp_path / "run").exists()
-    segment, calls = monte_carlo._segment, []
-    monkeypatch.setattr(monte_carlo, "_segment", lambda *args: calls.append(1) or segment(*args))
+    write, calls = monte_carlo._write, []
+    monkeypatch.setattr(monte_carlo, "_write", lambda *args: calls.append(1) or write(*args))
     assert run([*argv, "--resume"], tmp_path / "run", capsys)[0] == 0
     assert len(calls) == 2 * 7 - 4
     assert run(argv, tmp_path / "whole", capsys)[0] == 0

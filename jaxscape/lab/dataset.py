@@ -1,15 +1,17 @@
-"""A data set in memory."""
+"""A data set, in memory or in a file that is mapped into it."""
 
 import dataclasses
 import functools
 import hashlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
+from jaxscape.lab.mapped import Mapped, blocks
 from jaxscape.types import InputError
 
 
@@ -27,14 +29,15 @@ class Dataset:
     """A named data set, ready for a network, that knows where it came from.
 
     ``inputs`` are float32, images [n, h, w, c] in [0, 1]; ``targets`` are int32 classes [n], or
-    float32 values where ``num_classes`` is 0. ``note`` says in one line what the reader of a result
+    float32 values where ``num_classes`` is 0. Of a training split that is memory-mapped, ``[rows]``
+    reads and converts the rows asked for. ``note`` says in one line what the reader of a result
     should know of the data, and is empty where there is nothing to say.
     """
 
     name: str
     source: str
-    train_inputs: Float[np.ndarray, "n ..."]
-    train_targets: Int[np.ndarray, "n"] | Float[np.ndarray, "n ..."]
+    train_inputs: Float[np.ndarray, "n ..."] | Mapped
+    train_targets: Int[np.ndarray, "n"] | Float[np.ndarray, "n ..."] | Mapped
     test_inputs: Float[np.ndarray, "n_test ..."] | None
     test_targets: Int[np.ndarray, "n_test"] | Float[np.ndarray, "n_test ..."] | None
     num_classes: int
@@ -50,21 +53,20 @@ class Dataset:
     def sha256(self) -> dict[str, str]:
         """The SHA-256 of the raw bytes (C order) of each array that is there."""
         arrays = {field: getattr(self, field) for field in Arrays._fields}
-        return {
-            field: hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
-            for field, array in arrays.items()
-            if array is not None
-        }
+        return {field: _digest(array) for field, array in arrays.items() if array is not None}
 
 
 def build(name: str, source: str, arrays: Arrays, num_classes: int, note: str = "") -> Dataset:
-    """A data set of ``arrays``: bytes scaled to [0, 1], integer targets int32, the rest float32."""
+    """A data set of ``arrays``: bytes scaled to [0, 1], integer targets int32, the rest float32.
+
+    A training split that is memory-mapped stays so.
+    """
     inputs, targets, test_inputs, test_targets = arrays
     return Dataset(
         name=name,
         source=source,
-        train_inputs=_inputs(inputs),
-        train_targets=_targets(targets),
+        train_inputs=_when_read(_inputs, inputs),
+        train_targets=_when_read(_targets, targets),
         test_inputs=None if test_inputs is None else _inputs(test_inputs),
         test_targets=None if test_targets is None else _targets(test_targets),
         num_classes=num_classes,
@@ -89,6 +91,21 @@ def check_labels(labels: Int[np.ndarray, "n"], num_classes: int, where: str) -> 
             f"expected labels from 0 to {num_classes - 1} in {where}, found {low} to {high}; "
             "replace the altered data"
         )
+
+
+def _digest(array: np.ndarray | Mapped) -> str:
+    digest = hashlib.sha256()
+    for block in blocks(array):
+        digest.update(np.ascontiguousarray(block).data)
+    return digest.hexdigest()
+
+
+def _when_read(
+    convert: Callable[[np.ndarray], np.ndarray], array: np.ndarray
+) -> np.ndarray | Mapped:
+    """Values of a map are converted row by row; classes, 4 bytes each, at once."""
+    is_mapped = isinstance(array, np.memmap) and convert(array[:0]).dtype != np.int32
+    return Mapped(array, convert) if is_mapped else convert(array)
 
 
 def _inputs(inputs: np.ndarray) -> Float[np.ndarray, "n ..."]:

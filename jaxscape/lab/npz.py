@@ -1,4 +1,4 @@
-"""The user's own arrays in one npz file."""
+"""The user's own arrays in an npz file, or in a folder of npy files."""
 
 import os
 import zipfile
@@ -7,15 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxscape.lab import mapped
 from jaxscape.lab.dataset import Arrays, check_labels, check_lengths
 from jaxscape.types import InputError
 
 KEYS = ("inputs", "targets", "test_inputs", "test_targets")  # in the order of Arrays
 ADVICE = "save plain arrays with np.savez(PATH, inputs=..., targets=...)"
+DAMAGE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def read(path: str | os.PathLike) -> tuple[Arrays, int]:
     """Arrays ``inputs`` with ``targets``, where present ``test_inputs`` with ``test_targets``.
+
+    They are the arrays of an npz file, or the files ``inputs.npy`` and so on in a folder. Those of
+    the training split are memory-mapped, unless they are compressed or in Fortran order.
 
     Inputs are bytes or finite floats, one sample per row. Targets are classes (integers from 0 on)
     or finite floats. Also returns the number of classes, the largest label + 1 over both splits,
@@ -50,14 +55,52 @@ def read(path: str | os.PathLike) -> tuple[Arrays, int]:
 
 
 def _stored(path: Path) -> dict[str, np.ndarray]:
-    if not zipfile.is_zipfile(path):
+    """Those of the arrays ``KEYS`` that ``path`` holds, of the training split as maps if it can."""
+    is_folder = path.is_dir()
+    if not (is_folder or zipfile.is_zipfile(path)):
         found = "something else" if path.exists() else "none"
         raise InputError(f"expected an npz file at {path}, found {found}; {ADVICE}")
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return {key: stored[key] for key in KEYS if key in stored}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        return _from_folder(path) if is_folder else _from_file(path)
+    except DAMAGE as error:
         raise InputError(f"expected plain arrays in {path}, found: {error}; {ADVICE}") from error
+    except MemoryError as error:
+        raise InputError(
+            f"expected arrays in {path} that fit into memory, found: {error}; save them with "
+            "np.savez, not compressed, to have the training split read piece by piece"
+        ) from error
+
+
+def _from_folder(path: Path) -> dict[str, np.ndarray]:
+    found = {}
+    for key in KEYS:
+        file = path / f"{key}.npy"
+        if file.exists():
+            array = None if key.startswith("test") else mapped.of_npy(file)
+            found[key] = np.load(file, allow_pickle=False) if array is None else array
+    return found
+
+
+def _from_file(path: Path) -> dict[str, np.ndarray]:
+    found = {}
+    with zipfile.ZipFile(path) as archive:
+        for key in KEYS:
+            if f"{key}.npy" in archive.namelist():
+                found[key] = _member(path, archive, key)
+    return found
+
+
+def _member(path: Path, archive: zipfile.ZipFile, key: str) -> np.ndarray:
+    member = archive.getinfo(f"{key}.npy")
+    if member.compress_type == zipfile.ZIP_STORED and not key.startswith("test"):
+        with archive.open(member) as file:
+            while file.read(mapped.PIECE):  # to its end, where zipfile compares the checksum
+                pass
+        array = mapped.of_npy(path, mapped.member_start(archive, member))
+        if array is not None:
+            return array
+    with archive.open(member) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _check_inputs(inputs: np.ndarray, where: str) -> None:
@@ -81,12 +124,17 @@ def _check_finite(array: np.ndarray, where: str) -> None:
     if array.ndim == 0:
         raise InputError(f"expected one row per sample as {where}, found a single value; {ADVICE}")
     with np.errstate(over="ignore"):
-        finite = np.isfinite(array.astype(np.float32)).all(tuple(range(1, array.ndim)))
+        finite = np.concatenate([np.zeros(0, bool), *map(_are_finite, mapped.blocks(array))])
     if not finite.all():
         raise InputError(
             f"expected finite float32 values as {where}, found {np.sum(~finite)} samples with NaN "
             f"or infinity, the first at index {np.argmin(finite)}; leave them out"
         )
+
+
+def _are_finite(rows: np.ndarray) -> np.ndarray:
+    """Which rows are finite as float32."""
+    return np.isfinite(rows.astype(np.float32)).all(tuple(range(1, rows.ndim)))
 
 
 def _num_classes(splits: list[np.ndarray]) -> int:
