@@ -14,7 +14,7 @@ from experiments.manual import default
 from experiments.progress import progress
 from experiments.vision_transformer import Extract
 from jaxscape import InputError
-from jaxscape.lab import cache, data
+from jaxscape.lab import cache, data, mapped
 from jaxscape.lab.dataset import Dataset
 
 
@@ -83,10 +83,12 @@ def run(config: ExtractConfig) -> Path:
 def _check_images(found: Dataset) -> None:
     inputs = found.train_inputs
     shape = inputs.shape
-    if inputs.ndim != 4 or shape[-1] not in (1, 3) or inputs.min() < 0 or inputs.max() > 1:
+    ends = [(block.min(), block.max()) for block in mapped.blocks(inputs)]
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    if inputs.ndim != 4 or shape[-1] not in (1, 3) or low < 0 or high > 1:
         raise InputError(
             f"expected images in {found.name}, [n, height, width, 1 or 3] with pixels from 0 to 1 "
-            f"or bytes, found {list(shape)} from {inputs.min():g} to {inputs.max():g}; choose "
+            f"or bytes, found {list(shape)} from {low:g} to {high:g}; choose "
             "another --dataset"
         )
 

@@ -31,6 +31,7 @@ def fit(
     problem: Problem, config: ProblemConfig, visit: Callable[[Params], Any] = lambda params: None
 ) -> Params:
     """w*, trained on the problem's samples; ``visit`` sees the parameters after each epoch."""
+    samples = problem.samples if config.epochs else problem.read(slice(1))  # none are looked at
     with progress("training", config.epochs, "epochs") as advance:
 
         def on_epoch(number: int, loss: float, params: Params) -> None:
@@ -41,7 +42,7 @@ def fit(
         return train.fit(
             problem.loss,
             problem.initial,
-            problem.samples,
+            samples,
             epochs=config.epochs,
             batch_size=config.batch_size,
             learning_rate=config.learning_rate,

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import jax
@@ -199,6 +200,7 @@ def test_networks_that_failed_to_train_are_named():
 
 def test_inputs_that_are_all_equal_are_refused(tmp_path):
     given = bench(tmp_path, classes)
-    samples = given.problem.samples | {"inputs": jnp.ones((150, 4))}
+    flat = np.ones_like(given.problem.dataset.train_inputs)
+    dataset = dataclasses.replace(given.problem.dataset, train_inputs=flat)
     with pytest.raises(InputError, match="expected inputs that differ"):
-        unraveling_networks.task_of(given.problem._replace(samples=samples))
+        unraveling_networks.task_of(dataclasses.replace(given.problem, dataset=dataset))

@@ -61,7 +61,7 @@ def standardised(bench: Bench) -> Batch:
     """The data set's first samples, less the mean, over the standard deviation, of all inputs."""
     dataset = bench.problem.dataset
     count = min(SAMPLES, bench.config.k_max)
-    inputs = dataset.train_inputs
+    inputs = dataset.train_inputs[:]
     scaled = (inputs[:count] - inputs.mean()) / max(inputs.std(), np.finfo(np.float32).tiny)
     return {"inputs": jnp.asarray(scaled), "targets": jnp.asarray(dataset.train_targets[:count])}
 
