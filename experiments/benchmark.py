@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import tyro
 
-from experiments import cli, prepare, say, stages
+from experiments import cli, prepare, say, scaling, stages
 from experiments import problem as problems
 from experiments.problem import ProblemConfig
 from experiments.stages import Stage
@@ -25,6 +25,7 @@ class BenchmarkConfig(ProblemConfig):
     Examples:
         python -m experiments.benchmark --dataset mnist
         python -m experiments.benchmark --dataset glyphs --k-max 3000 --repeats 1  # a first look
+        python -m experiments.benchmark --dataset mnist --scaling --repeats 1
     """
 
     points: int = 32
@@ -33,6 +34,8 @@ class BenchmarkConfig(ProblemConfig):
     """Number of directions."""
     repeats: int = 3
     """Measurements of each ratio, of which the smallest, median and largest are shown."""
+    scaling: tyro.conf.FlagCreatePairsOff[bool] = False
+    """In place of all that, how time and memory of a sweep grow with samples and points."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print JSON in place of tables."""
 
@@ -57,10 +60,13 @@ class Ratio(NamedTuple):
 def run(config: BenchmarkConfig) -> list[Ratio]:
     """Every ratio, printed as a table, or as JSON."""
     problem = problems.load(config)
-    params = prepare.fit(problem, config)
-    sizes = (config.points, config.dim)
-    timed = stages.stages_of(problem, params, *sizes)
-    timed += stages.against_pytorch(problem, params, *sizes)
+    if config.scaling:
+        timed = scaling.stages_of(problem, config, config.dim)
+    else:
+        params = prepare.fit(problem, config)
+        sizes = (config.points, config.dim)
+        timed = stages.stages_of(problem, params, *sizes)
+        timed += stages.against_pytorch(problem, params, *sizes)
     if not config.json:
         say.problem(problem, config.order)
     limits = stages.machine()
