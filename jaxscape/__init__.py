@@ -4,7 +4,7 @@ Per-sample losses ℓ_i(w), their prefix means L_k(w) = (1/k) Σ_{i≤k} ℓ_i(w
 Δ_k = E_w[(L_{k+1}(w) − L_k(w))²] for every k, in pure JAX functions.
 """
 
-from jaxscape import bounds, evidence, losses, reductions
+from jaxscape import bounds, evidence, losses, reductions, sharding
 from jaxscape.curvature import ggn_vp, hvp
 from jaxscape.exceedance import exceedance_size
 from jaxscape.gauss_newton import gauss_newton_norms
@@ -59,6 +59,7 @@ __all__ = [
     "random_subspace",
     "reductions",
     "ritz_values",
+    "sharding",
     "single",
     "spectral_density",
     "sufficient_size",

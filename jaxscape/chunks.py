@@ -29,16 +29,29 @@ class Chunks(NamedTuple):
         """Entries per chunk."""
         return self.fresh.shape[1]
 
+    @property
+    def positions(self) -> Int[np.ndarray, "c size"]:
+        """Where each entry lies on the whole axis."""
+        return self.starts[:, None] + np.arange(self.size, dtype=np.int32)
 
-def cut(length: int, size: int) -> Chunks:
-    """Cut ``range(length)`` into the fewest chunks of at most ``size``, as equal as possible."""
+
+def cut(length: int, size: int, hands: int = 1) -> Chunks:
+    """Cut ``range(length)`` into the fewest chunks of at most ``size``, as equal as possible.
+
+    Of several ``hands`` to work on them, each gets as many; the last chunks may hold nothing fresh.
+    """
     if size < 1:
         raise InputError(f"expected a chunk size of at least 1, found {size}; raise it")
-    count = math.ceil(length / size)
+    count = math.ceil(length / (size * hands)) * hands
     size = math.ceil(length / count)
     starts = np.minimum(np.arange(count) * size, length - size)
     positions = starts[:, None] + np.arange(size)
     return Chunks(starts.astype(np.int32), positions >= (np.arange(count) * size)[:, None])
+
+
+def turns(count: int, hands: int) -> Int[np.ndarray, "count"]:
+    """Which chunks each hand has, one hand after the other, where they are dealt in turn."""
+    return np.arange(count).reshape(-1, hands).T.ravel()
 
 
 def take(data: Batch, start: Int[Array, ""], size: int) -> Batch:
@@ -48,11 +61,14 @@ def take(data: Batch, start: Int[Array, ""], size: int) -> Batch:
 
 def join(chunks: Chunks, rows: Batch) -> Batch:
     """Undo ``cut``: the fresh entries of arrays ``[c, size, ...]`` in order, ``[length, ...]``."""
+    whole = int(chunks.fresh.all(1).sum())  # then perhaps a ragged one, then perhaps empty ones
+    ragged = chunks.fresh[whole : whole + 1]
 
     def flat(leaf: Array) -> Array:
-        whole = leaf[:-1].reshape(-1, *leaf.shape[2:])
-        last = leaf[-1][int(np.argmax(chunks.fresh[-1])) :]
-        return jnp.concatenate([whole, last])
+        parts = [leaf[:whole].reshape(-1, *leaf.shape[2:])]
+        if ragged.any():
+            parts.append(leaf[whole][int(np.argmax(ragged)) :])
+        return jnp.concatenate(parts)
 
     return jax.tree.map(flat, rows)
 

@@ -1,14 +1,15 @@
 """The curvature of a mean of per-sample losses as operators on pytrees."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxscape import losses
+from jaxscape import losses, sharding
 from jaxscape.chunks import cut, length_of, take
 from jaxscape.operators import check_floating, check_like, working
 from jaxscape.types import Batch, InputError, Matvec, Params, PerSampleLoss
@@ -29,10 +30,11 @@ class Hessian:
     count: Int[Array, ""]
     loss: PerSampleLoss
     batch_size: int = field(metadata=static)
+    mesh: Mesh | None = field(metadata=static)
 
     def __call__(self, vector: Params) -> Params:
         """The product with ``vector``, a pytree shaped like the parameters."""
-        return _apply(self, _like(vector, self.params))
+        return _product(self, vector)
 
     def chunk(self, batch: Batch, fresh: Bool[Array, "n"], vector: Params) -> Params:
         """Σ_i ∇²ℓ_i(w) v over the fresh samples of one chunk: the derivative of ∇Σℓ_i along v."""
@@ -54,10 +56,11 @@ class GaussNewton:
     model: Callable[[Params, Batch], Any]
     output_loss: Callable[[Any, Batch], Float[Array, "n"]]
     batch_size: int = field(metadata=static)
+    mesh: Mesh | None = field(metadata=static)
 
     def __call__(self, vector: Params) -> Params:
         """The product with ``vector``, a pytree shaped like the parameters."""
-        return _apply(self, _like(vector, self.params))
+        return _product(self, vector)
 
     def chunk(self, batch: Batch, fresh: Bool[Array, "n"], vector: Params) -> Params:
         """Σ_i J_iᵀ H_i J_i v over the fresh samples of one chunk."""
@@ -77,6 +80,7 @@ def hvp(
     *,
     batch_size: int = 1000,
     count: int | Int[Array, ""] | None = None,
+    mesh: Mesh | None = None,
 ) -> Matvec:
     """The Hessian of the mean loss over all of ``data``, or its first ``count`` samples.
 
@@ -87,13 +91,17 @@ def hvp(
     ``loss`` (the same function object) and set of shapes: k may be traced, one program serves
     every k, and a product costs ⌈k/batch_size⌉ chunks.
 
+    With a ``mesh`` (``sharding.mesh``) all its devices share the samples, whatever its axes are
+    called: each holds as many, sums those of its own that are among the first k, and one exchange
+    of P numbers ends a product.
+
     Raises:
         InputError: ``loss`` does not return ``[n]``, parameters that are not floating point,
             samples without a common axis, ``batch_size`` below 1, a ``count`` outside 1..n, or a
             vector of another shape.
     """
-    params, data, count = _validate(loss, params, data, batch_size, count)
-    return Hessian(params, data, count, losses.bind(loss), batch_size)
+    _validate(loss, params, data, batch_size, count)
+    return _build(Hessian, (losses.bind(loss),), params, data, batch_size, count, mesh)
 
 
 def ggn_vp(
@@ -104,6 +112,7 @@ def ggn_vp(
     *,
     batch_size: int = 1000,
     count: int | Int[Array, ""] | None = None,
+    mesh: Mesh | None = None,
 ) -> Matvec:
     """The generalised Gauss-Newton matrix of the mean loss over ``data``, as an operator.
 
@@ -117,9 +126,9 @@ def ggn_vp(
     def loss(weights: Params, batch: Batch) -> Float[Array, "n"]:
         return output_loss(model(weights, batch), batch)
 
-    params, data, count = _validate(loss, params, data, batch_size, count)
+    _validate(loss, params, data, batch_size, count)
     functions = losses.bind(model), losses.bind(output_loss)
-    return GaussNewton(params, data, count, *functions, batch_size)
+    return _build(GaussNewton, functions, params, data, batch_size, count, mesh)
 
 
 def _validate(
@@ -128,36 +137,78 @@ def _validate(
     data: Batch,
     batch_size: int,
     count: int | Int[Array, ""] | None,
-) -> tuple[Params, Batch, Int[Array, ""]]:
+) -> None:
     check_floating(params)
     n = losses.check(loss, params, data)
     cut(n, batch_size)
-    count = n if count is None else count
-    if not isinstance(count, jax.core.Tracer) and not 1 <= count <= n:
+    if count is None or isinstance(count, jax.core.Tracer):
+        return
+    if not 1 <= count <= n:
         raise InputError(f"expected a count from 1 to {n} (the samples), found {count}; change it")
-    params, data = jax.tree.map(jnp.asarray, (working(params), data))
-    return params, data, jnp.asarray(count, jnp.int32)
 
 
-def _like(vector: Params, params: Params) -> Params:
-    check_like(vector, params)
-    return jax.tree.map(lambda leaf, own: jnp.asarray(leaf, own.dtype), vector, params)
+def _build(
+    kind: type[Hessian | GaussNewton],
+    functions: tuple[Callable, ...],
+    params: Params,
+    data: Batch,
+    batch_size: int,
+    count: int | Int[Array, ""] | None,
+    mesh: Mesh | None,
+) -> Hessian | GaussNewton:
+    """The operator, with its arrays where they are needed."""
+    count = jnp.asarray(length_of(data) if count is None else count, jnp.int32)
+    params = jax.tree.map(jnp.asarray, working(params))
+    if mesh is None:
+        data = jax.tree.map(jnp.asarray, data)
+    else:
+        data = sharding.share(data, mesh)
+        params, count, functions = sharding.place((params, count, functions), mesh)
+    return kind(params, data, count, *functions, batch_size, mesh)
+
+
+def _product(operator: Hessian | GaussNewton, vector: Params) -> Params:
+    check_like(vector, operator.params)
+    vector = jax.tree.map(lambda leaf, own: jnp.asarray(leaf, own.dtype), vector, operator.params)
+    if operator.mesh is None:
+        return _apply(operator, vector)
+    return sharding.local(_apply(operator, sharding.place(vector, operator.mesh)))
 
 
 @jax.jit
 def _apply(operator: Hessian | GaussNewton, vector: Params) -> Params:
-    """The products of the chunks that hold the first k samples, summed, divided by k once."""
+    """The sum over the first k samples, divided by k once."""
+    mesh = operator.mesh
+    if mesh is None:
+        total = _sum(operator, vector, operator.count)
+    else:
+        each, axes = PartitionSpec(), mesh.axis_names
+        held = replace(jax.tree.map(lambda _: each, operator), data=PartitionSpec(axes))
+
+        def part(operator: Hessian | GaussNewton, vector: Params) -> Params:
+            here = length_of(operator.data)
+            ahead = here * jax.lax.axis_index(axes)
+            total = _sum(operator, vector, jnp.clip(operator.count - ahead, 0, here))
+            return jax.lax.psum(total, axes)
+
+        total = jax.shard_map(
+            part, mesh=mesh, in_specs=(held, each), out_specs=each, check_vma=False
+        )(operator, vector)
+    return jax.tree.map(lambda leaf: leaf / operator.count.astype(leaf.dtype), total)
+
+
+def _sum(operator: Hessian | GaussNewton, vector: Params, count: Int[Array, ""]) -> Params:
+    """The products of the chunks that hold the first ``count`` samples, summed."""
     chunks = cut(length_of(operator.data), operator.batch_size)
     starts, fresh = jnp.asarray(chunks.starts), jnp.asarray(chunks.fresh)
 
     def add(index: Int[Array, ""], total: Params) -> Params:
         start = starts[index]
-        counted = fresh[index] & (start + jnp.arange(chunks.size) < operator.count)
+        counted = fresh[index] & (start + jnp.arange(chunks.size) < count)
         product = operator.chunk(take(operator.data, start, chunks.size), counted, vector)
         return jax.tree.map(jnp.add, total, product)
 
     with jax.default_matmul_precision("highest"):
         zeros = jax.tree.map(jnp.zeros_like, operator.params)
-        needed = (operator.count + chunks.size - 1) // chunks.size
-        total = jax.lax.fori_loop(0, needed, add, zeros)
-    return jax.tree.map(lambda leaf: leaf / operator.count.astype(leaf.dtype), total)
+        needed = (count + chunks.size - 1) // chunks.size
+        return jax.lax.fori_loop(0, needed, add, zeros)

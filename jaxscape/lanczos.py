@@ -73,7 +73,14 @@ def top_eigenpairs(
     _check(p, num, which, tol, max_restarts, dim)
     like = working(like)
     matvec = hoist(matvec, like)
-    return _solve(matvec, like, key, tol, max_restarts, num=num, which=which, dim=dim)
+    options = {"like": _shapes(like), "num": num, "which": which, "dim": dim}
+    return _solve(matvec, key, tol, max_restarts, **options)
+
+
+def _shapes(like: Params) -> tuple:
+    """Structure, shapes and types, hashable: values may lie on other devices than the operator."""
+    leaves, tree = jax.tree.flatten(like)
+    return tree, tuple(jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in leaves)
 
 
 def _check(p: int, num: int, which: str, tol: float, max_restarts: int, dim: int) -> None:
@@ -93,16 +100,17 @@ def _check(p: int, num: int, which: str, tol: float, max_restarts: int, dim: int
 
 def _solve(
     matvec: Matvec,
-    like: Params,
     key: Key[Array, ""],
     tol: float,
     max_restarts: int,
     *,
+    like: tuple,
     num: int,
     which: str,
     dim: int,
 ) -> Eigenpairs:
-    flat = flatten(matvec, like)
+    tree, leaves = like
+    flat = flatten(matvec, tree.unflatten(jnp.zeros(x.shape, x.dtype) for x in leaves))
     project = partial(rayleigh_ritz, num=num, which=which, tol=tol)
 
     def unfinished(state: State) -> Bool[Array, ""]:
@@ -129,4 +137,4 @@ def _solve(
     return Eigenpairs(found.values[:num], vectors, found.residuals, found.converged, count)
 
 
-_solve = jax.jit(_solve, static_argnames=("num", "which", "dim"))
+_solve = jax.jit(_solve, static_argnames=("like", "num", "which", "dim"))

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from jaxscape import affine, chunks, losses, prefix, reductions, sharding
+from jaxscape import affine, chunks, losses, prefix, reductions, sharding, spread
 from jaxscape.prefix import Prefix
 from jaxscape.probes import Probe, SubspaceProbe, single
 from jaxscape.reductions import Delta, Reduction, Surface
@@ -47,13 +47,15 @@ def evaluate(
     ``point_batch`` points, which are evaluated together under ``vmap``. Memory beyond the data
     holds one chunk's losses, the state per point and the curves. The result depends on neither
     size beyond rounding. ``precision`` is that of matrix products which do not name their own.
-    With a ``mesh`` (``sharding.points_mesh``) every block holds ``point_batch`` points per device.
+    With a ``mesh`` (``sharding.mesh``) the points of a block and the samples of a chunk are spread
+    over its devices, each of which then holds ``point_batch`` points and ``batch_size`` samples.
 
     ``data`` that does not fit comes as an iterator of batches; batches of equal length share one
     compiled program.
 
     Raises:
-        InputError: a loss that is not one value per sample, no samples, or a size below 1.
+        InputError: a loss that is not one value per sample, no samples, a size below 1, or points
+            on several devices for a reduction without ``merge``.
     """
     blocks = {"point_batch": point_batch, "mesh": mesh}
     options = {"batch_size": batch_size, "precision": precision, **blocks}
@@ -79,7 +81,9 @@ def begin(
     """The carry of a sweep that has met no sample yet."""
     blocks = _blocks(probe, point_batch, mesh)
     count = len(blocks.starts)
-    state = (prefix.start(blocks.size), reduction.init(blocks.size, 1)[0])
+    by_point, by_sample = reduction.init(blocks.size, 1)
+    spread.check(reduction, by_sample, mesh)
+    state = (prefix.start(blocks.size), by_point)
     return Carry(*jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), state))
 
 
@@ -101,11 +105,14 @@ def advance(
     The first ``skip`` samples have been met already: they change nothing, and their rows mean
     nothing. With it, segments of one length, and so one compiled program, cover any number.
     """
-    losses.check(loss, jax.eval_shape(probe.at, jnp.zeros((), jnp.int32)), data)
-    arrays = (losses.bind(loss), probe, data, carry, jnp.asarray(skip))
+    n = losses.check(loss, jax.eval_shape(probe.at, jnp.zeros((), jnp.int32)), data)
+    loss, skip = losses.bind(loss), jnp.asarray(skip)
     if mesh is not None:
-        arrays = sharding.replicate(arrays, mesh)
-    return _advance(*arrays, reduction, batch_size, point_batch, precision, mesh)
+        data = spread.deal(data, _chunks(n, batch_size, mesh), mesh)
+        loss, probe, carry, skip = sharding.place((loss, probe, carry, skip), mesh)
+    options = (n, reduction, batch_size, point_batch, precision, mesh)
+    found = _advance(loss, probe, data, carry, skip, *options)
+    return found if mesh is None else sharding.local(found)
 
 
 def finish(
@@ -144,10 +151,24 @@ def in_blocks(
     return cut._replace(prefix=cut.prefix._replace(count=count))
 
 
-@functools.partial(jax.jit, static_argnums=(5, 6, 7, 8, 9))
-def _advance(loss, probe, data, carry, skip, reduction, batch_size, point_batch, precision, mesh):
-    samples = chunks.cut(chunks.length_of(data), batch_size)
-    blocks = _blocks(probe, point_batch, mesh)
+@functools.partial(jax.jit, static_argnums=(5, 6, 7, 8, 9, 10))
+def _advance(
+    loss, probe, data, carry, skip, n, reduction, batch_size, point_batch, precision, mesh
+):
+    samples, blocks = _chunks(n, batch_size, mesh), _blocks(probe, point_batch, mesh)
+    walk = functools.partial(_walk, reduction, precision, mesh)
+    if mesh is not None:
+        walk = spread.over(walk, samples, mesh)
+    cut = (samples.starts, samples.fresh & (samples.positions >= skip))
+    carry, rows = walk(loss, probe, data, carry, cut, (blocks.starts, blocks.fresh))
+    return carry, chunks.join(samples, rows)
+
+
+def _walk(reduction, precision, mesh, loss, probe, data, carry, samples, points):
+    """What one device does: its chunks of samples, each at its blocks of points."""
+    size, here = samples[1].shape[1], points[1].shape[1]
+    met = min(probe.num_points, points[1].size)
+    axis, update = spread.axis(mesh), spread.update(reduction, mesh)
 
     def at_points(look: Look, index: Array) -> Float[Array, "t b"]:
         with jax.default_matmul_precision(precision):
@@ -155,34 +176,32 @@ def _advance(loss, probe, data, carry, skip, reduction, batch_size, point_batch,
 
     def chunk(carry: Carry, cut: tuple[Array, Array]) -> tuple[Carry, Any]:
         start, fresh = cut
-        batch = chunks.take(data, start, samples.size)
-        fresh = fresh & (start + jnp.arange(samples.size) >= skip)
+        batch = chunks.take(data, start, size)
         with jax.default_matmul_precision(precision):
-            look = _look(loss, probe, batch)
+            look = _look(loss, probe, batch, met)
 
         def block(by_sample: Any, points: tuple) -> tuple[Any, Carry]:
             first, unmet, old, by_point = points
-            index = sharding.spread(first + jnp.arange(blocks.size), mesh)
-            new, steps = prefix.extend(old, at_points(look, index), fresh)
+            index = first + jnp.arange(here)
+            new, steps = prefix.extend(old, at_points(look, index), fresh, axis=axis)
             state = (by_point, by_sample)
-            by_point, by_sample = reduction.update(state, steps, index, unmet.astype(jnp.float32))
+            by_point, by_sample = update(state, steps, index, unmet.astype(jnp.float32))
             return by_sample, Carry(new, by_point)
 
-        by_sample = reduction.init(blocks.size, samples.size)[1]
-        points = (blocks.starts, blocks.fresh, carry.prefix, carry.by_point)
-        by_sample, carry = jax.lax.scan(block, by_sample, points)
+        by_sample = reduction.init(here, size)[1]
+        by_sample, carry = jax.lax.scan(block, by_sample, (*points, carry.prefix, carry.by_point))
         return carry, by_sample
 
-    carry, rows = jax.lax.scan(chunk, carry, (samples.starts, samples.fresh))
-    return carry, chunks.join(samples, rows)
+    carry, rows = jax.lax.scan(chunk, carry, samples)
+    return carry, spread.merge(reduction, rows, mesh)
 
 
-def _look(loss: PerSampleLoss, probe: Probe, batch: Batch) -> Look:
+def _look(loss: PerSampleLoss, probe: Probe, batch: Batch, num_points: int) -> Look:
     """The losses of a batch as a function of the point's index; see ``affine`` for what is shared.
 
     Sharing costs d + 1 products for d directions, so it takes at least twice as many points.
     """
-    if not isinstance(probe, SubspaceProbe) or probe.num_points < 2 * (probe.space.dim + 1):
+    if not isinstance(probe, SubspaceProbe) or num_points < 2 * (probe.space.dim + 1):
         return lambda index: loss(probe.at(index), batch)
     at = affine.share(loss, probe.space, batch)
     return lambda index: at(probe.coordinates[index])
@@ -293,7 +312,11 @@ def per_sample_losses(
     return evaluate(loss, single(params), data, reductions.losses(1), batch_size=batch_size)[0]
 
 
+def _chunks(n: int, batch_size: int, mesh: Mesh | None) -> chunks.Chunks:
+    return chunks.cut(n, batch_size, sharding.sizes(mesh)[1])
+
+
 def _blocks(probe: Probe, point_batch: int | None, mesh: Mesh | None) -> chunks.Chunks:
     default = 4 if jax.default_backend() == "cpu" else 32
     size = default if point_batch is None else point_batch
-    return chunks.cut(probe.num_points, size * (1 if mesh is None else mesh.size))
+    return chunks.cut(probe.num_points, size, sharding.sizes(mesh)[0])

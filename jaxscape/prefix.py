@@ -51,32 +51,57 @@ def start(num_points: int, dtype=jnp.float32) -> Prefix:
 
 
 def extend(
-    prefix: Prefix, losses: Float[Array, "m b"], fresh: Bool[Array, "b"]
+    prefix: Prefix,
+    losses: Float[Array, "m b"],
+    fresh: Bool[Array, "b"],
+    *,
+    axis: str | None = None,
 ) -> tuple[Prefix, Steps]:
     """Append the fresh ones among b samples, of which ``losses`` are ℓ(w) at each point.
 
     Losses enter as deviations from the mean so far, whose sums stay small, and are summed in
     pairs, so that an innovation keeps its digits where ℓ_{k+1} is close to L_k.
+
+    Under ``shard_map`` with an ``axis`` of the mesh, the devices along it append b samples each,
+    one device's after the other's, and learn of each other's no more than count and totals.
     """
     k = prefix.count + jnp.cumsum(fresh, dtype=jnp.int32) - fresh
-    count = prefix.count + jnp.sum(fresh, dtype=jnp.int32)
+    met = jnp.sum(fresh, dtype=jnp.int32)
     high, low = pairs.two_sum(losses, -prefix.mean[:, None])
     deviations = pairs.two_sum(high, low - prefix.residue[:, None])
     deviations = jax.tree.map(lambda x: jnp.where(fresh, x, 0), deviations)
     sums = pairs.cumsum(deviations)
     before = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (1, 0)))[:, :-1], sums)
+    total = jax.tree.map(lambda x: x[:, -1], sums)
+    if axis is not None:
+        (earlier, behind), (met, total) = _exchange(met, total, axis)
+        k, before = k + earlier, pairs.add(before, jax.tree.map(lambda x: x[:, None], behind))
+    count = prefix.count + met
     # L_k less the mean so far; nothing where k = 0
     shift = pairs.divide(before, jnp.maximum(k, 1).astype(losses.dtype))
     innovation = (deviations[0] - shift[0]) + (deviations[1] - shift[1])
     steps = Steps(k, losses, prefix.mean[:, None] + shift[0], innovation, fresh)
-    total = jax.tree.map(lambda x: x[:, -1], sums)
     mean, residue = pairs.add(
         (prefix.mean, prefix.residue), pairs.divide(total, count.astype(losses.dtype))
     )
     # Welford: appending ℓ_{k+1} adds (ℓ_{k+1} − L_k)² k/(k+1) to the sum of squares.
-    growth = jnp.where(fresh, innovation**2 * (k / (k + 1)).astype(losses.dtype), 0)
-    squares = pairs.add(prefix.squares, pairs.two_sum(jnp.sum(growth, -1), jnp.zeros_like(mean)))
+    growth = jnp.where(fresh, innovation**2 * (k / (k + 1)).astype(losses.dtype), 0).sum(-1)
+    if axis is not None:
+        growth = jax.lax.psum(growth, axis)
+    squares = pairs.add(prefix.squares, pairs.two_sum(growth, jnp.zeros_like(mean)))
     return Prefix(count, mean, residue, squares), steps
+
+
+def _exchange(
+    count: Int[Array, ""], total: pairs.Pair, axis: str
+) -> tuple[tuple[Array, pairs.Pair], tuple[Array, pairs.Pair]]:
+    """Counts and totals, summed over the devices before this one along ``axis``, and over all."""
+    parts = jax.lax.all_gather((count[None], total), axis, axis=1)
+    running = jnp.cumsum(parts[0], -1), pairs.cumsum(parts[1])
+    here = jax.lax.axis_index(axis)
+    before = jax.tree.map(lambda x: jnp.where(here > 0, x[:, here - 1], 0), running)
+    whole = jax.tree.map(lambda x: x[:, -1], running)
+    return (before[0][0], before[1]), (whole[0][0], whole[1])
 
 
 def means(losses: Float[Array, "... n"]) -> Float[Array, "... n"]:

@@ -6,9 +6,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from jaxscape import chunks, losses, prefix
+from jaxscape import chunks, losses, prefix, sharding
 from jaxscape.operators import working
 from jaxscape.prefix import Prefix
 from jaxscape.subspace import Subspace
@@ -53,24 +54,50 @@ class QuadraticDelta(NamedTuple):
 
 
 def project(
-    loss: PerSampleLoss, space: Subspace, data: Batch, *, batch_size: int = BATCH_SIZE
+    loss: PerSampleLoss,
+    space: Subspace,
+    data: Batch,
+    *,
+    batch_size: int = BATCH_SIZE,
+    mesh: Mesh | None = None,
 ) -> Quadratic:
     """Value, gradient and Hessian in the subspace of every sample's loss at its origin.
 
     One compiled pass, forward over forward: ∂²ℓ_i/∂θ_j∂θ_l is the derivative along v_l of the
     derivative along v_j, mapped over l within j, for all samples of a chunk at once, so that
     activations and first derivatives are shared by the pairs. Matrix products run at the highest
-    precision.
+    precision. All devices of a ``mesh`` (``sharding.mesh``) share the samples.
 
     Raises:
         InputError: a loss that is not one value per sample, no samples, or a batch_size below 1.
     """
     n = losses.check(loss, space.origin, data)
     chunks.cut(n, batch_size)
-    return _project(losses.bind(loss), space, data, batch_size)
+    loss = losses.bind(loss)
+    if mesh is None:
+        return _project(loss, space, data, batch_size)
+    loss, space = sharding.place((loss, space), mesh)
+    found = sharding.local(_share(loss, space, sharding.share(data, mesh), batch_size, mesh))
+    return jax.tree.map(lambda rows: rows[:n], found)
 
 
-@functools.partial(jax.jit, static_argnums=3)
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _share(
+    loss: PerSampleLoss, space: Subspace, data: Batch, batch_size: int, mesh: Mesh
+) -> Quadratic:
+    """Each device's own samples, then all of them on every device."""
+    each, parts = PartitionSpec(), PartitionSpec(mesh.axis_names)
+    rows = jax.shard_map(
+        functools.partial(_project, batch_size=batch_size),
+        mesh=mesh,
+        in_specs=(each, each, parts),
+        out_specs=parts,
+        check_vma=False,
+    )(loss, space, data)
+    return jax.lax.with_sharding_constraint(rows, NamedSharding(mesh, each))
+
+
+@functools.partial(jax.jit, static_argnames="batch_size")
 def _project(loss: PerSampleLoss, space: Subspace, data: Batch, batch_size: int) -> Quadratic:
     cut = chunks.cut(chunks.length_of(data), batch_size)
     origin = working(space.origin)

@@ -7,8 +7,10 @@ that sample's chunk is in hand:
     init(t, b)                                 -> (by_point [t, ...], by_sample [b, ...])
     update((by_point, by_sample), steps, index, weight) -> (by_point, by_sample)
     finalize(by_point [m, ...], by_sample [n, ...], prefix [m]) -> the result
+    merge(by_sample [b, ...], by_sample [b, ...]) -> by_sample [b, ...], of the points of both
 
-``index`` [t] says which points the block holds, ``weight`` [t] is 0 for those met before.
+``index`` [t] says which points the block holds, ``weight`` [t] is 0 for those met before. ``merge``
+is for a mesh that spreads the points over devices.
 """
 
 import functools
@@ -24,11 +26,12 @@ from jaxscape.prefix import Prefix, Steps
 
 
 class Reduction(NamedTuple):
-    """Three pure functions, see the module."""
+    """Pure functions, see the module."""
 
     init: Callable[[int, int], tuple[Any, Any]]
     update: Callable[[tuple[Any, Any], Steps, Array, Array], tuple[Any, Any]]
     finalize: Callable[[Any, Any, Prefix], Any]
+    merge: Callable[[Any, Any], Any] | None = None
 
 
 class Moments(NamedTuple):
@@ -79,27 +82,40 @@ def _delta_init(t: int, b: int) -> tuple[Any, _Spread]:
 def _delta_update(state: tuple[Any, _Spread], steps: Steps, index: Array, weight: Array):
     (), old = state
     del index
-    total = old.weight + weight.sum()
     bad = ~jnp.isfinite(steps.losses) & (weight > 0)[:, None]
-    merge = functools.partial(_merge, weight=weight, before=old.weight, total=total)
-    here = jnp.sum(weight[:, None] * abs(steps.innovation), 0) / weight.sum()
-    return (), _Spread(
-        total,
-        merge(old.innovation, steps.innovation),
-        merge(old.square, steps.innovation**2),
-        old.absolute + (here - old.absolute) * (weight.sum() / total),
-        old.nonfinite + bad.sum(0, dtype=jnp.int32),
+    new = _Spread(
+        jnp.broadcast_to(weight.sum(), old.weight.shape),
+        _moments(steps.innovation, weight),
+        _moments(steps.innovation**2, weight),
+        jnp.sum(weight[:, None] * abs(steps.innovation), 0) / weight.sum(),
+        bad.sum(0, dtype=jnp.int32),
     )
+    return (), _delta_merge(old, new)
 
 
-def _merge(old: Moments, values: Float[Array, "t b"], *, weight, before, total) -> Moments:
+def _moments(values: Float[Array, "t b"], weight: Float[Array, "t"]) -> Moments:
+    mean = jnp.sum(weight[:, None] * values, 0) / weight.sum()
+    return Moments(mean, _norm(jnp.sqrt(weight)[:, None] * (values - mean)))
+
+
+def _delta_merge(old: _Spread, new: _Spread) -> _Spread:
     """Chan et al. (1983): moments of the union from those of its parts, without cancellation."""
-    here = weight.sum()
-    mean = jnp.sum(weight[:, None] * values, 0) / here
-    gap = mean - old.mean
-    spread = _norm(jnp.sqrt(weight)[:, None] * (values - mean))
-    between = abs(gap) * jnp.sqrt(before * here / total)
-    return Moments(old.mean + gap * (here / total), _norm(jnp.stack([old.spread, spread, between])))
+    total = old.weight + new.weight
+    share = new.weight / total
+
+    def moments(a: Moments, b: Moments) -> Moments:
+        gap = b.mean - a.mean
+        between = abs(gap) * jnp.sqrt(old.weight * new.weight / total)
+        spread = _norm(jnp.stack([a.spread, b.spread, between]))
+        return Moments(a.mean + gap * share, spread)
+
+    return _Spread(
+        total,
+        moments(old.innovation, new.innovation),
+        moments(old.square, new.square),
+        old.absolute + (new.absolute - old.absolute) * share,
+        old.nonfinite + new.nonfinite,
+    )
 
 
 def _norm(x: Float[Array, "t b"]) -> Float[Array, "b"]:
@@ -128,7 +144,7 @@ def _delta_finalize(by_point: Any, by_sample: _Spread, prefix: Prefix) -> Delta:
     )
 
 
-delta = Reduction(_delta_init, _delta_update, _delta_finalize)
+delta = Reduction(_delta_init, _delta_update, _delta_finalize, _delta_merge)
 """Mean and spread over the points of every squared increment."""
 
 
@@ -181,7 +197,7 @@ def losses(num_points: int) -> Reduction:
         return (), jnp.zeros((b, num_points), jnp.float32)
 
     def update(state: tuple[Any, Any], steps: Steps, index: Array, weight: Array):
-        del weight
-        return (), state[1].at[:, index].set(steps.losses.T)
+        own = jnp.where(weight[:, None] > 0, steps.losses, 0)
+        return (), state[1].at[:, index].add(own.T)
 
-    return Reduction(init, update, lambda by_point, by_sample, prefix: by_sample.T)
+    return Reduction(init, update, lambda by_point, by_sample, prefix: by_sample.T, jnp.add)

@@ -1,41 +1,90 @@
 """Where arrays live when there are many devices."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array
 
-from jaxscape.types import InputError
+from jaxscape.chunks import length_of
+from jaxscape.types import Batch, InputError
 
 
-def points_mesh(num_devices: int) -> Mesh:
-    """A mesh of the first ``num_devices`` devices over which the points of a probe are spread.
+def mesh(*, points: int = 1, samples: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of ``points`` × ``samples`` devices, by default the first that JAX sees.
+
+    A sweep spreads its points over the one axis, which costs a single exchange of curves, and the
+    samples of each chunk over the other, which costs an exchange of prefix totals for each block of
+    points. Where samples alone are summed over, as in a Hessian product, all devices share them.
+    With several hosts (``jax.distributed``) every process makes the same calls.
 
     Raises:
-        InputError: fewer devices than asked for.
+        InputError: an axis below 1, or fewer devices than asked for.
     """
-    found = jax.device_count()
-    if not 1 <= num_devices <= found:
+    found = jax.devices() if devices is None else devices
+    if points < 1 or samples < 1 or points * samples > len(found):
         raise InputError(
-            f"expected from 1 to {found} devices, as many as JAX sees here "
-            f"({jax.default_backend()}), found {num_devices}; change --devices"
+            f"expected points and samples of at least 1 and a product of at most {len(found)}, "
+            f"the devices that JAX sees, found {points} and {samples}; lower them"
         )
     return jax.make_mesh(
-        (num_devices,),
-        ("points",),
-        axis_types=(jax.sharding.AxisType.Auto,),
-        devices=jax.devices()[:num_devices],
+        (points, samples),
+        ("points", "samples"),
+        axis_types=(jax.sharding.AxisType.Auto,) * 2,
+        devices=list(found)[: points * samples],
     )
 
 
-def replicate(tree: Any, mesh: Mesh) -> Any:
-    """A copy of every array of ``tree`` on each device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
-
-
-def spread(index: Array, mesh: Mesh | None) -> Array:
-    """Within a compiled program: split ``index``, and what is computed from it, over the points."""
+def sizes(mesh: Mesh | None) -> tuple[int, int]:
+    """The number of devices over points and over samples; one where there is no mesh."""
     if mesh is None:
-        return index
-    return jax.lax.with_sharding_constraint(index, NamedSharding(mesh, PartitionSpec("points")))
+        return 1, 1
+    if not {"points", "samples"} <= set(mesh.axis_names):
+        raise InputError(
+            f"expected a mesh with the axes points and samples, found {mesh.axis_names}; "
+            "make it with sharding.mesh"
+        )
+    return mesh.shape["points"], mesh.shape["samples"]
+
+
+def place(tree: Any, mesh: Mesh, *axes: str) -> Any:
+    """The arrays on the mesh, their first axis split over ``axes``, or whole on every device.
+
+    With several hosts each process holds the same arrays, and puts what its devices need on them.
+    What is traced is left as it is: within a compiled program, the program says where it goes.
+    """
+    sharding = NamedSharding(mesh, PartitionSpec(axes) if axes else PartitionSpec())
+
+    def leaf(x: Any) -> Any:
+        if isinstance(x, jax.core.Tracer):
+            return x
+        if sharding.is_fully_addressable or not getattr(x, "is_fully_addressable", True):
+            return jax.device_put(x, sharding)
+        x = x if isinstance(x, jax.Array) else np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(leaf, tree)
+
+
+def share(data: Batch, mesh: Mesh) -> Batch:
+    """The samples on the mesh, as many on each device, in order.
+
+    The last sample is repeated until every device has as many; the copies must not be counted.
+    """
+    n = length_of(data)
+    padded = math.ceil(n / mesh.size) * mesh.size
+    if padded > n:
+        index = np.minimum(np.arange(padded), n - 1)
+        data = jax.tree.map(lambda leaf: leaf[index], data)
+    return place(data, mesh, *mesh.axis_names)
+
+
+def local(tree: Any) -> Any:
+    """Arrays that are whole on every device, as those of this process's first device."""
+
+    def leaf(x: Any) -> Any:
+        return x if isinstance(x, jax.core.Tracer) else x.addressable_data(0)
+
+    return jax.tree.map(leaf, tree)

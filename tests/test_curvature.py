@@ -214,8 +214,9 @@ def test_one_program_serves_every_call_with_the_same_loss():
 def test_data_is_no_constant_of_the_program():
     params, data, vector = logistic_case(5000)
     operator = hvp(logistic, params, data)
+    like = lanczos._shapes(vector)
     lowered = lanczos._solve.lower(
-        operator, vector, jax.random.key(0), 1e-4, 1, num=1, which="largest", dim=3
+        operator, jax.random.key(0), 1e-4, 1, like=like, num=1, which="largest", dim=3
     )
     constants = re.findall(r"dense<([^>]*)>", lowered.as_text())
     assert constants

@@ -12,12 +12,13 @@ CORE = sorted((ROOT / "jaxscape").glob("*.py"))
 LAB = sorted((ROOT / "jaxscape" / "lab").glob("*.py"))
 LAYERS = [
     {"types", "pairs"},
-    {"chunks", "sharding", "operators", "copies", "partition"},
-    {"losses", "prefix", "krylov", "decay", "orders", "student"},
+    {"chunks", "operators", "copies", "partition"},
+    {"losses", "prefix", "sharding", "krylov", "decay", "orders", "student"},
     {"curvature", "lanczos", "spectrum", "sample_size", "intervals", "gauss_newton"},
     {"subspace", "random_orders", "exceedance", "evidence", "prefix_spectra"},
     {"probes", "quadratic", "stopping", "affine", "trajectory"},
     {"reductions", "bounds"},
+    {"spread"},
     {"landscape"},
 ]
 THIRD_PARTY = {"jax", "numpy", "jaxtyping"}

@@ -238,7 +238,14 @@ def test_closure_leaves_no_constant_in_the_program():
     like = jnp.zeros(200)
     pytree = hoist(lambda v: matrix @ v, like)
     lowered = lanczos._solve.lower(
-        pytree, like, jax.random.key(0), TOL, 1, num=2, which="largest", dim=10
+        pytree,
+        jax.random.key(0),
+        TOL,
+        1,
+        like=lanczos._shapes(like),
+        num=2,
+        which="largest",
+        dim=10,
     )
     constants = re.findall(r"dense<([^>]*)>", lowered.as_text())
     assert constants

@@ -1,0 +1,108 @@
+"""The one loop on a mesh: which device does what, and what the devices exchange."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from jaxscape import chunks, sharding
+from jaxscape.chunks import Chunks
+from jaxscape.prefix import Steps
+from jaxscape.reductions import Reduction
+from jaxscape.types import Batch, InputError
+
+Update = Callable[[tuple[Any, Any], Steps, Array, Array], tuple[Any, Any]]
+
+
+def check(reduction: Reduction, by_sample: Any, mesh: Mesh | None) -> None:
+    """Raise an ``InputError`` for a reduction that cannot take its points from several devices."""
+    if sharding.sizes(mesh)[0] > 1 and jax.tree.leaves(by_sample) and reduction.merge is None:
+        raise InputError(
+            "expected a reduction with merge where several devices share the points, found none; "
+            "give Reduction one, or make the mesh of samples alone"
+        )
+
+
+def deal(data: Batch, samples: Chunks, mesh: Mesh) -> Batch:
+    """The data on the mesh: along the samples axis each device holds its own chunks, end to end."""
+    if sharding.sizes(mesh)[1] == 1:
+        return sharding.place(data, mesh)
+    mine = samples.positions[_turns(samples, mesh)].ravel()
+    return sharding.place(jax.tree.map(lambda leaf: leaf[mine], data), mesh, "samples")
+
+
+def over(walk: Callable, samples: Chunks, mesh: Mesh) -> Callable:
+    """``walk(loss, probe, data, carry, (starts, fresh), points)`` done by all devices together.
+
+    The points are shared out in the order of their blocks, the chunks of samples in turn, so that
+    the devices along the samples axis are at neighbouring chunks at any time. ``walk`` returns the
+    carry and a row for each chunk; both are then whole on every device.
+    """
+    turns, count = _turns(samples, mesh), len(samples.starts)
+    along = sharding.sizes(mesh)[1]
+    each, of_points, of_samples = PartitionSpec(), PartitionSpec("points"), PartitionSpec("samples")
+    spread = jax.shard_map(
+        walk,
+        mesh=mesh,
+        in_specs=(each, each, of_samples, of_points, of_samples, of_points),
+        out_specs=(of_points, of_samples),
+        check_vma=False,  # a loss may hold a loop, whose carry would have to be marked as varying
+    )
+
+    def run(loss, probe, data, carry, cut, points):
+        starts, fresh = cut
+        if along > 1:  # in what ``deal`` gave each
+            starts = np.tile(np.arange(count // along, dtype=np.int32) * samples.size, along)
+        found = spread(loss, probe, data, carry, (starts, fresh[turns]), points)
+        carry, rows = jax.lax.with_sharding_constraint(found, NamedSharding(mesh, each))
+        return carry, jax.tree.map(lambda leaf: leaf[np.argsort(turns)], rows)
+
+    return run
+
+
+def axis(mesh: Mesh | None) -> str | None:
+    """The mesh axis along which a chunk's samples lie on several devices, if any."""
+    return "samples" if sharding.sizes(mesh)[1] > 1 else None
+
+
+def update(reduction: Reduction, mesh: Mesh | None) -> Update:
+    """The reduction's update by one device, whose states by point learn of all devices' samples."""
+    if mesh is None:
+        return reduction.update
+    along = axis(mesh)
+
+    def spread(state: tuple[Any, Any], steps: Steps, index: Array, weight: Array):
+        by_point, by_sample = reduction.update(state, steps, index, weight)
+        if along is not None and jax.tree.leaves(by_point):
+            gather = functools.partial(jax.lax.all_gather, axis_name=along, tiled=True)
+            whole = jax.tree.map(lambda x: gather(x, axis=x.ndim - 1), steps)
+            unused = reduction.init(len(index), len(whole.k))[1]
+            by_point, _ = reduction.update((state[0], unused), whole, index, weight)
+        some = weight.any()  # a device may have been given no point that another has not met
+        keep = lambda new, old: jnp.where(some, new, old)  # noqa: E731
+        return by_point, jax.tree.map(keep, by_sample, state[1])
+
+    return spread
+
+
+def merge(reduction: Reduction, rows: Any, mesh: Mesh | None) -> Any:
+    """What was kept of each chunk's samples, at the points of all devices."""
+    if sharding.sizes(mesh)[0] == 1 or not jax.tree.leaves(rows):
+        return rows
+
+    def chunk(by_sample: Any) -> Any:
+        parts = jax.lax.all_gather(by_sample, "points")
+        first, rest = jax.tree.map(lambda x: x[0], parts), jax.tree.map(lambda x: x[1:], parts)
+        add = lambda whole, part: (reduction.merge(whole, part), None)  # noqa: E731
+        return jax.lax.scan(add, first, rest)[0]
+
+    return jax.lax.map(chunk, rows)
+
+
+def _turns(samples: Chunks, mesh: Mesh) -> np.ndarray:
+    return chunks.turns(len(samples.starts), sharding.sizes(mesh)[1])
