@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jaxscape.lab.bins import log_bins
-from jaxscape.lab.style import MARKERS, colour, legend
+from jaxscape.lab.style import MARKERS, Keywords, colour, legend
 
 PREFIX = "prefix length $k$ (samples)"
 
@@ -53,7 +53,7 @@ def draw_mean(
     axes.fill_between(
         bins.k[shown], middle / factor, middle * factor, color=colour(row), alpha=0.3, lw=0
     )
-    style = {"marker": MARKERS[row % len(MARKERS)], "ms": 5, "markevery": (2 * row, 8)}
+    style: Keywords = {"marker": MARKERS[row % len(MARKERS)], "ms": 5, "markevery": (2 * row, 8)}
     width = max(1.2, 2.4 - 0.4 * row)  # where curves coincide, the rim of the lower one shows
     axes.plot(bins.k[shown], middle, dash, color=colour(row), lw=width, label=name, **style)
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from jaxscape.lab.curves import PREFIX, draw_extremes, draw_mean, finish
-from jaxscape.lab.style import STYLE, canvas, colour, legend, thin
+from jaxscape.lab.style import STYLE, Keywords, canvas, colour, legend, thin
 
 
 def delta(
@@ -100,8 +100,8 @@ def eigenvalues(
     index = np.arange(1, len(values) + 1)
     for row, (chosen, sign) in enumerate([(values >= 0, "≥ 0"), (values < 0, "< 0")]):
         if chosen.any():
-            style = {"fmt": "ov"[row], "color": colour(row), "capsize": 4, "label": f"λ {sign}"}
-            axes.errorbar(index[chosen], values[chosen], residuals[chosen], **style)
+            style: Keywords = {"fmt": "ov"[row], "color": colour(row), "label": f"λ {sign}"}
+            axes.errorbar(index[chosen], values[chosen], residuals[chosen], capsize=4, **style)
     axes.axhline(0, color="0.4", lw=1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend(figure, f"bars: residual ‖Hv − λv‖, at most {residuals.max():.1g}")

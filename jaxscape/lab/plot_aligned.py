@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from jaxscape.lab.bins import log_bins
 from jaxscape.lab.curves import PREFIX
-from jaxscape.lab.style import MARKERS, STYLE, canvas, colour, legend
+from jaxscape.lab.style import MARKERS, STYLE, Keywords, canvas, colour, legend
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -32,7 +32,7 @@ def family(arrays: Arrays, *, dataset: str, fallback: bool = False, unit: str = 
             members[rf"$\Delta$, top {dim}"] = arrays["subspace"][index, column]
         for row, (label, values) in enumerate(members.items()):
             bins = log_bins(arrays["k"], values * k**2)
-            style = {"marker": MARKERS[row], "ms": 5, "markevery": (2 * row, 10)}
+            style: Keywords = {"marker": MARKERS[row], "ms": 5, "markevery": (2 * row, 10)}
             width = max(1.0, 3.4 - 0.6 * row)  # where curves coincide, the lower one's rim shows
             panel.plot(
                 bins.k, np.sqrt(bins.mean), color=colour(row), lw=width, label=label, **style
@@ -55,7 +55,7 @@ def ratio(arrays: Arrays, *, dataset: str, fallback: bool = False, unit: str = "
         whole = log_bins(arrays["k"], arrays["isotropic"][index] * square)
         for row, dim in enumerate(arrays["dim"]):
             part = log_bins(arrays["k"], arrays["subspace"][index, row] * square)
-            style = {"marker": MARKERS[row], "ms": 5, "markevery": (2 * row, 10)}
+            style: Keywords = {"marker": MARKERS[row], "ms": 5, "markevery": (2 * row, 10)}
             panel.plot(
                 whole.k, part.mean / whole.mean, color=colour(row), lw=max(1.0, 2.8 - 0.8 * row),
                 label=f"D = {dim}", **style,
@@ -84,8 +84,8 @@ def errors(arrays: Arrays, *, dataset: str, fallback: bool = False) -> Figure:
     for panel, (kind, name) in zip(axes, names.items(), strict=True):
         panel.set_title(name)
         for row, dim in enumerate(arrays["dim"]):
-            style = {"color": colour(row), "marker": MARKERS[row], "ms": 5, "label": f"D = {dim}"}
-            panel.plot(arrays["sigma"], values[kind][row], **style)
+            style: Keywords = {"color": colour(row), "marker": MARKERS[row], "ms": 5}
+            panel.plot(arrays["sigma"], values[kind][row], label=f"D = {dim}", **style)
         panel.axhline(0.1, color="0.4", lw=1, ls="--")
         panel.set(xscale="log", yscale="log")
     legend(figure, "dashed: 10 %")
@@ -105,11 +105,12 @@ def error_map(
     figure, (axes,) = canvas(title, r"$\sigma$", "directions $D$", fallback=fallback)
     with matplotlib.rc_context(STYLE):
         shown = np.clip(off, 1e-5, None)
+        low, high = max(float(shown.min()), 1e-5), float(shown.max())
         mesh = axes.imshow(
             shown, cmap="cividis", aspect="auto", origin="lower",
-            norm=LogNorm(max(shown.min(), 1e-5), shown.max()),
+            norm=LogNorm(low, high),
         )  # fmt: skip
-        middle = np.sqrt(mesh.norm.vmin * mesh.norm.vmax)
+        middle = np.sqrt(low * high)
         for (i, j), value in np.ndenumerate(off):
             dark = shown[i, j] < middle
             axes.text(
@@ -134,8 +135,9 @@ def convergence(
     )  # fmt: skip
     points = arrays["points"]
     for row, name in enumerate(("quadratic", "direct")):
-        style = {"color": colour(row), "marker": MARKERS[row], "ms": 6, "lw": 2.6 - 1.2 * row}
-        axes.plot(points, arrays[f"{name}_error"], label=f"{name} Monte-Carlo", **style)
+        style: Keywords = {"color": colour(row), "marker": MARKERS[row], "ms": 6}
+        style |= {"lw": 2.6 - 1.2 * row, "label": f"{name} Monte-Carlo"}
+        axes.plot(points, arrays[f"{name}_error"], **style)
         bias = abs(arrays[f"{name}_level"].mean() / arrays["closed_form"] - 1)
         axes.axhline(bias, color=colour(row), ls=":", lw=1.2, label=f"{name}, all points")
     law = arrays["quadratic_error"][0] * np.sqrt(points[0] / points)

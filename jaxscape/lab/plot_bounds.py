@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from jaxscape.lab.curves import PREFIX, draw_extremes, draw_mean, finish
-from jaxscape.lab.style import MARKERS, canvas, colour, legend
+from jaxscape.lab.style import MARKERS, Keywords, canvas, colour, legend
 
 
 def looseness(
@@ -34,7 +34,7 @@ def looseness(
         found = [np.nan if entry[field] is None else entry[field] for entry in entries]
         shift = np.array(found) - [entry["largest"] for entry in entries]
         # the published bound, drawn hollow and larger, shows around the corrected one
-        style = {"mfc": "none", "mew": 2, "ms": 13} if field == "published" else {"ms": 8}
+        style: Keywords = {"mfc": "none", "mew": 2, "ms": 13} if field == "published" else {"ms": 8}
         style |= {"color": colour(row), "marker": MARKERS[row], "lw": 0, "label": name}
         axes.plot(shift, place, **style)
     axes.axvline(0, color="0.2", lw=1.5, label="largest measured")
@@ -97,7 +97,7 @@ def _draw_bounds(
     axes: Axes, row: int, k: Int[np.ndarray, "K"], bounds: Float[np.ndarray, "2 K"], place: str
 ) -> None:
     """One line where both forms coincide to the eye."""
-    same = np.allclose(*bounds, rtol=0, atol=0.01)
+    same = np.allclose(bounds[0], bounds[1], rtol=0, atol=0.01)
     names = ("bound",) if same else ("published bound", "corrected bound")
     for name, values, dash in zip(names, bounds, ("--", ":"), strict=False):
         drawn = 10.0 ** np.minimum(values, 300)  # of a deep network it may leave float64

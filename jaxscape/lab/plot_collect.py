@@ -21,19 +21,19 @@ def loss(arrays: Arrays, *, dataset: str, fallback: bool = False, unit: str = "n
     also ``stopped_k`` and ``stopped_test_loss`` [A'], of the network that trained on without new
     samples while these k arrived.
     """
-    curves = [arrays.get(name) for name in ("test_loss", "stopped_test_loss")]
+    curves = [arrays[name] for name in ("test_loss", "stopped_test_loss") if name in arrays]
     return _network(arrays, curves, f"test loss ({unit})", dataset, fallback)
 
 
 def error(arrays: Arrays, *, dataset: str, fallback: bool = False) -> Figure:
     """The share of test samples told wrong, as ``loss``, from ``test_accuracy``."""
-    found = [arrays.get(name) for name in ("test_accuracy", "stopped_test_accuracy")]
-    curves = [None if accuracy is None else 100 * (1 - accuracy) for accuracy in found]
+    names = ("test_accuracy", "stopped_test_accuracy")
+    curves = [100 * (1 - arrays[name]) for name in names if name in arrays]
     return _network(arrays, curves, "test error (%)", dataset, fallback)
 
 
 def _network(
-    arrays: Arrays, curves: Sequence[np.ndarray | None], ylabel: str, dataset: str, fallback: bool
+    arrays: Arrays, curves: Sequence[np.ndarray], ylabel: str, dataset: str, fallback: bool
 ) -> Figure:
     title = f"Network trained while its samples arrive: {dataset}"
     figure, (axes,) = canvas(title, "samples arrived", ylabel, fallback=fallback)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from jaxscape.lab.bins import log_bins
 from jaxscape.lab.curves import PREFIX, draw_mean, finish
-from jaxscape.lab.style import MARKERS, canvas, colour, legend
+from jaxscape.lab.style import MARKERS, Keywords, canvas, colour, legend
 
 
 class Curve(NamedTuple):
@@ -64,7 +64,7 @@ def theorem(
         panel.set_title(name)
         for row, curve in enumerate(curves):
             bins = log_bins(curve.k, curve.values * np.asarray(curve.k, np.float64) ** 2)
-            style = {"color": colour(row), "marker": MARKERS[row], "ms": 5, "lw": 1.6}
+            style: Keywords = {"color": colour(row), "marker": MARKERS[row], "ms": 5, "lw": 1.6}
             panel.plot(bins.k, bins.mean, markevery=(2 * row, 8), label=curve.label, **style)
         for row, (label, (k, values)) in enumerate(marked.items(), start=len(curves)):
             style = {"color": colour(row), "marker": MARKERS[row], "ms": 8, "lw": 0}
@@ -94,7 +94,7 @@ def spectrum(
     lowest = min(values.min() for values in curves.values())
     for row, (label, values) in enumerate(curves.items()):
         index = np.arange(1, values.shape[1] + 1)
-        style = {"marker": MARKERS[row], "ms": 5 if row == 0 else 8, "lw": 1.6}
+        style: Keywords = {"marker": MARKERS[row], "ms": 5 if row == 0 else 8, "lw": 1.6}
         style |= {"mfc": colour(row) if row == 0 else "none", "color": colour(row), "label": label}
         axes.plot(index, values.mean(0), **style)
         if row == 0:

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jaxscape.lab.style import MARKERS, canvas, colour, legend
+from jaxscape.lab.style import MARKERS, Keywords, canvas, colour, legend
 from jaxscape.sample_size import MOST
 
 PILOT = "samples $n$ of the pilot"
@@ -43,7 +43,7 @@ def pilots(
             beside = sizes * 1.06 ** (2 * row - 1)
             low, value, high = _limits(answer["pilots"], kind)
             bars = np.maximum([value - low, high - value], 0)
-            style = {"color": colour(row), "marker": MARKERS[row], "ms": 5, "capsize": 3}
+            style: Keywords = {"color": colour(row), "marker": MARKERS[row], "ms": 5, "capsize": 3}
             axes.errorbar(beside, value, bars, lw=0, elinewidth=1.6, label=label, **style)
             if answer["all"][kind] is not None:
                 axes.axhline(answer["all"][kind], color=colour(row), ls=("--", ":")[row], lw=1.4)
@@ -78,7 +78,7 @@ def coverage(
         names = (("loss_variance", "level $\\mathrm{E}_q S^2$"), ("exceedance", "$K$ of a run"))
         for row, (kind, label) in enumerate(names):
             shares = [pilot["coverage"][kind] for pilot in answer["pilots"]]
-            style = {"color": colour(row), "marker": MARKERS[row], "ms": 5}
+            style: Keywords = {"color": colour(row), "marker": MARKERS[row], "ms": 5}
             axes.plot(sizes, shares, label=label, **style)
         axes.set(xscale="log", ylim=(0, 1.03))
     legend(figure, "grey: two standard errors of the trials around the level asked for")

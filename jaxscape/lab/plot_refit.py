@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jaxscape.lab.curves import PREFIX
-from jaxscape.lab.style import MARKERS, canvas, colour, legend
+from jaxscape.lab.style import MARKERS, Keywords, canvas, colour, legend
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -78,7 +78,7 @@ def sizes(
         x, y = ([size[name] for size in found] for name in ("epsilon", "k_epsilon"))
         low, high = np.array([size["k_epsilon_ci"] for size in found]).T
         axes.fill_between(x, low, high, color=colour(row), alpha=0.25, lw=0)
-        style = {"color": colour(row), "marker": MARKERS[row], "ms": 5}
+        style: Keywords = {"color": colour(row), "marker": MARKERS[row], "ms": 5}
         axes.plot(x, y, label=rf"$K_\varepsilon$, $\sigma$ = {entry['sigma']:g}", **style)
     label = r"networks: excess test loss stays below $\varepsilon$"
     for size in entries[0]["sizes"]:
@@ -129,5 +129,5 @@ def _draw(
     lines = (low, shown, values.max(0))
     low, middle, high = map(np.sqrt, lines) if root else lines
     axes.fill_between(k, low, high, color=colour(row), alpha=0.25, lw=0)
-    marker = {"marker": MARKERS[row % len(MARKERS)], "ms": 5}
+    marker: Keywords = {"marker": MARKERS[row % len(MARKERS)], "ms": 5}
     axes.plot(k, middle, color=colour(row), label=name, **marker)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from jaxscape.lab.bins import log_bins
 from jaxscape.lab.curves import PREFIX
-from jaxscape.lab.style import MARKERS, canvas, colour, legend
+from jaxscape.lab.style import MARKERS, Keywords, canvas, colour, legend
 
 DRAWN = 1000
 """Values of k, equally spaced in their logarithm, at which a line known at every k is drawn."""
@@ -64,7 +64,7 @@ def overlap(
         r"curvature of $H_k$ within it, $\mathrm{tr}\,\Lambda_k\,/\sum_j\lambda_j$": captured,
     }
     for row, (name, values) in enumerate(named.items()):
-        style = {"color": colour(row), "marker": MARKERS[row], "ms": 5, "label": name}
+        style: Keywords = {"color": colour(row), "marker": MARKERS[row], "ms": 5, "label": name}
         axes.plot(k, values, **style)
     axes.set(xscale="log")
     axes.set_ylim(min(0, captured.min()) - 0.02, 1.03)
@@ -94,8 +94,8 @@ def theorem(
     for row, (name, curve) in enumerate(theory.items(), start=1):
         bins = log_bins(k, curve)
         axes.plot(bins.k, bins.mean, "--", color=colour(row), lw=1.3)
-        style = {"marker": MARKERS[row], "ms": 8, "color": colour(row), "lw": 0, "label": name}
-        axes.plot(pair_k, curve[at], **style)
+        style: Keywords = {"marker": MARKERS[row], "ms": 8, "color": colour(row), "lw": 0}
+        axes.plot(pair_k, curve[at], label=name, **style)
     style = {"marker": MARKERS[0], "ms": 12, "mfc": "none", "mew": 2, "lw": 0, "elinewidth": 2}
     below = np.minimum(error, 0.9 * values)
     axes.errorbar(pair_k, values, (below, error), color=colour(0), label="Theorem 1", **style)

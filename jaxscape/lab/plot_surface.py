@@ -1,6 +1,7 @@
 """Figures of loss surfaces over two directions, from arrays."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -15,6 +16,21 @@ from jaxscape.lab.style import STYLE, canvas
 RANGE = 1e8
 """Largest over smallest value that a logarithmic scale of colours spans."""
 AXES = (r"$\theta_1$", r"$\theta_2$")
+
+
+class Scale(NamedTuple):
+    """The range of values that colours span."""
+
+    low: float
+    high: float
+    is_log: bool
+
+    @property
+    def norm(self) -> Normalize:
+        """Values to colours."""
+        if self.is_log:
+            return LogNorm(self.low, self.high, clip=True)
+        return Normalize(self.low, self.high)
 
 
 def contours(
@@ -41,8 +57,10 @@ def contours(
             axes.grid(False)
             _draw(figure, axes, steps, sheet, quantity)
             if path is not None:
-                style = {"color": "w", "lw": 1.2, "marker": "o", "ms": 3.5, "mec": "k", "mew": 0.5}
-                axes.plot(*path.T, **style, label="training, an epoch a dot")
+                axes.plot(
+                    *path.T, color="w", lw=1.2, marker="o", ms=3.5, mec="k", mew=0.5,
+                    label="training, an epoch a dot",
+                )  # fmt: skip
             axes.plot(0, 0, "+", color="w", ms=13, mew=3.5)
             axes.plot(0, 0, "+", color="k", ms=11, mew=1.6, label="trained point")
             axes.set(xlim=steps[[0, -1]], ylim=steps[[0, -1]])
@@ -54,27 +72,28 @@ def contours(
 def _draw(
     figure: Figure, axes: Axes, steps: np.ndarray, sheet: Float[np.ndarray, "a a"], quantity: str
 ) -> None:
-    norm = scale(sheet)
+    span = scale(sheet)
     mesh = axes.pcolormesh(
-        steps, steps, sheet.T, norm=norm, cmap="viridis", shading="gouraud", rasterized=True
+        steps, steps, sheet.T, norm=span.norm, cmap="viridis", shading="gouraud", rasterized=True
     )
-    if norm.vmin < norm.vmax:
-        spaced = np.geomspace if isinstance(norm, LogNorm) else np.linspace
-        levels = spaced(norm.vmin, norm.vmax, 13)[1:-1]
+    if span.low < span.high:
+        spaced = np.geomspace if span.is_log else np.linspace
+        levels = spaced(span.low, span.high, 13)[1:-1]
         axes.contour(steps, steps, sheet.T, levels=levels, colors="w", linewidths=0.5, alpha=0.7)
     bar = figure.colorbar(mesh, ax=axes, label=quantity)
-    if isinstance(norm, LogNorm) and norm.vmax >= 100 * norm.vmin:
+    if span.is_log and span.high >= 100 * span.low:
         bar.locator = LogLocator(numticks=7)
         bar.minorticks_off()
 
 
-def scale(sheet: Float[np.ndarray, "a a"]) -> Normalize:
+def scale(sheet: Float[np.ndarray, "a a"]) -> Scale:
     """Colours over the finite values of a sheet, logarithmic where none is below 0."""
     finite = sheet[np.isfinite(sheet)]
     positive = finite[finite > 0]
     if not positive.size or (finite < 0).any() or positive.max() <= positive.min():
-        return Normalize(finite.min(), finite.max())
-    return LogNorm(max(positive.min(), positive.max() / RANGE), positive.max(), clip=True)
+        return Scale(float(finite.min()), float(finite.max()), is_log=False)
+    low = max(positive.min(), positive.max() / RANGE)
+    return Scale(float(low), float(positive.max()), is_log=True)
 
 
 def reliefs(
@@ -101,11 +120,11 @@ def reliefs(
         first, second = np.meshgrid(steps, steps, indexing="ij")
         for number, (name, sheet) in enumerate(sheets.items(), start=1):
             axes = figure.add_subplot(rows, columns, number, projection="3d")
-            norm = scale(sheet)
+            span = scale(sheet)
             heights, label = sheet, quantity
-            if isinstance(norm, LogNorm):
+            if span.is_log:
                 heights, label = (
-                    np.log10(np.maximum(sheet, norm.vmin)),
+                    np.log10(np.maximum(sheet, span.low)),
                     rf"$\log_{{10}}$ {quantity}",
                 )
             axes.plot_surface(

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from jaxscape.lab.bins import log_bins
 from jaxscape.lab.curves import PREFIX, draw_mean, finish
-from jaxscape.lab.style import MARKERS, canvas, colour, legend
+from jaxscape.lab.style import MARKERS, Keywords, canvas, colour, legend
 
 
 def law(
@@ -60,7 +60,7 @@ def parts(
         for column, (name, bins) in enumerate(binned.items()):
             share = np.divide(bins.mean, whole, out=np.zeros_like(whole), where=whole > 0)
             up, down = np.maximum(share, 0), np.minimum(share, 0)
-            style = {"color": colour(column), "lw": 0, "alpha": 0.85}
+            style: Keywords = {"color": colour(column), "lw": 0, "alpha": 0.85}
             axes.fill_between(bins.k, above, above + up, label=name, **style)
             axes.fill_between(bins.k, below, below + down, **style)
             above, below = above + up, below + down
@@ -92,7 +92,7 @@ def sizes(
     )
     for row, label in enumerate(labels):
         reached = measured[row] >= 1
-        style = {"marker": MARKERS[row % len(MARKERS)], "ms": 4, "lw": 0, "label": label}
+        style: Keywords = {"marker": MARKERS[row % len(MARKERS)], "ms": 4, "lw": 0, "label": label}
         axes.plot(tolerances[reached], measured[row][reached], color=colour(row), **style)
         axes.plot(tolerances, predicted[row], "--", color=colour(row))
     axes.plot([], [], "--", color="0.3", label="order law")
@@ -129,10 +129,10 @@ def agreement(
     for row, part in enumerate(("offset", "mixed", "gradient", "curvature"), start=2):
         share = np.array([entry["law_parts"][part] for entry in entries]) * ratio
         shown = share > 0
-        style = {"color": colour(row), "marker": MARKERS[row], "ms": 4, "lw": 1.2}
+        style: Keywords = {"color": colour(row), "marker": MARKERS[row], "ms": 4, "lw": 1.2}
         axes.plot(sigma[shown], share[shown], "--", label=f"{part} part", **style)
     axes.plot(sigma, median, ":", color=colour(1), marker=MARKERS[1], label="full law, median")
-    bars = {"color": colour(0), "marker": MARKERS[0], "capsize": 4, "lw": 2}
+    bars: Keywords = {"color": colour(0), "marker": MARKERS[0], "capsize": 4, "lw": 2}
     axes.errorbar(sigma, ratio, [np.minimum(error, 0.999 * ratio), error], label="full law", **bars)
     axes.set(xscale="log", yscale="log")
     axes.set_ylim(bottom=max(1e-10, axes.get_ylim()[0]))

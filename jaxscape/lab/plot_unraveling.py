@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
 from jaxscape.lab.curves import PREFIX
-from jaxscape.lab.style import MARKERS, canvas, colour, legend
+from jaxscape.lab.style import MARKERS, Keywords, canvas, colour, legend
 
 
 def increments(
@@ -67,8 +67,8 @@ def levels(
     left.set_title("$M$ (line), $(k+1)\\,|\\delta_k|$ (marker)")
     right.set_title("training loss $L_n(w^*)$")
     for row, depth in enumerate(depths):
-        style = {"color": colour(row), "lw": 1.6}
-        marker = {"marker": MARKERS[row % len(MARKERS)], "ms": 6, "mfc": "none"}
+        style: Keywords = {"color": colour(row), "lw": 1.6}
+        marker: Keywords = {"marker": MARKERS[row % len(MARKERS)], "ms": 6, "mfc": "none"}
         some = deviation[row] > 0  # a logarithmic axis has no place for 0
         at = np.asarray(widths)
         left.plot(at[some], deviation[row][some], **style)

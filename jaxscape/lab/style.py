@@ -1,31 +1,38 @@
 """How all figures look."""
 
 from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, NullFormatter
 
+Keywords: TypeAlias = dict[str, Any]
+"""Keyword arguments of a call to matplotlib."""
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "os^Dv<>"
-STYLE = {
-    "font.size": 11,
-    "axes.titlesize": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.xmargin": 0.02,
-    "grid.color": "0.92",
-    "legend.fontsize": 9.5,
-    "legend.title_fontsize": 9.5,
-    "legend.frameon": False,
-    "pdf.fonttype": 42,
-    "figure.constrained_layout.use": True,
-}
+STYLE = matplotlib.RcParams(
+    {
+        "font.size": 11,
+        "axes.titlesize": 11,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "axes.xmargin": 0.02,
+        "grid.color": "0.92",
+        "legend.fontsize": 9.5,
+        "legend.title_fontsize": 9.5,
+        "legend.frameon": False,
+        "pdf.fonttype": 42,
+        "figure.constrained_layout.use": True,
+    }
+)
 """Colours that stay apart for colour-blind readers (Okabe & Ito, 2008)."""
 
 
@@ -53,20 +60,20 @@ def canvas(
             leftmost.set_ylabel(ylabel)
         mark = "\nFALLBACK DATA: in place of MNIST, which could not be had" if fallback else ""
         figure.suptitle(title + mark, color="#B00000" if fallback else "black", fontsize=12)
-    return figure, grid[:panels]
+    return figure, list(grid[:panels])
 
 
 def legend(figure: Figure, title: str) -> None:
     """One legend for all axes, below them, where it hides nothing."""
     with matplotlib.rc_context(STYLE):
-        handles = {}
+        handles: dict[str, Artist] = {}
         for axes in figure.axes:
             handles |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
         # a letter takes about 1/15 inch, the line and the gap before it as much as eight
         width = (8 + max(map(len, handles), default=0)) / 15
         fitting = max(1, int(figure.get_figwidth() / width))
         columns = min(len(handles) if len(handles) <= 4 else 3, fitting)
-        place = {"loc": "outside lower center", "ncols": columns}
+        place: Keywords = {"loc": "outside lower center", "ncols": columns}
         figure.legend(handles.values(), handles, title=title, **place)
 
 
