@@ -65,14 +65,12 @@ def read(name: str, folder: Path) -> Arrays:
     """
     layout, archive = LAYOUTS[name], folder / LAYOUTS[name].archive
     if not archive.is_file():
-        unpacked = _unpacked(layout, folder)
+        unpacked = _unpacked(layout, folder) or folder
         return _splits(layout, unpacked, lambda file: (unpacked / file).read_bytes())
     published.verify(archive, published.files(name)[archive.name])
     try:
         with tarfile.open(archive) as tar:
-            return _splits(
-                layout, archive, lambda file: tar.extractfile(f"{layout.folder}/{file}").read()
-            )
+            return _splits(layout, archive, lambda file: _member(tar, f"{layout.folder}/{file}"))
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise InputError(
             f"expected {archive} to be a gzipped tar file, found: {error}; get it again"
@@ -82,6 +80,13 @@ def read(name: str, folder: Path) -> Arrays:
 def _unpacked(layout: Layout, folder: Path) -> Path | None:
     places = (folder / layout.folder, folder)
     return next((place for place in places if (place / layout.test[0]).is_file()), None)
+
+
+def _member(archive: tarfile.TarFile, name: str) -> bytes:
+    file = archive.extractfile(name)
+    if file is None:
+        raise KeyError(f"{name} is not a file")
+    return file.read()
 
 
 def _splits(layout: Layout, place: Path, load: Callable[[str], bytes]) -> Arrays:

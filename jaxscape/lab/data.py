@@ -72,16 +72,16 @@ def _published(
         if family.present(name, folder):
             return build(name, f"files in {folder}", family.read(name, folder), num_classes)
     for place in [root, prepared.default_root()] if root else [prepared.default_root()]:
-        if folder := prepared.find(name, place):
-            source = f"{folder}, prepared by TensorFlow Datasets in an order of its own"
-            return build(name, source, prepared.read(folder, num_classes), num_classes)
+        if found := prepared.find(name, place):
+            source = f"{found}, prepared by TensorFlow Datasets in an order of its own"
+            return build(name, source, prepared.read(found, num_classes), num_classes)
     folder = cache.folder(name, cache_dir)
     records = published.files(name)
     for file, record in records.items():
         if not published.matches(folder / file, record):
             download.fetch(record, folder / file)
-    place = download.address(next(iter(records.values()))).rpartition("/")[0]
-    source = f"downloaded from {place}, kept in {folder}"
+    server = download.address(next(iter(records.values()))).rpartition("/")[0]
+    source = f"downloaded from {server}, kept in {folder}"
     return build(name, source, family.read(name, folder), num_classes)
 
 

@@ -95,7 +95,10 @@ def _epoch_of_all(
     states: State, keys: Key[Array, "R"], data: Batch,
 ) -> tuple[State, Float[Array, "R"]]:  # fmt: skip
     run = epoch(loss, optax.adam(learning_rate), batch_size=batch_size)
-    one = lambda network: run(*network, data)  # noqa: E731
+
+    def one(network: tuple[State, Key[Array, ""]]) -> tuple[State, Float[Array, ""]]:
+        return run(*network, data)
+
     return jax.lax.map(one, (states, keys), batch_size=together if together > 1 else None)
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
 from jaxscape import prefix
@@ -20,7 +21,7 @@ class Orders(NamedTuple):
     """Of δ_k²."""
 
 
-def over_orders(key: Key[Array, ""], losses: Float[Array, "m n"], num_orders: int) -> Orders:
+def over_orders(key: Key[Array, ""], losses: Float[ArrayLike, "m n"], num_orders: int) -> Orders:
     """The mean of |δ_k| and of δ_k² over ``num_orders`` orders drawn with equal probability.
 
     ``losses`` holds ℓ_i of n samples at m points; all points see the same orders, those that
@@ -52,7 +53,7 @@ def _over_orders(keys: Key[Array, "R"], losses: Float[Array, "m n"]) -> Orders:
     return jax.tree.map(lambda x: x / len(keys), total)
 
 
-def deviation(losses: Float[Array, "m n"]) -> Float[np.ndarray, "m"]:
+def deviation(losses: Float[ArrayLike, "m n"]) -> Float[np.ndarray, "m"]:
     """M = (1/n) Σ_i |ℓ_i − L_n|, the mean absolute deviation at each point."""
     losses = np.asarray(losses, np.float64)
     losses = losses - np.median(losses, -1, keepdims=True)  # exactly 0 where all are equal
@@ -60,7 +61,7 @@ def deviation(losses: Float[Array, "m n"]) -> Float[np.ndarray, "m"]:
 
 
 def law(
-    deviation: Float[np.ndarray, "*m"], n: int, k: Int[np.ndarray, "*k"]
+    deviation: Float[ArrayLike, "*m"], n: int, k: Int[np.ndarray, "*k"]
 ) -> Float[np.ndarray, "..."]:
     """M n / ((n−1) (k+1)): what |δ_k| comes to on average over all orders of n samples as k grows.
 

@@ -35,8 +35,8 @@ def load(*, seed: int = 0, cache_dir: str | os.PathLike | None = None) -> Arrays
     ):
         return Arrays(*(stored[field] for field in Arrays._fields))
     arrays = Arrays(*draw(60_000, [seed, 0]), *draw(10_000, [seed, 1]))
-    with contextlib.suppress(OSError), cache.replacing(path) as file:
-        np.savez(file, **arrays._asdict())
+    with contextlib.suppress(OSError), cache.replacing(path) as new:
+        np.savez(new, **arrays._asdict())
     return arrays
 
 

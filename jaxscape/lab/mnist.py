@@ -43,8 +43,8 @@ def read(name: str, folder: Path) -> Arrays:
 
     Raises ``InputError`` naming the file that is missing, truncated, altered or inconsistent.
     """
-    paths = {stem: _find(stem, folder) for stem in PARTS}
-    missing = [stem for stem, path in paths.items() if path is None]
+    paths = {stem: path for stem in PARTS if (path := _find(stem, folder)) is not None}
+    missing = [stem for stem in PARTS if stem not in paths]
     if missing:
         raise InputError(
             f"expected the four files of {name} in {folder}, found no {', '.join(missing)} "

@@ -99,7 +99,7 @@ def build(
     ]:
         if value < least:
             raise InputError(f"expected {what} of at least {least}, found {value}; raise it")
-    sizes = {"num_outputs": num_outputs, "hidden": hidden, "layers": layers}
+    sizes: dict[str, Any] = {"num_outputs": num_outputs, "hidden": hidden, "layers": layers}
     module = ARCHITECTURES[name](**sizes, bias=bias)
 
     first = jax.jit(module.init)
@@ -108,6 +108,7 @@ def build(
         return first(key, jnp.asarray(inputs[:1]))["params"]
 
     def apply(params: Params, inputs: Any) -> Float[Array, "n c"]:
-        return module.apply({"params": params}, inputs)
+        outputs: Any = module.apply({"params": params}, inputs)
+        return outputs
 
     return Model(init, apply)

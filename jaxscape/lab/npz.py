@@ -37,15 +37,15 @@ def read(path: str | os.PathLike) -> tuple[Arrays, int]:
             f"expected arrays {', '.join(needed)} in {path}, "
             f"found {', '.join(sorted(stored)) or 'none of them'}; {ADVICE}"
         )
-    arrays = Arrays(*(stored.get(key) for key in KEYS))
+    arrays = Arrays(stored["inputs"], stored["targets"], *(stored.get(key) for key in KEYS[2:]))
     for key in needed:
         check = _check_inputs if key.endswith("inputs") else _check_targets
         check(stored[key], f"{key} of {path}")
     check_lengths(arrays.train_inputs, arrays.train_targets, str(path))
-    if arrays.test_inputs is None:
+    if arrays.test_inputs is None or arrays.test_targets is None:
         return arrays, _num_classes([arrays.train_targets])
     check_lengths(arrays.test_inputs, arrays.test_targets, f"the test split of {path}")
-    for train, test in (arrays[::2], arrays[1::2]):
+    for train, test in zip(arrays[:2], (arrays.test_inputs, arrays.test_targets), strict=True):
         if train.shape[1:] != test.shape[1:] or train.dtype.kind != test.dtype.kind:
             raise InputError(
                 f"expected the test split of {path} to be like the training split, {train.dtype} "

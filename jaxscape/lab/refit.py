@@ -37,8 +37,8 @@ def epoch(
     same number of equal steps, and no sample from position k on is ever read.
     """
 
-    def run(state: State, key: Key, k: Array, data: Batch, order: Array) -> State:
-        def step(state: State, key: Key) -> tuple[State, None]:
+    def run(state: State, key: Key[Array, ""], k: Array, data: Batch, order: Array) -> State:
+        def step(state: State, key: Key[Array, ""]) -> tuple[State, None]:
             rows = order[jax.random.randint(key, (batch_size,), 0, k)]
             batch = jax.tree.map(lambda leaf: leaf[rows], data)
             gradient = jax.grad(lambda w: jnp.mean(loss(w, batch)))(state.params)

@@ -59,7 +59,7 @@ def masked_crc32c(records: list[bytes]) -> UInt32[np.ndarray, "n"]:
 
 
 def _table() -> UInt32[np.ndarray, "256"]:
-    table = np.arange(256, dtype=np.uint32)
+    table: np.ndarray = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         table = (table >> 1) ^ np.where(table & 1, np.uint32(0x82F63B78), np.uint32(0))
     return table

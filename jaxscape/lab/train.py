@@ -65,7 +65,8 @@ def epoch(
             update, moments = optimizer.update(gradient, state.optimizer, state.params)
             return State(optax.apply_updates(state.params, update), moments), total
 
-        state, totals = jax.lax.scan(step, state, (chunks.starts, chunks.fresh))
+        pieces = jnp.asarray(chunks.starts), jnp.asarray(chunks.fresh)
+        state, totals = jax.lax.scan(step, state, pieces)
         return state, jnp.sum(totals) / n
 
     return run
@@ -159,5 +160,6 @@ def _mean(loss: PerSampleLoss, params: Params, data: Batch, batch_size: int) -> 
         values = loss(params, take(data, start, chunks.size))
         return total + jnp.sum(jnp.where(fresh, values, 0)), None
 
-    total, _ = jax.lax.scan(step, jnp.float32(0), (chunks.starts, chunks.fresh))
+    pieces = jnp.asarray(chunks.starts), jnp.asarray(chunks.fresh)
+    total, _ = jax.lax.scan(step, jnp.float32(0), pieces)
     return total / n

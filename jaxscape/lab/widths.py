@@ -31,8 +31,8 @@ def initial(
     wide = jax.vmap(lambda key: build(max(widths)).init(key, inputs))(keys)
     shapes = [jax.eval_shape(build(width).init, keys[0], inputs) for width in widths]
 
-    def corners(leaf: Float[Array, "R a b"], *kept: jax.ShapeDtypeStruct) -> np.ndarray:
-        leaf = np.asarray(leaf)
+    def corners(drawn: Float[Array, "R a b"], *kept: jax.ShapeDtypeStruct) -> np.ndarray:
+        leaf = np.asarray(drawn)
         padded = np.zeros_like(leaf)
         for row, (rows, columns) in enumerate(like.shape for like in kept):
             scale = np.sqrt(leaf.shape[1] / rows, dtype=leaf.dtype)
