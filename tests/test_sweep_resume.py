@@ -5,7 +5,6 @@ from command import process
 from sweeps import read, run
 
 from experiments import monte_carlo
-from jaxscape.lab import checkpoint
 
 
 def test_another_run_is_bit_identical(clouds, finished, tmp_path, capsys):
@@ -68,25 +67,6 @@ def test_killed_then_resumed_is_bit_identical(clouds, tmp_path, capsys, monkeypa
     assert run(argv, tmp_path / "whole", capsys)[0] == 0
     for name, array in read(tmp_path / "run")[0].items():
         np.testing.assert_array_equal(array, read(tmp_path / "whole")[0][name], err_msg=name)
-
-
-def test_a_save_that_fails_keeps_the_last_good_one(clouds, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(monte_carlo, "SEGMENT", 40)
-    save, calls = checkpoint.save, []
-
-    def full(folder, name, tree):
-        calls.append(name)
-        if calls.count("sweep") == 3:
-            raise OSError(28, "No space left on device", str(folder))
-        save(folder, name, tree)
-
-    monkeypatch.setattr(checkpoint, "save", full)
-    out = tmp_path / "run"
-    status, err = run([*clouds, "--checkpoint-every", "0"], out, capsys)
-    assert status == 2
-    assert "No space left" in err
-    assert not out.exists()
-    assert run([*clouds, "--resume"], out, capsys)[0] == 0
 
 
 def test_a_finished_run_is_left_as_it_is(clouds, finished, capsys):
