@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
+import numpy as np
 
 from experiments import law, summary
 from experiments.problem import Problem
@@ -32,11 +32,11 @@ def directions(kind: str, pairs: Eigenpairs | None, seconds: float) -> None:
     what = kind
     if pairs is not None:
         # an eigenvalue below 1 % of the largest is known to float32 no better than that part of it
-        size = jnp.abs(pairs.values)
-        floor = jnp.maximum(0.01 * size.max(), jnp.finfo(jnp.float32).tiny)
-        relative = float(jnp.max(pairs.residuals / jnp.maximum(size, floor)))
+        size, good = np.abs(pairs.values), np.asarray(pairs.converged)
+        floor = max(0.01 * size.max(), np.finfo(np.float32).tiny)
+        relative = np.divide(pairs.residuals, np.maximum(size, floor)).max()
         what = (
-            f"{int(pairs.converged.sum())} of {len(pairs.values)} eigenpairs converged, "
+            f"{good.sum()} of {good.size} eigenpairs converged, "
             f"{int(pairs.matvecs)} Hessian products, largest relative residual {relative:.1e}"
         )
     stage("directions", what, seconds)

@@ -77,3 +77,20 @@ def increments64(losses):
     for k in range(1, n):
         columns.append(losses[:, : k + 1].mean(1) - losses[:, :k].mean(1))
     return np.stack(columns, 1)
+
+
+def law64(model, sigma):
+    """The law of DESIGN 1.3 k by k, in float64."""
+    c, g, h = (np.asarray(x, np.float64) for x in model)
+    rows = []
+    for k in range(1, len(c)):
+        a, b, A = (x[: k + 1].mean(0) - x[:k].mean(0) for x in (c, g, h))
+        trace, square = np.trace(A), (A**2).sum()
+        own = np.diag(A)
+        rows.append(
+            (a**2, sigma**2 * a * trace, sigma**2 * (b @ b), sigma**4 / 4 * (2 * square + trace**2),
+             a**2 + sigma**2 * (a * trace + b @ b) + sigma**4 / 4 * (2 * square + trace**2),
+             sigma**2 * (b @ b) + sigma**4 / 2 * square,
+             sigma**4 / 4 * (2 * (own**2).sum() + own.sum() ** 2))
+        )  # fmt: skip
+    return np.array(rows).T

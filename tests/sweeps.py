@@ -1,12 +1,11 @@
 """The sweep at a small size: run in this process, its folder read back, its losses in NumPy."""
 
 import json
-from unittest import mock
 
+import drawing
 import numpy as np
-from PIL import Image
 
-from experiments import prepare, problem, sweep, sweep_report
+from experiments import prepare, problem, sweep
 
 
 def read(out):
@@ -15,21 +14,9 @@ def read(out):
         return dict(found), json.loads((out / "summary.json").read_text())
 
 
-def blank(figure, folder, name):
-    """A one-pixel picture in place of a figure: drawing takes half the time of a small run."""
-    folder.mkdir(exist_ok=True)
-    for kind in ("png", "pdf"):
-        Image.new("L", (1, 1)).save(folder / f"{name}.{kind}")
-
-
-def without_figures():
-    """A context in which the command draws nothing."""
-    return mock.patch.object(sweep_report.plot, "save", blank)
-
-
 def run(argv, out, capsys):
     """Exit status and stderr of the command in this process, drawing nothing."""
-    with without_figures():
+    with drawing.nothing():
         status = sweep.main([*argv, "--out", str(out)])
     return status, capsys.readouterr().err
 

@@ -4,6 +4,7 @@ import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 
 from jaxscape import pairs
@@ -28,9 +29,18 @@ def test_a_quotient_has_twice_the_digits(a, count):
     assert abs(float(high) + float(low) - a / count) <= 1e-12 * abs(a / count)
 
 
-def test_running_sums_have_twice_the_digits():
-    x = np.random.default_rng(0).normal(size=(3, 1001)).astype(np.float32) * 1e3
+@pytest.mark.parametrize("n", [1, 2, pairs.RUN, pairs.RUN + 1, 1001])
+def test_running_sums_have_twice_the_digits(n):
+    x = np.random.default_rng(0).normal(size=(3, n)).astype(np.float32) * 1e3
     high, low = jax.jit(pairs.cumsum)((x, np.zeros_like(x)))
     exact = np.cumsum(x.astype(np.float64), -1)
     got = np.asarray(high, np.float64) + np.asarray(low, np.float64)
     assert np.abs(got - exact).max() < 1e-9
+
+
+def test_running_sums_before_a_term_do_not_hang_on_it():
+    x = np.ones(70, np.float32)
+    x[40] = np.nan
+    high, _ = jax.jit(pairs.cumsum)((x, np.zeros_like(x)))
+    np.testing.assert_array_equal(high[:40], np.arange(1, 41))
+    assert np.isnan(high[40:]).all()

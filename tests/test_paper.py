@@ -4,6 +4,7 @@ import shlex
 from typing import get_args
 
 import command
+import drawing
 import jax
 import markupsafe
 import numpy as np
@@ -13,7 +14,7 @@ from experiments import cli
 from experiments.paper import __main__ as paper
 from experiments.paper import config as configs
 
-MADE = ["fig5", "fig6", "fig7", "ratio", "family", "model-error", "convergence", "error-map"]
+MADE = ["fig6", "fig7"]
 SMALL = [
     *("--hidden", "32", "--layers", "1", "--epochs", "2", "--points", "4", "--many-points", "8"),
     *("--num", "3", "--networks", "3", "--network-samples", "100", "--network-dim", "2"),
@@ -31,7 +32,8 @@ def flags(tmp_path_factory):
 def made(flags, tmp_path_factory):
     """The folder of the figures in ``MADE``."""
     out = tmp_path_factory.mktemp("runs") / "paper"
-    assert paper.main([*MADE, *flags, "--out", str(out)]) == 0
+    with drawing.coarsely():
+        assert paper.main([*MADE, *flags, "--out", str(out)]) == 0
     return out
 
 
@@ -58,66 +60,12 @@ def test_every_figure_has_arrays_pictures_and_a_paragraph(made):
         assert arrays_of(folder)
 
 
-def test_more_directions_change_more_but_not_as_published(made):
-    arrays = arrays_of(made / "fig5")
-    late = arrays["k"] >= 100
-    levels = (arrays["delta"] * arrays["k"] ** 2.0)[:, late].mean(1)
-    assert levels[0] < levels[1] < levels[2] < levels[3]
-    spread = arrays["published_delta"].mean(1)
-    assert spread.max() / spread.min() < levels[3] / levels[0]
-    found = json.loads((made / "fig5" / "summary.json").read_text())["curves"]
-    np.testing.assert_allclose([c["mean_delta_k2"] for c in found], levels, rtol=1e-5)
-    np.testing.assert_allclose(
-        [c["order_law_k2"] for c in found], arrays["loss_variance"], rtol=1e-6
-    )
-
-
-def test_two_views_of_a_surface_share_one_evaluation(made):
-    loss, step = arrays_of(made / "fig6"), arrays_of(made / "fig7")
-    np.testing.assert_array_equal(loss["loss"], step["loss"])
-    assert loss["k"].tolist() == [1, 299]
-    assert loss["published_k"].tolist() == [1, 4]
-    np.testing.assert_allclose(loss["published_loss"][1], loss["loss"][1], rtol=0.3)
-
-
-def test_members_of_the_family_agree_at_the_smallest_sigma(made):
-    arrays = arrays_of(made / "family")
-    square = arrays["single"] ** 2
-    np.testing.assert_allclose(arrays["subspace"][0, 0], square, rtol=0.05, atol=1e-9)
-    ratio = arrays_of(made / "ratio")["ratio"]
-    assert ratio.shape == (3, 3)
-    late = arrays["k"] >= 100
-    means = [
-        (arrays[name] * arrays["k"] ** 2.0)[..., late].mean(-1)
-        for name in ("subspace", "isotropic")
-    ]
-    np.testing.assert_allclose(ratio, means[0] / means[1][:, None], rtol=1e-6)
-
-
-def test_the_model_is_right_close_to_the_trained_point_alone(made):
-    arrays = arrays_of(made / "error-map")
-    off = np.abs(arrays["quadratic"] / arrays["direct"] - 1)
-    np.testing.assert_array_equal(arrays["relative_error"], off)
-    assert off[:, 0].max() < 1e-3
-    assert off[:, -1].max() > 0.01
-    same = arrays_of(made / "model-error")
-    np.testing.assert_array_equal(same["direct"], arrays["direct"])
-
-
-def test_the_error_of_blocks_of_points_is_their_scatter(made):
-    arrays = arrays_of(made / "convergence")
-    assert arrays["points"].tolist() == [2]
-    blocks = arrays["direct_level"].reshape(4, 2).mean(1)
-    error = np.sqrt(np.mean((blocks / arrays["closed_form"] - 1) ** 2))
-    np.testing.assert_allclose(arrays["direct_error"], [error], rtol=1e-6)
-
-
 def test_a_figure_that_is_there_is_left_as_it_is(made, flags, capsys):
-    before = (made / "fig5" / "results.npz").stat().st_mtime_ns
-    assert paper.main(["fig5", *flags, "--out", str(made)]) == 0
+    before = (made / "fig6" / "results.npz").stat().st_mtime_ns
+    assert paper.main(["fig6", *flags, "--out", str(made)]) == 0
     assert "finished before" in capsys.readouterr().out
-    assert (made / "fig5" / "results.npz").stat().st_mtime_ns == before
-    assert paper.main(["fig5", *flags, "--points", "5", "--out", str(made)]) == 2
+    assert (made / "fig6" / "results.npz").stat().st_mtime_ns == before
+    assert paper.main(["fig6", *flags, "--points", "5", "--out", str(made)]) == 2
     assert "points = 5" in capsys.readouterr().err
 
 
@@ -154,7 +102,7 @@ def test_the_report_says_how_to_get_a_figure_again(made):
         words = shlex.split(paper.gallery._flags(settings))
         again = cli.parse("paper", configs.PaperConfig, ["fig4", *words])
         assert again.settings() == settings.settings()
-    assert "experiments.paper fig5 --dataset" in (made / "report.html").read_text()
+    assert "experiments.paper fig6 --dataset" in (made / "report.html").read_text()
 
 
 def test_points_of_fewer_directions_are_those_of_more():

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import mlp_loss, mlp_problem
+from cases import law64, mlp_loss, mlp_problem
 
 import jaxscape as js
 from jaxscape import quadratic
@@ -71,23 +71,6 @@ def test_project_matches_the_full_hessian_of_a_network():
     got = project(mlp_loss, space, data)
     want = np.einsum("dp,npq,eq->nde", rows, hessian, rows)
     np.testing.assert_allclose(got.hessian, want, rtol=1e-4, atol=1e-5 * np.abs(want).max())
-
-
-def law64(model, sigma):
-    """The law of DESIGN 1.3 k by k, in float64."""
-    c, g, h = (np.asarray(x, np.float64) for x in model)
-    rows = []
-    for k in range(1, len(c)):
-        a, b, A = (x[: k + 1].mean(0) - x[:k].mean(0) for x in (c, g, h))
-        trace, square = np.trace(A), (A**2).sum()
-        own = np.diag(A)
-        rows.append(
-            (a**2, sigma**2 * a * trace, sigma**2 * (b @ b), sigma**4 / 4 * (2 * square + trace**2),
-             a**2 + sigma**2 * (a * trace + b @ b) + sigma**4 / 4 * (2 * square + trace**2),
-             sigma**2 * (b @ b) + sigma**4 / 2 * square,
-             sigma**4 / 4 * (2 * (own**2).sum() + own.sum() ** 2))
-        )  # fmt: skip
-    return np.array(rows).T
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.01, 1.0, 3.0])

@@ -1,11 +1,12 @@
 """The main command with other directions, data, or models."""
 
 import command
+import drawing
 import numpy as np
 import pytest
 from cases import increments64
 from command import FAST, odd
-from sweeps import flax_losses64, read, restored, run, without_figures
+from sweeps import flax_losses64, read, restored, run
 
 import jaxscape as js
 from experiments import prepare, sweep
@@ -69,7 +70,7 @@ def test_one_class_whose_losses_are_all_zero(tmp_path):
 def test_the_default_folder_of_a_file_is_one_folder(tmp_path, monkeypatch):
     argv = [*command.clouds(tmp_path / "my data.npz"), "--subspace", "random", "--sigmas", "0.1"]
     monkeypatch.chdir(tmp_path)
-    with without_figures():
+    with drawing.nothing():
         assert sweep.main(argv) == 0
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("sweep-my-data-")

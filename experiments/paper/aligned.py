@@ -1,9 +1,11 @@
 """What the experiments of "Curvature-Aligned Probing" (2026) share."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 import jaxscape as js
 from experiments import run_folder, summary
@@ -33,7 +35,13 @@ def project(bench: Bench) -> Quadratic:
 
 def leading(model: Quadratic, dim: int) -> Quadratic:
     """The model in the span of the first ``dim`` directions."""
-    return Quadratic(model.value, model.gradient[:, :dim], model.hessian[:, :dim, :dim])
+    gradient, hessian = np.asarray(model.gradient), np.asarray(model.hessian)
+    return Quadratic(model.value, gradient[:, :dim], hessian[:, :dim, :dim])
+
+
+def within(model: Quadratic, used: Bool[np.ndarray, "d"]) -> Quadratic:
+    """The same, by derivatives of 0 along the others: one shape, and program, for every span."""
+    return Quadratic(model.value, model.gradient * used, model.hessian * (used & used[:, None]))
 
 
 @jax.jit
@@ -56,7 +64,7 @@ def levels(scaled: Float[Array, "m n-1"]) -> Float[np.ndarray, "m"]:
     return np.mean(np.square(np.asarray(scaled)[:, late], dtype=np.float64), axis=1)
 
 
-def law_level(model: Quadratic, sigma: float) -> float:
-    """The mean over k ≥ 100 of k²Δ_k in closed form."""
-    law = np.asarray(js.quadratic_delta(model, sigma).total)
-    return summary.level(np.arange(1, len(law) + 1), law)
+def law_levels(model: Quadratic, sigmas: Sequence[float]) -> Float[np.ndarray, "s"]:
+    """The mean over k ≥ 100 of k²Δ_k in closed form, at each σ."""
+    laws = np.asarray(js.quadratic_delta(model, np.asarray(sigmas)).total)
+    return np.asarray([summary.level(np.arange(1, len(law) + 1), law) for law in laws])

@@ -1,5 +1,6 @@
 """What the figures share: the problem, the trained network, directions through it."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,7 +66,12 @@ def caveat(bench: Bench, kind: str = "hessian") -> str:
 
 def leading(space: js.Subspace, dim: int) -> js.Subspace:
     """The subspace of the first ``dim`` directions."""
-    return js.Subspace(space.origin, jax.tree.map(lambda leaf: leaf[:dim], space.basis))
+    return js.Subspace(space.origin, _first(space.basis, dim))
+
+
+@partial(jax.jit, static_argnums=1)  # all leaves in one program
+def _first(basis: Params, dim: int) -> Params:
+    return jax.tree.map(lambda leaf: leaf[:dim], basis)
 
 
 def losses_at(bench: Bench, space: js.Subspace, coordinates: np.ndarray) -> jax.Array:
@@ -77,7 +83,7 @@ def losses_at(bench: Bench, space: js.Subspace, coordinates: np.ndarray) -> jax.
     probe = js.points(space, jnp.asarray(coordinates, jnp.float32))
     reduction = js.reductions.losses(probe.num_points)
     losses = js.evaluate(bench.problem.loss, probe, bench.problem.samples, reduction)
-    bad = int((~jnp.isfinite(losses).all(0)).sum())
+    bad = int((~np.isfinite(losses).all(0)).sum())
     if bad:
         raise js.InputError(
             f"expected finite losses, found NaN or infinity for {bad} of {losses.shape[1]} "
@@ -88,8 +94,9 @@ def losses_at(bench: Bench, space: js.Subspace, coordinates: np.ndarray) -> jax.
 
 def normals(bench: Bench, num_points: int, dim: int) -> np.ndarray:
     """Standard normal coordinates [m, d]; a smaller ``dim`` has the leading ones of a larger."""
-    keys = jax.random.split(bench.problem.keys["probe"], dim)
-    return np.stack([jax.random.normal(key, (num_points,)) for key in keys], -1)
+    key = bench.problem.keys["probe"]
+    draw = lambda j: jax.random.normal(jax.random.fold_in(key, j), (num_points,))  # noqa: E731
+    return np.stack([draw(j) for j in range(dim)], -1)
 
 
 def unit(problem: Problem) -> str:

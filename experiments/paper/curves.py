@@ -10,6 +10,7 @@ from experiments import run_folder
 from experiments.paper import bench as benches
 from experiments.paper import published
 from experiments.paper.bench import SIGMAS, Bench, leading
+from experiments.paper.one_pass import delta_and_losses
 
 DIM = 10
 """Directions of figures 4, 8 and 9."""
@@ -35,14 +36,16 @@ def measure(bench: Bench, case: Case, row: int) -> Measured:
     """Δ_k of one case; published curves of different ``row`` have different orders of samples."""
     problem, config = bench.problem, bench.config
     points = case.sigma * benches.normals(bench, config.points, case.space.dim)
-    curve = js.delta(problem.loss, js.points(case.space, points), problem.samples)
+    probe, every = js.points(case.space, points), None
+    key = jax.random.fold_in(problem.keys["order"], row)
+    if config.as_published and case.space.dim <= DIM:
+        curve, losses = delta_and_losses(problem.loss, probe, problem.samples)
+        every = published.delta(key, losses)
+    else:
+        curve = js.delta(problem.loss, probe, problem.samples)
     if not config.as_published:
         return Measured(curve, None, None)
-    key = jax.random.fold_in(problem.keys["order"], row)
     first = benches.losses_at(bench, leading(case.space, 1), points[:, :1])
-    every = None
-    if case.space.dim <= DIM:
-        every = published.delta(key, benches.losses_at(bench, case.space, points))
     return Measured(curve, published.delta(key, first), every)
 
 

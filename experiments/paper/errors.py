@@ -1,6 +1,5 @@
 """How far the quadratic model is from the loss, "Curvature-Aligned Probing" (2026)."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -66,7 +65,7 @@ def convergence(bench: Bench) -> Record:
         "direct": benches.losses_at(bench, aligned.space(bench), points),
     }
     each = {name: aligned.levels(aligned.increments(x)) for name, x in losses.items()}
-    closed = aligned.law_level(model, MANY_SIGMA)
+    (closed,) = aligned.law_levels(model, [MANY_SIGMA])
     counts = np.asarray([2**e for e in range(1, total.bit_length()) if 2**e <= total // 4])
     arrays = {f"{name}_level": levels for name, levels in each.items()}
     arrays |= {"points": counts, "closed_form": np.asarray(closed)}
@@ -113,15 +112,12 @@ def _compare(bench: Bench) -> dict[str, np.ndarray]:
     kept = bench.store / "errors.npz"
     if not kept.exists():
         space, model = aligned.space(bench), aligned.project(bench)
-        rows = {name: [] for name in ("direct", "direct_sem", "quadratic", "closed", "pointwise")}
+        rows = []
         with progress("errors", len(DIMS), "dimensions") as advance:
             for dim in DIMS:
-                for found in _cases(bench, space, model, dim):
-                    for name, value in found.items():
-                        rows[name].append(value)
+                rows.append(_of_dim(bench, space, model, dim))
                 advance(1)
-        shape = (len(DIMS), len(SIGMAS))
-        arrays = {name: np.asarray(values).reshape(shape) for name, values in rows.items()}
+        arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         run_folder.write_arrays(
             kept, arrays | {"dim": np.asarray(DIMS), "sigma": np.asarray(SIGMAS)}
         )
@@ -129,24 +125,25 @@ def _compare(bench: Bench) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-def _cases(bench: Bench, space: Subspace, model: Quadratic, dim: int) -> Iterator[dict[str, float]]:
-    """The numbers of every σ; the losses of all of them are evaluated at once."""
+def _of_dim(bench: Bench, space: Subspace, model: Quadratic, dim: int) -> dict[str, np.ndarray]:
+    """The numbers of every σ, [s]; the points of all σ are evaluated at once."""
     m = max(2, bench.config.points // 2)
-    normals = np.where(np.arange(DIM) < dim, benches.normals(bench, m, DIM), 0)
-    points = np.concatenate([sigma * normals for sigma in SIGMAS])
-    losses = benches.losses_at(bench, space, points).reshape(len(SIGMAS), m, -1)
-    for sigma, rows in zip(SIGMAS, losses, strict=True):
-        direct = aligned.increments(rows)
-        quadratic = aligned.increments(aligned.modelled(model, sigma * normals))
-        each = aligned.levels(direct)
-        apart = aligned.levels(direct - quadratic).mean()
-        yield {
-            "direct": each.mean(),
-            "direct_sem": each.std(ddof=1) / np.sqrt(m),
-            "quadratic": aligned.levels(quadratic).mean(),
-            "closed": aligned.law_level(aligned.leading(model, dim), sigma),
-            "pointwise": np.sqrt(apart / each.mean()),
-        }
+    used = np.arange(DIM) < dim
+    normals = np.where(used, benches.normals(bench, m, DIM), 0)
+    points = [sigma * normals for sigma in SIGMAS]
+    losses = benches.losses_at(bench, space, np.concatenate(points))
+    model_losses = np.concatenate([aligned.modelled(model, rows) for rows in points])
+    direct, quadratic = (np.asarray(aligned.increments(x)) for x in (losses, model_losses))
+    each, modelled, apart = (
+        aligned.levels(x).reshape(len(SIGMAS), m) for x in (direct, quadratic, direct - quadratic)
+    )
+    return {
+        "direct": each.mean(1),
+        "direct_sem": each.std(1, ddof=1) / np.sqrt(m),
+        "quadratic": modelled.mean(1),
+        "closed": aligned.law_levels(aligned.within(model, used), SIGMAS),
+        "pointwise": np.sqrt(apart.mean(1) / each.mean(1)),
+    }
 
 
 def _marks(bench: Bench) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from experiments import summary
 from experiments.paper import bench as benches
 from experiments.paper import published
 from experiments.paper.bench import Bench
+from experiments.paper.one_pass import delta_and_losses
 from experiments.progress import progress
 from experiments.record import Record
 from jaxscape.lab import plot_paper, train
@@ -66,6 +67,7 @@ def standardised(bench: Bench) -> Batch:
     return {"inputs": jnp.asarray(scaled), "targets": jnp.asarray(dataset.train_targets[:count])}
 
 
+@jax.jit
 def uniform(key: jax.Array, params: Params) -> Params:
     """Parameters of the same layers, weights and biases uniform on ±1/√f."""
 
@@ -92,16 +94,13 @@ def _one(bench: Bench, samples: Batch, number: int) -> tuple[np.ndarray, ...]:
     pairs = js.top_eigenpairs(operator, params, DIM, key=key["subspace"], which="magnitude")
     space = js.Subspace(params, pairs.vectors)
     points = SIGMA * jax.random.normal(key["probe"], (config.points, DIM))
-    every = js.points(space, points)
     first = js.points(benches.leading(space, 1), points[:, :1])
-    losses = [
-        js.evaluate(problem.loss, probe, samples, js.reductions.losses(config.points))
-        for probe in (first, every)
-    ]
+    losses = js.evaluate(problem.loss, first, samples, js.reductions.losses(config.points))
+    curve, every = delta_and_losses(problem.loss, js.points(space, points), samples)
     return (
         np.asarray(train.mean_loss(problem.loss, params, samples, batch_size=1000)),
-        *(published.delta(key["order"], rows) for rows in losses),
-        np.asarray(js.delta(problem.loss, every, samples).mean),
+        *(published.delta(key["order"], rows) for rows in (losses, every)),
+        np.asarray(curve.mean),
     )
 
 

@@ -124,13 +124,13 @@ def _published(
         few, step, batch = published.sheets(
             problem.loss, probe, problem.samples, problem.keys["order"], SMALL
         )
-        whole = jnp.asarray(corrected.loss[-1] + corrected.increment[-1]).ravel()
-        before, last = published.last_step(whole, batch, n)
+        whole = (corrected.loss[-1] + corrected.increment[-1]).ravel()
+        before, last = published.last_step(whole, np.asarray(batch), n)
         square = (2, config.num, config.num)
         arrays = {
             "published_k": np.asarray([SMALL, -(-n // published.BATCH) - 1]),
-            "published_loss": np.asarray(jnp.stack([few, before])).reshape(square),
-            "published_increment": np.asarray(jnp.stack([step, last])).reshape(square),
+            "published_loss": np.stack([few, before]).reshape(square),
+            "published_increment": np.stack([step, last]).reshape(square),
         }
         run_folder.write_arrays(kept, arrays)
     with np.load(kept) as arrays:

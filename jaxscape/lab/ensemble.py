@@ -107,7 +107,7 @@ def _check_finite(
 ) -> None:
     bad = ~np.isfinite(means)
     for leaf in jax.tree.leaves(params):
-        bad |= ~np.asarray(jnp.isfinite(leaf).reshape(len(bad), -1).all(1))
+        bad |= ~np.isfinite(leaf).reshape(len(bad), -1).all(1)
     if bad.any():
         raise InputError(
             f"expected finite losses and parameters, found NaN or infinity in epoch {number} for "

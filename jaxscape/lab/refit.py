@@ -119,7 +119,7 @@ def _epoch_of_all(
 def _check_finite(params: Params, ks: np.ndarray, number: int, learning_rate: float) -> None:
     bad = np.zeros(len(ks), bool)
     for leaf in jax.tree.leaves(params):
-        bad |= ~np.asarray(jnp.isfinite(leaf).reshape(len(ks), -1).all(1))
+        bad |= ~np.isfinite(leaf).reshape(len(ks), -1).all(1)
     if bad.any():
         raise InputError(
             f"expected finite parameters, found NaN or infinity in epoch {number} for k = "

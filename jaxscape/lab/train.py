@@ -102,7 +102,7 @@ def fit(
         state, mean = _epoch(loss, batch_size, learning_rate, state, epoch_key, data)
         patience.wait(state)
         means.append(float(mean))
-        finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.params))
+        finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
         if not (finite and np.isfinite(means[-1])):
             found = means[-1] if finite else f"{means[-1]} and parameters that are not finite"
             raise InputError(
