@@ -13,7 +13,7 @@ from experiments import segments
 from experiments.problem import Problem
 from experiments.progress import progress
 from experiments.segments import Segment
-from jaxscape import landscape, reductions, sharding
+from jaxscape import grouped, landscape, sharding
 from jaxscape.lab import checkpoint, patience
 from jaxscape.probes import Probe
 from jaxscape.reductions import Delta
@@ -59,9 +59,8 @@ def run(
                         _save(store, state, before + time.monotonic() - started)
                         saved = time.monotonic()
                 carry = landscape.in_blocks(probe, state.done[index][1], mesh=mesh)
-                curve = landscape.finish(
-                    probe, carry, state.rows[index], reductions.delta, mesh=mesh
-                )
+                keep = grouped.delta_of(probe)
+                curve = landscape.finish(probe, carry, state.rows[index], keep, mesh=mesh)
                 landscape.check_delta(curve, probe.num_points)
                 curves.append(jax.tree.map(np.asarray, curve))
     except KeyboardInterrupt:
@@ -74,12 +73,13 @@ def run(
 
 def _begin(problem: Problem, probes: Sequence[Probe], mesh: Mesh | None) -> Sweep:
     """The sweep before its first sample."""
-    row = jax.eval_shape(lambda: reductions.delta.init(1, len(problem.order))[1])
-    rows = [jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), row) for _ in probes]
-    carries = [
-        landscape.by_point(probe, landscape.begin(probe, reductions.delta, mesh=mesh), mesh=mesh)
-        for probe in probes
-    ]
+    rows, carries = [], []
+    for probe in probes:
+        keep = grouped.delta_of(probe)
+        row = jax.eval_shape(lambda keep=keep: keep.init(1, len(problem.order))[1])
+        rows.append(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), row))
+        carry = landscape.begin(probe, keep, mesh=mesh)
+        carries.append(landscape.by_point(probe, carry, mesh=mesh))
     return Sweep([(np.zeros(1, np.int32), carry) for carry in carries], rows, _seconds(0))
 
 
@@ -88,14 +88,13 @@ def _segments(
 ) -> Iterator[int]:
     """Carry ``state`` on over what is left at one sigma; of each segment how many were new."""
     left = segments.of(problem, SEGMENT, int(state.done[index][0][0]))
-    coming = next(left, None)
+    coming, keep = next(left, None), grouped.delta_of(probe)
     while coming is not None:
         segment = coming
         carry = landscape.in_blocks(probe, state.done[index][1], mesh=options["mesh"])
         carry, rows = landscape.advance(
-            problem.loss, probe, segment.samples, carry, reductions.delta,
-            skip=segment.skip, **options,
-        )  # fmt: skip
+            problem.loss, probe, segment.samples, carry, keep, skip=segment.skip, **options
+        )
         coming = next(left, None)  # read while the device is at work
         patience.wait((carry, rows))
         _write(state.rows[index], rows, segment)

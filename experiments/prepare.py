@@ -116,12 +116,19 @@ def directions(problem: Problem, params: Params, kind: str, dim: int, store: Pat
 
 
 def probe(
-    problem: Problem, params: Params, space: js.Subspace | None, num_points: int, sigma: float
+    problem: Problem,
+    params: Params,
+    space: js.Subspace | None,
+    num_points: int,
+    sigma: float,
+    points_from: str = "gaussian",
 ) -> Probe:
-    """Gaussian points of the subspace; without one, around ``params`` in all directions."""
+    """Points of the subspace, gaussian or sobol; without one, around ``params`` everywhere."""
+    key = problem.keys["probe"]
     if space is None:
-        return js.isotropic(problem.keys["probe"], params, num_points, sigma)
-    return js.gaussian(problem.keys["probe"], space, num_points, sigma)
+        return js.isotropic(key, params, num_points, sigma)
+    draw = js.sobol if points_from == "sobol" else js.gaussian
+    return draw(key, space, num_points, sigma)
 
 
 def _abstract_pairs(params: Params, dim: int) -> Eigenpairs:

@@ -113,9 +113,7 @@ def _networks(problem: Problem) -> Callable[[], float]:
 def against_pytorch(problem: Problem, params: Params, points: int, dim: int) -> list[Stage]:
     """How many times as long the same takes in PyTorch, where that is installed; see ``rival``."""
     network = sorted(params) == [f"Dense_{layer}" for layer in range(len(params))]
-    if not (network and problem.dataset.num_classes) or not all(
-        importlib.util.find_spec(name) for name in ("torch", "scipy")
-    ):
+    if not (network and problem.dataset.num_classes and importlib.util.find_spec("torch")):
         return []
     from experiments.rival import Rival
 

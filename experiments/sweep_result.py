@@ -39,6 +39,8 @@ def arrays_of(
     """The arrays of results.npz, see the README."""
     variance = np.stack([curve.loss_variance for curve in curves])
     at_origin = functools.partial(js.per_sample_losses, problem.loss, params)
+    groups = getattr(probes[0], "groups", None)
+    means = variance.reshape(len(curves), groups or variance.shape[1], -1).mean(2)
     return {
         "k": curves[0].k,
         "order": problem.order.astype(np.int32),
@@ -48,12 +50,12 @@ def arrays_of(
         "delta_shape": np.stack([curve.shape for curve in curves]),
         "delta_first_order": np.stack([curve.first_order for curve in curves]),
         "loss_variance": variance.mean(1),
-        "loss_variance_sem": variance.std(1, ddof=1) / np.sqrt(variance.shape[1]),
+        "loss_variance_sem": means.std(1, ddof=1) / np.sqrt(means.shape[1]),
         "eigenvalues": np.asarray(pairs.values if pairs else []),
         "eigenvalue_residuals": np.asarray(pairs.residuals if pairs else []),
         "loss_at_origin": segments.rows(problem, at_origin),
         "coordinates": np.stack([_coordinates(probe) for probe in probes]),
-    }
+    } | ({"point_groups": np.asarray(groups)} if groups else {})
 
 
 def _coordinates(probe: Probe) -> np.ndarray:

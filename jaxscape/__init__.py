@@ -18,6 +18,7 @@ from jaxscape.quadratic import project, quadratic_delta
 from jaxscape.random_orders import random_orders
 from jaxscape.reductions import Reduction
 from jaxscape.sample_size import distance_size, increment_size, sufficient_size
+from jaxscape.sobol import sobol
 from jaxscape.spectrum import spectral_density, trace
 from jaxscape.stopping import monitor
 from jaxscape.subspace import Subspace, hessian_subspace, random_subspace
@@ -61,6 +62,7 @@ __all__ = [
     "ritz_values",
     "sharding",
     "single",
+    "sobol",
     "spectral_density",
     "sufficient_size",
     "surface",

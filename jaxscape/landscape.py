@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from jaxscape import affine, chunks, losses, prefix, reductions, sharding, spread
+from jaxscape import affine, chunks, grouped, losses, prefix, reductions, sharding, spread
 from jaxscape.prefix import Prefix
 from jaxscape.probes import Probe, SubspaceProbe, single
 from jaxscape.reductions import Delta, Reduction, Surface
@@ -232,7 +232,7 @@ def delta(
         loss,
         probe,
         data,
-        reductions.delta,
+        grouped.delta_of(probe),
         batch_size=batch_size,
         point_batch=point_batch,
         precision=precision,

@@ -18,7 +18,11 @@ from jaxscape.types import InputError, Params
 
 
 class Probe(Protocol):
-    """A pytree with ``num_points`` points of parameter space."""
+    """A pytree with ``num_points`` points of parameter space.
+
+    Where only groups of points are independent, it says how many in ``groups``, as a
+    ``SubspaceProbe`` does.
+    """
 
     @property
     def num_points(self) -> int:
@@ -35,6 +39,9 @@ class SubspaceProbe:
 
     space: Subspace
     coordinates: Float[Array, "m d"]
+    groups: int | None = field(default=None, metadata={"static": True})
+    """The independent groups of equal size, one after the other, that the points fall into; None
+    where each point is independent."""
 
     @property
     def num_points(self) -> int:
@@ -101,7 +108,7 @@ def gaussian(key: Key[Array, ""], space: Subspace, num_points: int, sigma: float
     Raises:
         InputError: num_points < 1, or a sigma that is negative or not finite.
     """
-    _check(num_points, sigma)
+    check(num_points, sigma)
     return points(space, sigma * jax.random.normal(key, (num_points, space.dim)))
 
 
@@ -112,7 +119,7 @@ def isotropic(key: Key[Array, ""], params: Params, num_points: int, sigma: float
         InputError: num_points < 1, or a sigma that is negative or not finite.
     """
     check_floating(params)
-    _check(num_points, sigma)
+    check(num_points, sigma)
     return IsotropicProbe(params, key, jnp.asarray(sigma, jnp.float32), num_points)
 
 
@@ -124,7 +131,7 @@ def single(params: Params) -> SingleProbe:
 
 def line(space: Subspace, radius: float, num: int) -> SubspaceProbe:
     """``num`` equidistant points from −radius to radius along the first direction."""
-    _check(num, radius)
+    check(num, radius)
     steps = jnp.linspace(-radius, radius, num)
     return points(space, jnp.zeros((num, space.dim)).at[:, 0].set(steps))
 
@@ -137,7 +144,7 @@ def grid(space: Subspace, radius: float, num: int) -> SubspaceProbe:
     Raises:
         InputError: a subspace of fewer than two directions, or an unusable radius or num.
     """
-    _check(num, radius)
+    check(num, radius)
     if space.dim < 2:
         raise InputError(
             f"expected a subspace of at least 2 directions for a grid, found {space.dim}; "
@@ -149,7 +156,8 @@ def grid(space: Subspace, radius: float, num: int) -> SubspaceProbe:
     return points(space, jnp.zeros((num * num, space.dim)).at[:, :2].set(plane))
 
 
-def _check(num_points: int, scale: float) -> None:
+def check(num_points: int, scale: float) -> None:
+    """Raise an ``InputError`` for no points, or a sigma or radius that cannot be used."""
     if num_points < 1:
         raise InputError(f"expected at least 1 point, found {num_points}; raise the number")
     if isinstance(scale, jax.core.Tracer):

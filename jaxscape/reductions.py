@@ -54,7 +54,7 @@ class Delta(NamedTuple):
     mean: Float[Array, "n-1"]
     """Δ_k = E_q[δ_k²]."""
     sem: Float[Array, "n-1"]
-    """Standard error of ``mean`` over the points."""
+    """Standard error of ``mean`` over the points, or over the groups of a probe that has some."""
     shape: Float[Array, "n-1"]
     """Δ̃_k = E_q[(δ_k − E_q δ_k)²], unbiased."""
     first_order: Float[Array, "n-1"]
@@ -95,7 +95,7 @@ def _delta_update(state: tuple[Any, _Spread], steps: Steps, index: Array, weight
 
 def _moments(values: Float[Array, "t b"], weight: Float[Array, "t"]) -> Moments:
     mean = jnp.sum(weight[:, None] * values, 0) / weight.sum()
-    return Moments(mean, _norm(jnp.sqrt(weight)[:, None] * (values - mean)))
+    return Moments(mean, norm(jnp.sqrt(weight)[:, None] * (values - mean)))
 
 
 def _delta_merge(old: _Spread, new: _Spread) -> _Spread:
@@ -106,7 +106,7 @@ def _delta_merge(old: _Spread, new: _Spread) -> _Spread:
     def moments(a: Moments, b: Moments) -> Moments:
         gap = b.mean - a.mean
         between = abs(gap) * jnp.sqrt(old.weight * new.weight / total)
-        spread = _norm(jnp.stack([a.spread, b.spread, between]))
+        spread = norm(jnp.stack([a.spread, b.spread, between]))
         return Moments(a.mean + gap * share, spread)
 
     return _Spread(
@@ -118,7 +118,7 @@ def _delta_merge(old: _Spread, new: _Spread) -> _Spread:
     )
 
 
-def _norm(x: Float[Array, "t b"]) -> Float[Array, "b"]:
+def norm(x: Float[Array, "t b"]) -> Float[Array, "b"]:
     """The Euclidean norm over the first axis, whose squares neither underflow nor overflow."""
     largest = jnp.max(abs(x), 0)
     scale = jnp.where(largest > 0, largest, 1)

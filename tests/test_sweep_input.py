@@ -22,6 +22,8 @@ from experiments import run_folder
         (["--sigmas", "1", "inf"], "found 1 inf"),
         (["--sigmas"], "found none"),
         (["--points", "1"], "--points at least 2"),
+        (["--points", "12", "--points-from", "sobol"], "8 times a power of two"),
+        (["--points", "16", "--points-from", "sobol", "--subspace", "isotropic"], "not isotropic"),
         (["--tolerances", "0"], "--tolerances"),
         (["--epochs", "-1"], "--epochs"),
         (["--batch-size", "0"], "--batch-size"),

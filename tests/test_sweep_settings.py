@@ -4,9 +4,10 @@ import command
 import drawing
 import numpy as np
 import pytest
-from cases import increments64
+from cases import at64, increments64
 from command import FAST, odd
-from sweeps import flax_losses64, read, restored, run
+from scipy.stats import norm
+from sweeps import flax_losses64, load, read, restored, run
 
 import jaxscape as js
 from experiments import prepare, sweep
@@ -31,6 +32,28 @@ def test_other_directions(clouds, kind, tmp_path, capsys):
         rows = [flax_losses64(probe.at(i), problem.samples) for i in range(5)]
         want = (increments64(rows) ** 2).mean(0)
         np.testing.assert_allclose(arrays["delta"][0], want, rtol=1e-5)
+
+
+def test_sobol_points_have_the_errors_of_their_nets(clouds, tmp_path, capsys):
+    argv = [*clouds, "--subspace", "random", "--points", "32", "--points-from", "sobol"]
+    assert run(argv, tmp_path / "run", capsys)[0] == 0
+    arrays, summary = read(tmp_path / "run")
+    assert arrays["point_groups"] == 8
+    found, (space, *_) = load([*clouds, "--subspace", "random"], tmp_path / "run")
+    for s in range(2):
+        theta = arrays["coordinates"][s]
+        assert len(np.unique(np.floor(4 * norm.cdf(theta[:4, 0] / arrays["sigma"][s])))) == 4
+        rows = np.stack([flax_losses64(at64(space, t), found.samples) for t in theta])
+        squares = (increments64(rows) ** 2).reshape(8, 4, -1).mean(1)
+        np.testing.assert_allclose(arrays["delta"][s], squares.mean(0), rtol=1e-4)
+        sem = squares.std(0, ddof=1) / np.sqrt(8)
+        np.testing.assert_allclose(arrays["delta_sem"][s], sem, rtol=1e-2, atol=1e-2 * sem.mean())
+        levels = rows.var(1, ddof=1).reshape(8, 4).mean(1)
+        sem = levels.std(ddof=1) / np.sqrt(8)
+        np.testing.assert_allclose(arrays["loss_variance_sem"][s], sem, rtol=1e-3)
+        low, high = summary["sigmas"][s]["order_law_k2_ci"]
+        assert low < arrays["loss_variance"][s] < high
+    assert "32 scrambled Sobol" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_auto_without_mnist_says_that_it_is_glyphs(alone, tmp_path, capsys):
