@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 import jaxscape as js
-from experiments import monte_carlo, prepare, say
+from experiments import hosts, monte_carlo, prepare, say
 from experiments.problem import Problem
 from experiments.progress import progress
 from jaxscape import chunks, losses
@@ -27,7 +27,7 @@ def steps(
     """The increments at w* and over the points, and the largest distance of a point from w*."""
     probe = prepare.probe(problem, space.origin, space, points, sigma)
     options = {"checkpoint_every": float("inf"), "precision": "highest"}
-    mesh = monte_carlo.mesh_of(None)
+    mesh = hosts.mesh(None, points)
     (curve,), seconds = monte_carlo.run(problem, [probe], store, mesh=mesh, **options)
     started = time.monotonic()
     largest = [

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+import jax
 import tyro
 
 from experiments import manual
@@ -23,7 +24,7 @@ def main(name: str, config: type, run: Callable[[Any], Any], argv: Sequence[str]
     """Run ``run(config)`` on the command line's settings; the exit status.
 
     0: done. 2: bad input or an output that cannot be written, one line on stderr. 130:
-    interrupted, with what to type to resume.
+    interrupted, or another host of the run was, with what to type to resume.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     command = f"python -m experiments.{name}"
@@ -38,6 +39,11 @@ def main(name: str, config: type, run: Callable[[Any], Any], argv: Sequence[str]
         return 2
     except KeyboardInterrupt:
         print(f"\ninterrupted; {go_on}", file=sys.stderr)
+        return INTERRUPTED
+    except jax.errors.JaxRuntimeError as error:
+        if not jax.distributed.is_initialized():
+            raise
+        print(f"\nlost another host ({str(error).splitlines()[0]}); {go_on}", file=sys.stderr)
         return INTERRUPTED
     return 0
 

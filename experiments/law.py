@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 import jaxscape as js
 from experiments import segments
@@ -21,14 +22,17 @@ AGREES = 0.1
 
 
 def arrays_of(
-    problem: Problem, space: js.Subspace | None, sigmas: Sequence[float]
+    problem: Problem,
+    space: js.Subspace | None,
+    sigmas: Sequence[float],
+    mesh: Mesh | None = None,
 ) -> dict[str, np.ndarray]:
     """``law_*`` of results.npz, [s, K]; empty for all parameters at once or a dim above 32."""
     if space is None or space.dim > MAX_DIM:
         return {}
     wanted, carry, found = np.asarray(sigmas, np.float32), quadratic.begin(space.dim), []
     for segment in segments.of(problem, segments.SIZE):
-        model = js.project(problem.loss, space, segment.samples)
+        model = js.project(problem.loss, space, segment.samples, mesh=mesh)
         carry, law = quadratic.advance(carry, model, wanted, segment.skip)
         patience.wait(law)
         found.append(jax.tree.map(lambda x, skip=segment.skip: np.asarray(x)[:, skip:], law))

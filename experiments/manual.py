@@ -11,6 +11,7 @@ import tyro
 
 _DATA = {"dataset", "data_dir", "k_max", "order"}
 _OUTPUT = {"out", "resume", "checkpoint_every", "devices", "precision", "interactive", "json"}
+_OUTPUT |= {"hosts", "host", "coordinator"}
 _END = """\
 data sets:
   glyphs, mnist, fashion_mnist, kmnist, cifar10, cifar100; npz:FILE holds the arrays inputs and

@@ -1,5 +1,6 @@
 """The sweep over all samples at every sigma, segment by segment, so that it can be resumed."""
 
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,11 +10,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments import segments
+from experiments import hosts, segments
 from experiments.problem import Problem
 from experiments.progress import progress
 from experiments.segments import Segment
-from jaxscape import grouped, landscape, sharding
+from jaxscape import grouped, landscape
 from jaxscape.lab import checkpoint, patience
 from jaxscape.probes import Probe
 from jaxscape.reductions import Delta
@@ -33,7 +34,7 @@ class Sweep(NamedTuple):
 def run(
     problem: Problem,
     probes: Sequence[Probe],
-    store: Path,
+    store: Path | None,
     *,
     checkpoint_every: float,
     precision: str,
@@ -42,8 +43,8 @@ def run(
     """The curve of every probe over the problem's samples, and the seconds it took."""
     options = {"precision": precision, "mesh": mesh}
     state = _begin(problem, probes, mesh)
-    if checkpoint.exists(store, "sweep"):
-        state = checkpoint.restore(store, "sweep", state)
+    if hosts.decide(lambda: checkpoint.exists(store, "sweep")):
+        state = hosts.from_first(lambda: checkpoint.restore(store, "sweep", state), state)
         state = state._replace(rows=jax.tree.map(np.array, state.rows))  # written in place
     length = len(problem.order)
     started = saved = time.monotonic()
@@ -55,8 +56,10 @@ def run(
             for index, probe in enumerate(probes):
                 for count in _segments(problem, probe, state, index, options):
                     advance(count)
-                    if time.monotonic() - saved >= checkpoint_every:
-                        _save(store, state, before + time.monotonic() - started)
+                    due = time.monotonic() - saved >= checkpoint_every
+                    if hosts.decide(lambda: due):  # noqa: B023
+                        seconds = before + time.monotonic() - started
+                        hosts.together(functools.partial(_save, store, state, seconds))
                         saved = time.monotonic()
                 carry = landscape.in_blocks(probe, state.done[index][1], mesh=mesh)
                 keep = grouped.delta_of(probe)
@@ -67,7 +70,7 @@ def run(
         _save(store, state, before + time.monotonic() - started)
         raise
     seconds = before + time.monotonic() - started
-    _save(store, state, seconds)
+    hosts.together(lambda: _save(store, state, seconds))
     return curves, seconds
 
 
@@ -113,15 +116,10 @@ def _write(whole: Any, rows: Any, segment: Segment) -> None:
     jax.tree.map(write, whole, rows)
 
 
-def _save(store: Path, state: Sweep, seconds: float) -> None:
-    checkpoint.save(store, "sweep", state._replace(seconds=_seconds(seconds)))
+def _save(store: Path | None, state: Sweep, seconds: float) -> None:
+    if hosts.first():
+        checkpoint.save(store, "sweep", state._replace(seconds=_seconds(seconds)))
 
 
 def _seconds(value: float) -> np.ndarray:
     return np.array([value], np.float32)
-
-
-def mesh_of(num_devices: int | None) -> Mesh | None:
-    """The mesh of ``num_devices`` devices (all, where None); None where that is a single one."""
-    mesh = sharding.points_mesh(jax.device_count() if num_devices is None else num_devices)
-    return mesh if mesh.size > 1 else None

@@ -1,18 +1,21 @@
 """The trained point and the directions around it, computed or restored."""
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from sys import stderr
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 import jaxscape as js
+from experiments import hosts
 from experiments.problem import Problem, ProblemConfig
 from experiments.progress import progress
+from jaxscape import sharding
 from jaxscape.lab import checkpoint, patience, train
 from jaxscape.lanczos import Eigenpairs
 from jaxscape.probes import Probe
@@ -84,7 +87,14 @@ def trajectory(problem: Problem, config: ProblemConfig, store: Path) -> tuple[Pa
     return points, seconds
 
 
-def directions(problem: Problem, params: Params, kind: str, dim: int, store: Path) -> Directions:
+def directions(
+    problem: Problem,
+    params: Params,
+    kind: str,
+    dim: int,
+    store: Path | None,
+    mesh: Mesh | None = None,
+) -> Directions:
     """The subspace of the given kind through ``params``, computed or restored from ``store``."""
     if kind == "isotropic":
         return Directions(None, None, 0.0)
@@ -96,22 +106,23 @@ def directions(problem: Problem, params: Params, kind: str, dim: int, store: Pat
             dim,
             normalization="unit" if kind == "random" else "filter",
         )
-        checkpoint.save(store, "subspace", {"basis": space.basis})
+        _save(store, "subspace", {"basis": space.basis})
         return Directions(space, None, time.monotonic() - started)
     like = {"pairs": _abstract_pairs(params, dim), "seconds": np.zeros(1, np.float32)}
-    if checkpoint.exists(store, "subspace"):
-        found = checkpoint.restore(store, "subspace", like)
+    if hosts.decide(lambda: checkpoint.exists(store, "subspace")):
+        found = hosts.from_first(lambda: checkpoint.restore(store, "subspace", like), like)
         pairs = found["pairs"]
         return Directions(js.Subspace(params, pairs.vectors), pairs, float(found["seconds"][0]))
     started = time.monotonic()
-    print(
-        f"subspace: eigenpairs of the Hessian over {len(problem.order):,} samples ...", file=stderr
-    )
-    operator = js.hvp(problem.loss, params, problem.samples)
+    samples = f"{len(problem.order):,} samples"
+    print(f"subspace: eigenpairs of the Hessian over {samples} ...", file=sys.stderr)
+    operator = js.hvp(problem.loss, params, problem.samples, mesh=mesh)
     pairs = js.top_eigenpairs(operator, params, dim, key=problem.keys["subspace"])
+    if mesh is not None:
+        pairs = sharding.local(sharding.place(pairs, mesh))
     patience.wait(pairs)
     seconds = time.monotonic() - started
-    checkpoint.save(store, "subspace", {"pairs": pairs, "seconds": np.array([seconds], np.float32)})
+    _save(store, "subspace", {"pairs": pairs, "seconds": np.array([seconds], np.float32)})
     return Directions(js.Subspace(params, pairs.vectors), pairs, seconds)
 
 
@@ -129,6 +140,10 @@ def probe(
         return js.isotropic(key, params, num_points, sigma)
     draw = js.sobol if points_from == "sobol" else js.gaussian
     return draw(key, space, num_points, sigma)
+
+
+def _save(store: Path | None, name: str, tree: Any) -> None:
+    hosts.together(lambda: checkpoint.save(store, name, tree) if hosts.first() else None)
 
 
 def _abstract_pairs(params: Params, dim: int) -> Eigenpairs:

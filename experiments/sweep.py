@@ -1,20 +1,37 @@
 """Δ_k of every k: how much one more sample changes a trained network's loss landscape."""
 
+import contextlib
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
+import numpy as np
 import tyro
 
-from experiments import cli, environment, law, monte_carlo, prepare, run_folder, say, sweep_report
+from experiments import (
+    cli,
+    environment,
+    hosts,
+    law,
+    monte_carlo,
+    prepare,
+    run_folder,
+    say,
+    sweep_report,
+)
 from experiments import problem as problems
 from experiments.manual import default
 from experiments.problem import Problem, ProblemConfig
 from experiments.sweep_result import Result, arrays_of, read, summary_of, write
+from jaxscape.lanczos import Eigenpairs
+from jaxscape.probes import Probe
+from jaxscape.reductions import Delta
 from jaxscape.sobol import RANDOMISATIONS, fits
 from jaxscape.subspace import check_dim
+from jaxscape.types import Params
 
 
 @dataclass(frozen=True)
@@ -51,7 +68,13 @@ class SweepConfig(ProblemConfig):
     checkpoint_every: float = 10.0
     """Time between two saves of the sweep, in seconds."""
     devices: Annotated[int | None, default("all that JAX sees")] = None
-    """Number of devices to spread the points over."""
+    """Number of devices that share the work, those of all hosts together."""
+    hosts: int = 1
+    """Number of hosts that share the work, each with this command."""
+    host: int = 0
+    """Which of the hosts this is, from 0; only host 0 prints and writes."""
+    coordinator: Annotated[str | None, default("none: one host")] = None
+    """Host 0 as HOST:PORT, or auto in a cluster that JAX knows (TPU pods, Slurm, Open MPI)."""
     precision: Literal["highest", "high", "default"] = "highest"
     """Precision of matrix products on a GPU or TPU; highest is float32."""
 
@@ -76,6 +99,7 @@ class SweepConfig(ProblemConfig):
                 "one or more finite numbers above 0",
             ),
             ("checkpoint-every", self.checkpoint_every, self.checkpoint_every >= 0, "at least 0"),
+            *hosts.ranges(self.hosts, self.host, self.coordinator),
         ]
 
     def _drawn(self) -> tuple[bool, str]:
@@ -85,45 +109,74 @@ class SweepConfig(ProblemConfig):
         return nets or self.points_from == "gaussian", f"gaussian; sobol takes {takes}"
 
 
-def run(config: SweepConfig) -> Result:
-    """Do the run, or find it finished where ``config.resume`` is set.
+class Found(NamedTuple):
+    """What all hosts work at."""
+
+    params: Params  #: w*
+    pairs: Eigenpairs | None
+    probes: list[Probe]
+    curves: list[Delta]
+    laws: dict[str, np.ndarray]
+
+
+def run(config: SweepConfig) -> Result | None:
+    """Do the run, or find it finished where ``config.resume`` is set; None but on the first host.
 
     Raises:
         InputError: settings or data that cannot be used; nothing is left half-written.
     """
     config.check()
-    mesh = monte_carlo.mesh_of(config.devices)
+    hosts.join(config.hosts, config.host, config.coordinator)
+    with hosts.quiet():
+        return _run(config)
+
+
+def _run(config: SweepConfig) -> Result | None:
+    mesh = hosts.together(lambda: hosts.mesh(config.devices, config.points))
     started = time.monotonic()
-    problem = problems.load(config)
+    problem = hosts.together(lambda: problems.load(config))
     if config.subspace != "isotropic":
         check_dim(config.dim, problem.initial)
     seconds = {"data": time.monotonic() - started}
     say.problem(problem, config.order)
     name = f"sweep-{problem.dataset.label}-{config.short_hash()}"
     out = run_folder.absolute(config.out or Path("runs") / name)
-    settings = config.settings() | {"data_sha256": problem.dataset.sha256}
-    if config.resume and run_folder.is_finished(out, settings):
-        result = read(out)
-        say.result(result.summary, out, "finished before, left as it is")
-        return result
-    with run_folder.staged(out, settings, resume=config.resume) as work:
-        result = _compute(problem, config, mesh, work, seconds)
-        facts = environment.facts(problem.dataset, config, settings)
-        run_folder.write_json(work / run_folder.CONFIG, facts)
-        write(work, result)
-        sweep_report.write(work, config, result.arrays, result.summary, facts)
-    say.result(result.summary, out, "report")
-    return result._replace(folder=out)
+    settings = _settings(problem, config)
+    hosts.check_alike(json.dumps([settings, config.devices, config.resume], sort_keys=True))
+    if config.resume and hosts.decide(lambda: run_folder.is_finished(out, settings)):
+        return _on_first(lambda: _tell(read(out), out, "finished before, left as it is"))
+    with contextlib.ExitStack() as stack:
+        staged = run_folder.staged(out, settings, resume=config.resume)
+        work = _on_first(lambda: stack.enter_context(staged))
+        found = _compute(problem, config, mesh, work and work / "checkpoint", seconds)
+        result = _on_first(lambda: _write(problem, config, found, work, seconds))
+    return _tell(result._replace(folder=out), out, "report") if result else None
+
+
+def _settings(problem: Problem, config: SweepConfig) -> dict[str, Any]:
+    return config.settings() | {"data_sha256": problem.dataset.sha256}
+
+
+def _on_first(find: Any) -> Any:
+    """What the first host alone does; bad input or output there ends all."""
+    return hosts.together(lambda: find() if hosts.first() else None)
+
+
+def _tell(result: Result, out: Path, where: str) -> Result:
+    say.result(result.summary, out, where)
+    return result
 
 
 def _compute(
-    problem: Problem, config: SweepConfig, mesh: Any, work: Path, seconds: dict[str, float]
-) -> Result:
-    store = work / "checkpoint"
-    params, seconds["train"] = prepare.trained(problem, config, store)
+    problem: Problem, config: SweepConfig, mesh: Any, store: Path | None, seconds: dict[str, float]
+) -> Found:
+    params, spent = hosts.from_first(
+        lambda: prepare.trained(problem, config, store), (problem.initial, np.float32(0))
+    )
+    seconds["train"] = float(spent)
     say.stage("trained", f"{config.epochs} epochs", seconds["train"])
     space, pairs, seconds["subspace"] = prepare.directions(
-        problem, params, config.subspace, config.dim, store
+        problem, params, config.subspace, config.dim, store, mesh
     )
     say.directions(config.subspace, pairs, seconds["subspace"])
     problem.release()  # what follows reads them segment by segment
@@ -141,12 +194,25 @@ def _compute(
     )
     say.stage("swept", f"{config.points} points at each of {len(probes)} σ", seconds["sweep"])
     started = time.monotonic()
-    arrays = arrays_of(problem, params, pairs, config.sigmas, probes, curves)
-    arrays |= law.arrays_of(problem, space, config.sigmas)
+    laws = law.arrays_of(problem, space, config.sigmas, mesh)
     seconds["theory"] = time.monotonic() - started
     say.stage("theory", "the quadratic law of every k", seconds["theory"])
+    return Found(params, pairs, probes, curves, laws)
+
+
+def _write(
+    problem: Problem, config: SweepConfig, found: Found, work: Path, seconds: dict[str, float]
+) -> Result:
+    """The files of the run folder ``work``."""
+    params, pairs, *rest = found[:4]
+    arrays = arrays_of(problem, params, pairs, config.sigmas, *rest) | found.laws
     summary = summary_of(problem, params, pairs, arrays, config.tolerances, seconds)
-    return Result(work, arrays, summary)
+    result = Result(work, arrays, summary)
+    facts = environment.facts(problem.dataset, config, _settings(problem, config))
+    run_folder.write_json(work / run_folder.CONFIG, facts)
+    write(work, result)
+    sweep_report.write(work, config, arrays, summary, facts)
+    return result
 
 
 def _words(values: Sequence[float]) -> str:

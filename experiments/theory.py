@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from experiments import cli, law, monte_carlo, prepare, record, say, summary
+from experiments import cli, hosts, law, monte_carlo, prepare, record, say, summary
 from experiments import problem as problems
 from experiments.manual import default
 from experiments.problem import Problem, ProblemConfig
@@ -93,15 +93,15 @@ def _compare(problem: Problem, config: TheoryConfig, store: Path) -> dict[str, n
     sigmas = np.geomspace(config.sigma_min, config.sigma_max, config.num_sigmas)
     params, seconds = prepare.trained(problem, config, store)
     say.stage("trained", f"{config.epochs} epochs", seconds)
-    space, pairs, seconds = prepare.directions(problem, params, "hessian", config.dim, store)
+    mesh = hosts.mesh(None, config.points)
+    space, pairs, seconds = prepare.directions(problem, params, "hessian", config.dim, store, mesh)
     say.directions("hessian", pairs, seconds)
     probes = [prepare.probe(problem, params, space, config.points, sigma) for sigma in sigmas]
-    mesh = monte_carlo.mesh_of(None)
     options = {"checkpoint_every": float("inf"), "precision": "highest", "mesh": mesh}
     curves, seconds = monte_carlo.run(problem, probes, store, **options)
     say.stage("swept", f"{config.points} points at each of {len(sigmas)} σ", seconds)
     started = time.monotonic()
-    laws = law.arrays_of(problem, space, sigmas)
+    laws = law.arrays_of(problem, space, sigmas, mesh)
     say.stage("theory", "the quadratic law of every k", time.monotonic() - started)
     return {
         "k": curves[0].k,

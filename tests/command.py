@@ -1,7 +1,9 @@
 """The main command as a process, made small by its flags."""
 
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,15 @@ def process(*arguments, **options):
     """What became of ``python`` with these arguments, in the root of the project."""
     options = {"cwd": ROOT, "capture_output": True, "text": True, "check": False} | options
     return subprocess.run([sys.executable, *map(str, arguments)], **options)
+
+
+def hosts(arguments):
+    """What became of two such processes at once, of ``arguments(address, host)``."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda host: process(*arguments(address, host)), (0, 1)))
 
 
 def clouds(path):

@@ -1,10 +1,12 @@
-"""The same small questions on any mesh: run as a program, they are answered on many devices.
+"""A few questions that know a mesh; run as a program, they are answered on many devices.
 
-python tests/devices.py OUT POINTSxSAMPLES [...] [--join ADDRESS HOSTS HOST]
+python tests/devices.py OUT POINTSxSAMPLES:QUESTION,QUESTION [...] [--join ADDRESS HOSTS HOST]
 """
 
+import functools
 import sys
 from pathlib import Path
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -14,69 +16,70 @@ import numpy as np
 from cases import mlp_apply, mlp_loss, mlp_problem
 
 import jaxscape as js
-from jaxscape import reductions, sharding
+from jaxscape import affine, reductions, sharding
 
-SIZES = {"batch_size": 9, "point_batch": 2}
 KS = (1, 2, 50, 100, 101)
 
 
-def largest_and_last():
-    """A reduction with a state of either kind: the largest |δ_k| of a k, and of a point."""
+def largest():
+    """A reduction that keeps the largest |δ_k| of every point and of every k."""
 
     def update(state, steps, index, weight):
         del index, weight
-        found = abs(steps.innovation) / (steps.k + 1)
-        seen = jnp.where(steps.fresh, found, 0)
-        return jnp.maximum(state[0], seen.max(1)), jnp.maximum(state[1], found.max(0))
+        found = jnp.where(steps.fresh, abs(steps.innovation) / (steps.k + 1), 0)
+        return jnp.maximum(state[0], found.max(1)), jnp.maximum(state[1], found.max(0))
 
     init = lambda t, b: (jnp.zeros(t), jnp.zeros(b))  # noqa: E731
     return js.Reduction(init, update, lambda p, s, prefix: (p, s), jnp.maximum)
 
 
-def answers(mesh):
-    """Everything that knows a mesh, by name, as arrays."""
+def answer(question, mesh):
+    """The answer to one of the questions below, as a pytree."""
     key = jax.random.key(1)
     params, data = mlp_problem(n=101)
     data = jax.tree.map(np.asarray, data)
     space = js.random_subspace(key, params, 2)
     probe = js.gaussian(key, space, 11, 0.5)
+    sizes = {"batch_size": 3, "point_batch": 2, "mesh": mesh}  # some chunks stay empty
+    sweep = functools.partial(js.evaluate, mlp_loss, probe, data, **sizes)
+    hessian = functools.partial(js.hvp, mlp_loss, params, data, batch_size=5, mesh=mesh)
     output_loss = lambda outputs, batch: js.losses.cross_entropy(outputs, batch["targets"])  # noqa: E731
-    hessian = js.hvp(mlp_loss, params, data, batch_size=5, mesh=mesh)
-    some = js.hvp(mlp_loss, params, data, batch_size=5, mesh=mesh, count=40)
-    gauss_newton = js.ggn_vp(
-        lambda w, batch: mlp_apply(w, batch["inputs"]), output_loss, params, data, mesh=mesh
-    )
-    pairs = js.top_eigenpairs(hessian, params, 3, key=key)
-    found = {
-        "delta": js.delta(mlp_loss, probe, data, mesh=mesh, **SIZES),
-        "isotropic": js.delta(mlp_loss, js.isotropic(key, params, 3, 0.1), data, mesh=mesh).mean,
-        "surface": js.surface(mlp_loss, probe, data, KS, mesh=mesh, **SIZES),
-        "own": js.evaluate(mlp_loss, probe, data, largest_and_last(), mesh=mesh, **SIZES),
-        "losses": js.evaluate(mlp_loss, probe, data, reductions.losses(11), mesh=mesh, **SIZES),
-        "project": js.project(mlp_loss, space, data, batch_size=5, mesh=mesh),
-        "hessian": hessian(params),
-        "some": some(params),
-        "gauss_newton": gauss_newton(params),
-        "values": pairs.values,
-        "lines": jax.tree.map(abs, pairs.vectors),
-    }
-    leaves = jax.tree_util.tree_leaves_with_path(found)
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+    model = lambda w, batch: mlp_apply(w, batch["inputs"])  # noqa: E731
+    if question == "pairs":
+        pairs = js.top_eigenpairs(hessian(), params, 3, key=key)
+        return pairs.values, jax.tree.map(abs, pairs.vectors), pairs.converged
+    if question == "shared":
+        sizes["batch_size"] = 4  # not compiled before
+        with mock.patch.object(affine, "share", side_effect=affine.share) as share:
+            jax.eval_shape(lambda: js.delta(mlp_loss, probe, data, **sizes))
+        return np.array(share.called)
+    return {
+        "delta": lambda: js.delta(mlp_loss, probe, data, **sizes),
+        "surface": lambda: js.surface(mlp_loss, probe, data, KS, **sizes),
+        "losses": lambda: sweep(reductions.losses(11)),
+        "largest": lambda: sweep(largest()),
+        "project": lambda: js.project(mlp_loss, space, data, batch_size=5, mesh=mesh),
+        "hessian": lambda: hessian()(params),
+        "prefix_hessian": lambda: hessian(count=40)(params),
+        "gauss_newton": lambda: js.ggn_vp(model, output_loss, params, data, mesh=mesh)(params),
+    }[question]()
 
 
 def main(out, *words):
-    """Write the answers of every mesh."""
+    """Write the answers as arrays, named by mesh, question and place."""
     if "--join" in words:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        at = words.index("--join")
-        address, hosts, host = words[at + 1 :]
+        address, hosts, host = words[-3:]
         jax.distributed.initialize(address, int(hosts), int(host))
-        words = words[:at]
+        words = words[:-4]
     found = {}
     for word in words:
-        points, samples = map(int, word.split("x"))
-        for name, values in answers(sharding.mesh(points=points, samples=samples)).items():
-            found[word + name] = values
+        shape, questions = word.split(":")
+        points, samples = map(int, shape.split("x"))
+        mesh = sharding.mesh(points=points, samples=samples)
+        for question in questions.split(","):
+            for i, leaf in enumerate(jax.tree.leaves(answer(question, mesh))):
+                found[f"{shape} {question} {i}"] = np.asarray(leaf)
     if jax.process_index() == 0:
         np.savez(out, **found)
 

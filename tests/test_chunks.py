@@ -8,19 +8,23 @@ from hypothesis import given, settings
 from jaxscape import InputError, chunks
 
 
-@given(st.integers(1, 200), st.integers(1, 250))
+@given(st.integers(1, 200), st.integers(1, 250), st.integers(1, 9))
 @settings(deadline=None)
-def test_every_entry_is_fresh_exactly_once(length, size):
-    cut = chunks.cut(length, size)
+def test_every_entry_is_fresh_exactly_once(length, size, hands):
+    cut = chunks.cut(length, size, hands)
     assert cut.size <= size
-    seen = (cut.starts[:, None] + np.arange(cut.size))[cut.fresh]
-    np.testing.assert_array_equal(seen, np.arange(length))
+    assert len(cut.starts) % hands == 0
+    np.testing.assert_array_equal(cut.positions[cut.fresh], np.arange(length))
+    turns = chunks.turns(len(cut.starts), hands).reshape(hands, -1)
+    for hand, mine in enumerate(turns):
+        np.testing.assert_array_equal(mine, np.arange(hand, len(cut.starts), hands))
 
 
+@pytest.mark.parametrize("hands", [1, 3, 8])
 @pytest.mark.parametrize(("length", "size"), [(10, 3), (10, 10), (10, 99), (7, 1), (1, 1)])
-def test_join_undoes_cut(length, size):
+def test_join_undoes_cut(length, size, hands):
     data = {"a": jnp.arange(length), "b": jnp.arange(2.0 * length).reshape(length, 2)}
-    cut = chunks.cut(length, size)
+    cut = chunks.cut(length, size, hands)
     rows = jax.lax.map(lambda start: chunks.take(data, start, cut.size), jnp.asarray(cut.starts))
     jax.tree.map(np.testing.assert_array_equal, chunks.join(cut, rows), data)
 

@@ -3,13 +3,14 @@
 import json
 import os
 
+import command
 import jax
 import numpy as np
 from cases import at64, increments64
 from command import process
 from sweeps import flax_losses64, load, read, run
 
-from experiments import problem, summary, sweep_report
+from experiments import monte_carlo, problem, summary, sweep_report
 
 SHAPES = {
     "k": "K", "order": "n", "sigma": "s", "delta": "sK", "delta_sem": "sK", "delta_shape": "sK",
@@ -141,11 +142,64 @@ def test_keys_are_independent_of_each_other():
     assert len({tuple(np.asarray(jax.random.key_data(k))) for k in keys}) == len(problem.KEYS)
 
 
+def check_same(found, one):
+    """Curves to 1e-5, but for the rounding of losses that happen to be close to L_k."""
+    size = one["delta_first_order"]
+    rounding = 2e-6 * size * size.mean(1, keepdims=True)
+    assert (abs(found["delta"] - one["delta"]) <= 1e-5 * one["delta"] + rounding).all()
+    for name in "eigenvalues", "loss_variance", "loss_at_origin":
+        np.testing.assert_allclose(found[name], one[name], rtol=1e-5, err_msg=name)
+    scale = abs(one["law_total"]).max(1, keepdims=True)
+    assert (abs(found["law_total"] - one["law_total"]) <= 1e-5 * scale).all()
+
+
 def test_many_devices_give_the_same_curve(clouds, finished, tmp_path):
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     argv = ["-m", "experiments.sweep", *clouds, "--out", tmp_path / "run"]
     done = process(*argv, env=environment)
     assert done.returncode == 0, done.stderr
-    many, one = read(tmp_path / "run")[0], read(finished[0])[0]
-    np.testing.assert_allclose(many["delta"], one["delta"], rtol=1e-5)
+    check_same(read(tmp_path / "run")[0], read(finished[0])[0])
     assert json.loads((tmp_path / "run" / "config.json").read_text())["devices"][7:]
+
+
+HOSTS = """
+import sys
+sys.path.insert(0, "tests")
+from experiments import hosts, sweep
+from sweeps import without_figures
+fresh, partial, *argv = sys.argv[1:]
+with without_figures():
+    status = sweep.main([*argv, "--out", fresh])
+    hosts.join = lambda *_: None  # they have met
+    sys.exit(status or sweep.main([*argv, "--out", partial, "--resume"]))
+"""
+
+
+def test_two_hosts_make_the_same_folder_and_resume_anothers(
+    clouds, finished, tmp_path, capsys, monkeypatch
+):
+    segment, calls = monte_carlo._segment, []
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return segment(*args)
+
+    monkeypatch.setattr(monte_carlo, "SEGMENT", 40)
+    monkeypatch.setattr(monte_carlo, "_segment", interrupted)
+    fresh, partial = tmp_path / "fresh", tmp_path / "partial"
+    assert run(clouds, partial, capsys)[0] == 130
+    both = command.hosts(
+        lambda address, host: [
+            "-c", HOSTS, fresh, partial, *clouds,
+            "--hosts", "2", "--host", host, "--coordinator", address,
+        ]
+    )  # fmt: skip
+    assert [done.returncode for done in both] == [0, 0], [done.stderr for done in both]
+    assert "K, this order" in both[0].stdout
+    assert "data:" not in both[1].stdout
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fresh", "partial"]
+    for out in fresh, partial:
+        assert {p.name for p in out.iterdir()} == {p.name for p in finished[0].iterdir()}
+        check_same(read(out)[0], read(finished[0])[0])

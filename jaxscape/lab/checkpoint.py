@@ -27,10 +27,14 @@ def save(folder: str | Path, name: str, tree: Any) -> None:
     instant leaves one of the two whole.
 
     ``tree`` holds JAX or NumPy arrays with at least one entry each; random keys go through
-    ``jax.random.key_data``. Raises ``OSError`` where it cannot be written (a full disk, an
+    ``jax.random.key_data``. Of several hosts (``jax.distributed``) each reads and writes for
+    itself, so one of them alone may. Raises ``OSError`` where it cannot be written (a full disk, an
     unwritable folder), with the last good version left as it was.
     """
     try:
+        if jax.process_count() > 1:
+            tree = jax.device_get(tree)  # Orbax takes a JAX array for one that all hosts share
+        Path(folder).resolve().joinpath(name).mkdir(parents=True, exist_ok=True)
         with _manager(folder, name, read_only=False) as manager:
             last = manager.latest_step()
             arguments = ocp.args.StandardSave(_flat(name, tree))
@@ -118,17 +122,21 @@ def _manager(folder: str | Path, name: str, *, read_only: bool) -> Iterator[ocp.
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
     try:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=1,
             enable_async_checkpointing=False,
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
+            create=False,
+            multiprocessing_options=alone,
         )
         with ocp.CheckpointManager(
             Path(folder).resolve() / name,
             options=options,
-            item_handlers=ocp.StandardCheckpointHandler(),
+            item_handlers=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
         ) as manager:
             yield manager
     finally:
