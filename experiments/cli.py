@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import jax
 import tyro
 
-from experiments import manual
+from experiments import manual, run_folder
 from jaxscape import InputError
 
 INTERRUPTED = 130
@@ -34,7 +34,8 @@ def main(name: str, config: type, run: Callable[[Any], Any], argv: Sequence[str]
     try:
         run(parse(command, config, argv))
     except (InputError, OSError) as error:
-        kept = "".join(f"; {note}; {go_on}" for note in getattr(error, "__notes__", []))
+        notes = [n for n in getattr(error, "__notes__", []) if n.startswith(run_folder.KEPT)]
+        kept = "".join(f"; {note}; {go_on}" for note in notes)  # JAX adds notes of its own
         print(f"{command}: {_line(error)}{kept}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -13,6 +13,8 @@ import numpy as np
 from jaxscape import InputError
 
 CONFIG = "config.json"
+KEPT = "what was done is kept in"
+"""How the note of an error begins after which the run can be resumed."""
 
 
 def absolute(out: Path) -> Path:
@@ -57,7 +59,7 @@ def staged(out: Path, settings: dict[str, Any], *, resume: bool) -> Iterator[Pat
         raise
     except OSError as error:
         if (work / "checkpoint").exists():
-            error.add_note(f"what was done is kept in {work}")
+            error.add_note(f"{KEPT} {work}")
         else:
             shutil.rmtree(work, ignore_errors=True)
         raise

@@ -3,10 +3,11 @@
 import contextlib
 from unittest import mock
 
+import drawing
 import numpy as np
 import pytest
 from command import process
-from sweeps import read, run, without_figures
+from sweeps import read, run
 
 from experiments import monte_carlo, run_folder, sweep, sweep_report
 from jaxscape import quadratic
@@ -29,7 +30,7 @@ def argv(clouds):
 def whole(argv, tmp_path_factory):
     """The arrays of a run that nothing disturbs."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    with without_figures(), mock.patch.object(monte_carlo, "SEGMENT", 40):
+    with drawing.nothing(), mock.patch.object(monte_carlo, "SEGMENT", 40):
         assert sweep.main([*argv, "--out", str(out)]) == 0
     return read(out)[0]
 
