@@ -8,6 +8,8 @@ import contextlib
 import logging
 import os
 import re
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxscape.types import InputError
+
+LATE = 0.2
+"""Seconds in which the other writes of a save that failed come to their end."""
 
 
 def save(folder: str | Path, name: str, tree: Any) -> None:
@@ -111,19 +116,21 @@ def _kinds(flat: dict[str, Any]) -> dict[str, str]:
 def _reason(error: Exception) -> str:
     """One short line; of TensorStore's long ones the system's own words."""
     code = re.search(r"os_error_code='(\d+)'", str(error))
-    if code:
-        return os.strerror(int(code[1]))
+    number = int(code[1]) if code else getattr(error, "errno", None)
+    if number:
+        return os.strerror(number)
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 @contextlib.contextmanager
 def _manager(folder: str | Path, name: str, *, read_only: bool) -> Iterator[ocp.CheckpointManager]:
     """One item's versions, numbered; what is logged on the way is silenced, errors are raised."""
-    logger = logging.getLogger("absl")
+    logger, told = logging.getLogger("absl"), sys.unraisablehook
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
+    sys.unraisablehook = lambda found: None if _is_late(found.exc_value) else told(found)
     try:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=1,
@@ -139,5 +146,14 @@ def _manager(folder: str | Path, name: str, *, read_only: bool) -> Iterator[ocp.
             item_handlers=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
         ) as manager:
             yield manager
+    except Exception:
+        time.sleep(LATE)
+        raise
     finally:
         logger.setLevel(level)
+        sys.unraisablehook = told
+
+
+def _is_late(error: BaseException | None) -> bool:
+    """Whether a write reports to Orbax, which has ended its save because of another one."""
+    return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"

@@ -1,7 +1,9 @@
 """Figures of a sweep, from arrays."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -116,6 +118,13 @@ def save(figure: Figure, folder: str | Path, name: str) -> None:
     Path(folder).mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE):
         thin(figure)
-        figure.savefig(Path(folder) / f"{name}.png", dpi=200)
+        _write(figure, Path(folder) / f"{name}.png")
         figure.set_layout_engine("none")  # laid out once, which takes as long as drawing
-        figure.savefig(Path(folder) / f"{name}.pdf", dpi=200, metadata={"CreationDate": None})
+        _write(figure, Path(folder) / f"{name}.pdf", metadata={"CreationDate": None})
+
+
+def _write(figure: Figure, path: Path, **options: Any) -> None:
+    """Draw into memory first: matplotlib reports a full disk in other errors too."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=path.suffix[1:], dpi=200, **options)
+    path.write_bytes(drawn.getvalue())
