@@ -166,9 +166,9 @@ HOSTS = """
 import sys
 sys.path.insert(0, "tests")
 from experiments import hosts, sweep
-from sweeps import without_figures
+import drawing
 fresh, partial, *argv = sys.argv[1:]
-with without_figures():
+with drawing.nothing():
     status = sweep.main([*argv, "--out", fresh])
     hosts.join = lambda *_: None  # they have met
     sys.exit(status or sweep.main([*argv, "--out", partial, "--resume"]))
@@ -178,16 +178,16 @@ with without_figures():
 def test_two_hosts_make_the_same_folder_and_resume_anothers(
     clouds, finished, tmp_path, capsys, monkeypatch
 ):
-    segment, calls = monte_carlo._segment, []
+    write, calls = monte_carlo._write, []
 
     def interrupted(*args):
         calls.append(1)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return segment(*args)
+        return write(*args)
 
     monkeypatch.setattr(monte_carlo, "SEGMENT", 40)
-    monkeypatch.setattr(monte_carlo, "_segment", interrupted)
+    monkeypatch.setattr(monte_carlo, "_write", interrupted)
     fresh, partial = tmp_path / "fresh", tmp_path / "partial"
     assert run(clouds, partial, capsys)[0] == 130
     both = command.hosts(
