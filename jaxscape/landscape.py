@@ -1,6 +1,7 @@
 """The one loop: per-sample losses at many points, reduced over every prefix of the samples."""
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,9 @@ from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 BATCH_SIZE = 1000
 """Samples per chunk: a chunk's activations at one point stay within a CPU's cache."""
 
+
+PIECES = 8
+"""Batches that a point meets before the next is made: to make one takes time too."""
 
 Look = Callable[[Int[Array, ""]], Float[Array, "b"]]
 
@@ -43,10 +47,11 @@ def evaluate(
 ) -> Any:
     """Reduce the losses ℓ_i(w) of all n samples at all m points over every prefix, in one pass.
 
-    One compiled program scans chunks of ``batch_size`` samples and, within each, blocks of
-    ``point_batch`` points, which are evaluated together under ``vmap``. Memory beyond the data
-    holds one chunk's losses, the state per point and the curves. The result depends on neither
-    size beyond rounding. ``precision`` is that of matrix products which do not name their own.
+    One compiled program scans chunks of samples and, within each, blocks of ``point_batch`` points,
+    which are evaluated together under ``vmap``, at ``batch_size`` samples at a time. Memory beyond
+    the data holds one chunk's losses, the state per point and the curves. The result depends on
+    neither size beyond rounding. ``precision`` is that of matrix products which do not name their
+    own.
     With a ``mesh`` (``sharding.mesh``) the points of a block and the samples of a chunk are spread
     over its devices, each of which then holds ``point_batch`` points and ``batch_size`` samples.
 
@@ -108,7 +113,7 @@ def advance(
     n = losses.check(loss, jax.eval_shape(probe.at, jnp.zeros((), jnp.int32)), data)
     loss, skip = losses.bind(loss), jnp.asarray(skip)
     if mesh is not None:
-        data = spread.deal(data, _chunks(n, batch_size, mesh), mesh)
+        data = spread.deal(data, _chunks(probe, n, batch_size, mesh), mesh)
         loss, probe, carry, skip = sharding.place((loss, probe, carry, skip), mesh)
     options = (n, reduction, batch_size, point_batch, precision, mesh)
     found = _advance(loss, probe, data, carry, skip, *options)
@@ -155,8 +160,9 @@ def in_blocks(
 def _advance(
     loss, probe, data, carry, skip, n, reduction, batch_size, point_batch, precision, mesh
 ):
-    samples, blocks = _chunks(n, batch_size, mesh), _blocks(probe, point_batch, mesh)
-    walk = functools.partial(_walk, reduction, precision, mesh)
+    samples = _chunks(probe, n, batch_size, mesh)
+    blocks = _blocks(probe, point_batch, mesh)
+    walk = functools.partial(_walk, reduction, batch_size, precision, mesh)
     if mesh is not None:
         walk = spread.over(walk, samples, mesh)
     cut = (samples.starts, samples.fresh & (samples.positions >= skip))
@@ -164,10 +170,10 @@ def _advance(
     return carry, chunks.join(samples, rows)
 
 
-def _walk(reduction, precision, mesh, loss, probe, data, carry, samples, points):
+def _walk(reduction, batch_size, precision, mesh, loss, probe, data, carry, samples, points):
     """What one device does: its chunks of samples, each at its blocks of points."""
     size, here = samples[1].shape[1], points[1].shape[1]
-    met = min(probe.num_points, points[1].size)
+    look_at = _share if _shares(probe, mesh) else functools.partial(_look, batch_size)
     axis, update = spread.axis(mesh), spread.update(reduction, mesh)
 
     def at_points(look: Look, index: Array) -> Float[Array, "t b"]:
@@ -178,7 +184,7 @@ def _walk(reduction, precision, mesh, loss, probe, data, carry, samples, points)
         start, fresh = cut
         batch = chunks.take(data, start, size)
         with jax.default_matmul_precision(precision):
-            look = _look(loss, probe, batch, met)
+            look = look_at(loss, probe, batch)
 
         def block(by_sample: Any, points: tuple) -> tuple[Any, Carry]:
             first, unmet, old, by_point = points
@@ -196,15 +202,28 @@ def _walk(reduction, precision, mesh, loss, probe, data, carry, samples, points)
     return carry, spread.merge(reduction, rows, mesh)
 
 
-def _look(loss: PerSampleLoss, probe: Probe, batch: Batch, num_points: int) -> Look:
-    """The losses of a batch as a function of the point's index; see ``affine`` for what is shared.
+def _look(batch_size: int, loss: PerSampleLoss, probe: Probe, batch: Batch) -> Look:
+    """The losses of a batch as a function of the point's index, ``batch_size`` at a time."""
+    pieces = chunks.cut(chunks.length_of(batch), batch_size)
 
-    Sharing costs d + 1 products for d directions, so it takes at least twice as many points.
-    """
-    if not isinstance(probe, SubspaceProbe) or num_points < 2 * (probe.space.dim + 1):
-        return lambda index: loss(probe.at(index), batch)
+    def look(index: Int[Array, ""]) -> Float[Array, "b"]:
+        params = probe.at(index)
+        piece = lambda start: loss(params, chunks.take(batch, start, pieces.size))  # noqa: E731
+        return chunks.join(pieces, jax.lax.map(piece, jnp.asarray(pieces.starts)))
+
+    return look
+
+
+def _share(loss: PerSampleLoss, probe: SubspaceProbe, batch: Batch) -> Look:
+    """The same, with what all points share computed first; see ``affine``."""
     at = affine.share(loss, probe.space, batch)
     return lambda index: at(probe.coordinates[index])
+
+
+def _shares(probe: Probe, mesh: Mesh | None) -> bool:
+    """Whether there are at least twice as many points as the d + 1 products that sharing costs."""
+    here = math.ceil(probe.num_points / sharding.sizes(mesh)[0])
+    return isinstance(probe, SubspaceProbe) and here >= 2 * (probe.space.dim + 1)
 
 
 def delta(
@@ -312,8 +331,9 @@ def per_sample_losses(
     return evaluate(loss, single(params), data, reductions.losses(1), batch_size=batch_size)[0]
 
 
-def _chunks(n: int, batch_size: int, mesh: Mesh | None) -> chunks.Chunks:
-    return chunks.cut(n, batch_size, sharding.sizes(mesh)[1])
+def _chunks(probe: Probe, n: int, batch_size: int, mesh: Mesh | None) -> chunks.Chunks:
+    batches = 1 if batch_size < 1 or _shares(probe, mesh) else PIECES
+    return chunks.cut(n, batches * batch_size, sharding.sizes(mesh)[1])
 
 
 def _blocks(probe: Probe, point_batch: int | None, mesh: Mesh | None) -> chunks.Chunks:
