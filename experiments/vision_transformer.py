@@ -25,6 +25,29 @@ def load(name: str) -> Extract:
         InputError: no PyTorch or transformers, no such model, or one without a class token.
     """
     torch, transformers = _libraries()
+    model, normalisation = _pretrained(transformers, name)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = model.to(device, torch.float32).eval()
+    mean, std = (
+        torch.tensor(values, dtype=torch.float32, device=device).reshape(-1, 1, 1)
+        for values in normalisation
+    )
+
+    def extract(images: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n p"]:
+        with torch.inference_mode():
+            pixels = torch.tensor(images, device=device).permute(0, 3, 1, 2)
+            pixels = torch.nn.functional.interpolate(
+                pixels, _size(model), mode="bilinear", antialias=True
+            )
+            pixels = pixels.expand(-1, _channels(model, images.shape[-1], name), -1, -1)
+            found = model(pixel_values=(pixels - mean) / std)
+            return found.last_hidden_state[:, 0].cpu().numpy()
+
+    return extract
+
+
+def _pretrained(transformers: Any, name: str) -> tuple[Any, tuple[list[float], list[float]]]:
+    """The model, and the mean and standard deviation of its pixels."""
     folder, offline = Path(name).expanduser(), os.environ.get("JAXSCAPE_OFFLINE", "0")
     local = folder.is_dir() or offline not in ("", "0")
     where = str(folder) if folder.is_dir() else name
@@ -41,24 +64,7 @@ def load(name: str) -> Extract:
             f"expected a Vision Transformer with a class token as {name}, found "
             f"{type(model).__name__}; choose a ViT, DeiT, BEiT or DINOv2"
         )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = model.to(device, torch.float32).eval()
-    mean, std = (
-        torch.tensor(values, dtype=torch.float32, device=device).reshape(-1, 1, 1)
-        for values in _normalisation(transformers, where, local)
-    )
-
-    def extract(images: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n p"]:
-        with torch.inference_mode():
-            pixels = torch.tensor(images, device=device).permute(0, 3, 1, 2)
-            pixels = torch.nn.functional.interpolate(
-                pixels, _size(model), mode="bilinear", antialias=True
-            )
-            pixels = pixels.expand(-1, _channels(model, images.shape[-1], name), -1, -1)
-            found = model(pixel_values=(pixels - mean) / std)
-            return found.last_hidden_state[:, 0].cpu().numpy()
-
-    return extract
+    return model, _normalisation(transformers, where, local)
 
 
 def _libraries() -> tuple[Any, Any]:

@@ -42,13 +42,14 @@ def empty(flat: Flat, dim: int, key: Key[Array, ""], project: Callable) -> State
     """A basis with room for ``dim`` vectors."""
     zeros = jnp.zeros((dim, flat.dim), flat.dtype)
     square, count = jnp.zeros((dim, dim), flat.dtype), jnp.zeros((), jnp.int32)
+    ritz = jax.eval_shape(project, zeros, zeros, square, count)
     return State(
         basis=zeros,
         images=zeros,
         projected=square,
         size=count,
         last=zeros[0],
-        ritz=project(zeros, zeros, square, count),
+        ritz=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), ritz),  # none is known
         streak=count,
         restarts=count - 1,  # the first cycle starts without one
         matvecs=count,

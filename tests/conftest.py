@@ -39,6 +39,22 @@ def few_programs():
         jax.clear_caches()
 
 
+@pytest.fixture(scope="module")
+def in_haste():
+    """Programs are compiled in less time, to run in more; also by processes that are started.
+
+    For tests of commands, which run each program a few times. What it computes is the same, and
+    that programs compiled with every optimisation compute it is for the library's tests to see.
+    """
+    import jax
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+        jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def alone(monkeypatch, tmp_path):
     """No setting or folder of the user's account has a say; returns an empty home."""

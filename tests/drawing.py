@@ -18,6 +18,12 @@ def nothing():
     return mock.patch.object(plot, "save", _blank)
 
 
+def drawn(out):
+    """The names of the figures of a run folder."""
+    found = {path.stem: Image.open(path).size for path in (out / "figures").glob("*.png")}
+    return {name for name, size in found.items() if size > (1, 1)}
+
+
 def _coarse(figure, folder, name):
     _blank(figure, folder, name)
     figure.savefig(Path(folder) / f"{name}.png", dpi=20)

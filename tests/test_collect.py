@@ -9,6 +9,7 @@ from cases import at64, float64
 from experiments import collect, collect_monitor, collect_training, prepare, problem, record
 from jaxscape.lab import checkpoint
 
+pytestmark = pytest.mark.usefixtures("in_haste")
 RATE = 0.05
 
 

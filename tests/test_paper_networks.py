@@ -13,6 +13,7 @@ from jaxscape import losses
 from jaxscape.quadratic import Quadratic
 
 SMALL = {"networks": 2, "network_hidden": 2, "network_dim": 12, "network_samples": 90}
+pytestmark = pytest.mark.usefixtures("in_haste")
 
 
 @pytest.fixture(scope="module")

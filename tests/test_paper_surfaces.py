@@ -12,7 +12,9 @@ from sweeps import flax_losses64
 import jaxscape as js
 from experiments import prepare, sheets
 from experiments.paper import bench as benches
-from experiments.paper import surfaces
+from experiments.paper import surfaces, trajectory
+
+pytestmark = pytest.mark.usefixtures("in_haste")
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +80,7 @@ def roughness(sheet):
 
 def test_the_trajectory_is_a_projection_and_its_plane_a_float64_loop(bench):
     """The networks before training and after each of two epochs."""
-    found = surfaces.trajectory(bench)
+    found = trajectory.trajectory(bench)
     points, _ = prepare.trajectory(bench.problem, bench.config, bench.store)  # restored
     leaves = [np.asarray(x, np.float64).reshape(3, -1) for x in jax.tree.leaves(points)]
     moves = np.concatenate(leaves, 1)
@@ -88,7 +90,7 @@ def test_the_trajectory_is_a_projection_and_its_plane_a_float64_loop(bench):
     np.testing.assert_allclose(np.abs(path), np.abs(moves @ axes), atol=1e-5)
     np.testing.assert_allclose(found.summary["explained"], values[:-3:-1] / values.sum(), rtol=1e-4)
     plane = js.trajectory_subspace(points, 2).space
-    reach = surfaces.REACH * np.abs(path).max()
+    reach = trajectory.REACH * np.abs(path).max()
     np.testing.assert_allclose(found.arrays["steps"], [-reach, 0, reach], rtol=1e-6)
     rows = grid64(bench, plane, reach)
     for column, k in enumerate((1, 300)):

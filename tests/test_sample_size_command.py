@@ -1,6 +1,7 @@
 import json
 from types import SimpleNamespace
 
+import drawing
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 import jaxscape as js
 from experiments import pilots, sample_size
 
+pytestmark = pytest.mark.usefixtures("in_haste")
 TOLERANCE, EPSILON = 1e-4, 0.05
 
 
@@ -35,7 +37,8 @@ def finished(clouds, tmp_path_factory):
         patch.setattr(
             sample_size, "per_sample_losses", lambda *a: seen.append(look(*a)) or seen[-1]
         )
-        assert sample_size.main([*clouds, "--sigmas", "0.5", "2", "--out", str(out)]) == 0
+        with drawing.coarsely():
+            assert sample_size.main([*clouds, "--sigmas", "0.5", "2", "--out", str(out)]) == 0
     with np.load(out / "results.npz", allow_pickle=False) as arrays:
         return out, dict(arrays), [np.asarray(losses, np.float64) for losses in seen]
 

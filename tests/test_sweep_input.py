@@ -8,6 +8,8 @@ from sweeps import run
 
 from experiments import run_folder
 
+pytestmark = pytest.mark.usefixtures("in_haste")
+
 
 @pytest.mark.parametrize(
     ("flags", "word"),

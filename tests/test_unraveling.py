@@ -8,7 +8,12 @@ import pytest
 from cases import increments64
 
 from experiments import problem as problems
-from experiments.paper import unraveling, unraveling_networks, unraveling_summary
+from experiments.paper import (
+    unraveling,
+    unraveling_networks,
+    unraveling_summary,
+    unraveling_task,
+)
 from experiments.paper.bench import Bench
 from experiments.paper.config import PaperConfig
 from jaxscape import InputError, losses
@@ -150,7 +155,7 @@ def test_the_figure_of_features(tmp_path, monkeypatch):
 
 def test_inputs_go_from_minus_one_to_one_and_values_as_targets_have_no_accuracy(tmp_path):
     given = bench(tmp_path, lambda x: x[:, 0].astype(np.float32), epochs=2)
-    task = unraveling_networks.task_of(given.problem)
+    task = unraveling_task.of(given.problem)
     assert (task.samples["inputs"].min(), task.samples["inputs"].max()) == (-1, 1)
     initial = np.float64(given.problem.samples["inputs"])
     span = initial.max() - initial.min()
@@ -203,4 +208,4 @@ def test_inputs_that_are_all_equal_are_refused(tmp_path):
     flat = np.ones_like(given.problem.dataset.train_inputs)
     dataset = dataclasses.replace(given.problem.dataset, train_inputs=flat)
     with pytest.raises(InputError, match="expected inputs that differ"):
-        unraveling_networks.task_of(dataclasses.replace(given.problem, dataset=dataset))
+        unraveling_task.of(dataclasses.replace(given.problem, dataset=dataset))

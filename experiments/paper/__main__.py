@@ -18,6 +18,7 @@ from experiments.paper import (
     stages,
     surfaces,
     theorem,
+    trajectory,
     unraveling,
 )  # fmt: skip
 from experiments.paper.bench import Bench
@@ -35,7 +36,7 @@ FIGURES: dict[str, Callable[[Bench], Record]] = {
     "fig7": surfaces.fig7,
     "fig8": increments.fig8,
     "fig9": theorem.fig9,
-    "trajectory": surfaces.trajectory,
+    "trajectory": trajectory.trajectory,
     "unraveling": unraveling.find,
     "family": family.family,
     "ratio": family.ratio,

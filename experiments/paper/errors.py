@@ -11,7 +11,7 @@ from experiments.paper.aligned import DIM
 from experiments.paper.bench import Bench
 from experiments.progress import progress
 from experiments.record import Record
-from jaxscape.lab import plot_aligned
+from jaxscape.lab import plot_errors
 from jaxscape.quadratic import Quadratic
 from jaxscape.subspace import Subspace
 
@@ -24,7 +24,7 @@ MANY_SIGMA = 0.01
 def model_error(bench: Bench) -> Record:
     """The error of the quadratic model against σ, on the points of direct Monte-Carlo."""
     arrays = _compare(bench)
-    figure = plot_aligned.errors(arrays, **_marks(bench))
+    figure = plot_errors.errors(arrays, **_marks(bench))
     row = list(DIMS).index(DIM)
     last = _last_within(_off(arrays)[row])
     where = f"up to σ = {last:.3g}" if last else "not even at the smallest σ"
@@ -43,7 +43,7 @@ def error_map(bench: Bench) -> Record:
     """The relative error of the quadratic model over σ and the number of directions."""
     arrays = _compare(bench)
     off = _off(arrays)
-    figure = plot_aligned.error_map(arrays["dim"], arrays["sigma"], off, **_marks(bench))
+    figure = plot_errors.error_map(arrays["dim"], arrays["sigma"], off, **_marks(bench))
     parts = []
     for dim, row in zip(DIMS, off, strict=True):
         last = _last_within(row)
@@ -71,7 +71,7 @@ def convergence(bench: Bench) -> Record:
     arrays |= {"points": counts, "closed_form": np.asarray(closed)}
     for name, levels in each.items():
         arrays[f"{name}_error"] = np.asarray([_spread(levels, m, closed) for m in counts])
-    figure = plot_aligned.convergence(arrays, sigma=MANY_SIGMA, dim=DIM, **_marks(bench))
+    figure = plot_errors.convergence(arrays, sigma=MANY_SIGMA, dim=DIM, **_marks(bench))
     biases = {name: levels.mean() / closed - 1 for name, levels in each.items()}
     sems = {n: levels.std(ddof=1) / np.sqrt(total) / closed for n, levels in each.items()}
     seen = (

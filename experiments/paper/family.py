@@ -7,7 +7,7 @@ from experiments import run_folder, summary
 from experiments.paper import aligned
 from experiments.paper import bench as benches
 from experiments.paper.bench import Bench
-from experiments.record import Record
+from experiments.record import Record, marks
 from jaxscape.lab import plot_aligned
 from jaxscape.subspace import num_parameters
 
@@ -60,7 +60,7 @@ def ratio(bench: Bench) -> Record:
         f"k²Δ_k over k ≥ 100): {'; '.join(parts)}. A step along all {size:,} parameters at the "
         f"same σ is √(P/D) times as long, {np.sqrt(size / DIMS[-1]):.0f} times for D = {DIMS[-1]}."
     ) + benches.caveat(bench)
-    figure = plot_aligned.ratio(arrays, **benches.marks(bench.problem))
+    figure = plot_aligned.ratio(arrays, **marks(bench.problem))
     return Record(arrays | {"ratio": levels}, {"ratio": levels.tolist(), "seen": seen},
                   {"ratio": figure})  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Loss surfaces: figures 2, 3, 6 and 7 of Nikitin et al., and where training went."""
+"""Loss surfaces of Nikitin et al., figures 2, 3, 6 and 7."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxscape as js
-from experiments import prepare, record, run_folder, sheets
+from experiments import record, run_folder, sheets
 from experiments.paper import bench as benches
-from experiments.paper import published
+from experiments.paper import published, surfaces_seen
 from experiments.paper.bench import Bench
 from experiments.record import Record
 from experiments.sheets import Sheets
-from experiments.surface import REACH, WORDS
+from experiments.surface import WORDS
 from jaxscape.lab import plot_surface
 
 SMALL = 1
@@ -41,37 +41,6 @@ def fig7(bench: Bench) -> Record:
     return _record(bench, "hessian", "increment")
 
 
-def trajectory(bench: Bench) -> Record:
-    """L_k on the two principal components of the training trajectory, with the trajectory."""
-    problem = bench.problem
-    points, _ = prepare.trajectory(problem, bench.config, bench.store)
-    space, path, explained = js.trajectory_subspace(jax.tree.map(jnp.asarray, points), 2)
-    path, explained = np.asarray(path), np.asarray(explained)
-    n = len(problem.order)
-    radius = REACH * float(np.abs(path).max())
-    found = sheets.evaluate(problem, space, radius, bench.config.num, (SMALL, n))
-    marks = record.marks(problem) | {"unit": benches.unit(problem)}
-    figures = sheets.figures_of(found, WORDS["trajectory"], path, **marks)
-    numbers = sheets.summarise(found) | {"explained": explained.tolist()}
-    start, end = (float(found.loss[-1][_at(found.steps, path[t])]) for t in (0, -1))
-    lowest = numbers["surfaces"][-1]["lowest_loss"]
-    seen = (
-        f"Two principal components hold {explained[0]:.0%} and {explained[1]:.0%} of the summed "
-        f"squared distance from w* of the networks before training and after each of "
-        f"{len(path) - 1} epochs. On their plane the loss of all {n:,} samples is {start:.3g} near "
-        f"the projection of the initial network and {end:.3g} at w*; the plane's lowest grid point "
-        f"has {lowest:.3g}."
-    )
-    arrays = found._asdict() | {"trajectory": path}
-    kept = {name: figures[name] for name in ("loss", "loss_3d")}
-    return Record(arrays, numbers | {"seen": seen}, kept)
-
-
-def _at(steps: np.ndarray, point: np.ndarray) -> tuple[int, int]:
-    """The grid point closest to ``point``."""
-    return tuple(int(np.abs(steps - x).argmin()) for x in point)
-
-
 def _record(bench: Bench, kind: str, quantity: str) -> Record:
     config = bench.config
     plane = jax.tree.map(jnp.asarray, benches.directions(bench, kind, 2))
@@ -88,7 +57,7 @@ def _record(bench: Bench, kind: str, quantity: str) -> Record:
     found = sheets.summarise(corrected) | {"radius": config.radius}
     words = WORDS[kind]
     figures = _figures(bench, corrected.steps, shown, quantity, words)
-    seen = _seen(arrays, quantity, words) + benches.caveat(bench, kind)
+    seen = surfaces_seen.seen(arrays, quantity, words) + benches.caveat(bench, kind)
     return Record(arrays, found | {"seen": seen}, figures)
 
 
@@ -152,42 +121,3 @@ def _figures(
         "contours": plot_surface.contours(steps, shown, **labels, **marks),
         "relief": plot_surface.reliefs(steps, shown, **labels, **marks),
     }
-
-
-def _seen(arrays: dict[str, np.ndarray], quantity: str, words: str) -> str:
-    small, large = (int(k) for k in arrays["k"])
-    if quantity == "loss":
-        ends = [f"{sheet.min():.3g} to {sheet.max():.3g}" for sheet in arrays["loss"]]
-        places = [_lowest(arrays["steps"], sheet) for sheet in arrays["loss"]]
-        text = (
-            f"Along the {words}, L_k spans {ends[0]} at k = {small}, lowest at {places[0]}, and "
-            f"{ends[1]} at k = {large:,}, lowest at {places[1]}; w* is (0, 0)."
-        )
-    else:
-        means = [
-            float(np.mean(np.square(sheet, dtype=np.float64))) for sheet in arrays["increment"]
-        ]
-        text = (
-            f"Along the {words}, the mean of (L_{{k+1}} − L_k)² over the grid is {means[0]:.3g} at "
-            f"k = {small} and {means[1]:.3g} at k = {large:,}."
-        )
-    if "published_loss" in arrays:
-        rough = [_roughness(arrays[name][0]) for name in (quantity, f"published_{quantity}")]
-        text += (
-            " As published, each grid point draws its own random batches: from point to point the "
-            f"small-k surface has a roughness of {rough[1]:.2g}, with the same samples at every "
-            f"point {rough[0]:.2g} (independent noise has 1, a smooth surface 0)."
-        )
-    return text
-
-
-def _lowest(steps: np.ndarray, sheet: np.ndarray) -> str:
-    i, j = np.unravel_index(int(sheet.argmin()), sheet.shape)
-    return f"({steps[i]:.2g}, {steps[j]:.2g})"
-
-
-def _roughness(sheet: np.ndarray) -> float:
-    """Root mean square second difference over that of white noise of the same variance."""
-    bends = np.diff(sheet, 2, axis=0), np.diff(sheet, 2, axis=1)
-    spread = max(sheet.std(), np.finfo(np.float32).tiny)
-    return float(np.sqrt(np.mean([np.mean(bend**2) for bend in bends]) / 6) / spread)

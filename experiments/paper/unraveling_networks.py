@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-import jaxscape as js
 from experiments import say
+from experiments.paper import unraveling_task
 from experiments.paper.bench import Bench
-from experiments.problem import Problem
+from experiments.paper.unraveling_task import Task
 from experiments.progress import progress
 from jaxscape import chunks, losses
 from jaxscape.lab import checkpoint, ensemble, models, widths
@@ -29,56 +29,18 @@ class Networks(NamedTuple):
     entries: list[dict[str, Any]]  #: depth after depth, in each width after width
 
 
-class Task(NamedTuple):
-    """What the networks are given: inputs from −1 to 1, targets."""
-
-    samples: Batch
-    tests: Batch | None
-    num_outputs: int
-
-
 def trained(bench: Bench) -> Networks:
     """All networks; those of one depth are trained in one compiled program.
 
     Raises:
         InputError: inputs that are all equal, or a network that diverged.
     """
-    task = task_of(bench.problem)
+    task = unraveling_task.of(bench.problem)
     found = [_of_depth(bench, task, depth) for depth in bench.config.depths]
     return Networks(
         np.stack([values for values, _ in found]),
         [entry for _, entries in found for entry in entries],
     )
-
-
-def task_of(problem: Problem) -> Task:
-    """The problem's data, its inputs scaled so that the training samples' span −1 to 1.
-
-    Images, whose values go from 0 to 1, become 2x − 1.
-
-    Raises:
-        InputError: inputs that are all equal.
-    """
-    inputs = problem.samples["inputs"]
-    num_outputs = jax.eval_shape(problem.apply, problem.initial, inputs[:1]).shape[-1]
-    low, high = float(jnp.min(inputs)), float(jnp.max(inputs))
-    if not low < high:
-        raise js.InputError(
-            f"expected inputs that differ, to be scaled to [-1, 1], found {low} everywhere; "
-            "look at the data"
-        )
-
-    def ready(inputs: Any, targets: Any) -> Batch:
-        targets = jnp.asarray(targets)
-        if not jnp.issubdtype(targets.dtype, jnp.integer):
-            targets = targets.reshape(-1, num_outputs)
-        return {"inputs": 2 * (jnp.asarray(inputs) - low) / (high - low) - 1, "targets": targets}
-
-    dataset = problem.dataset
-    tests = None
-    if dataset.test_inputs is not None:
-        tests = ready(dataset.test_inputs, dataset.test_targets)
-    return Task(ready(inputs, problem.samples["targets"]), tests, num_outputs)
 
 
 def _of_depth(

@@ -45,13 +45,7 @@ def fit(
         InputError: parameters that do not hold one network per key, a loss that is not per sample,
             or a network that diverged.
     """
-    count = len(keys)
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(params)]
-    if count < 1 or any(shape[:1] != (count,) for shape in shapes):
-        raise InputError(
-            f"expected parameters of {count} networks, one per key, found shapes {shapes}; stack "
-            "the networks along a new first axis"
-        )
+    count = _count(params, keys)
     losses.check(loss, jax.tree.map(lambda leaf: leaf[0], params), data)
     together = together_on(jax.default_backend(), params) if together is None else together
     optimizer = optax.adam(learning_rate)
@@ -66,6 +60,18 @@ def fit(
         if on_epoch is not None:
             on_epoch(number)
     return Ensemble(states.params, np.asarray(means, np.float32).reshape(epochs, count))
+
+
+def _count(params: Params, keys: Key[Array, "R"]) -> int:
+    """R; an ``InputError`` where the parameters are not those of so many networks."""
+    count = len(keys)
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(params)]
+    if count < 1 or any(shape[:1] != (count,) for shape in shapes):
+        raise InputError(
+            f"expected parameters of {count} networks, one per key, found shapes {shapes}; stack "
+            "the networks along a new first axis"
+        )
+    return count
 
 
 def together_on(backend: str, params: Params) -> int:

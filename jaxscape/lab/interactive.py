@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -39,14 +40,10 @@ def write(
 
     surfaces = [
         go.Surface(
-            x=steps,
-            y=steps,
-            z=np.log10(np.where(sheet > 0, sheet, np.nan)).T,
-            colorscale="Viridis",
+            **_surface(steps, sheet),
             name=name,
             visible=index == 0,
             colorbar={"title": f"log₁₀ {quantity}"},
-            hovertemplate="θ₁ %{x:.3g}<br>θ₂ %{y:.3g}<br>log₁₀ %{z:.4g}<extra></extra>",
         )
         for index, (name, sheet) in enumerate(sheets.items())
     ]
@@ -61,3 +58,14 @@ def write(
         updatemenus=[{"type": "buttons", "direction": "right", "y": 1.05, "buttons": buttons}],
     )
     figure.write_html(path, include_plotlyjs=True)
+
+
+def _surface(steps: Float[np.ndarray, "a"], sheet: Float[np.ndarray, "a a"]) -> dict[str, Any]:
+    """What Plotly calls a surface; its heights have θ_2 first."""
+    return {
+        "x": steps,
+        "y": steps,
+        "z": np.log10(np.where(sheet > 0, sheet, np.nan)).T,
+        "colorscale": "Viridis",
+        "hovertemplate": "θ₁ %{x:.3g}<br>θ₂ %{y:.3g}<br>log₁₀ %{z:.4g}<extra></extra>",
+    }

@@ -117,23 +117,23 @@ def reliefs(
         figure.suptitle(
             f"{title}: {dataset}{mark}", color="#B00000" if fallback else "black", fontsize=12
         )
-        first, second = np.meshgrid(steps, steps, indexing="ij")
         for number, (name, sheet) in enumerate(sheets.items(), start=1):
-            axes = figure.add_subplot(rows, columns, number, projection="3d")
-            span = scale(sheet)
-            heights, label = sheet, quantity
-            if span.is_log:
-                heights, label = (
-                    np.log10(np.maximum(sheet, span.low)),
-                    rf"$\log_{{10}}$ {quantity}",
-                )
-            axes.plot_surface(
-                first, second, heights, cmap="viridis", lw=0, rstride=1, cstride=1, rasterized=True
-            )
-            middle = len(steps) // 2
-            axes.plot(0, 0, heights[middle, middle], "o", color="k", ms=5, zorder=10)
-            axes.set(xlabel=AXES[0], ylabel=AXES[1], title=name)
-            axes.set_zlabel(label, labelpad=7)
-            axes.view_init(elev=32, azim=-55)
-            axes.set_box_aspect(None, zoom=0.85)
+            axes = figure.add_subplot(rows, columns, number, projection="3d", title=name)
+            _relief(axes, steps, sheet, quantity)
     return figure
+
+
+def _relief(axes: Axes, steps: np.ndarray, sheet: Float[np.ndarray, "a a"], quantity: str) -> None:
+    span, heights, label = scale(sheet), sheet, quantity
+    if span.is_log:
+        heights, label = np.log10(np.maximum(sheet, span.low)), rf"$\log_{{10}}$ {quantity}"
+    first, second = np.meshgrid(steps, steps, indexing="ij")
+    axes.plot_surface(
+        first, second, heights, cmap="viridis", lw=0, rstride=1, cstride=1, rasterized=True
+    )
+    middle = len(steps) // 2
+    axes.plot(0, 0, heights[middle, middle], "o", color="k", ms=5, zorder=10)
+    axes.set(xlabel=AXES[0], ylabel=AXES[1])
+    axes.set_zlabel(label, labelpad=7)
+    axes.view_init(elev=32, azim=-55)
+    axes.set_box_aspect(None, zoom=0.85)
