@@ -1,6 +1,7 @@
 """Figures 4, 5, 8 and 9 and the family of criteria against float64 NumPy."""
 
 import itertools
+from types import SimpleNamespace
 from unittest import mock
 
 import jax
@@ -107,7 +108,7 @@ def test_networks_trained_as_published_are_measured_on_their_own_samples(bench, 
     for row, (params, samples) in enumerate(seen):
         keys = {n: jax.random.fold_in(key, row) for n, key in bench.problem.keys.items()}
         theta = np.asarray(jax.random.normal(keys["probe"], (papers.POINTS, 10)))
-        there = bench._replace(problem=bench.problem._replace(samples=samples))
+        there = bench._replace(problem=SimpleNamespace(samples=samples))
         space = js.Subspace(params, along)
         every = papers.losses64(there, space, theta)
         first = papers.losses64(there, benches.leading(space, 1), theta[:, :1])
