@@ -47,6 +47,7 @@ class SweepConfig(ProblemConfig):
         python -m experiments.sweep --dataset glyphs --k-max 3000 --epochs 2      # a first look
         python -m experiments.sweep --dataset npz:mine.npz --k-max 5000           # your own data
         python -m experiments.sweep --k-max 60000 --resume      # carry on what was interrupted
+        python -m experiments.sweep --hosts 2 --host 0 --coordinator 10.0.0.1:1234   # first of two
     """
 
     subspace: Literal["hessian", "random", "filter", "isotropic"] = "hessian"

@@ -82,9 +82,10 @@ def share(data: Batch, mesh: Mesh) -> Batch:
 
 
 def local(tree: Any) -> Any:
-    """Arrays that are whole on every device, as those of this process's first device."""
+    """Arrays that are whole on every device of a mesh, as those of this process's first device.
 
-    def leaf(x: Any) -> Any:
-        return x if isinstance(x, jax.core.Tracer) else x.addressable_data(0)
-
-    return jax.tree.map(leaf, tree)
+    Left as they are where one of them is traced.
+    """
+    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(tree)):
+        return tree
+    return jax.tree.map(lambda x: x.addressable_data(0), tree)

@@ -9,8 +9,10 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
+from jaxscape import sharding
 from jaxscape.curvature import hvp
 from jaxscape.lanczos import top_eigenpairs
 from jaxscape.operators import check_floating, working
@@ -90,20 +92,24 @@ def hessian_subspace(
     key: Key[Array, ""] | None = None,
     tol: float = 1e-4,
     batch_size: int = 1000,
+    mesh: Mesh | None = None,
 ) -> Subspace:
     """The eigenvectors of the ``dim`` largest eigenvalues of the Hessian of the mean loss.
 
     The directions are orthonormal. Where eigenvalues and residuals matter, call
     ``top_eigenpairs(hvp(loss, params, data), params, dim)`` and build the ``Subspace`` from its
     vectors. Warns, where it is not traced, if a pair's relative residual stays above ``tol``.
+    All devices of a ``mesh`` (``sharding.mesh``) share the samples.
 
     Raises:
         InputError: dim outside 1..P, or a loss that is not per sample.
     """
     check_dim(dim, params)
     key = jax.random.key(0) if key is None else key
-    operator = hvp(loss, params, data, batch_size=batch_size)
+    operator = hvp(loss, params, data, batch_size=batch_size, mesh=mesh)
     pairs = top_eigenpairs(operator, params, dim, key=key, tol=tol)
+    if mesh is not None:
+        pairs = sharding.local(sharding.place(pairs, mesh))
     if not isinstance(pairs.converged, jax.core.Tracer) and not pairs.converged.all():
         warnings.warn(
             f"{int((~pairs.converged).sum())} of {dim} eigenpairs did not reach the relative "
