@@ -10,6 +10,6 @@ def wait(tree: Any) -> None:
     """Return once all arrays of ``tree`` are there; ``jax.block_until_ready`` hears no signal."""
     pause = 1e-4
     for leaf in jax.tree.leaves(tree):
-        while not leaf.is_ready():
+        while isinstance(leaf, jax.Array) and not leaf.is_ready():
             time.sleep(pause)
             pause = min(2 * pause, 0.05)
