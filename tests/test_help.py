@@ -18,6 +18,7 @@ from experiments import (
     surface,
     sweep,
     theory,
+    variance,
 )
 from experiments.paper import __main__ as paper
 
@@ -33,6 +34,7 @@ COMMANDS = {
     "surface": (surface, surface.SurfaceConfig),
     "sweep": (sweep, sweep.SweepConfig),
     "theory": (theory, theory.TheoryConfig),
+    "variance": (variance, variance.VarianceConfig),
 }
 
 
