@@ -32,10 +32,10 @@ PAYS = 4
 
 
 class Point(NamedTuple):
-    """A value that has to be computed at each point: output ``index`` of ``step``."""
+    """A value that has to be computed at each point: that output of ``step``."""
 
     step: int
-    index: int
+    output: int
 
 
 class Affine(NamedTuple):
@@ -75,7 +75,8 @@ def share(
     others, rest = jax.tree.flatten(batch)
 
     def flat(*args: Array) -> Float[Array, "n"]:
-        return loss(tree.unflatten(args[: len(leaves)]), rest.unflatten(args[len(leaves) :]))
+        params = jax.tree.unflatten(tree, args[: len(leaves)])
+        return loss(params, jax.tree.unflatten(rest, args[len(leaves) :]))
 
     closed = jax.make_jaxpr(flat)(*leaves, *others)
     slopes = jax.tree.leaves(space.basis)
@@ -148,7 +149,7 @@ def _is_linear(equation: JaxprEqn, operands: list[Any]) -> bool:
     moving = [x for x in operands if isinstance(x, Affine)]
     if len(equation.outvars) != 1:
         return False
-    out = equation.outvars[0].aval
+    out: Any = equation.outvars[0].aval
     if not jnp.issubdtype(out.dtype, jnp.inexact) or out.dtype.itemsize < 4:
         return False
     if any(x.data for x in moving) and out.size > max(x.origin.size for x in moving):
@@ -191,7 +192,7 @@ def _read(coordinates: Float[Array, "d"], done: list[Sequence[Array]], value: An
         return value.origin + step.astype(value.origin.dtype)
     if isinstance(value, Affine):
         value = value.again
-    return done[value.step][value.index] if isinstance(value, Point) else value
+    return done[value.step][value.output] if isinstance(value, Point) else value
 
 
 def _bind(equation: JaxprEqn, operands: Sequence[Array]) -> Sequence[Array]:

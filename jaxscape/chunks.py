@@ -81,8 +81,8 @@ def length_of(data: Batch) -> int:
             "(evaluate, delta, surface) take one"
         )
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(data)]
-    lengths = {shape[0] if shape else None for shape in shapes}
-    if len(lengths) != 1 or None in lengths:
+    lengths = {shape[0] for shape in shapes if shape}
+    if len(lengths) != 1 or not all(shapes):
         raise InputError(
             f"expected arrays with one common leading sample axis, found shapes {shapes}; "
             "give every array of the batch the same first axis"

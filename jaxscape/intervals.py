@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxscape import student
@@ -22,7 +23,7 @@ class Interval(NamedTuple):
 class Terms(NamedTuple):
     """Independent terms of at least 0 whose mean is wanted, as far as its interval needs them."""
 
-    count: Int[Array, ""]
+    count: Int[Array, ""]  # type: ignore[assignment]  # a field, not tuple.count
     total: Float[Array, ""]
     squares: Float[Array, ""]
     """The sum of their squares."""
@@ -43,8 +44,9 @@ class Terms(NamedTuple):
         return Terms(self.count + 1, self.total + term, self.squares + term**2)
 
 
-def terms_of(values: Float[Array, "n"]) -> Terms:
+def terms_of(values: Float[ArrayLike, "n"]) -> Terms:
     """The given terms."""
+    values = jnp.asarray(values)
     return Terms(jnp.asarray(values.size), jnp.sum(values), jnp.sum(values**2))
 
 

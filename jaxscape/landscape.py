@@ -23,6 +23,8 @@ BATCH_SIZE = 1000
 
 PIECES = 8
 """Batches that a point meets before the next is made: to make one takes time too."""
+_NOTHING: Any = None
+"""Stands for an array that is not to be mapped over."""
 
 Look = Callable[[Int[Array, ""]], Float[Array, "b"]]
 
@@ -62,7 +64,7 @@ def evaluate(
         InputError: a loss that is not one value per sample, no samples, a size below 1, or points
             on several devices for a reduction without ``merge``.
     """
-    blocks = {"point_batch": point_batch, "mesh": mesh}
+    blocks: dict[str, Any] = {"point_batch": point_batch, "mesh": mesh}
     options = {"batch_size": batch_size, "precision": precision, **blocks}
     segments = data if isinstance(data, Iterator) else (data,)
     carry, rows = begin(probe, reduction, **blocks), []
@@ -140,7 +142,7 @@ def by_point(
     """The carry with its m points in order, whatever the blocks: the form in which to save it."""
     blocks = _blocks(probe, point_batch, mesh)
     count = carry.prefix.count[0]
-    whole = chunks.join(blocks, carry._replace(prefix=carry.prefix._replace(count=None)))
+    whole = chunks.join(blocks, carry._replace(prefix=carry.prefix._replace(count=_NOTHING)))
     return whole._replace(prefix=whole.prefix._replace(count=count))
 
 
@@ -151,7 +153,7 @@ def in_blocks(
     blocks = _blocks(probe, point_batch, mesh)
     index = blocks.starts[:, None] + np.arange(blocks.size)
     count = jnp.broadcast_to(carry.prefix.count, len(blocks.starts))
-    prefix = carry.prefix._replace(count=None)
+    prefix = carry.prefix._replace(count=_NOTHING)
     cut = jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], carry._replace(prefix=prefix))
     return cut._replace(prefix=cut.prefix._replace(count=count))
 

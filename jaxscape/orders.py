@@ -1,10 +1,13 @@
 """What every order of the samples gives on average."""
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 
-def order_law(loss_variance: Float[Array, "*m"], k: Int[Array, "*k"]) -> Float[Array, "..."]:
+def order_law(
+    loss_variance: Float[ArrayLike, "*m"], k: Int[ArrayLike, "*k"]
+) -> Float[Array, "..."]:
     """S²(w) / (k (k+1)): the mean of δ_k(w)² over all orders of the n samples, exactly.
 
     ``loss_variance`` is S²(w), the variance of ℓ_i(w) over the n samples with n − 1 below, or its
@@ -13,11 +16,13 @@ def order_law(loss_variance: Float[Array, "*m"], k: Int[Array, "*k"]) -> Float[A
     Techniques, section 2.5).
     """
     k = jnp.asarray(k).astype(jnp.result_type(float))
-    return loss_variance / k / (k + 1)
+    return jnp.asarray(loss_variance) / k / (k + 1)
 
 
 def distance_law(
-    loss_variance: Float[Array, "*m"], k: Int[Array, "*k"], to: Int[Array, "*k"] | float = jnp.inf
+    loss_variance: Float[ArrayLike, "*m"],
+    k: Int[ArrayLike, "*k"],
+    to: Int[ArrayLike, "*k"] | float = jnp.inf,
 ) -> Float[Array, "..."]:
     """S²(w) |1/k − 1/to|: the mean of (L_to(w) − L_k(w))² over all orders, exactly.
 
@@ -27,4 +32,4 @@ def distance_law(
     """
     k, to = (jnp.asarray(size).astype(jnp.result_type(float)) for size in (k, to))
     share = jnp.where(jnp.isinf(to), 1, jnp.abs(to - k) / jnp.where(jnp.isinf(to), 1, to))
-    return loss_variance * share / k
+    return jnp.asarray(loss_variance) * share / k

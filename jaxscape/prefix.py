@@ -16,7 +16,7 @@ from jaxscape import pairs
 class Prefix(NamedTuple):
     """What is known of m points after ``count`` samples."""
 
-    count: Int[Array, ""]
+    count: Int[Array, ""]  # type: ignore[assignment]  # a field, not tuple.count
     mean: Float[Array, "m"]
     """L_count(w), rounded."""
     residue: Float[Array, "m"]

@@ -56,7 +56,7 @@ def prefix_spectra(
     num: int,
     *,
     key: Key[Array, ""],
-    ks: Sequence[int] | None = None,
+    ks: Sequence[int] | Int[np.ndarray, "K"] | None = None,
     reference: Params | None = None,
     keep_vectors: bool = False,
     which: Literal["largest", "magnitude"] = "largest",
@@ -97,9 +97,9 @@ def prefix_spectra(
     if reference is not None:
         first = jax.tree.map(lambda leaf: leaf[0], reference)
         check_like(first, params, "each direction of the reference")
-    ks = jnp.asarray(wanted, jnp.int32)
+    asked = jnp.asarray(wanted, jnp.int32)
     options = (num, keep_vectors, which, tol, batch_size)
-    return _solve_each(losses.bind(loss), params, data, ks, key, reference, *options)
+    return _solve_each(losses.bind(loss), params, data, asked, key, reference, *options)
 
 
 @functools.partial(jax.jit, static_argnums=(6, 7, 8, 9, 10))

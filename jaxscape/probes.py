@@ -10,6 +10,7 @@ from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
 from jaxscape.operators import check_floating, working
@@ -84,7 +85,7 @@ class SingleProbe:
         return working(self.params)
 
 
-def points(space: Subspace, coordinates: Float[Array, "m d"]) -> SubspaceProbe:
+def points(space: Subspace, coordinates: Float[ArrayLike, "m d"]) -> SubspaceProbe:
     """The points w(θ) for the given rows θ.
 
     Raises:

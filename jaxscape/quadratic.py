@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxscape import chunks, losses, prefix, sharding
@@ -123,7 +124,7 @@ def _project(loss: PerSampleLoss, space: Subspace, data: Batch, batch_size: int)
         return chunks.join(cut, jax.lax.map(chunk, jnp.asarray(cut.starts)))
 
 
-def quadratic_delta(model: Quadratic, sigma: Float[Array, "*s"]) -> QuadraticDelta:
+def quadratic_delta(model: Quadratic, sigma: Float[ArrayLike, "*s"]) -> QuadraticDelta:
     """Δ_k under the quadratic model, exactly, for every k and each ``sigma``.
 
     For δ(θ) = a + bᵀθ + ½ θᵀAθ and θ ~ N(0, σ²I_d),
@@ -188,7 +189,7 @@ def _law(increments: Float[Array, "r n"], d: int, sigma: Float[Array, "*s"]) -> 
     }
     return QuadraticDelta(
         **parts,
-        total=sum(parts.values()),
+        total=parts["offset"] + parts["mixed"] + parts["gradient"] + parts["curvature"],
         shape=s**2 * slope + s**4 / 2 * frobenius,
         diagonal=s**4 / 4 * (2 * (diagonal**2).sum(0) + trace**2),
     )

@@ -17,7 +17,7 @@ from jaxscape.types import InputError
 class Decision(NamedTuple):
     """What the samples met so far say of the tolerance."""
 
-    count: Int[Array, ""]
+    count: Int[Array, ""]  # type: ignore[assignment]  # a field, not tuple.count
     """Samples met."""
     loss_variance: LossVariance
     """E_q S² at these points."""

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import betainc, ndtri
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 LIMITS = (-3.0, 15.0)  # of log10 t
@@ -10,7 +11,7 @@ HALVINGS = 40
 MANY = 30.0  # degrees of freedom from which on the expansion is exact to float32
 
 
-def two_sided(level: float, freedom: Float[Array, "*s"]) -> Float[Array, "*s"]:
+def two_sided(level: float, freedom: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
     """The t with P(|T| ≤ t) = ``level``, for T with ν = ``freedom`` degrees of freedom.
 
     Bisects log t in P(|T| > t) = I_x(ν/2, ½), x = ν/(ν + t²), the regularised incomplete beta

@@ -54,7 +54,7 @@ def fit(
     loss: PerSampleLoss,
     params: Params,
     data: Batch,
-    ks: Sequence[int],
+    ks: Sequence[int] | Int[np.ndarray, "K"],
     *,
     order: Int[np.ndarray, "n"],
     epochs: int,
