@@ -29,7 +29,7 @@ class BenchmarkConfig(ProblemConfig):
     """
 
     points: int = 32
-    """Random points of the timed sweep."""
+    """Random points of the timed sweep over all parameters, and of PyTorch's."""
     dim: int = 10
     """Number of directions."""
     repeats: int = 3

@@ -42,7 +42,7 @@ def main(name: str, config: type, run: Callable[[Any], Any], argv: Sequence[str]
         print(f"\ninterrupted; {go_on}", file=sys.stderr)
         return INTERRUPTED
     except jax.errors.JaxRuntimeError as error:
-        if not jax.distributed.is_initialized():
+        if not jax.distributed.is_initialized() or "RESOURCE_EXHAUSTED" in str(error):
             raise
         print(f"\nlost another host ({str(error).splitlines()[0]}); {go_on}", file=sys.stderr)
         return INTERRUPTED

@@ -93,14 +93,16 @@ def together(find: Callable[[], T]) -> T:
         found = find()
     except (InputError, OSError) as error:
         failure = error
-    words = str(failure or "").encode()[:WORDS].ljust(WORDS, b"\0")
+    kind = "output: " if isinstance(failure, OSError) else ""
+    words = f"{kind}{failure or ''}".encode()[:WORDS].ljust(WORDS, b"\0")
     told = multihost_utils.process_allgather(np.frombuffer(words, np.uint8))
     if failure:
         raise failure
     for host, row in enumerate(told):
         if row.any():
             text = bytes(row).rstrip(b"\0").decode(errors="replace")
-            raise InputError(f"on host {host}: {text}")
+            error = OSError if text.startswith("output: ") else InputError
+            raise error(f"on host {host}: {text.removeprefix('output: ')}")
     return found
 
 

@@ -1,5 +1,6 @@
 """The sweep over all samples at every sigma, segment by segment, so that it can be resumed."""
 
+import contextlib
 import functools
 import time
 from collections.abc import Iterator, Sequence
@@ -67,7 +68,8 @@ def run(
                 landscape.check_delta(curve, probe.num_points)
                 curves.append(jax.tree.map(np.asarray, curve))
     except KeyboardInterrupt:
-        _save(store, state, before + time.monotonic() - started)
+        with contextlib.suppress(OSError):  # the last good save is kept
+            _save(store, state, before + time.monotonic() - started)
         raise
     seconds = before + time.monotonic() - started
     hosts.together(lambda: _save(store, state, seconds))

@@ -116,7 +116,12 @@ def directions(
     started = time.monotonic()
     samples = f"{len(problem.order):,} samples"
     print(f"subspace: eigenpairs of the Hessian over {samples} ...", file=sys.stderr)
-    operator = js.hvp(problem.loss, params, problem.samples, mesh=mesh)
+    if mesh is None:
+        data = problem.samples
+    else:  # each device is given its part alone
+        problem.release()
+        data = hosts.together(lambda: problem.read(slice(None)))
+    operator = js.hvp(problem.loss, params, data, mesh=mesh)
     pairs = js.top_eigenpairs(operator, params, dim, key=problem.keys["subspace"])
     if mesh is not None:
         pairs = sharding.local(sharding.place(pairs, mesh))

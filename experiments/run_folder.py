@@ -60,7 +60,7 @@ def staged(out: Path, settings: dict[str, Any], *, resume: bool) -> Iterator[Pat
     except OSError as error:
         if (work / "checkpoint").exists():
             error.add_note(f"{KEPT} {work}")
-        else:
+        elif not resumed:
             shutil.rmtree(work, ignore_errors=True)
         raise
     _refuse_occupied(out)

@@ -21,6 +21,8 @@ SQUARE = 2048
 """Side of the matrices whose product measures the machine."""
 NETWORKS, FEW = 50, 3000
 """Networks that are trained to compare, on how many samples."""
+ALONG = 256
+"""Points of the sweep in the subspace, as many as the main command's."""
 RESIDUAL = 1e-4
 """Relative residual of the eigenpairs, here and in PyTorch."""
 
@@ -65,10 +67,10 @@ def stages_of(problem: Problem, params: Params, points: int, dim: int) -> list[S
     pairs = solve()
     space = js.Subspace(params, pairs.vectors)
     everywhere = js.isotropic(key, params, points, 0.01)
-    along = js.gaussian(key, space, points, 0.01)
+    along = js.gaussian(key, space, ALONG, 0.01)
 
     def sweep(probe: Probe) -> Callable[[], float]:
-        operations = 2 * num_parameters(params) * n * points
+        operations = 2 * num_parameters(params) * n * probe.num_points
         spent = timer(lambda: js.delta(problem.loss, probe, data))
         return lambda: operations / spent() / product_rate()
 

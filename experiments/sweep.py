@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 import tyro
 
@@ -143,7 +144,9 @@ def _run(config: SweepConfig) -> Result | None:
     name = f"sweep-{problem.dataset.label}-{config.short_hash()}"
     out = run_folder.absolute(config.out or Path("runs") / name)
     settings = _settings(problem, config)
-    hosts.check_alike(json.dumps([settings, config.devices, config.resume], sort_keys=True))
+    versions = jax.__version__, jax.devices()[0].device_kind
+    alike = [settings, config.devices, config.resume, versions]
+    hosts.check_alike(json.dumps(alike, sort_keys=True))
     if config.resume and hosts.decide(lambda: run_folder.is_finished(out, settings)):
         return _on_first(lambda: _tell(read(out), out, "finished before, left as it is"))
     with contextlib.ExitStack() as stack:

@@ -87,7 +87,7 @@ def test_a_network_trained_as_published_starts_and_sees_what_the_reference_code_
     params = {"Dense_0": {"kernel": jnp.zeros((400, 300)), "bias": jnp.zeros(300)}}
     drawn = replication.uniform(jax.random.key(0), params)["Dense_0"]
     for name, leaf in drawn.items():
-        assert 0.0495 < jnp.abs(leaf).max() < 0.05, name
+        assert 0.049 < jnp.abs(leaf).max() < 0.05, name
         np.testing.assert_allclose(leaf.std(), 0.05 / np.sqrt(3), rtol=0.1)
     inputs = np.random.default_rng(0).uniform(size=(300, 5)).astype(np.float32)
     dataset = SimpleNamespace(train_inputs=inputs, train_targets=np.arange(300))

@@ -1,5 +1,6 @@
 """Rows of memory-mapped files: the same values, nothing left in memory, a file that changes."""
 
+import io
 import re
 import zipfile
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxscape.lab import mapped
+from jaxscape.lab import mapped, npz
 from jaxscape.lab.mapped import Mapped
 from jaxscape.types import InputError
 
@@ -71,7 +72,7 @@ def test_changes_to_a_copy_on_write_map_are_kept(tmp_path):
 def test_a_file_cut_short_meanwhile_is_told(tmp_path):
     array = saved(tmp_path / "x.npy", np.zeros((3000, 2)))
     (tmp_path / "x.npy").write_bytes(b"")
-    with pytest.raises(InputError, match=r"x\.npy to keep its 48128 bytes .* found 0; put"):
+    with pytest.raises(OSError, match=r"x\.npy to keep its 48128 bytes .* found 0; put"):
         mapped.read(array, slice(0, 10))
 
 
@@ -105,3 +106,15 @@ def test_a_member_whose_own_header_differs_from_the_directory(tmp_path):
     found = mapped.of_npy(tmp_path / "x.zip", start)
     assert not found.flags.aligned
     np.testing.assert_array_equal(mapped.read(found, slice(None)), array)
+
+
+def test_a_member_cut_short_does_not_run_on_into_the_next(tmp_path):
+    whole = io.BytesIO()
+    np.save(whole, np.ones((30, 10), np.float32))
+    targets = io.BytesIO()
+    np.save(targets, np.zeros(30, np.int64))
+    with zipfile.ZipFile(tmp_path / "cut.npz", "w") as archive:
+        archive.writestr("inputs.npy", whole.getvalue()[:-200])
+        archive.writestr("targets.npy", targets.getvalue())
+    with pytest.raises(InputError, match=r"1200 bytes of entries, found 1000"):
+        npz.read(tmp_path / "cut.npz")

@@ -6,14 +6,12 @@ import os
 import command
 import jax
 import numpy as np
-import pytest
 from cases import at64, increments64
 from command import process
 from sweeps import flax_losses64, load, read, run
 
 from experiments import monte_carlo, problem, summary, sweep_report
 
-pytestmark = pytest.mark.usefixtures("in_haste")
 SHAPES = {
     "k": "K", "order": "n", "sigma": "s", "delta": "sK", "delta_sem": "sK", "delta_shape": "sK",
     "delta_first_order": "sK", "loss_variance": "s", "loss_variance_sem": "s", "eigenvalues": "d",

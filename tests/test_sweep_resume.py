@@ -1,13 +1,10 @@
 """Runs repeated, interrupted, killed or finished before, bit for bit."""
 
 import numpy as np
-import pytest
 from command import process
 from sweeps import read, run
 
 from experiments import monte_carlo
-
-pytestmark = pytest.mark.usefixtures("in_haste")
 
 
 def test_another_run_is_bit_identical(clouds, finished, tmp_path, capsys):

@@ -94,7 +94,7 @@ def test_a_model_that_is_exact_leaves_nothing_to_do(line):
     _, out, arrays = line
     control = np.array([estimator.control for estimator in ESTIMATORS])
     assert arrays["needed_delta"][0][control].max() < 1e-3
-    assert (arrays["needed_delta"][0][~control] > 100).all()
+    assert (arrays["needed_delta"][0, 0] > 100).all()
     sobol = [estimator.name for estimator in ESTIMATORS].index("Sobol'")
     assert np.median(arrays["needed_delta"][0, sobol] / arrays["needed_delta"][0, 0]) < 0.4
     (entry,) = json.loads((out / "summary.json").read_text())["sigmas"]

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from jaxscape.types import Batch, InputError
+from jaxscape.types import Batch
 
 PIECE = 2**24
 """Bytes that are read at a time."""
@@ -45,8 +45,10 @@ def read(
     that is ever read. ``rows`` are numbers from 0 on.
 
     Raises:
-        InputError: a file that has become shorter; to go beyond its end would end the process.
+        OSError: a file that has become shorter; to go beyond its end would end the process.
     """
+    if isinstance(array, Mapped):  # read and converted, into memory of their own
+        return array[rows]
     if not isinstance(array, np.memmap) or array._mmap is None:
         return np.array(array[rows], copy=True if isinstance(rows, slice) else None)
     _check_length(array)
@@ -75,8 +77,10 @@ def blocks(array: Shaped[np.ndarray, "n ..."] | Mapped) -> Iterator[Shaped[np.nd
         yield read(array, slice(start, start + size))
 
 
-def of_npy(path: Path, start: int = 0) -> np.memmap | None:
+def of_npy(path: Path, start: int = 0, size: int | None = None) -> np.memmap | None:
     """The array in npy format that begins ``start`` bytes into a file, memory-mapped.
+
+    Header and entries have ``size`` bytes of the file, by default all that follow.
 
     None where that cannot be done: Python objects, Fortran order, no entries, or a header that is
     not of version 1. Raises ``ValueError`` for anything but an array, or one cut short.
@@ -89,6 +93,10 @@ def of_npy(path: Path, start: int = 0) -> np.memmap | None:
         offset = file.tell()
     if dtype.hasobject or (fortran and len(shape) > 1) or not shape or 0 in shape:
         return None
+    room = (path.stat().st_size if size is None else start + size) - offset
+    wanted = dtype.itemsize * math.prod(shape)
+    if room < wanted:
+        raise ValueError(f"expected {wanted} bytes of entries, found {room}")
     return np.memmap(path, dtype, "r", offset, shape)
 
 
@@ -104,11 +112,11 @@ def member_start(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
 
 
 def _check_length(array: np.memmap) -> None:
-    """An ``InputError`` where the file of a map has become shorter than the map."""
+    """An ``OSError`` where the file of a map has become shorter than the map."""
     start = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
     wanted, found = start + len(array._mmap), array._mmap.size()
     if found < wanted:
-        raise InputError(
+        raise OSError(
             f"expected {array.filename} to keep its {wanted} bytes while it is read, found "
             f"{found}; put the file back, and leave it alone until the run is done"
         )

@@ -96,7 +96,8 @@ def _member(path: Path, archive: zipfile.ZipFile, key: str) -> np.ndarray:
         with archive.open(member) as file:
             while file.read(mapped.PIECE):  # to its end, where zipfile compares the checksum
                 pass
-        array = mapped.of_npy(path, mapped.member_start(archive, member))
+        start = mapped.member_start(archive, member)
+        array = mapped.of_npy(path, start, member.file_size)
         if array is not None:
             return array
     with archive.open(member) as file:
