@@ -16,7 +16,7 @@ from experiments import bounds_measure, bounds_summary, cli, law, prepare, recor
 from experiments import problem as problems
 from experiments.manual import default
 from experiments.problem import Problem, ProblemConfig
-from experiments.record import Record
+from experiments.record import Kept, Record
 from jaxscape.bounds import Bound, NetworkConstants, SampleConstants
 from jaxscape.lab import plot_bounds
 from jaxscape.subspace import check_dim
@@ -59,7 +59,7 @@ class BoundsConfig(ProblemConfig):
         ]
 
 
-def run(config: BoundsConfig) -> Record:
+def run(config: BoundsConfig) -> Kept:
     """Measure, print the table, and write the run folder.
 
     Raises:
@@ -85,7 +85,7 @@ def _find(problem: Problem, config: BoundsConfig, work: Path) -> Record:
     store = work / "checkpoint"
     params, seconds = prepare.trained(problem, config, store)
     say.stage("trained", f"{config.epochs} epochs", seconds)
-    space, pairs, seconds = prepare.directions(problem, params, "hessian", config.dim, store)
+    space, pairs, seconds = prepare.eigenspace(problem, params, config.dim, store)
     say.directions("hessian", pairs, seconds)
     measured, radius = bounds_measure.steps(problem, space, config.points, config.sigma, store)
     started = time.monotonic()

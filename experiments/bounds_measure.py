@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 import jaxscape as js
-from experiments import hosts, monte_carlo, prepare, say
+from experiments import hosts, monte_carlo, say
 from experiments.problem import Problem
 from experiments.progress import progress
 from jaxscape import chunks, losses
@@ -25,10 +25,11 @@ def steps(
     problem: Problem, space: js.Subspace, points: int, sigma: float, store: Path
 ) -> tuple[dict[str, Any], float]:
     """The increments at w* and over the points, and the largest distance of a point from w*."""
-    probe = prepare.probe(problem, space.origin, space, points, sigma)
-    options = {"checkpoint_every": float("inf"), "precision": "highest"}
+    probe = js.gaussian(problem.keys["probe"], space, points, sigma)
     mesh = hosts.mesh(None, points)
-    (curve,), seconds = monte_carlo.run(problem, [probe], store, mesh=mesh, **options)
+    (curve,), seconds = monte_carlo.run(
+        problem, [probe], store, checkpoint_every=float("inf"), precision="highest", mesh=mesh
+    )
     started = time.monotonic()
     largest = [
         js.evaluate(problem.loss, where, problem.samples, _LARGEST)
@@ -45,7 +46,8 @@ def steps(
         "coordinates": probe.coordinates,
     }
     # the basis is orthonormal, so ‖w − w*‖ = ‖θ‖
-    return found, float(np.linalg.norm(np.asarray(probe.coordinates, np.float64), axis=1).max())
+    distances = np.linalg.norm(np.asarray(probe.coordinates, np.float64), axis=1)
+    return found, float(np.max(distances))
 
 
 def _keep_largest(state: tuple[Any, Array], steps: Steps, index: Array, weight: Array):

@@ -29,7 +29,7 @@ def compare(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     ):
         factor = (arrays["k"] + 1.0) ** power if power else 1.0
         values = arrays[measured].astype(np.float64) * factor
-        if not values.max() > 0:
+        if not np.max(values) > 0:
             raise InputError(
                 f"expected losses that differ between samples, found {measured} = 0 throughout; "
                 "no ratio to it is defined"
@@ -41,7 +41,7 @@ def compare(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
                 "name": name,
                 "published": limits[0].max(),
                 "corrected": limits[1].max(),
-                "largest": np.log10(values.max()),
+                "largest": np.log10(np.max(values)),
                 "median": np.log10(np.median(values)) if np.median(values) > 0 else None,
                 "published_looseness": np.nanmin(gaps[0]),
                 "corrected_looseness": np.nanmin(gaps[1]),

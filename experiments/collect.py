@@ -9,7 +9,7 @@ from experiments import cli, collect_loop, collect_report, collect_training, rec
 from experiments import problem as problems
 from experiments.manual import default
 from experiments.problem import Problem, ProblemConfig
-from experiments.record import Record
+from experiments.record import Kept, Record
 from jaxscape.lab import plot_collect
 from jaxscape.subspace import check_dim, num_parameters
 
@@ -83,7 +83,7 @@ class CollectConfig(ProblemConfig):
         return [*super().ranges(), *least, growing, *positive]
 
 
-def run(config: CollectConfig) -> Record:
+def run(config: CollectConfig) -> Kept:
     """Collect, compare, print where it stopped, and write the run folder.
 
     Raises:

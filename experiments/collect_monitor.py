@@ -89,8 +89,9 @@ def _space(problem: Problem, config: Any, params: Params, k: int) -> js.Subspace
         operator = js.hvp(problem.loss, params, few, count=count)
         pairs = js.top_eigenpairs(operator, params, config.dim, key=key, tol=TOL)
         return js.Subspace(params, pairs.vectors)
-    kind = {"random": "unit", "filter": "filter"}[config.subspace]
-    return js.random_subspace(key, params, config.dim, normalization=kind)
+    return js.random_subspace(
+        key, params, config.dim, normalization="filter" if config.subspace == "filter" else "unit"
+    )
 
 
 def _numbers(said: Decision) -> Look:

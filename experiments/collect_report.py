@@ -13,7 +13,7 @@ METRICS = ("test_accuracy", "test_loss")
 
 def summarise(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     """Where it stopped, and the tests there, after the remaining steps, with all data."""
-    found = {
+    found: dict[str, Any] = {
         "num_samples": len(arrays["order"]),
         "stopped": "stopped_k" in arrays,
         "stopped_k": int(arrays["stopped_k"][0]) if "stopped_k" in arrays else None,

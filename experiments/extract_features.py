@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -71,7 +71,7 @@ def run(config: ExtractConfig) -> Path:
     print(f"data: {found.name} ({found.source})", flush=True)
     started = time.monotonic()
     with cache.replacing(config.out) as file:  # opened first: a place that refuses it is told now
-        arrays = _arrays(found, extract, config.batch_size)
+        arrays: dict[str, Any] = _arrays(found, extract, config.batch_size)
         np.savez(file, **arrays)
     number = sum(len(arrays[name]) for name in arrays if "inputs" in name)
     dim = arrays["inputs"].shape[1]
@@ -97,7 +97,7 @@ def _arrays(found: Dataset, extract: Extract, batch_size: int) -> dict[str, np.n
     """What the file holds."""
     arrays = {"targets": found.train_targets}
     arrays["inputs"] = _features(extract, found.train_inputs, batch_size)
-    if found.test_inputs is not None:
+    if found.test_inputs is not None and found.test_targets is not None:
         arrays["test_targets"] = found.test_targets
         arrays["test_inputs"] = _features(extract, found.test_inputs, batch_size)
     return arrays

@@ -36,7 +36,7 @@ class Slope(NamedTuple):
 
     value: float
     sem: float  #: over the repeats; NaN from one
-    count: int
+    count: int  # type: ignore[assignment]  # a field, not tuple.count
 
 
 def distances(

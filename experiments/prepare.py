@@ -30,6 +30,14 @@ class Directions(NamedTuple):
     seconds: float
 
 
+class Eigenspace(NamedTuple):
+    """The subspace of the Hessian's top eigenvectors, with its eigenpairs."""
+
+    space: js.Subspace
+    pairs: Eigenpairs
+    seconds: float
+
+
 def fit(
     problem: Problem, config: ProblemConfig, visit: Callable[[Params], Any] = lambda params: None
 ) -> Params:
@@ -98,21 +106,36 @@ def directions(
     """The subspace of the given kind through ``params``, computed or restored from ``store``."""
     if kind == "isotropic":
         return Directions(None, None, 0.0)
-    if kind in ("random", "filter"):
-        started = time.monotonic()
-        space = js.random_subspace(
-            problem.keys["subspace"],
-            params,
-            dim,
-            normalization="unit" if kind == "random" else "filter",
-        )
-        _save(store, "subspace", {"basis": space.basis})
-        return Directions(space, None, time.monotonic() - started)
+    if kind == "hessian":
+        return Directions(*eigenspace(problem, params, dim, store, mesh))
+    space, seconds = at_random(problem, params, kind, dim, store)
+    return Directions(space, None, seconds)
+
+
+def at_random(
+    problem: Problem, params: Params, kind: str, dim: int, store: Path | None
+) -> tuple[js.Subspace, float]:
+    """``dim`` random directions through ``params``, "random" or "filter"; seconds."""
+    started = time.monotonic()
+    space = js.random_subspace(
+        problem.keys["subspace"],
+        params,
+        dim,
+        normalization="unit" if kind == "random" else "filter",
+    )
+    _save(store, "subspace", {"basis": space.basis})
+    return space, time.monotonic() - started
+
+
+def eigenspace(
+    problem: Problem, params: Params, dim: int, store: Path | None, mesh: Mesh | None = None
+) -> Eigenspace:
+    """The top eigenvectors of the Hessian at ``params``, computed or restored from ``store``."""
     like = {"pairs": _abstract_pairs(params, dim), "seconds": np.zeros(1, np.float32)}
     if hosts.decide(lambda: checkpoint.exists(store, "subspace")):
         found = hosts.from_first(lambda: checkpoint.restore(store, "subspace", like), like)
         pairs = found["pairs"]
-        return Directions(js.Subspace(params, pairs.vectors), pairs, float(found["seconds"][0]))
+        return Eigenspace(js.Subspace(params, pairs.vectors), pairs, float(found["seconds"][0]))
     started = time.monotonic()
     samples = f"{len(problem.order):,} samples"
     print(f"subspace: eigenpairs of the Hessian over {samples} ...", file=sys.stderr)
@@ -128,7 +151,7 @@ def directions(
     patience.wait(pairs)
     seconds = time.monotonic() - started
     _save(store, "subspace", {"pairs": pairs, "seconds": np.array([seconds], np.float32)})
-    return Directions(js.Subspace(params, pairs.vectors), pairs, seconds)
+    return Eigenspace(js.Subspace(params, pairs.vectors), pairs, seconds)
 
 
 def probe(

@@ -13,15 +13,23 @@ from jaxscape.lab import plot
 
 
 class Record(NamedTuple):
-    """What a command has found, and where it lies."""
+    """What a command has found."""
 
-    arrays: Mapping[str, np.ndarray]  #: of results.npz, without pickles
-    summary: Mapping[str, Any]  #: of summary.json
+    arrays: dict[str, np.ndarray]  #: of results.npz, without pickles
+    summary: dict[str, Any]  #: of summary.json
     figures: Mapping[str, Figure]  #: by file name, without its ending
-    folder: Path | None = None
 
 
-def keep(name: str, config: Any, problem: Problem, find: Callable[[Path], Record]) -> Record:
+class Kept(NamedTuple):
+    """A record, and the run folder in which it lies."""
+
+    arrays: dict[str, np.ndarray]
+    summary: dict[str, Any]
+    figures: Mapping[str, Figure]
+    folder: Path
+
+
+def keep(name: str, config: Any, problem: Problem, find: Callable[[Path], Record]) -> Kept:
     """Write what ``find`` gives into ``config.out``, or runs/<name>-<dataset>-<hash>.
 
     ``find`` gets the folder to work in. Bad input that it finds leaves nothing behind; what an
@@ -42,17 +50,17 @@ def write(
     config: Any,
     problem: Problem,
     find: Callable[[Path], Record],
-) -> Record:
+) -> Kept:
     """Write what ``find`` gives into the folder ``out``; see ``keep``."""
     with run_folder.staged(out, settings, resume=True) as work:
         found = find(work)
-        np.savez(work / "results.npz", **found.arrays)
+        run_folder.write_arrays(work / "results.npz", found.arrays)
         run_folder.write_json(work / "summary.json", found.summary)
         facts = environment.facts(problem.dataset, config, settings)
         run_folder.write_json(work / run_folder.CONFIG, facts)
         for figure_name, figure in found.figures.items():
             plot.save(figure, work / "figures", figure_name)
-    return found._replace(folder=out)
+    return Kept(*found, folder=out)
 
 
 def marks(problem: Problem) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from experiments import cli, foretell, record, refit_arrays, refit_report, run_f
 from experiments import problem as problems
 from experiments.manual import default
 from experiments.problem import Problem, ProblemConfig
-from experiments.record import Record
+from experiments.record import Kept, Record
 from jaxscape.lab import plot_refit
 from jaxscape.subspace import check_dim, num_parameters
 
@@ -79,7 +79,7 @@ class RefitConfig(ProblemConfig):
         return [*super().ranges(), first, *least, *positive]
 
 
-def run(config: RefitConfig) -> Record:
+def run(config: RefitConfig) -> Kept:
     """Refit, compare, print the tables, and write the run folder.
 
     Raises:
@@ -102,7 +102,7 @@ def _find(problem: Problem, config: RefitConfig, work: Path) -> Record:
     shrink = np.sqrt(1 / k - 1 / k[-1])  # the distance law at E_q S² = 1: a level leaves γ alone
     gamma = foretell.slope(shrink, excess)
     lowest = {"test_loss": arrays["test_loss"].min(1, keepdims=True)}
-    found = {
+    found: dict[str, Any] = {
         "num_samples": len(problem.order),
         "num_parameters": num_parameters(problem.initial),
         "unit": "nats" if problem.dataset.num_classes else "loss",

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 import jaxscape as js
 from experiments import foretell, prepare, say
@@ -42,7 +43,7 @@ def measure(problem: Problem, config: Any, store: Path) -> dict[str, np.ndarray]
     last = networks[-1]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
     checkpoint.save(store, "refitted", {"params": stacked})
-    found = prepare.directions(problem, last, "hessian", config.dim, store)
+    found = prepare.eigenspace(problem, last, config.dim, store)
     say.directions("hessian", found.pairs, found.seconds)
     started = time.monotonic()
     arrays |= _overlaps(problem, networks, ks, found.pairs)
@@ -112,7 +113,8 @@ def _networks(
                 on_epoch=lambda number: advance(1),
             )
             networks = [jax.tree.map(lambda x, i=i: x[i], fitted.params) for i in range(len(ks))]
-            first = first or networks
+            if not repeat:
+                first.extend(networks)
             rows.append(fitted.metrics | _own_losses(problem, networks, order, ks))
     stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     return first, {"orders": shuffles, **stacked}
@@ -132,7 +134,7 @@ def _overlaps(
     problem: Problem, networks: list[Params], ks: np.ndarray, pairs: Eigenpairs
 ) -> dict[str, np.ndarray]:
     """Overlap of the eigenvectors of H_k with those of H_N; at k = N they are the same."""
-    found = {"overlap": [], "eigenvalues": [], "converged": []}
+    found: dict[str, list[Array]] = {"overlap": [], "eigenvalues": [], "converged": []}
     with progress("overlaps", 2 * (len(ks) - 1), "eigensolves") as advance:
         for k, network in zip(ks[:-1], networks[:-1], strict=True):
             for params in (network, networks[-1]):

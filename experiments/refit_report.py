@@ -23,7 +23,7 @@ def networks(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     if "test_accuracy" in arrays:
         final["test_accuracy"] = arrays["test_accuracy"][:, -1]
     for row, k in enumerate(arrays["k"]):
-        entry = {"k": int(k)}
+        entry: dict[str, Any] = {"k": int(k)}
         for name, values in final.items():
             column = np.asarray(values[:, row], np.float64)
             entry[name] = run_folder.plain(column.mean())
@@ -166,7 +166,7 @@ def _order(found: dict[str, Any]) -> list[str]:
     known = [f"{value:+.2f} at σ = {sigma:g}" for sigma, value in pairs if value is not None]
     if not known:
         return []
-    chance = 1 / math.sqrt(found["repeats"] - 1)
+    spread = 1 / math.sqrt(found["repeats"] - 1)
     start = "order: at equal k, the rank correlation of distance and test loss over the repeats is"
-    chance = f"by chance alone its standard deviation is up to {chance:.2f}"
+    chance = f"by chance alone its standard deviation is up to {spread:.2f}"
     return [f"{start} {', '.join(known)}; {chance}"]

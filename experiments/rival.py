@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from jax.typing import ArrayLike
 from jaxtyping import Float
 from scipy.sparse import linalg
 from torch.func import functional_call, grad, jvp, vmap
@@ -56,7 +57,7 @@ class Rival:
         """The samples in order."""
         return zip(self.inputs.split(CHUNK), self.targets.split(CHUNK), strict=True)
 
-    def delta(self, space: Subspace, coordinates: Float[np.ndarray, "m d"]) -> np.ndarray:
+    def delta(self, space: Subspace, coordinates: Float[ArrayLike, "m d"]) -> np.ndarray:
         """Δ_k of every k."""
         basis = self.named(space.basis)
         along = vmap(self.losses, in_dims=(0, None, None))

@@ -84,7 +84,8 @@ def write_json(path: Path, value: Any) -> None:
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write ``arrays`` as ``path``, an .npz file, in one step."""
     beside = path.with_name("new." + path.name)
-    np.savez(beside, **arrays)
+    named: dict[str, Any] = dict(arrays)
+    np.savez(beside, **named)
     os.replace(beside, path)
 
 

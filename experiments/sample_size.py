@@ -17,7 +17,7 @@ from experiments.answers import NAMES, answers_of, sentence, table
 from experiments.manual import default
 from experiments.pilots import Answer, Question
 from experiments.problem import Problem, ProblemConfig
-from experiments.record import Record
+from experiments.record import Kept, Record
 from experiments.summary import as_text
 from jaxscape import InputError, reductions
 from jaxscape.lab import plot_pilots
@@ -90,7 +90,7 @@ class SampleSizeConfig(ProblemConfig):
         ]
 
 
-def run(config: SampleSizeConfig) -> Record:
+def run(config: SampleSizeConfig) -> Kept:
     """Ask the pilots, print the tables, and write the run folder.
 
     Raises:
@@ -103,7 +103,7 @@ def run(config: SampleSizeConfig) -> Record:
     found = record.keep("sample_size", config, problem, lambda work: _find(problem, config, work))
     for entry in found.summary["answers"]:
         print(f"\nσ = {entry['sigma']:g}, {NAMES[entry['part']]}")
-        print(as_text(table(entry, found.arrays["pilot"], found.summary["num_samples"])))
+        print(as_text(table(entry, found.arrays["pilot"].tolist(), found.summary["num_samples"])))
         print(sentence(entry))
     print(f"\nfigures: {found.folder / 'figures'}")
     return found
@@ -112,7 +112,7 @@ def run(config: SampleSizeConfig) -> Record:
 def _find(problem: Problem, config: SampleSizeConfig, work: Path) -> Record:
     params, seconds = prepare.trained(problem, config, work / "checkpoint")
     say.stage("trained", f"{config.epochs} epochs", seconds)
-    found = prepare.directions(problem, params, "hessian", config.dim, work / "checkpoint")
+    found = prepare.eigenspace(problem, params, config.dim, work / "checkpoint")
     say.directions("hessian", found.pairs, found.seconds)
     by_sigma = []
     for sigma in config.sigmas:

@@ -82,8 +82,8 @@ def figures_of(
         for k, sheet in zip(sheets.k, sheets.increment, strict=True)
         if np.isfinite(sheet).all()
     }
-    loss = {"title": f"$L_k$ along {words}", "quantity": f"$L_k$ ({unit})"}
-    step = {
+    loss: dict[str, Any] = {"title": f"$L_k$ along {words}", "quantity": f"$L_k$ ({unit})"}
+    step: dict[str, Any] = {
         "title": rf"$(L_{{k+1}} - L_k)^2$ along {words}",
         "quantity": rf"$(L_{{k+1}} - L_k)^2$ ({unit}²)",
     }

@@ -16,7 +16,7 @@ from experiments import cli, law, prepare, record, say, spectra_summary, summary
 from experiments import problem as problems
 from experiments.manual import default
 from experiments.problem import Problem, ProblemConfig
-from experiments.record import Record
+from experiments.record import Kept, Record
 from jaxscape import chunks
 from jaxscape.lab import plot_spectra
 from jaxscape.prefix_spectra import PrefixSpectra, geometric
@@ -62,7 +62,7 @@ class SpectraConfig(ProblemConfig):
         ]
 
 
-def run(config: SpectraConfig) -> Record:
+def run(config: SpectraConfig) -> Kept:
     """Solve, print the tables, and write the run folder.
 
     Raises:
@@ -91,7 +91,7 @@ def _find(problem: Problem, config: SpectraConfig, work: Path) -> Record:
     store = work / "checkpoint"
     params, seconds = prepare.trained(problem, config, store)
     say.stage("trained", f"{config.epochs} epochs", seconds)
-    space, pairs, seconds = prepare.directions(problem, params, "hessian", config.dim, store)
+    space, pairs, seconds = prepare.eigenspace(problem, params, config.dim, store)
     say.directions("hessian", pairs, seconds)
     spectra = _solve(problem, space, grid(config), seconds)
     started = time.monotonic()
@@ -154,7 +154,7 @@ def _figures(
         "full law": arrays["law_total"],
     }
     every_k = np.arange(1, found["num_samples"])
-    theorem = tuple(arrays[name] for name in ("pair_k", "theorem1", "theorem1_error"))
+    theorem = arrays["pair_k"], arrays["theorem1"], arrays["theorem1_error"]
     label = rf"$\sigma = {found['sigma']:g}$"
     share = spectra_summary.captured(arrays)
     return {

@@ -99,7 +99,7 @@ def _networks(problem: Problem) -> Callable[[], float]:
     samples = jax.tree.map(lambda leaf: leaf[:FEW], problem.samples)
     keys = jax.random.split(problem.keys["train"], NETWORKS)
     params = jax.tree.map(lambda leaf: jnp.stack([leaf] * NETWORKS), problem.initial)
-    options = {"epochs": 1, "batch_size": 64, "learning_rate": 1e-3}
+    options: dict[str, Any] = {"epochs": 1, "batch_size": 64, "learning_rate": 1e-3}
     alone = timer(
         lambda: [
             train.fit(problem.loss, problem.initial, samples, key=key, **options).params
@@ -134,12 +134,9 @@ def against_pytorch(problem: Problem, params: Params, points: int, dim: int) -> 
         "eigenpairs": timer(lambda: rival.eigenpairs(dim, RESIDUAL), warm=True),
     }
     targets = {"sweep": ">= 3", "eigenpairs": ">= 2"}
+    ratio = lambda name: theirs[name]() / ours[name]()  # noqa: E731
     return [
-        Stage(
-            f"{name}, time in PyTorch / here",
-            lambda name=name: theirs[name]() / ours[name](),
-            target,
-        )
+        Stage(f"{name}, time in PyTorch / here", functools.partial(ratio, name), target)
         for name, target in targets.items()
     ]
 

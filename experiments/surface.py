@@ -16,7 +16,7 @@ from experiments import cli, prepare, record, say, sheets, summary
 from experiments import problem as problems
 from experiments.manual import default
 from experiments.problem import Problem, ProblemConfig
-from experiments.record import Record
+from experiments.record import Kept, Record
 from jaxscape import InputError
 from jaxscape.lab import interactive
 
@@ -64,7 +64,7 @@ class SurfaceConfig(ProblemConfig):
         ]
 
 
-def run(config: SurfaceConfig) -> Record:
+def run(config: SurfaceConfig) -> Kept:
     """Evaluate, print the table, and write the run folder.
 
     Raises:
@@ -133,8 +133,12 @@ def _directions(
         return space, np.asarray(path), np.asarray(explained).tolist()
     params, seconds = prepare.trained(problem, config, store)
     say.stage("trained", f"{config.epochs} epochs", seconds)
-    space, pairs, seconds = prepare.directions(problem, params, config.subspace, 2, store)
-    say.directions(config.subspace, pairs, seconds)
+    if config.subspace == "hessian":
+        found = prepare.eigenspace(problem, params, 2, store)
+        say.directions("hessian", found.pairs, found.seconds)
+        return found.space, None, None
+    space, seconds = prepare.at_random(problem, params, config.subspace, 2, store)
+    say.directions(config.subspace, None, seconds)
     return space, None, None
 
 

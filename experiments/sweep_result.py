@@ -93,15 +93,15 @@ def summary_of(
 def _test_accuracy(problem: Problem, params: Params) -> float | None:
     """None for a regression, or where the data set has no test split."""
     dataset = problem.dataset
-    if dataset.num_classes == 0 or dataset.test_inputs is None:
+    if dataset.num_classes == 0 or dataset.test_inputs is None or dataset.test_targets is None:
         return None
-    test = (dataset.test_inputs, dataset.test_targets)
-    return float(train.accuracy(problem.apply, params, *test, batch_size=1000))
+    inputs, targets = jnp.asarray(dataset.test_inputs), jnp.asarray(dataset.test_targets)
+    return float(train.accuracy(problem.apply, params, inputs, targets, batch_size=1000))
 
 
 def write(folder: Path, result: Result) -> None:
     """results.npz, without pickles, then summary.json."""
-    np.savez(folder / "results.npz", **result.arrays)
+    run_folder.write_arrays(folder / "results.npz", result.arrays)
     run_folder.write_json(folder / "summary.json", result.summary)
 
 

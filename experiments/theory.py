@@ -12,7 +12,7 @@ from experiments import cli, hosts, law, monte_carlo, prepare, record, say, summ
 from experiments import problem as problems
 from experiments.manual import default
 from experiments.problem import Problem, ProblemConfig
-from experiments.record import Record
+from experiments.record import Kept, Record
 from jaxscape import InputError
 from jaxscape.lab import plot_theory
 from jaxscape.subspace import check_dim
@@ -56,7 +56,7 @@ class TheoryConfig(ProblemConfig):
         ]
 
 
-def run(config: TheoryConfig) -> Record:
+def run(config: TheoryConfig) -> Kept:
     """Compare, print the table, and write the run folder.
 
     Raises:
@@ -94,17 +94,18 @@ def _compare(problem: Problem, config: TheoryConfig, store: Path) -> dict[str, n
     params, seconds = prepare.trained(problem, config, store)
     say.stage("trained", f"{config.epochs} epochs", seconds)
     mesh = hosts.mesh(None, config.points)
-    space, pairs, seconds = prepare.directions(problem, params, "hessian", config.dim, store, mesh)
+    space, pairs, seconds = prepare.eigenspace(problem, params, config.dim, store, mesh)
     say.directions("hessian", pairs, seconds)
     probes = [prepare.probe(problem, params, space, config.points, sigma) for sigma in sigmas]
-    options = {"checkpoint_every": float("inf"), "precision": "highest", "mesh": mesh}
-    curves, seconds = monte_carlo.run(problem, probes, store, **options)
+    curves, seconds = monte_carlo.run(
+        problem, probes, store, checkpoint_every=float("inf"), precision="highest", mesh=mesh
+    )
     say.stage("swept", f"{config.points} points at each of {len(sigmas)} σ", seconds)
     started = time.monotonic()
-    laws = law.arrays_of(problem, space, sigmas, mesh)
+    laws = law.arrays_of(problem, space, sigmas.tolist(), mesh)
     say.stage("theory", "the quadratic law of every k", time.monotonic() - started)
     return {
-        "k": curves[0].k,
+        "k": np.asarray(curves[0].k),
         "sigma": sigmas.astype(np.float32),
         "delta": np.stack([curve.mean for curve in curves]),
         "delta_sem": np.stack([curve.sem for curve in curves]),

@@ -86,7 +86,8 @@ def _normalisation(transformers: Any, where: str, local: bool) -> tuple[list[flo
         stored = read(where, local_files_only=local)[0]
     except OSError:
         stored = {}
-    return tuple(stored.get(key) or [0.5] for key in ("image_mean", "image_std"))
+    mean, std = (stored.get(key) or [0.5] for key in ("image_mean", "image_std"))
+    return mean, std
 
 
 def _size(model: Any) -> tuple[int, int]:

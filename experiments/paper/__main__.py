@@ -111,7 +111,7 @@ def _make(figure: str, bench: Bench, out: Path, settings: dict[str, Any]) -> Pat
 
 
 def _title(figure: str) -> str:
-    return FIGURES[figure].__doc__.splitlines()[0]
+    return (FIGURES[figure].__doc__ or figure).splitlines()[0]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

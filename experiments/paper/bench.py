@@ -11,7 +11,7 @@ import numpy as np
 import jaxscape as js
 from experiments import prepare, record, say
 from experiments.paper.config import PaperConfig
-from experiments.prepare import Directions
+from experiments.prepare import Eigenspace
 from experiments.problem import Problem
 from jaxscape.lab import checkpoint
 from jaxscape.subspace import num_parameters
@@ -45,12 +45,12 @@ def directions(bench: Bench, kind: str, dim: int) -> js.Subspace:
     return leading(jax.tree.map(jnp.asarray, hessian(bench).space), dim)
 
 
-def hessian(bench: Bench) -> Directions:
+def hessian(bench: Bench) -> Eigenspace:
     """The top eigenpairs of the Hessian over all samples, as many as any figure needs."""
     params = trained(bench)
     fresh = not checkpoint.exists(bench.store, "subspace")
     dim = min(TOP, num_parameters(params))
-    found = prepare.directions(bench.problem, params, "hessian", dim, bench.store)
+    found = prepare.eigenspace(bench.problem, params, dim, bench.store)
     if fresh:
         say.directions("hessian", found.pairs, found.seconds)
     return found

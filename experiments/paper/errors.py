@@ -43,7 +43,7 @@ def error_map(bench: Bench) -> Record:
     """The relative error of the quadratic model over σ and the number of directions."""
     arrays = _compare(bench)
     off = _off(arrays)
-    figure = plot_errors.error_map(arrays["dim"], arrays["sigma"], off, **_marks(bench))
+    figure = plot_errors.error_map(DIMS, SIGMAS, off, **_marks(bench))
     parts = []
     for dim, row in zip(DIMS, off, strict=True):
         last = _last_within(row)

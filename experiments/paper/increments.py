@@ -54,7 +54,7 @@ def _record(
     bench: Bench, cases: list[Case], measured: list[Measured], where: str, note: str = ""
 ) -> Record:
     corrected = [each.curve for each in measured]
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "sigma": np.asarray([case.sigma for case in cases], np.float32),
         "dim": np.asarray([case.space.dim for case in cases]),
         "k": np.asarray(corrected[0].k),
@@ -82,8 +82,8 @@ def _panels(arrays: dict[str, np.ndarray], labels: list[str]) -> dict[str, list[
     rows = zip(labels, arrays["delta"], arrays["delta_sem"], strict=True)
     panels = {CORRECTED: [Curve(label, arrays["k"], mean, sem) for label, mean, sem in rows]}
     if "published_k" in arrays:
-        rows = zip(labels, arrays["published_delta"], strict=True)
-        panels[PUBLISHED] = [Curve(label, arrays["published_k"], old, 0.0) for label, old in rows]
+        older = zip(labels, arrays["published_delta"], strict=True)
+        panels[PUBLISHED] = [Curve(label, arrays["published_k"], old, 0.0) for label, old in older]
     return panels
 
 

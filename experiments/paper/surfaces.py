@@ -114,10 +114,10 @@ def _figures(
     if quantity == "increment":
         shown = {name: sheet**2 for name, sheet in shown.items()}
         symbol = r"$(L_{k+1} - L_k)^2$"
-        labels = {"title": f"{symbol} along {words}", "quantity": f"{symbol} ({unit}²)"}
+        marks |= {"title": f"{symbol} along {words}", "quantity": f"{symbol} ({unit}²)"}
     else:
-        labels = {"title": f"$L_k$ along {words}", "quantity": f"$L_k$ ({unit})"}
+        marks |= {"title": f"$L_k$ along {words}", "quantity": f"$L_k$ ({unit})"}
     return {
-        "contours": plot_surface.contours(steps, shown, **labels, **marks),
-        "relief": plot_surface.reliefs(steps, shown, **labels, **marks),
+        "contours": plot_surface.contours(steps, shown, **marks),
+        "relief": plot_surface.reliefs(steps, shown, **marks),
     }

@@ -33,7 +33,8 @@ def fig9(bench: Bench) -> Record:
     }
     marked = {}
     if bench.config.as_published:
-        arrays["published_delta"] = np.stack([found.published for found in measured])
+        old = [found.published for found in measured if found.published is not None]
+        arrays["published_delta"] = np.stack(old)
         arrays |= _published_theory(bench, space)
         marked["Theorem 1, as published"] = (
             arrays["published_theory_k"], arrays["published_theory"],

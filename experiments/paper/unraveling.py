@@ -41,7 +41,7 @@ def _curves(bench: Bench, losses: Float[np.ndarray, "d w n"]) -> dict[str, np.nd
     depths, widths, n = losses.shape
     flat = losses.reshape(-1, n)
     orders = first_order.over_orders(bench.problem.keys["order"], flat, bench.config.orders)
-    found = {
+    found: dict[str, Any] = {
         "increment": orders.mean,
         "increment_square": orders.square,
         "smoothed": smoothing.exponential(orders.mean),
@@ -58,7 +58,7 @@ def _curves(bench: Bench, losses: Float[np.ndarray, "d w n"]) -> dict[str, np.nd
 def _figures(
     arrays: dict[str, np.ndarray], found: dict[str, Any], marks: dict[str, Any]
 ) -> dict[str, Figure]:
-    depths, widths = arrays["depth"], arrays["width"]
+    depths, widths = arrays["depth"].tolist(), arrays["width"].tolist()
     at = geometric(1, len(arrays["k"]), DRAWN)
     law = first_order.law(arrays["deviation"][..., None], found["num_samples"], at)
     over = f"mean of {found['orders']} orders"

@@ -121,6 +121,6 @@ def look(
         batch = chunks.take(data, start, pieces.size)
         return None, jax.vmap(at, in_axes=(0, None), out_axes=1)(params, batch)
 
-    rows = jax.lax.scan(chunk, None, pieces.starts)[1]
+    rows = jax.lax.scan(chunk, None, jnp.asarray(pieces.starts))[1]
     values, correct = chunks.join(pieces, rows)
     return values.T, None if right is None else correct.mean(0)

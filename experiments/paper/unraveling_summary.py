@@ -55,7 +55,7 @@ def constant_guess(problem: Problem) -> Guess:
     targets = np.asarray(problem.samples["targets"])
     if problem.dataset.num_classes:
         shares = np.unique(targets, return_counts=True)[1] / len(targets)
-        return Guess(float(-(shares * np.log(shares)).sum()), float(shares.max()))
+        return Guess(float(-(shares * np.log(shares)).sum()), float(np.max(shares)))
     spread = targets.reshape(len(targets), -1).var(0, dtype=np.float64)
     return Guess(float(0.5 * spread.sum()), None)
 
