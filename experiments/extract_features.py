@@ -16,6 +16,7 @@ from experiments.vision_transformer import Extract
 from jaxscape import InputError
 from jaxscape.lab import cache, data, mapped
 from jaxscape.lab.dataset import Dataset
+from jaxscape.lab.mapped import Mapped
 
 
 @dataclass(frozen=True)
@@ -95,16 +96,16 @@ def _check_images(found: Dataset) -> None:
 
 def _arrays(found: Dataset, extract: Extract, batch_size: int) -> dict[str, np.ndarray]:
     """What the file holds."""
-    arrays = {"targets": found.train_targets}
+    arrays = {"targets": np.asarray(found.train_targets)}
     arrays["inputs"] = _features(extract, found.train_inputs, batch_size)
     if found.test_inputs is not None and found.test_targets is not None:
-        arrays["test_targets"] = found.test_targets
+        arrays["test_targets"] = np.asarray(found.test_targets)
         arrays["test_inputs"] = _features(extract, found.test_inputs, batch_size)
     return arrays
 
 
 def _features(
-    extract: Extract, images: Float[np.ndarray, "n h w c"], batch_size: int
+    extract: Extract, images: Float[np.ndarray, "n h w c"] | Mapped, batch_size: int
 ) -> Float[np.ndarray, "n p"]:
     rows = []
     with progress("features", len(images), "images") as advance:

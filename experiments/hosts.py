@@ -47,7 +47,9 @@ def join(hosts: int, host: int, coordinator: str | None) -> None:
     if coordinator != AUTO:
         print(f"host {host} of {hosts}: meeting at {coordinator} ...", file=sys.stderr)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # of no effect on GPU and TPU
-    given = {} if coordinator == AUTO else {"num_processes": hosts, "process_id": host}
+    given: dict[str, Any] = (
+        {} if coordinator == AUTO else {"num_processes": hosts, "process_id": host}
+    )
     if given:
         given |= {"coordinator_address": coordinator, "cluster_detection_method": "deactivate"}
     try:
@@ -88,7 +90,8 @@ def together(find: Callable[[], T]) -> T:
     """What ``find`` gives on this host; bad input or output found on one of them ends all."""
     if jax.process_count() == 1:
         return find()
-    found, failure = None, None
+    found: Any = None
+    failure: Exception | None = None
     try:
         found = find()
     except (InputError, OSError) as error:
@@ -101,8 +104,8 @@ def together(find: Callable[[], T]) -> T:
     for host, row in enumerate(told):
         if row.any():
             text = bytes(row).rstrip(b"\0").decode(errors="replace")
-            error = OSError if text.startswith("output: ") else InputError
-            raise error(f"on host {host}: {text.removeprefix('output: ')}")
+            other = OSError if text.startswith("output: ") else InputError
+            raise other(f"on host {host}: {text.removeprefix('output: ')}")
     return found
 
 
@@ -149,9 +152,9 @@ def mesh(num_devices: int | None, num_points: int) -> Mesh | None:
     if count == 1:
         return None
     lent = [d for host in range(hosts) for d in jax.devices() if d.process_index == host]
-    lent = np.reshape(lent, (hosts, -1))[:, : count // hosts].ravel()
+    each = np.reshape(lent, (hosts, -1))[:, : count // hosts].ravel().tolist()
     points = across(count, num_points)
-    return sharding.mesh(points=points, samples=count // points, devices=lent)
+    return sharding.mesh(points=points, samples=count // points, devices=each)
 
 
 def across(num_devices: int, num_points: int) -> int:

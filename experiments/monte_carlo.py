@@ -35,7 +35,7 @@ class Sweep(NamedTuple):
 def run(
     problem: Problem,
     probes: Sequence[Probe],
-    store: Path | None,
+    store: Path,
     *,
     checkpoint_every: float,
     precision: str,
@@ -118,7 +118,7 @@ def _write(whole: Any, rows: Any, segment: Segment) -> None:
     jax.tree.map(write, whole, rows)
 
 
-def _save(store: Path | None, state: Sweep, seconds: float) -> None:
+def _save(store: Path, state: Sweep, seconds: float) -> None:
     if hosts.first():
         checkpoint.save(store, "sweep", state._replace(seconds=_seconds(seconds)))
 

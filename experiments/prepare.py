@@ -100,7 +100,7 @@ def directions(
     params: Params,
     kind: str,
     dim: int,
-    store: Path | None,
+    store: Path,
     mesh: Mesh | None = None,
 ) -> Directions:
     """The subspace of the given kind through ``params``, computed or restored from ``store``."""
@@ -113,7 +113,7 @@ def directions(
 
 
 def at_random(
-    problem: Problem, params: Params, kind: str, dim: int, store: Path | None
+    problem: Problem, params: Params, kind: str, dim: int, store: Path
 ) -> tuple[js.Subspace, float]:
     """``dim`` random directions through ``params``, "random" or "filter"; seconds."""
     started = time.monotonic()
@@ -128,7 +128,7 @@ def at_random(
 
 
 def eigenspace(
-    problem: Problem, params: Params, dim: int, store: Path | None, mesh: Mesh | None = None
+    problem: Problem, params: Params, dim: int, store: Path, mesh: Mesh | None = None
 ) -> Eigenspace:
     """The top eigenvectors of the Hessian at ``params``, computed or restored from ``store``."""
     like = {"pairs": _abstract_pairs(params, dim), "seconds": np.zeros(1, np.float32)}
@@ -170,7 +170,7 @@ def probe(
     return draw(key, space, num_points, sigma)
 
 
-def _save(store: Path | None, name: str, tree: Any) -> None:
+def _save(store: Path, name: str, tree: Any) -> None:
     hosts.together(lambda: checkpoint.save(store, name, tree) if hosts.first() else None)
 
 

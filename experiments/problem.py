@@ -72,8 +72,8 @@ class ProblemConfig:
 
     def settings(self) -> dict[str, Any]:
         """Every setting that the result depends on."""
-        where = ("data_dir", "out", "resume", "checkpoint_every")
-        where += ("devices", "hosts", "host", "coordinator")
+        where = {"data_dir", "out", "resume", "checkpoint_every"}
+        where |= {"devices", "hosts", "host", "coordinator"}
         return {name: value for name, value in asdict(self).items() if name not in where}
 
     def short_hash(self) -> str:

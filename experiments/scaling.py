@@ -129,7 +129,8 @@ def _command(config: ProblemConfig, folder: Path, k_max: int) -> tuple[float, fl
 def main(argv: Sequence[str] | None = None) -> int:
     """A sweep, then the bytes that this process has had in memory at most; its exit status."""
     status = sweep.main(argv)
-    print(1024 * int(re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text())[1]))
+    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", STATUS.read_text())
+    print(1024 * int(peak))
     return status
 
 

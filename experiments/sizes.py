@@ -19,7 +19,8 @@ PARTS = ("delta", "delta_shape")
 def level_of(arrays: dict[str, np.ndarray], index: int) -> Interval:
     """E_q S² with its interval: over samples from the terms k(k+1)Δ_k, over points from S²(w)."""
     terms = _terms(arrays, index)
-    m = int(arrays.get("point_groups", arrays["coordinates"].shape[1]))
+    groups = arrays.get("point_groups")
+    m = arrays["coordinates"].shape[1] if groups is None else int(groups)
     mean = jnp.asarray(arrays["loss_variance"][index])
     error = jnp.asarray(arrays["loss_variance_sem"][index])
     points = Terms(jnp.asarray(m), m * mean, m * mean**2 + m * (m - 1) * error**2)

@@ -172,7 +172,7 @@ def _tell(result: Result, out: Path, where: str) -> Result:
 
 
 def _compute(
-    problem: Problem, config: SweepConfig, mesh: Any, store: Path | None, seconds: dict[str, float]
+    problem: Problem, config: SweepConfig, mesh: Any, store: Path, seconds: dict[str, float]
 ) -> Found:
     params, spent = hosts.from_first(
         lambda: prepare.trained(problem, config, store), (problem.initial, np.float32(0))
@@ -208,8 +208,9 @@ def _write(
     problem: Problem, config: SweepConfig, found: Found, work: Path, seconds: dict[str, float]
 ) -> Result:
     """The files of the run folder ``work``."""
-    params, pairs, *rest = found[:4]
-    arrays = arrays_of(problem, params, pairs, config.sigmas, *rest) | found.laws
+    params, pairs = found.params, found.pairs
+    arrays = arrays_of(problem, params, pairs, config.sigmas, found.probes, found.curves)
+    arrays |= found.laws
     summary = summary_of(problem, params, pairs, arrays, config.tolerances, seconds)
     result = Result(work, arrays, summary)
     facts = environment.facts(problem.dataset, config, _settings(problem, config))

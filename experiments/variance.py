@@ -14,7 +14,7 @@ from experiments import problem as problems
 from experiments.estimators import ESTIMATORS
 from experiments.manual import default
 from experiments.problem import Problem, ProblemConfig
-from experiments.record import Record
+from experiments.record import Kept, Record
 from experiments.variance_measure import NETS, measure
 from jaxscape.lab import plot_variance
 from jaxscape.sobol import fits
@@ -61,7 +61,7 @@ class VarianceConfig(ProblemConfig):
         ]
 
 
-def run(config: VarianceConfig) -> Record:
+def run(config: VarianceConfig) -> Kept:
     """Measure, print the table, and write the run folder.
 
     Raises:
@@ -81,7 +81,7 @@ def _find(problem: Problem, config: VarianceConfig, work: Path) -> Record:
     store = work / "checkpoint"
     params, seconds = prepare.trained(problem, config, store)
     say.stage("trained", f"{config.epochs} epochs", seconds)
-    space, pairs, seconds = prepare.directions(problem, params, "hessian", config.dim, store)
+    space, pairs, seconds = prepare.eigenspace(problem, params, config.dim, store)
     say.directions("hessian", pairs, seconds)
     started = time.monotonic()
     model = js.project(problem.loss, space, problem.samples)

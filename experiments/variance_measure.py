@@ -84,7 +84,7 @@ def _ask(
     needed = [estimators.points_needed(v, mean, LEAST[e.draw]) for e, v in values.items()]
     held = [estimators.held(v, mean, GROUP[e.draw]).mean(0) for e, v in values.items()]
     size = (len(expected) - 1) // 2
-    places = {"delta": slice(size), "shape": slice(size, 2 * size), "level": -1}
+    places: dict[str, Any] = {"delta": slice(size), "shape": slice(size, 2 * size), "level": -1}
     return {
         f"{name}_{part}": np.stack(rows)[:, place]
         for name, rows in (("needed", needed), ("held", held))

@@ -148,7 +148,7 @@ def _validate(
 
 
 def _build(
-    kind: type[Hessian | GaussNewton],
+    kind: Callable[..., Hessian | GaussNewton],
     functions: tuple[Callable, ...],
     params: Params,
     data: Batch,
@@ -157,14 +157,14 @@ def _build(
     mesh: Mesh | None,
 ) -> Hessian | GaussNewton:
     """The operator, with its arrays where they are needed."""
-    count = jnp.asarray(length_of(data) if count is None else count, jnp.int32)
+    first = jnp.asarray(length_of(data) if count is None else count, jnp.int32)
     params = jax.tree.map(jnp.asarray, working(params))
     if mesh is None:
         data = jax.tree.map(jnp.asarray, data)
     else:
         data = sharding.share(data, mesh)
-        params, count, functions = sharding.place((params, count, functions), mesh)
-    return kind(params, data, count, *functions, batch_size, mesh)
+        params, first, functions = sharding.place((params, first, functions), mesh)
+    return kind(params, data, first, *functions, batch_size, mesh)
 
 
 def _product(operator: Hessian | GaussNewton, vector: Params) -> Params:

@@ -60,7 +60,7 @@ def _delta(num_points: int, groups: int) -> Reduction:
         )
 
     def merge(one: _Grouped, other: _Grouped) -> _Grouped:
-        together = reductions.delta.merge(one.together, other.together)
+        together = reductions.merge_spreads(one.together, other.together)
         return _Grouped(together, one.innovation + other.innovation, one.square + other.square)
 
     return Reduction(init, update, finalize, merge)

@@ -2,7 +2,7 @@
 
 import math
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +73,7 @@ def top_eigenpairs(
     _check(p, num, which, tol, max_restarts, dim)
     like = working(like)
     matvec = hoist(matvec, like)
-    options = {"like": _shapes(like), "num": num, "which": which, "dim": dim}
+    options: dict[str, Any] = {"like": _shapes(like), "num": num, "which": which, "dim": dim}
     return _solve(matvec, key, tol, max_restarts, **options)
 
 

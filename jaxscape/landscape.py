@@ -113,12 +113,12 @@ def advance(
     nothing. With it, segments of one length, and so one compiled program, cover any number.
     """
     n = losses.check(loss, jax.eval_shape(probe.at, jnp.zeros((), jnp.int32)), data)
-    loss, skip = losses.bind(loss), jnp.asarray(skip)
+    loss, met = losses.bind(loss), jnp.asarray(skip)
     if mesh is not None:
         data = spread.deal(data, _chunks(probe, n, batch_size, mesh), mesh)
-        loss, probe, carry, skip = sharding.place((loss, probe, carry, skip), mesh)
+        loss, probe, carry, met = sharding.place((loss, probe, carry, met), mesh)
     options = (n, reduction, batch_size, point_batch, precision, mesh)
-    found = _advance(loss, probe, data, carry, skip, *options)
+    found = _advance(loss, probe, data, carry, met, *options)
     return found if mesh is None else sharding.local(found)
 
 
@@ -164,7 +164,7 @@ def _advance(
 ):
     samples = _chunks(probe, n, batch_size, mesh)
     blocks = _blocks(probe, point_batch, mesh)
-    walk = functools.partial(_walk, reduction, batch_size, precision, mesh)
+    walk: Callable = functools.partial(_walk, reduction, batch_size, precision, mesh)
     if mesh is not None:
         walk = spread.over(walk, samples, mesh)
     cut = (samples.starts, samples.fresh & (samples.positions >= skip))

@@ -59,7 +59,7 @@ def _doubling(x: Pair) -> Pair:
     return jax.lax.fori_loop(0, levels, lambda level, sums: add(_later(sums, 1 << level), sums), x)
 
 
-def _later(x: Pair, places: Int[Array, ""]) -> Pair:
+def _later(x: Pair, places: int | Int[Array, ""]) -> Pair:
     """Moved ``places`` on along the last axis; zeros come in."""
 
     def move(leaf: Array) -> Array:

@@ -90,7 +90,7 @@ def _delta_update(state: tuple[Any, _Spread], steps: Steps, index: Array, weight
         jnp.sum(weight[:, None] * abs(steps.innovation), 0) / weight.sum(),
         bad.sum(0, dtype=jnp.int32),
     )
-    return (), _delta_merge(old, new)
+    return (), merge_spreads(old, new)
 
 
 def _moments(values: Float[Array, "t b"], weight: Float[Array, "t"]) -> Moments:
@@ -98,7 +98,7 @@ def _moments(values: Float[Array, "t b"], weight: Float[Array, "t"]) -> Moments:
     return Moments(mean, norm(jnp.sqrt(weight)[:, None] * (values - mean)))
 
 
-def _delta_merge(old: _Spread, new: _Spread) -> _Spread:
+def merge_spreads(old: _Spread, new: _Spread) -> _Spread:
     """Chan et al. (1983): moments of the union from those of its parts, without cancellation."""
     total = old.weight + new.weight
     share = new.weight / total
@@ -144,7 +144,7 @@ def _delta_finalize(by_point: Any, by_sample: _Spread, prefix: Prefix) -> Delta:
     )
 
 
-delta = Reduction(_delta_init, _delta_update, _delta_finalize, _delta_merge)
+delta = Reduction(_delta_init, _delta_update, _delta_finalize, merge_spreads)
 """Mean and spread over the points of every squared increment."""
 
 

@@ -92,13 +92,14 @@ def update(reduction: Reduction, mesh: Mesh | None) -> Update:
 
 def merge(reduction: Reduction, rows: Any, mesh: Mesh | None) -> Any:
     """What was kept of each chunk's samples, at the points of all devices."""
-    if sharding.sizes(mesh)[0] == 1 or not jax.tree.leaves(rows):
+    join = reduction.merge
+    if join is None or sharding.sizes(mesh)[0] == 1 or not jax.tree.leaves(rows):
         return rows
 
     def chunk(by_sample: Any) -> Any:
         parts = jax.lax.all_gather(by_sample, "points")
         first, rest = jax.tree.map(lambda x: x[0], parts), jax.tree.map(lambda x: x[1:], parts)
-        add = lambda whole, part: (reduction.merge(whole, part), None)  # noqa: E731
+        add = lambda whole, part: (join(whole, part), None)  # noqa: E731
         return jax.lax.scan(add, first, rest)[0]
 
     return jax.lax.map(chunk, rows)

@@ -102,7 +102,7 @@ def test_a_member_whose_own_header_differs_from_the_directory(tmp_path):
         info.extra = b"\xfe\xca\x03\x00abc"  # an extra field of three bytes: nothing is aligned
         archive.writestr(info, (tmp_path / "x.npy").read_bytes())
     with zipfile.ZipFile(tmp_path / "x.zip") as archive:
-        start = mapped.member_start(archive, archive.getinfo("x.npy"))
+        start = mapped.member_start(archive.fp, archive.getinfo("x.npy"))
     found = mapped.of_npy(tmp_path / "x.zip", start)
     assert not found.flags.aligned
     np.testing.assert_array_equal(mapped.read(found, slice(None)), array)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 import jaxscape as js
@@ -36,7 +37,8 @@ def project(bench: Bench) -> Quadratic:
 def leading(model: Quadratic, dim: int) -> Quadratic:
     """The model in the span of the first ``dim`` directions."""
     gradient, hessian = np.asarray(model.gradient), np.asarray(model.hessian)
-    return Quadratic(model.value, gradient[:, :dim], hessian[:, :dim, :dim])
+    parts = gradient[:, :dim], hessian[:, :dim, :dim]
+    return Quadratic(model.value, *map(jnp.asarray, parts))
 
 
 def within(model: Quadratic, used: Bool[np.ndarray, "d"]) -> Quadratic:
@@ -58,10 +60,11 @@ def increments(losses: Float[Array, "m n"]) -> Float[Array, "m n-1"]:
     return prefix.increments(losses) * jnp.arange(1, losses.shape[1])
 
 
-def levels(scaled: Float[Array, "m n-1"]) -> Float[np.ndarray, "m"]:
+def levels(scaled: Float[ArrayLike, "m n-1"]) -> Float[np.ndarray, "m"]:
     """The mean over k ≥ 100 of k²δ_k² at each point."""
-    late = summary.late(np.arange(1, scaled.shape[1] + 1))
-    return np.mean(np.square(np.asarray(scaled)[:, late], dtype=np.float64), axis=1)
+    values = np.asarray(scaled)
+    late = summary.late(np.arange(1, values.shape[1] + 1))
+    return np.mean(np.square(values[:, late], dtype=np.float64), axis=1)
 
 
 def law_levels(model: Quadratic, sigmas: Sequence[float]) -> Float[np.ndarray, "s"]:

@@ -41,13 +41,13 @@ def both(first: Reduction, second: Reduction) -> Reduction:
         each = zip(pair, _swapped(state), strict=True)
         return _swapped(one.update(own, steps, index, weight) for one, own in each)
 
-    def finalize(by_point: Any, by_sample: Any, prefix: Prefix) -> tuple[Any, Any]:
+    def finalize(by_point: Any, by_sample: Any, prefix: Prefix) -> tuple[Any, ...]:
         each = zip(pair, by_point, by_sample, strict=True)
         return tuple(one.finalize(points, samples, prefix) for one, points, samples in each)
 
     return Reduction(init, update, finalize)
 
 
-def _swapped(rows: Any) -> tuple[Any, Any]:
+def _swapped(rows: Any) -> tuple[Any, ...]:
     """((a, b), (c, d)) as ((a, c), (b, d))."""
     return tuple(zip(*rows, strict=True))

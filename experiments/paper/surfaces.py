@@ -94,7 +94,7 @@ def _published(
             problem.loss, probe, problem.samples, problem.keys["order"], SMALL
         )
         whole = (corrected.loss[-1] + corrected.increment[-1]).ravel()
-        before, last = published.last_step(whole, np.asarray(batch), n)
+        before, last = published.last_step(whole, jnp.asarray(batch), n)
         square = (2, config.num, config.num)
         arrays = {
             "published_k": np.asarray([SMALL, -(-n // published.BATCH) - 1]),

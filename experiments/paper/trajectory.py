@@ -17,8 +17,8 @@ def trajectory(bench: Bench) -> Record:
     """L_k on the two principal components of the training trajectory, with the trajectory."""
     problem = bench.problem
     points, _ = prepare.trajectory(problem, bench.config, bench.store)
-    space, path, explained = js.trajectory_subspace(jax.tree.map(jnp.asarray, points), 2)
-    path, explained = np.asarray(path), np.asarray(explained)
+    space, along, shares = js.trajectory_subspace(jax.tree.map(jnp.asarray, points), 2)
+    path, explained = np.asarray(along), np.asarray(shares)
     n = len(problem.order)
     radius = REACH * float(np.abs(path).max())
     found = sheets.evaluate(problem, space, radius, bench.config.num, (SMALL, n))
@@ -41,4 +41,5 @@ def trajectory(bench: Bench) -> Record:
 
 def _at(steps: np.ndarray, point: np.ndarray) -> tuple[int, int]:
     """The grid point closest to ``point``."""
-    return tuple(int(np.abs(steps - x).argmin()) for x in point)
+    i, j = (int(np.abs(steps - x).argmin()) for x in point)
+    return i, j

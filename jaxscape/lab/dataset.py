@@ -104,8 +104,9 @@ def _when_read(
     convert: Callable[[np.ndarray], np.ndarray], array: np.ndarray
 ) -> np.ndarray | Mapped:
     """Values of a map are converted row by row; classes, 4 bytes each, at once."""
-    is_mapped = isinstance(array, np.memmap) and convert(array[:0]).dtype != np.int32
-    return Mapped(array, convert) if is_mapped else convert(array)
+    if isinstance(array, np.memmap) and convert(array[:0]).dtype != np.int32:
+        return Mapped(array, convert)
+    return convert(array)
 
 
 def _inputs(inputs: np.ndarray) -> Float[np.ndarray, "n ..."]:

@@ -5,6 +5,7 @@ import mmap
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO, Any
 
 import jax
 import numpy as np
@@ -49,7 +50,7 @@ def read(
     """
     if isinstance(array, Mapped):  # read and converted, into memory of their own
         return array[rows]
-    if not isinstance(array, np.memmap) or array._mmap is None:
+    if not isinstance(array, np.memmap) or _map_of(array) is None:
         return np.array(array[rows], copy=True if isinstance(rows, slice) else None)
     _check_length(array)
     if isinstance(rows, slice):
@@ -100,21 +101,27 @@ def of_npy(path: Path, start: int = 0, size: int | None = None) -> np.memmap | N
     return np.memmap(path, dtype, "r", offset, shape)
 
 
-def member_start(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
-    """Where the bytes of a stored member begin in the file of ``archive``.
+def member_start(file: IO[bytes], member: zipfile.ZipInfo) -> int:
+    """Where the bytes of a stored member begin in the ``file`` of the archive.
 
     They follow the member's own header: 30 bytes, the last four of them the lengths of a name and
     of extra fields, then these two (PKWARE, APPNOTE.TXT, section 4.3.7).
     """
-    archive.fp.seek(member.header_offset)
-    name, extra = np.frombuffer(archive.fp.read(30)[26:], "<u2")
+    file.seek(member.header_offset)
+    name, extra = np.frombuffer(file.read(30)[26:], "<u2")
     return member.header_offset + 30 + int(name) + int(extra)
+
+
+def _map_of(array: np.memmap) -> Any:
+    """The map behind the array, None for an array computed from one."""
+    return array._mmap  # type: ignore[attr-defined]
 
 
 def _check_length(array: np.memmap) -> None:
     """An ``OSError`` where the file of a map has become shorter than the map."""
     start = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
-    wanted, found = start + len(array._mmap), array._mmap.size()
+    whole = _map_of(array)
+    wanted, found = start + len(whole), whole.size()
     if found < wanted:
         raise OSError(
             f"expected {array.filename} to keep its {wanted} bytes while it is read, found "
@@ -125,4 +132,4 @@ def _check_length(array: np.memmap) -> None:
 def _forget(array: np.memmap) -> None:
     """Let go of the pages, but those with changes of their own, which would be lost."""
     if array.mode != "c" and hasattr(mmap, "MADV_DONTNEED"):
-        array._mmap.madvise(mmap.MADV_DONTNEED)
+        _map_of(array).madvise(mmap.MADV_DONTNEED)

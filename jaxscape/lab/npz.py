@@ -96,7 +96,8 @@ def _member(path: Path, archive: zipfile.ZipFile, key: str) -> np.ndarray:
         with archive.open(member) as file:
             while file.read(mapped.PIECE):  # to its end, where zipfile compares the checksum
                 pass
-        start = mapped.member_start(archive, member)
+        with path.open("rb") as file:
+            start = mapped.member_start(file, member)
         array = mapped.of_npy(path, start, member.file_size)
         if array is not None:
             return array
@@ -135,7 +136,7 @@ def _check_finite(array: np.ndarray, where: str) -> None:
 
 def _are_finite(rows: np.ndarray) -> np.ndarray:
     """Which rows are finite as float32."""
-    return np.isfinite(rows.astype(np.float32)).all(tuple(range(1, rows.ndim)))
+    return np.asarray(np.isfinite(rows.astype(np.float32)).all(tuple(range(1, rows.ndim))))
 
 
 def _num_classes(splits: list[np.ndarray]) -> int:

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
+from mpl_toolkits.mplot3d import Axes3D
 
 from jaxscape.lab.style import STYLE, canvas
 
@@ -123,7 +124,9 @@ def reliefs(
     return figure
 
 
-def _relief(axes: Axes, steps: np.ndarray, sheet: Float[np.ndarray, "a a"], quantity: str) -> None:
+def _relief(
+    axes: Axes3D, steps: np.ndarray, sheet: Float[np.ndarray, "a a"], quantity: str
+) -> None:
     span, heights, label = scale(sheet), sheet, quantity
     if span.is_log:
         heights, label = np.log10(np.maximum(sheet, span.low)), rf"$\log_{{10}}$ {quantity}"

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxscape.lab.style import MARKERS, canvas, colour, legend
+from jaxscape.lab.style import MARKERS, Keywords, canvas, colour, legend
 
 PARTS = {
     "delta": r"$\Delta_k$, median over $k$",
@@ -31,7 +31,7 @@ def points_needed(
         for row, (part, label) in enumerate(PARTS.items()):
             beside = np.arange(len(found)) + 0.2 * (row - 1)
             needed = np.maximum([estimator[part] for estimator in found], 1)
-            style = {"color": colour(row), "marker": MARKERS[row], "ms": 6, "lw": 0}
+            style: Keywords = {"color": colour(row), "marker": MARKERS[row], "ms": 6, "lw": 0}
             axes.plot(beside, needed, label=label, **style)
         axes.set_xticks(range(len(found)), [estimator["name"] for estimator in found], rotation=90)
         axes.set_yscale("log")
