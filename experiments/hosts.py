@@ -47,6 +47,7 @@ def join(hosts: int, host: int, coordinator: str | None) -> None:
     if coordinator != AUTO:
         print(f"host {host} of {hosts}: meeting at {coordinator} ...", file=sys.stderr)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # of no effect on GPU and TPU
+    jax.config.update("jax_enable_preemption_service", False)  # which would leave SIGTERM unheard
     given: dict[str, Any] = (
         {} if coordinator == AUTO else {"num_processes": hosts, "process_id": host}
     )
