@@ -32,7 +32,7 @@ def seen(arrays: dict[str, np.ndarray], quantity: str, words: str) -> str:
 
 
 def _lowest(steps: np.ndarray, sheet: np.ndarray) -> str:
-    i, j = np.unravel_index(int(sheet.argmin()), sheet.shape)
+    i, j = np.unravel_index(int(np.argmin(sheet)), sheet.shape)
     return f"({steps[i]:.2g}, {steps[j]:.2g})"
 
 
