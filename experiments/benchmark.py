@@ -29,7 +29,7 @@ class BenchmarkConfig(ProblemConfig):
     """
 
     points: int = 32
-    """Random points of the timed sweep over all parameters, and of PyTorch's."""
+    """Random points of the timed sweep over all parameters."""
     dim: int = 10
     """Number of directions."""
     repeats: int = 3
@@ -66,7 +66,7 @@ def run(config: BenchmarkConfig) -> list[Ratio]:
         params = prepare.fit(problem, config)
         sizes = (config.points, config.dim)
         timed = stages.stages_of(problem, params, *sizes)
-        timed += stages.against_pytorch(problem, params, *sizes)
+        timed += stages.against_pytorch(problem, params, config.dim)
     if not config.json:
         say.problem(problem, config.order)
     limits = stages.machine()

@@ -7,13 +7,14 @@ import os
 import re
 import shlex
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import jax
 import tyro
 
-from experiments import manual, run_folder
+from experiments import hosts, manual, run_folder
 from jaxscape import InputError
 
 INTERRUPTED = 130
@@ -50,8 +51,9 @@ def main(name: str, config: type, run: Callable[[Any], Any], argv: Sequence[str]
 
 
 def leave(status: int) -> NoReturn:
-    """End the process; at once after an interruption, when XLA may still be at work in threads."""
-    if status == INTERRUPTED:
+    """End the process; at once where a thread, of XLA after an interruption, is still at work."""
+    meeting = any(thread.name == hosts.MEETING for thread in threading.enumerate())
+    if status == INTERRUPTED or meeting:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

@@ -2,9 +2,11 @@
 
 import contextlib
 import hashlib
+import math
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -16,6 +18,10 @@ from jax.sharding import Mesh
 from jaxscape import InputError, sharding
 
 AUTO = "auto"
+PATIENCE = 300.0
+"""Seconds that hosts wait for each other."""
+MEETING = "meeting"
+"""Name of the thread in which they do."""
 WORDS = 500
 """Bytes of an error that the other hosts are told."""
 IDLE = 0.1
@@ -53,15 +59,13 @@ def join(hosts: int, host: int, coordinator: str | None) -> None:
     )
     if given:
         given |= {"coordinator_address": coordinator, "cluster_detection_method": "deactivate"}
-    try:
-        jax.distributed.initialize(**given)
-    except (RuntimeError, ValueError) as error:
+    failure = _meet(given)
+    if failure:
         where = "in this cluster" if coordinator == AUTO else f"at {coordinator}"
-        reason = str(error).splitlines()[0]
         raise InputError(
-            f"expected to meet the other hosts {where}, found: {reason}; start all of them within "
+            f"expected to meet the other hosts {where}, found: {failure}; start all of them within "
             "five minutes, with --coordinator HOST:PORT a free port of host 0 that all can reach"
-        ) from error
+        )
     count, here = jax.device_count(), jax.local_device_count()
     if count != here * jax.process_count():
         raise InputError(
@@ -69,6 +73,27 @@ def join(hosts: int, host: int, coordinator: str | None) -> None:
             f"{jax.process_index()} of {jax.process_count()}; hide some from JAX"
         )
     multihost_utils.sync_global_devices("joined")  # connects, which has to be done at one time
+
+
+def _meet(given: dict[str, Any]) -> str:
+    """Start ``jax.distributed``; the reason where that fails.
+
+    In a thread that may be left behind: JAX waits without an ear for Ctrl-C, and would end the
+    process with a stack trace where the others do not come in time.
+    """
+    reason = [f"not all of them within {PATIENCE:g} seconds"]
+
+    def start() -> None:
+        try:
+            jax.distributed.initialize(**given, initialization_timeout=math.ceil(2 * PATIENCE))
+            reason[0] = ""
+        except (RuntimeError, ValueError) as error:
+            reason[0] = str(error).splitlines()[0]
+
+    thread = threading.Thread(target=start, name=MEETING, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    return reason[0]
 
 
 def first() -> bool:

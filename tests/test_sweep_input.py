@@ -1,6 +1,7 @@
 """What the main command refuses, in one line."""
 
 import os
+import socket
 
 import pytest
 from command import ROOT, process
@@ -67,6 +68,30 @@ def test_bad_input_as_a_process(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1
     assert "--points" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+ALONE = """
+import sys
+from experiments import cli, hosts, sweep
+hosts.PATIENCE = 1.0
+cli.leave(sweep.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("host", ["0", "1"])
+def test_a_host_that_stays_alone_says_so(host, tmp_path):
+    """JAX itself would end the process with a stack trace of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    argv = ["--hosts", "2", "--host", host, "--coordinator", address, "--out", tmp_path / "run"]
+    done = process("-c", ALONE, *argv)
+    assert (done.returncode, done.stdout) == (2, "")
+    meeting, line = done.stderr.splitlines()
+    assert meeting == f"host {host} of 2: meeting at {address} ..."
+    assert f"expected to meet the other hosts at {address}" in line
+    assert "not all of them within 1 seconds" in line
     assert not list(tmp_path.iterdir())
 
 
