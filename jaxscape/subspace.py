@@ -92,6 +92,7 @@ def hessian_subspace(
     key: Key[Array, ""] | None = None,
     tol: float = 1e-4,
     batch_size: int = 1000,
+    krylov_dim: int | None = None,
     mesh: Mesh | None = None,
 ) -> Subspace:
     """The eigenvectors of the ``dim`` largest eigenvalues of the Hessian of the mean loss.
@@ -99,7 +100,8 @@ def hessian_subspace(
     The directions are orthonormal. Where eigenvalues and residuals matter, call
     ``top_eigenpairs(hvp(loss, params, data), params, dim)`` and build the ``Subspace`` from its
     vectors. Warns, where it is not traced, if a pair's relative residual stays above ``tol``.
-    All devices of a ``mesh`` (``sharding.mesh``) share the samples.
+    All devices of a ``mesh`` (``sharding.mesh``) share the samples. Memory is that of
+    2·``krylov_dim`` vectors, see ``top_eigenpairs``; dim + 3 are enough for huge networks.
 
     Raises:
         InputError: dim outside 1..P, or a loss that is not per sample.
@@ -107,7 +109,7 @@ def hessian_subspace(
     check_dim(dim, params)
     key = jax.random.key(0) if key is None else key
     operator = hvp(loss, params, data, batch_size=batch_size, mesh=mesh)
-    pairs = top_eigenpairs(operator, params, dim, key=key, tol=tol)
+    pairs = top_eigenpairs(operator, params, dim, key=key, tol=tol, krylov_dim=krylov_dim)
     if mesh is not None:
         pairs = sharding.local(sharding.place(pairs, mesh))
     if not isinstance(pairs.converged, jax.core.Tracer) and not pairs.converged.all():
