@@ -12,7 +12,7 @@ import jaxscape as js
 from experiments.problem import Problem
 from jaxscape import InputError
 from jaxscape.lab import refit
-from jaxscape.lab.train import State, mean_loss
+from jaxscape.lab.train import State, correct, mean_loss
 from jaxscape.types import Batch, Params, PerSampleLoss
 
 Train = Callable[[State, int, int], State]
@@ -55,12 +55,11 @@ def trainer(problem: Problem, config: Any) -> Train:
 def metrics(problem: Problem) -> dict[str, PerSampleLoss]:
     """What is measured on each test sample: the loss; of classes, 1 where it is told right."""
 
-    def correct(params: Params, batch: Batch) -> jax.Array:
-        right = problem.apply(params, batch["inputs"]).argmax(-1) == batch["targets"]
-        return right.astype(jnp.float32)
+    def right(params: Params, batch: Batch) -> jax.Array:
+        return correct(problem.apply(params, batch["inputs"]), batch["targets"])
 
     found = {"test_loss": problem.loss}
-    return found | {"test_accuracy": correct} if problem.dataset.num_classes else found
+    return found | {"test_accuracy": right} if problem.dataset.num_classes else found
 
 
 def tester(

@@ -14,7 +14,7 @@ from experiments import foretell, prepare, say
 from experiments.problem import Problem
 from experiments.progress import progress
 from jaxscape import InputError, reductions
-from jaxscape.lab import checkpoint, refit
+from jaxscape.lab import checkpoint, refit, train
 from jaxscape.lanczos import Eigenpairs
 from jaxscape.prefix_spectra import geometric, overlap
 from jaxscape.reductions import Reduction
@@ -84,13 +84,12 @@ def _networks(
     data = problem.dataset
     test = {"inputs": jnp.asarray(data.test_inputs), "targets": jnp.asarray(data.test_targets)}
 
-    def correct(params: Params, batch: Batch) -> jax.Array:
-        right = problem.apply(params, batch["inputs"]).argmax(-1) == batch["targets"]
-        return right.astype(jnp.float32)
+    def right(params: Params, batch: Batch) -> jax.Array:
+        return train.correct(problem.apply(params, batch["inputs"]), batch["targets"])
 
     metrics = {"test_loss": problem.loss}
     if data.num_classes:
-        metrics["test_accuracy"] = correct
+        metrics["test_accuracy"] = right
     rows, first = [], []
     shuffles = orders(problem, config)
     total = config.repeats * config.epochs

@@ -57,7 +57,7 @@ def check(dataset, arrays):
 
 @pytest.mark.parametrize("name", ["", "MNIST", "imagenet", "npz:", "npz", "glyphs:x"])
 def test_unknown_names_are_answered_with_the_known_ones(name):
-    with pytest.raises(InputError, match=r"auto, glyphs, mnist, .*cifar100, npz:PATH, found"):
+    with pytest.raises(InputError, match=r"auto, glyphs, sums, mnist, .*cifar100, npz:PATH, found"):
         data.load(name)
 
 

@@ -28,6 +28,17 @@ def test_floats_are_kept():
     assert built.test_inputs is None
 
 
+def test_integers_are_tokens():
+    inputs, targets = np.array([[3, 0], [1, 2]]), np.array([[-1, 1], [2, 0]], np.int8)
+    built = build("x", "y", Arrays(inputs, targets, inputs, targets), 4)
+    assert built.has_tokens
+    for found, given in ((built.train_inputs, inputs), (built.test_targets, targets)):
+        assert found.dtype == np.int32
+        np.testing.assert_array_equal(found, given)
+    images = np.zeros((2, 4, 4, 1), np.uint8)
+    assert not build("x", "y", Arrays(images, np.arange(2), None, None), 2).has_tokens
+
+
 def test_checksums_are_those_of_the_bytes():
     inputs = np.asfortranarray(np.arange(6.0).reshape(2, 3))
     built = build("x", "y", Arrays(inputs, np.array([1, 0]), None, None), 2)

@@ -10,6 +10,7 @@ from jaxscape.lab.dataset import build
 from jaxscape.lab.mapped import Mapped
 from jaxscape.types import InputError
 
+KEYS = npz.KEYS
 RNG = np.random.default_rng(0)
 GOOD = {
     "inputs": RNG.standard_normal((6, 3)),
@@ -151,6 +152,70 @@ def test_bad_arrays_are_refused(case, tmp_path):
     arrays = {key: array for key, array in (GOOD | change).items() if array is not None}
     with pytest.raises(InputError, match=message) as caught:
         npz.read(write(tmp_path, **arrays))
+    assert "mine.npz" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+TOKENS = {
+    "inputs": RNG.integers(9, size=(6, 4)),
+    "targets": np.where(RNG.random((6, 4)) < 0.3, -1, 3),
+    "test_inputs": np.full((2, 4), 11),
+    "test_targets": RNG.integers(9, size=(2, 4)),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int8, ">i2"])
+@pytest.mark.parametrize("keys", [KEYS[:2], KEYS])
+def test_tokens(dtype, keys, tmp_path):
+    given = {key: TOKENS[key].astype(dtype) for key in keys}
+    arrays, num_tokens = npz.read(write(tmp_path, **given))
+    assert num_tokens == 1 + max(array.max() for array in given.values())
+    for key, found in zip(KEYS, arrays, strict=True):
+        assert (found is None) == (key not in keys)
+        if key in keys:
+            assert found.dtype == np.int32
+            np.testing.assert_array_equal(found, given[key])
+
+
+def test_bytes_with_a_target_each_are_tokens(tmp_path):
+    """A text as bytes is not scaled to [0, 1]."""
+    text = np.frombuffer(b"to be or not to be", np.uint8).reshape(3, 6)
+    arrays, num_tokens = npz.read(write(tmp_path, inputs=text[:, :-1], targets=text[:, 1:]))
+    built = build("mine", "", arrays, num_tokens)
+    np.testing.assert_array_equal(built.train_inputs, text[:, :-1])
+    assert built.has_tokens
+    assert num_tokens == ord("t") + 1
+
+
+BAD_TOKENS = {
+    "negative": ({"inputs": poked(TOKENS["inputs"], -1)}, "found -1 and -1"),
+    "below -1": ({"targets": poked(TOKENS["targets"], -2)}, "and -2;"),
+    "none counts": ({"targets": poked(TOKENS["targets"], -1)}, "found 1 with.*index 3"),
+    "none counts in the test": (
+        {"test_targets": poked(np.zeros((4, 4), int), -1), "test_inputs": np.zeros((4, 4), int)},
+        "found 1 with.*index 3",
+    ),
+    "longer": ({"test_inputs": np.zeros((2, 5), int), "test_targets": np.zeros((2, 5), int)},
+               r"test split of .* to be like"),
+    "huge": ({"inputs": poked(TOKENS["inputs"], 10**12)}, "found 1000000000000"),
+    "empty": ({"inputs": np.zeros((0, 4), int), "targets": np.zeros((0, 4), int)}, "at least one"),
+    "empty test": (
+        {"test_inputs": np.zeros((0, 4), int), "test_targets": np.zeros((0, 4), int)},
+        "at least one",
+    ),
+    "of no length": (
+        {key: np.zeros((3, 0), int) for key in KEYS}, r"found int64 of shape \(3, 0\)"
+    ),
+    "classes": ({"targets": np.zeros(6, int)}, "tokens with one target each, found int64"),
+    "test of classes": ({"test_targets": np.zeros(2, int)}, "tokens with one target each"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", list(BAD_TOKENS))
+def test_bad_tokens_are_refused(case, tmp_path):
+    change, message = BAD_TOKENS[case]
+    with pytest.raises(InputError, match=message) as caught:
+        npz.read(write(tmp_path, **TOKENS | change))
     assert "mine.npz" in str(caught.value)
     assert "\n" not in str(caught.value)
 

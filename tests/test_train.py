@@ -115,6 +115,20 @@ def test_accuracy_and_mean_loss_equal_numpy(batch_size):
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_a_sequence_is_right_where_every_token_is_that_counts():
+    draw = np.random.default_rng(2)
+    outputs = draw.normal(size=(500, 4, 3)).astype("f4")
+    targets = np.where(draw.random((500, 4)) < 0.5, -1, draw.integers(0, 3, (500, 4)))
+    expected = [
+        all(y < 0 or z.argmax() == y for z, y in zip(*row, strict=True))
+        for row in zip(outputs, targets, strict=True)
+    ]
+    assert 0 < sum(expected) < 500
+    np.testing.assert_array_equal(train.correct(jnp.asarray(outputs), targets), expected)
+    found = train.accuracy(lambda params, x: x, {}, outputs, targets, batch_size=7)
+    np.testing.assert_allclose(found, np.mean(expected), rtol=1e-6)
+
+
 def test_overflow_says_which_epoch_and_what_to_do():
     start, data, _ = regression()
     with pytest.raises(InputError, match=r"epoch [123] of 3 .*--learning-rate 1e\+30; lower it"):

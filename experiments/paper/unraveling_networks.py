@@ -15,7 +15,7 @@ from experiments.paper.bench import Bench
 from experiments.paper.unraveling_task import Task
 from experiments.progress import progress
 from jaxscape import chunks, losses
-from jaxscape.lab import checkpoint, ensemble, models, widths
+from jaxscape.lab import checkpoint, ensemble, models, train, widths
 from jaxscape.types import Batch, Params, PerSampleLoss
 
 BATCH_SIZE = 1000
@@ -98,8 +98,7 @@ def _right(apply: Any) -> PerSampleLoss:
     """1 for each sample whose largest output is that of its class, else 0."""
 
     def right(params: Params, batch: Batch) -> Float[Array, "n"]:
-        best = apply(params, batch["inputs"]).argmax(-1)
-        return (best == batch["targets"]).astype(jnp.float32)
+        return train.correct(apply(params, batch["inputs"]), batch["targets"])
 
     return right
 

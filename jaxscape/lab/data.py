@@ -3,14 +3,14 @@
 import os
 from pathlib import Path
 
-from jaxscape.lab import cache, cifar, download, glyphs, mnist, npz, prepared, published
+from jaxscape.lab import cache, cifar, download, glyphs, mnist, npz, prepared, published, sums
 from jaxscape.lab.dataset import Dataset, build
 from jaxscape.types import InputError
 
 PUBLISHED = {name: family for family in (mnist, cifar) for name in family.CLASSES}
 """The reader of each data set that is published as files."""
 
-NAMES = ("auto", "glyphs", *PUBLISHED, "npz:PATH")
+NAMES = ("auto", "glyphs", "sums", *PUBLISHED, "npz:PATH")
 
 
 def load(
@@ -47,6 +47,9 @@ def _load(
 ) -> Dataset:
     if name == "glyphs":
         return _glyphs(cache_dir)
+    if name == "sums":
+        source = "sums of two numbers, made on the fly"
+        return build(name, source, sums.draw(), len(sums.CHARACTERS))
     if name == "auto":
         try:
             return _published("mnist", data_dir, cache_dir)

@@ -29,17 +29,19 @@ class Dataset:
     """A named data set, ready for a network, that knows where it came from.
 
     ``inputs`` are float32, images [n, h, w, c] in [0, 1]; ``targets`` are int32 classes [n], or
-    float32 values where ``num_classes`` is 0. Of a training split that is memory-mapped, ``[rows]``
-    reads and converts the rows asked for. ``note`` says in one line what the reader of a result
-    should know of the data, and is empty where there is nothing to say.
+    float32 values where ``num_classes`` is 0. Sequences are int32 tokens [n, t] with as many
+    ``targets``, the class of each, −1 where it does not count; ``num_classes`` is then the number
+    of different tokens. Of a training split that is memory-mapped, ``[rows]`` reads and converts
+    the rows asked for. ``note`` says in one line what the reader of a result should know of the
+    data, and is empty where there is nothing to say.
     """
 
     name: str
     source: str
-    train_inputs: Float[np.ndarray, "n ..."] | Mapped
-    train_targets: Int[np.ndarray, "n"] | Float[np.ndarray, "n ..."] | Mapped
-    test_inputs: Float[np.ndarray, "n_test ..."] | None
-    test_targets: Int[np.ndarray, "n_test"] | Float[np.ndarray, "n_test ..."] | None
+    train_inputs: Float[np.ndarray, "n ..."] | Int[np.ndarray, "n t"] | Mapped
+    train_targets: Int[np.ndarray, "n *t"] | Float[np.ndarray, "n ..."] | Mapped
+    test_inputs: Float[np.ndarray, "n_test ..."] | Int[np.ndarray, "n_test t"] | None
+    test_targets: Int[np.ndarray, "n_test *t"] | Float[np.ndarray, "n_test ..."] | None
     num_classes: int
     note: str = ""
 
@@ -49,6 +51,11 @@ class Dataset:
         kind, _, path = self.name.partition(":")
         return re.sub(r"[^\w.-]+", "-", Path(path).stem or kind) if path else kind
 
+    @property
+    def has_tokens(self) -> bool:
+        """Whether a sample is a sequence of tokens."""
+        return np.issubdtype(self.train_inputs.dtype, np.integer)
+
     @functools.cached_property
     def sha256(self) -> dict[str, str]:
         """The SHA-256 of the raw bytes (C order) of each array that is there."""
@@ -57,7 +64,7 @@ class Dataset:
 
 
 def build(name: str, source: str, arrays: Arrays, num_classes: int, note: str = "") -> Dataset:
-    """A data set of ``arrays``: bytes scaled to [0, 1], integer targets int32, the rest float32.
+    """A data set of ``arrays``: bytes scaled to [0, 1], other integers int32, the rest float32.
 
     A training split that is memory-mapped stays so.
     """
@@ -66,9 +73,9 @@ def build(name: str, source: str, arrays: Arrays, num_classes: int, note: str = 
         name=name,
         source=source,
         train_inputs=_when_read(_inputs, inputs),
-        train_targets=_when_read(_targets, targets),
+        train_targets=_when_read(_plain, targets),
         test_inputs=None if test_inputs is None else _inputs(test_inputs),
-        test_targets=None if test_targets is None else _targets(test_targets),
+        test_targets=None if test_targets is None else _plain(test_targets),
         num_classes=num_classes,
         note=note,
     )
@@ -109,11 +116,11 @@ def _when_read(
     return convert(array)
 
 
-def _inputs(inputs: np.ndarray) -> Float[np.ndarray, "n ..."]:
+def _inputs(inputs: np.ndarray) -> np.ndarray:
     if inputs.dtype == np.uint8:
         return np.divide(inputs, 255, dtype=np.float32)
-    return inputs.astype(np.float32)
+    return _plain(inputs)
 
 
-def _targets(targets: np.ndarray) -> np.ndarray:
-    return targets.astype(np.int32 if np.issubdtype(targets.dtype, np.integer) else np.float32)
+def _plain(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.int32 if np.issubdtype(array.dtype, np.integer) else np.float32)

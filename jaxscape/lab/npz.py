@@ -23,8 +23,9 @@ def read(path: str | os.PathLike) -> tuple[Arrays, int]:
     the training split are memory-mapped, unless they are compressed or in Fortran order.
 
     Inputs are bytes or finite floats, one sample per row. Targets are classes (integers from 0 on)
-    or finite floats. Also returns the number of classes, the largest label + 1 over both splits,
-    which is 0 for targets that are floats.
+    or finite floats. Integers [n, t] for both are sequences: tokens, and the class of each, −1
+    where it does not count. Also returns the number of classes, the largest label or token + 1 over
+    both splits, which is 0 for targets that are floats.
 
     Raises ``InputError`` for a file that is missing, damaged or pickled, and for arrays that are
     missing, empty, of unequal length, of another type, negative (labels) or not finite.
@@ -38,20 +39,55 @@ def read(path: str | os.PathLike) -> tuple[Arrays, int]:
             f"found {', '.join(sorted(stored)) or 'none of them'}; {ADVICE}"
         )
     arrays = Arrays(stored["inputs"], stored["targets"], *(stored.get(key) for key in KEYS[2:]))
+    pairs = zip(needed[::2], needed[1::2], strict=True)
+    if all(_are_tokens(stored[inputs], stored[targets]) for inputs, targets in pairs):
+        return _tokens(arrays, path)
     for key in needed:
         check = _check_inputs if key.endswith("inputs") else _check_targets
         check(stored[key], f"{key} of {path}")
     check_lengths(arrays.train_inputs, arrays.train_targets, str(path))
     if arrays.test_inputs is None or arrays.test_targets is None:
-        return arrays, _num_classes([arrays.train_targets])
+        return arrays, _num_classes([arrays.train_targets], path)
     check_lengths(arrays.test_inputs, arrays.test_targets, f"the test split of {path}")
     for train, test in zip(arrays[:2], (arrays.test_inputs, arrays.test_targets), strict=True):
-        if train.shape[1:] != test.shape[1:] or train.dtype.kind != test.dtype.kind:
+        _check_alike(train, test, path)
+    return arrays, _num_classes([arrays.train_targets, arrays.test_targets], path)
+
+
+def _are_tokens(inputs: np.ndarray, targets: np.ndarray) -> bool:
+    integers = inputs.dtype.kind in "iu" and targets.dtype.kind in "iu"
+    return integers and inputs.ndim == 2 and inputs.shape == targets.shape and inputs.shape[1] > 0
+
+
+def _tokens(arrays: Arrays, path: Path) -> tuple[Arrays, int]:
+    """Sequences as int32, all in memory, and the number of different tokens."""
+    given = [mapped.read(x, slice(None)).astype(np.int64) for x in arrays if x is not None]
+    splits = list(zip(given[::2], given[1::2], strict=True))
+    for inputs, targets in splits:
+        _check_alike(splits[0][0], inputs, path)
+        check_lengths(inputs, targets, str(path))
+        if inputs.min() < 0 or targets.min() < -1:
             raise InputError(
-                f"expected the test split of {path} to be like the training split, {train.dtype} "
-                f"{train.shape}, found {test.dtype} {test.shape}; {ADVICE}"
+                f"expected tokens from 0 and targets from -1 on in {path}, found "
+                f"{inputs.min()} and {targets.min()}; number them 0, 1, 2, ..."
             )
-    return arrays, _num_classes([arrays.train_targets, arrays.test_targets])
+        idle = np.flatnonzero((targets < 0).all(1))
+        if idle.size:
+            raise InputError(
+                f"expected a target that counts in every sequence of {path}, found {idle.size} "
+                f"with targets of -1 alone, the first at index {idle[0]}; leave them out"
+            )
+    count = _num_classes([array.ravel() for array in given], path, "tokens")
+    found = [array.astype(np.int32) for array in given]
+    return Arrays(*found[:2], *(found[2:] or (None, None))), count
+
+
+def _check_alike(train: np.ndarray, test: np.ndarray, path: Path) -> None:
+    if train.shape[1:] != test.shape[1:] or train.dtype.kind != test.dtype.kind:
+        raise InputError(
+            f"expected the test split of {path} to be like the training split, {train.dtype} "
+            f"{train.shape}, found {test.dtype} {test.shape}; {ADVICE}"
+        )
 
 
 def _stored(path: Path) -> dict[str, np.ndarray]:
@@ -107,7 +143,10 @@ def _member(path: Path, archive: zipfile.ZipFile, key: str) -> np.ndarray:
 
 def _check_inputs(inputs: np.ndarray, where: str) -> None:
     if inputs.dtype != np.uint8 and inputs.dtype.kind != "f":
-        raise InputError(f"expected bytes or floats as {where}, found {inputs.dtype}; convert them")
+        raise InputError(
+            f"expected bytes or floats as {where}, or tokens with one target each, found "
+            f"{inputs.dtype} of shape {inputs.shape}; convert them"
+        )
     _check_finite(inputs, where)
 
 
@@ -139,14 +178,14 @@ def _are_finite(rows: np.ndarray) -> np.ndarray:
     return np.asarray(np.isfinite(rows.astype(np.float32)).all(tuple(range(1, rows.ndim))))
 
 
-def _num_classes(splits: list[np.ndarray]) -> int:
-    """The largest label + 1; 0 for a regression. More classes than samples are a mistake."""
+def _num_classes(splits: list[np.ndarray], path: Path, of: str = "samples") -> int:
+    """The largest label + 1; 0 for a regression. More classes than labels are a mistake."""
     if splits[0].dtype.kind == "f":
         return 0
-    count, samples = 1 + max(int(labels.max()) for labels in splits), sum(map(len, splits))
-    if count > max(samples, 1000):
+    count, number = 1 + max(int(labels.max()) for labels in splits), sum(map(len, splits))
+    if count > max(number, 1000):
         raise InputError(
-            f"expected class labels below the number of samples, {samples}, found {count - 1}; "
+            f"expected labels in {path} below the number of {of}, {number}, found {count - 1}; "
             "number the classes 0, 1, 2, ..., or give float targets for a regression"
         )
     return count

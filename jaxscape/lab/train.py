@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from jaxscape import losses
 from jaxscape.chunks import cut, length_of, take
@@ -127,19 +127,29 @@ def _epoch(
 
 
 def accuracy(
-    apply: Callable[[Params, Any], Float[Array, "n c"]],
+    apply: Callable[[Params, Any], Float[Array, "n *t c"]],
     params: Params,
-    inputs: Float[Array, "n ..."],
-    targets: Int[Array, "n"],
+    inputs: Shaped[Array, "n ..."],
+    targets: Int[Array, "n *t"],
     *,
     batch_size: int,
 ) -> Float[Array, ""]:
-    """The fraction of samples whose largest output is that of the target class."""
+    """The fraction of samples that are told right; see ``correct``."""
 
-    def correct(params: Params, batch: Batch) -> Float[Array, "n"]:
-        return (apply(params, batch["inputs"]).argmax(-1) == batch["targets"]).astype(jnp.float32)
+    def right(params: Params, batch: Batch) -> Float[Array, "n"]:
+        return correct(apply(params, batch["inputs"]), batch["targets"])
 
-    return mean_loss(correct, params, {"inputs": inputs, "targets": targets}, batch_size=batch_size)
+    return mean_loss(right, params, {"inputs": inputs, "targets": targets}, batch_size=batch_size)
+
+
+def correct(outputs: Float[Array, "n *t c"], targets: Int[Array, "n *t"]) -> Float[Array, "n"]:
+    """1 for each sample whose largest output is that of the target class, else 0.
+
+    A sequence is right where every token is that counts, those with a negative target left out: so
+    is then what the network writes when it goes on from its own most likely tokens.
+    """
+    right = (outputs.argmax(-1) == targets) | (targets < 0)
+    return right.reshape(len(targets), -1).all(-1).astype(jnp.float32)
 
 
 def mean_loss(
