@@ -14,9 +14,9 @@ _OUTPUT = {"out", "resume", "checkpoint_every", "devices", "precision", "interac
 _OUTPUT |= {"hosts", "host", "coordinator"}
 _END = """\
 data sets:
-  glyphs, mnist, fashion_mnist, kmnist, cifar10, cifar100; npz:PATH is a file with the arrays
-  inputs and targets, and test_inputs and test_targets where there are any, or a folder with
-  inputs.npy and so on
+  glyphs, mnist, fashion_mnist, kmnist, cifar10, cifar100, sums (for --model transformer);
+  npz:PATH is a file with the arrays inputs and targets, and test_inputs and test_targets where
+  there are any, or a folder with inputs.npy and so on
 
 exit status:
   0    done

@@ -18,6 +18,8 @@ from jaxscape.lab.models import Model
 from jaxscape.types import Batch, Params, PerSampleLoss
 
 KEYS = ("order", "init", "train", "subspace", "probe")
+SIZES = {"mlp": (256, 2), "cnn": (256, 2), "transformer": (24, 1)}
+"""Hidden units, and layers, where none are named."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,13 @@ class ProblemConfig:
     """Samples, at least 2: w* is trained on them, and k goes up to them."""
     order: Literal["shuffled", "dataset"] = "shuffled"
     """Order of the samples: shuffled by the seed, or as the data set has them."""
-    model: Literal["mlp", "cnn"] = "mlp"
-    """Fully connected or convolutional."""
-    hidden: int = 256
-    """Units per hidden layer; a cnn has hidden/8 channels, then twice as many at each layer."""
-    layers: int = 2
-    """Number of hidden layers."""
+    model: Literal["mlp", "cnn", "transformer"] = "mlp"
+    """Fully connected, convolutional, or of sequences of tokens, such as sums."""
+    hidden: Annotated[int | None, default("256, of a transformer 24")] = None
+    """Units per hidden layer, or a transformer's width; a cnn has hidden/8 channels, then twice as
+    many at each layer."""
+    layers: Annotated[int | None, default("2, of a transformer 1")] = None
+    """Number of hidden layers, or of a transformer's blocks."""
     epochs: int = 10
     """Training, in passes over the samples; 0 leaves the network as initialised."""
     batch_size: int = 64
@@ -47,12 +50,19 @@ class ProblemConfig:
     seed: int = 0
     """Seed of every random choice, an integer from 0 to 4294967295."""
 
+    def __post_init__(self) -> None:
+        """Settle what hangs on other settings."""
+        for name, usual in zip(("hidden", "layers"), SIZES[self.model], strict=True):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, usual)
+
     def ranges(self) -> list[tuple[str, Any, bool, str]]:
         """Flag, value, whether it is in range, and the range in words."""
+        hidden, layers = self.hidden or 0, self.layers or 0
         return [
             ("k-max", self.k_max, self.k_max >= 2, "at least 2"),
-            ("hidden", self.hidden, self.hidden >= 1, "at least 1"),
-            ("layers", self.layers, self.layers >= 0, "at least 0"),
+            ("hidden", hidden, hidden >= 1, "at least 1"),
+            ("layers", layers, layers >= 0, "at least 0"),
             ("epochs", self.epochs, self.epochs >= 0, "at least 0"),
             ("batch-size", self.batch_size, self.batch_size >= 1, "at least 1"),
             (
@@ -100,7 +110,7 @@ class Problem:
 
     @functools.cached_property
     def samples(self) -> Batch:
-        """All of them on the device: inputs [k_max, ...], targets [k_max]."""
+        """All of them on the device: inputs [k_max, ...], targets [k_max, ...]."""
         try:
             return jax.tree.map(jnp.asarray, self.read(slice(None)))
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -143,18 +153,44 @@ def check_test_split(problem: Problem) -> None:
 
 
 def network(config: ProblemConfig, dataset: Dataset) -> tuple[Model, PerSampleLoss]:
-    """The network of the settings for this data, and the loss of a sample."""
+    """The network of the settings for this data, and the loss of a sample.
+
+    Raises:
+        InputError: a network of sequences for other data, or another one for sequences.
+    """
+    if dataset.has_tokens != (config.model == "transformer"):
+        kinds = ["images or vectors", "sequences of tokens"]
+        found, expected = reversed(kinds) if dataset.has_tokens else kinds
+        raise InputError(
+            f"expected {expected} for --model {config.model}, found {found} in {dataset.name}; "
+            "change --dataset or --model: sums and transformer go together"
+        )
+    size = config.model, config.hidden, config.layers
+    if dataset.has_tokens:
+        answers = dataset.train_targets.shape[1]
+        return _network(*size, dataset.num_classes, _sequence, answers)
     outputs = dataset.num_classes or int(np.prod(dataset.train_targets.shape[1:]))
-    per_sample = losses.cross_entropy if dataset.num_classes else _regression
-    return _network(config.model, outputs, config.hidden, config.layers, per_sample)
+    return _network(*size, outputs, losses.cross_entropy if dataset.num_classes else _regression)
 
 
 @functools.cache  # the same loss is the same compiled program
 def _network(
-    kind: str, num_outputs: int, hidden: int, layers: int, per_sample: Any
+    kind: str,
+    hidden: int,
+    layers: int,
+    num_outputs: int,
+    per_sample: Any,
+    answers: int | None = None,
 ) -> tuple[Model, PerSampleLoss]:
-    model = models.build(kind, num_outputs=num_outputs, hidden=hidden, layers=layers)
+    model = models.build(
+        kind, num_outputs=num_outputs, hidden=hidden, layers=layers, answers=answers
+    )
     return model, losses.supervised(model.apply, per_sample)
+
+
+def _sequence(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """The mean cross-entropy of the tokens that count, in nats."""
+    return losses.per_sequence(losses.cross_entropy(logits, targets), targets >= 0)
 
 
 def _regression(outputs: jax.Array, targets: jax.Array) -> jax.Array:

@@ -44,11 +44,9 @@ def directions(kind: str, pairs: Eigenpairs | None, seconds: float) -> None:
 
 def result(found: dict[str, Any], out: Path, where: str) -> None:
     """The network, the table of K, and where the rest is."""
-    accuracy = found["test_accuracy"]
-    tested = "" if accuracy is None else f", test accuracy {accuracy:.2%}"
     print(
         f"\n{found['num_parameters']:,} parameters, training loss {found['train_loss']:.4g}"
-        f"{tested}; Δ and tolerances in {found['unit']}"
+        f"{summary.tested(found, ', ')}; Δ and tolerances in {found['unit']}"
     )
     print(summary.as_text(summary.levels_table(found["sigmas"])))
     rows = summary.sizes_table(found["sigmas"], found["num_samples"])

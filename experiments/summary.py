@@ -15,6 +15,14 @@ LATE = 0.95
 MARK = "* within the last 5 % of the samples: only these few were quiet, more may not be"
 
 
+def tested(found: dict[str, Any], before: str) -> str:
+    """The test accuracy in words, after ``before``; nothing where there is none."""
+    if found["test_accuracy"] is None:
+        return ""
+    of = " of whole sequences" if found.get("whole_sequences") else ""
+    return f"{before}test accuracy {found['test_accuracy']:.2%}{of}"
+
+
 def late(k: np.ndarray) -> np.ndarray:
     """Which k averages are taken over: from ``FROM`` on, or the later half of fewer than 200."""
     return k >= min(FROM, (k[-1] + 1) // 2)

@@ -66,16 +66,16 @@ def what(config: Any, found: dict[str, Any]) -> str:
         "isotropic": "over all parameters at once",
     }[config.subspace]
     drawn = {"gaussian": "Gaussian", "sobol": "scrambled Sobol' (Gaussian)"}[config.points_from]
-    accuracy = found["test_accuracy"]
-    tested = "" if accuracy is None else f" and test accuracy {accuracy:.2%}"
+    layers = "block" if config.model == "transformer" else "hidden layer"
+    layers += "s" if config.layers != 1 else ""
     return (
         f"A network of {found['num_parameters']:,} parameters ({config.model}, {config.layers} "
-        f"hidden layers, width {config.hidden}) was trained for {config.epochs} epochs on "
+        f"{layers}, width {config.hidden}) was trained for {config.epochs} epochs on "
         f"{found['num_samples']:,} samples of {found['dataset']}, to a training loss of "
-        f"{found['train_loss']:.4g}{tested}. The losses of all samples were then evaluated at "
-        f"{config.points} {drawn} points per σ {along}, with the samples in {config.order} order; "
-        "Δ_k is the mean over the points of the squared change of the mean loss when sample k+1 "
-        "joins the first k."
+        f"{found['train_loss']:.4g}{summary.tested(found, ' and ')}. "
+        f"The losses of all samples were then evaluated at {config.points} {drawn} points per σ "
+        f"{along}, with the samples in {config.order} order; Δ_k is the mean over the points of "
+        "the squared change of the mean loss when sample k+1 joins the first k."
     )
 
 

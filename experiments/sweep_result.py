@@ -81,6 +81,7 @@ def summary_of(
         "num_parameters": num_parameters(params),
         "train_loss": float(arrays["loss_at_origin"].mean(dtype=np.float64)),
         "test_accuracy": _test_accuracy(problem, params),
+        "whole_sequences": dataset.has_tokens,
         "unit": "nats²" if dataset.num_classes else "loss²",
         "eigenvalues": [float(value) for value in arrays["eigenvalues"]],
         "eigenvalues_converged": [bool(good) for good in pairs.converged] if pairs else [],

@@ -60,6 +60,52 @@ def mlp_losses64(params, data):
     return logsum - z[np.arange(len(z)), data["targets"]]
 
 
+def transformer64(params, inputs, answers):
+    """The last logits of ``jaxscape.lab.transformer`` in float64 NumPy, position after position."""
+    p = float64(params)
+    dense = lambda name, x: x @ p[name]["kernel"] + p[name]["bias"]  # noqa: E731
+
+    def norm(name, x):
+        x = x - x.mean(-1, keepdims=True)
+        return (
+            x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * p[name]["scale"] + p[name]["bias"]
+        )
+
+    inputs = np.asarray(inputs)
+    x = p["Embed_0"]["embedding"][inputs] + p["positions"]
+    n, length, width = x.shape
+    heads = np.gcd(4, width)
+    layers = (len(p) - 4) // 6
+    for layer in range(layers):
+        names = [f"Dense_{4 * layer + i}" for i in range(4)]
+        joint = dense(names[0], norm(f"LayerNorm_{2 * layer}", x))
+        query, key, value = (part.reshape(n, length, heads, -1) for part in np.split(joint, 3, -1))
+        attended = np.zeros_like(query)
+        for t in range(length):
+            scores = np.einsum("nhe,nshe->nsh", query[:, t], key[:, : t + 1])
+            weights = np.exp(scores / np.sqrt(width // heads))
+            weights /= weights.sum(1, keepdims=True)
+            attended[:, t] = np.einsum("nsh,nshe->nhe", weights, value[:, : t + 1])
+        x = x + dense(names[1], attended.reshape(n, length, width))
+        x = x + dense(
+            names[3], np.maximum(dense(names[2], norm(f"LayerNorm_{2 * layer + 1}", x)), 0)
+        )
+    return dense(f"Dense_{4 * layers}", norm(f"LayerNorm_{2 * layers}", x))[:, -answers:]
+
+
+def sequence_losses64(params, data):
+    """Mean cross-entropy of each sequence's tokens that count, in float64 NumPy, one by one."""
+    losses = []
+    targets = np.asarray(data["targets"])
+    outputs = transformer64(params, data["inputs"], targets.shape[1])
+    for logits, row in zip(outputs, targets, strict=True):
+        tokens = [
+            np.log(np.exp(z - z[y]).sum()) for z, y in zip(logits, row, strict=True) if y >= 0
+        ]
+        losses.append(np.mean(tokens))
+    return np.asarray(losses)
+
+
 def at64(space, coordinates):
     """w* + Σ_j θ_j v_j in float64 NumPy, one direction after the other."""
     origin, basis = float64(space.origin), float64(space.basis)

@@ -29,7 +29,7 @@ def test_floats_are_kept():
 
 
 def test_integers_are_tokens():
-    inputs, targets = np.array([[3, 0], [1, 2]]), np.array([[-1, 1], [2, 0]], np.int8)
+    inputs, targets = np.array([[3, 0, 1], [1, 2, 1]]), np.array([[-1, 1], [2, 0]], np.int8)
     built = build("x", "y", Arrays(inputs, targets, inputs, targets), 4)
     assert built.has_tokens
     for found, given in ((built.train_inputs, inputs), (built.test_targets, targets)):

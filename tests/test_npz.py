@@ -158,9 +158,9 @@ def test_bad_arrays_are_refused(case, tmp_path):
 
 TOKENS = {
     "inputs": RNG.integers(9, size=(6, 4)),
-    "targets": np.where(RNG.random((6, 4)) < 0.3, -1, 3),
+    "targets": np.where(RNG.random((6, 3)) < 0.3, -1, 3),
     "test_inputs": np.full((2, 4), 11),
-    "test_targets": RNG.integers(9, size=(2, 4)),
+    "test_targets": RNG.integers(9, size=(2, 3)),
 }
 
 
@@ -177,7 +177,7 @@ def test_tokens(dtype, keys, tmp_path):
             np.testing.assert_array_equal(found, given[key])
 
 
-def test_bytes_with_a_target_each_are_tokens(tmp_path):
+def test_bytes_with_rows_of_integer_targets_are_tokens(tmp_path):
     """A text as bytes is not scaled to [0, 1]."""
     text = np.frombuffer(b"to be or not to be", np.uint8).reshape(3, 6)
     arrays, num_tokens = npz.read(write(tmp_path, inputs=text[:, :-1], targets=text[:, 1:]))
@@ -192,22 +192,24 @@ BAD_TOKENS = {
     "below -1": ({"targets": poked(TOKENS["targets"], -2)}, "and -2;"),
     "none counts": ({"targets": poked(TOKENS["targets"], -1)}, "found 1 with.*index 3"),
     "none counts in the test": (
-        {"test_targets": poked(np.zeros((4, 4), int), -1), "test_inputs": np.zeros((4, 4), int)},
+        {"test_targets": poked(np.zeros((4, 3), int), -1), "test_inputs": np.zeros((4, 4), int)},
         "found 1 with.*index 3",
     ),
-    "longer": ({"test_inputs": np.zeros((2, 5), int), "test_targets": np.zeros((2, 5), int)},
-               r"test split of .* to be like"),
+    "longer": ({"test_inputs": np.zeros((2, 5), int)}, r"test split of .* to be like"),
+    "of more answers": ({"test_targets": np.zeros((2, 4), int)}, r"test split of .* to be like"),
+    "more targets than tokens": ({"targets": np.zeros((6, 5), int)}, "tokens .* found int64"),
     "huge": ({"inputs": poked(TOKENS["inputs"], 10**12)}, "found 1000000000000"),
-    "empty": ({"inputs": np.zeros((0, 4), int), "targets": np.zeros((0, 4), int)}, "at least one"),
+    "empty": ({"inputs": np.zeros((0, 4), int), "targets": np.zeros((0, 3), int)}, "at least one"),
+    "fewer": ({"inputs": np.zeros((5, 4), int)}, "as many inputs as targets"),
     "empty test": (
-        {"test_inputs": np.zeros((0, 4), int), "test_targets": np.zeros((0, 4), int)},
+        {"test_inputs": np.zeros((0, 4), int), "test_targets": np.zeros((0, 3), int)},
         "at least one",
     ),
     "of no length": (
         {key: np.zeros((3, 0), int) for key in KEYS}, r"found int64 of shape \(3, 0\)"
     ),
-    "classes": ({"targets": np.zeros(6, int)}, "tokens with one target each, found int64"),
-    "test of classes": ({"test_targets": np.zeros(2, int)}, "tokens with one target each"),
+    "classes": ({"targets": np.zeros(6, int)}, "tokens .* found int64"),
+    "test of classes": ({"test_targets": np.zeros(2, int)}, "tokens .* found int64"),
 }  # fmt: skip
 
 

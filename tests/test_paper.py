@@ -79,6 +79,7 @@ def test_bad_input_is_one_line(flags, tmp_path, capsys):
         (["fig4", "--num", "4"], "odd"),
         (["fig5", "--hidden", "2"], "256"),
         (["fig1", "--network-hidden", "1", "--network-dim", "99"], "--network-dim"),
+        (["unraveling", "--dataset", "sums", "--model", "transformer"], "sequences of tokens"),
     ):
         argv = [*more[:1], *flags, "--out", str(tmp_path / "o"), *more[1:]]
         assert paper.main(argv) == 2

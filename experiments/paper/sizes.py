@@ -1,4 +1,4 @@
-"""Whether the networks have as many parameters as the chosen figures have directions."""
+"""Whether the chosen figures can be made of these networks and data."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +17,15 @@ DIRECTIONS = {"fig2": 2, "fig3": 2, "fig4": 10, "fig5": 256, "trajectory": 2, "u
 
 
 def check(config: PaperConfig, problem: Problem, figures: Sequence[str]) -> None:
-    """Raise an ``InputError`` for the first figure of more directions than there are parameters."""
+    """Raise an ``InputError`` for the first figure of more directions than there are parameters.
+
+    Also for unraveling of sequences: its networks are fully connected, whatever the model.
+    """
+    if problem.dataset.has_tokens and "unraveling" in figures:
+        raise InputError(
+            "expected images or vectors for unraveling, found sequences of tokens in "
+            f"{problem.dataset.name}; name the other figures one by one, or another --dataset"
+        )
     for figure in figures:
         if figure == "fig1":
             model, _ = problems.network(narrow(config), problem.dataset)

@@ -29,19 +29,19 @@ class Dataset:
     """A named data set, ready for a network, that knows where it came from.
 
     ``inputs`` are float32, images [n, h, w, c] in [0, 1]; ``targets`` are int32 classes [n], or
-    float32 values where ``num_classes`` is 0. Sequences are int32 tokens [n, t] with as many
-    ``targets``, the class of each, −1 where it does not count; ``num_classes`` is then the number
-    of different tokens. Of a training split that is memory-mapped, ``[rows]`` reads and converts
-    the rows asked for. ``note`` says in one line what the reader of a result should know of the
-    data, and is empty where there is nothing to say.
+    float32 values where ``num_classes`` is 0. Sequences are int32 tokens [n, t] with
+    ``targets`` [n, a], what follows each of the last a ≤ t of them, −1 where it does not count;
+    ``num_classes`` is then the number of different tokens. Of a training split that is
+    memory-mapped, ``[rows]`` reads and converts the rows asked for. ``note`` says in one line what
+    the reader of a result should know of the data, and is empty where there is nothing to say.
     """
 
     name: str
     source: str
     train_inputs: Float[np.ndarray, "n ..."] | Int[np.ndarray, "n t"] | Mapped
-    train_targets: Int[np.ndarray, "n *t"] | Float[np.ndarray, "n ..."] | Mapped
+    train_targets: Int[np.ndarray, "n *a"] | Float[np.ndarray, "n ..."] | Mapped
     test_inputs: Float[np.ndarray, "n_test ..."] | Int[np.ndarray, "n_test t"] | None
-    test_targets: Int[np.ndarray, "n_test *t"] | Float[np.ndarray, "n_test ..."] | None
+    test_targets: Int[np.ndarray, "n_test *a"] | Float[np.ndarray, "n_test ..."] | None
     num_classes: int
     note: str = ""
 

@@ -23,9 +23,9 @@ def read(path: str | os.PathLike) -> tuple[Arrays, int]:
     the training split are memory-mapped, unless they are compressed or in Fortran order.
 
     Inputs are bytes or finite floats, one sample per row. Targets are classes (integers from 0 on)
-    or finite floats. Integers [n, t] for both are sequences: tokens, and the class of each, −1
-    where it does not count. Also returns the number of classes, the largest label or token + 1 over
-    both splits, which is 0 for targets that are floats.
+    or finite floats. Integers [n, t] with integers [n, a] are sequences: tokens, and what follows
+    each of the last a ≤ t of them, −1 where it does not count. Also returns the number of
+    classes, the largest label or token + 1 over both splits; 0 for targets that are floats.
 
     Raises ``InputError`` for a file that is missing, damaged or pickled, and for arrays that are
     missing, empty, of unequal length, of another type, negative (labels) or not finite.
@@ -56,7 +56,7 @@ def read(path: str | os.PathLike) -> tuple[Arrays, int]:
 
 def _are_tokens(inputs: np.ndarray, targets: np.ndarray) -> bool:
     integers = inputs.dtype.kind in "iu" and targets.dtype.kind in "iu"
-    return integers and inputs.ndim == 2 and inputs.shape == targets.shape and inputs.shape[1] > 0
+    return integers and inputs.ndim == targets.ndim == 2 and 0 < targets.shape[1] <= inputs.shape[1]
 
 
 def _tokens(arrays: Arrays, path: Path) -> tuple[Arrays, int]:
@@ -65,6 +65,7 @@ def _tokens(arrays: Arrays, path: Path) -> tuple[Arrays, int]:
     splits = list(zip(given[::2], given[1::2], strict=True))
     for inputs, targets in splits:
         _check_alike(splits[0][0], inputs, path)
+        _check_alike(splits[0][1], targets, path)
         check_lengths(inputs, targets, str(path))
         if inputs.min() < 0 or targets.min() < -1:
             raise InputError(
@@ -144,8 +145,8 @@ def _member(path: Path, archive: zipfile.ZipFile, key: str) -> np.ndarray:
 def _check_inputs(inputs: np.ndarray, where: str) -> None:
     if inputs.dtype != np.uint8 and inputs.dtype.kind != "f":
         raise InputError(
-            f"expected bytes or floats as {where}, or tokens with one target each, found "
-            f"{inputs.dtype} of shape {inputs.shape}; convert them"
+            f"expected bytes or floats as {where}, or tokens [n, t] with integer targets [n, a] of "
+            f"the last a of them, found {inputs.dtype} of shape {inputs.shape}; convert them"
         )
     _check_finite(inputs, where)
 

@@ -15,8 +15,8 @@ TRAIN, TEST = 60_000, 10_000
 def draw(*, seed: int = 0) -> Arrays:
     """60,000 training and 10,000 test sums such as ``347+085=0432``, as int32 tokens.
 
-    Inputs [n, 11] are all characters but the last, targets [n, 11] the one that follows each. Only
-    the sum's four digits count: the targets before them, which nobody can know, are −1. No two
+    Inputs [n, 11] are all characters but the last; targets [n, 4] are the sum's digits, each what
+    follows one of the last four inputs. What follows those before, nobody can know. No two
     numbers meet twice, in either order, so that no test sum is that of a training sample's numbers.
     The same seed gives the same arrays with the same version of NumPy.
     """
@@ -27,8 +27,7 @@ def draw(*, seed: int = 0) -> Arrays:
     first = np.where(swapped, high[chosen], low[chosen])
     second = np.where(swapped, low[chosen], high[chosen])
     text = _written(first, second)
-    inputs, targets = text[:, :-1], text[:, 1:].copy()
-    targets[:, :-4] = -1
+    inputs, targets = text[:, :-1], text[:, -4:]
     return Arrays(inputs[:TRAIN], targets[:TRAIN], inputs[TRAIN:], targets[TRAIN:])
 
 

@@ -127,10 +127,10 @@ def _epoch(
 
 
 def accuracy(
-    apply: Callable[[Params, Any], Float[Array, "n *t c"]],
+    apply: Callable[[Params, Any], Float[Array, "n *a c"]],
     params: Params,
     inputs: Shaped[Array, "n ..."],
-    targets: Int[Array, "n *t"],
+    targets: Int[Array, "n *a"],
     *,
     batch_size: int,
 ) -> Float[Array, ""]:
@@ -142,7 +142,7 @@ def accuracy(
     return mean_loss(right, params, {"inputs": inputs, "targets": targets}, batch_size=batch_size)
 
 
-def correct(outputs: Float[Array, "n *t c"], targets: Int[Array, "n *t"]) -> Float[Array, "n"]:
+def correct(outputs: Float[Array, "n *a c"], targets: Int[Array, "n *a"]) -> Float[Array, "n"]:
     """1 for each sample whose largest output is that of the target class, else 0.
 
     A sequence is right where every token is that counts, those with a negative target left out: so
