@@ -37,8 +37,7 @@ class ProblemConfig:
     model: Literal["mlp", "cnn", "transformer"] = "mlp"
     """Fully connected, convolutional, or of sequences of tokens, such as sums."""
     hidden: Annotated[int | None, default("256, of a transformer 24")] = None
-    """Units per hidden layer, or a transformer's width; a cnn has hidden/8 channels, then twice as
-    many at each layer."""
+    """Units per hidden layer; of a cnn 8 times its first channels, of a transformer the width."""
     layers: Annotated[int | None, default("2, of a transformer 1")] = None
     """Number of hidden layers, or of a transformer's blocks."""
     epochs: int = 10
