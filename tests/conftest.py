@@ -28,6 +28,11 @@ def pytest_unconfigure():
         PROGRAMS.cleanup()
 
 
+def pytest_collection_modifyitems(items):
+    """The notebooks come first: long files that start late leave the other workers idle."""
+    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+
+
 @pytest.fixture(autouse=True)
 def few_programs():
     """Drop compiled programs when many: each holds memory maps, of which Linux grants 65,530."""

@@ -1,0 +1,93 @@
+"""What must be true at the end of each notebook, asked in its kernel of the names it leaves."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from cases import at64, float64, increments64
+from sweeps import flax_losses64
+
+import jaxscape as js
+
+
+def quickstart(found):
+    """Against losses in float64 NumPy at the points of the notebook."""
+    for row, probe in enumerate(found.probes):
+        losses = losses64(found.space, probe, found.samples)
+        delta = (increments64(losses) ** 2).mean(0)
+        np.testing.assert_allclose(found.delta[row], delta, rtol=1e-4, atol=1e-7 * delta.max())
+        np.testing.assert_allclose(found.level[row], losses.var(1, ddof=1).mean(), rtol=1e-4)
+        last = one_past_the_last(delta, found.TOLERANCES)
+        np.testing.assert_array_equal(found.sizes[row].k, last)
+    origin = flax_losses64(found.params, found.samples)
+    middle = found.GRID**2 // 2
+    means = [origin[:k].mean() for k in found.ks]
+    np.testing.assert_allclose(found.sheet.loss[:, middle], means, rtol=1e-4)
+    assert abs(found.ratios["full law, mean over k"][0] - 1) < 0.1
+    assert abs(found.ratios["full law, median over k"][0] - 1) < 0.1
+
+
+def your_model(found):
+    """Against float64 NumPy for Linen, whole and in part; of the others, what any curve obeys."""
+    statistics = float64(found.statistics)["BatchNorm_0"]
+
+    def linen64(params):
+        first, norm, second = (params[n] for n in ("Dense_0", "BatchNorm_0", "Dense_1"))
+        z = np.asarray(found.data["x"], np.float64) @ first["kernel"] + first["bias"]
+        z = (z - statistics["mean"]) / np.sqrt(statistics["var"] + 1e-5)
+        z = np.tanh(z * norm["scale"] + norm["bias"]) @ second["kernel"] + second["bias"]
+        return np.logaddexp(*z.T) - z[np.arange(len(z)), np.asarray(found.data["y"])]
+
+    whole = js.random_subspace(found.key, found.linen, dim=2)
+    part = js.random_subspace(found.key, found.last, dim=2)
+    theta = js.gaussian(found.key, whole, found.POINTS, sigma=1.0).coordinates
+    body = float64(found.body)
+    for space, curve, rest in (
+        (whole, found.curves["Flax Linen"], jax.tree.map(lambda leaf: None, body)),
+        (part, found.last_layer, body),
+    ):
+        rows = np.stack([linen64(js.combine(at64(space, t), rest)) for t in theta])
+        delta = (increments64(rows) ** 2).mean(0)
+        np.testing.assert_allclose(curve.mean, delta, rtol=1e-3, atol=1e-7 * delta.max())
+    for curve in [*found.curves.values(), found.smoothed]:
+        k = np.asarray(curve.k, np.float64)
+        level = np.mean(k * (k + 1) * curve.mean)  # exactly, whatever the network
+        np.testing.assert_allclose(curve.loss_variance.mean(), level, rtol=1e-3)
+    alone = found.curves["Haiku"].loss_variance.mean()
+    np.testing.assert_allclose(found.after, alone, rtol=1e-4)
+
+
+def how_much_data(found):
+    """Level, K and the monitor's last look against float64 NumPy."""
+    for sigma, probe in found.probes.items():
+        truth = found.truth[sigma]
+        losses = losses64(found.space, probe, found.fresh)
+        np.testing.assert_allclose(truth["level"], losses.var(1, ddof=1).mean(), rtol=1e-4)
+        delta = (increments64(losses) ** 2).mean(0)
+        assert truth["last"].k == one_past_the_last(delta, [found.TOLERANCE])[0]
+        assert found.shares[sigma] > 0.75
+    variance, sizes = found.foretell(js.evidence.of(jnp.asarray(losses)))
+    value = losses.var(1, ddof=1).mean()  # of the last σ, the monitor's
+    np.testing.assert_allclose(variance.interval.value, value, rtol=1e-4)
+    root = np.sqrt(value / found.TOLERANCE)
+    assert abs(int(sizes["K, mean over orders"][1].k) - root) <= 1
+    assert abs(int(sizes["K_ε"][1].k) - value / found.EPSILON**2) <= 1
+    *earlier, final = found.decisions
+    met = int(final.count)
+    assert met == found.PILOT * len(found.decisions)
+    level = losses[:, :met].var(1, ddof=1).mean()
+    np.testing.assert_allclose(final.loss_variance.interval.value, level, rtol=1e-4)
+    assert final.stop
+    assert not any(decision.stop for decision in earlier)
+    assert met >= int(final.law.high.k)
+
+
+def losses64(space, probe, samples):
+    """ℓ_i(w) of the network of both at every point, [m, n]."""
+    points = [at64(space, theta) for theta in probe.coordinates]
+    return np.stack([flax_losses64(point, samples) for point in points])
+
+
+def one_past_the_last(delta, tolerances):
+    """K of Definition 4, −1 where it is not reached."""
+    last = [1 + np.max(np.flatnonzero(delta >= t), initial=-1) for t in np.asarray(tolerances)]
+    return [k + 1 if k < len(delta) else -1 for k in last]
