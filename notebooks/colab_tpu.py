@@ -76,14 +76,15 @@ print("devices:", ", ".join(config["devices"]))
 print("seconds:", ", ".join(f"{stage} {s:.0f}" for stage, s in summary["seconds"].items()))
 
 # %% [markdown]
-# The outputs stored here are those of a CPU, as the line says: no TPU was at hand.
+# **The outputs stored here are those of a CPU**, two cores with other work beside it, as no TPU was
+# at hand.
 #
-# **Products in float32.** A TPU multiplies in bfloat16 unless told otherwise, with eight bits to a
-# number: too few for the difference of two losses. Nothing need be done about it. `sweep` takes
-# `--precision`, whose default `highest` makes each product of six in bfloat16, which is as good as
-# float32; `high` makes it of three, and `default` takes one, to see what it would have mattered.
-# Curvature is always at `highest`, and so are the other commands. Training alone is left at the
-# device's default, which gives another network, not a wrong curve. In code of your own
+# **Products in float32.** A TPU multiplies in bfloat16 unless told otherwise, with eight
+# significant bits: too few for the difference of two losses. Nothing need be done about it.
+# `sweep` takes `--precision`, whose default `highest` makes each product of six in bfloat16, which
+# is as good as float32; `high` makes it of three, and `default` takes one, to see what it would
+# have mattered. Curvature is always at `highest`, and so are the other commands. Training alone is
+# left at the device's default, which gives another network, not a wrong curve. In code of your own
 # `js.delta(..., precision="highest")` is the default too.
 #
 # ## Look
@@ -120,4 +121,5 @@ def picture(match):
 page = (run / "report.html").read_text(encoding="utf-8")
 page = re.sub(r"(?<=data:image/png;base64,)[\w+/=]+", picture, page)
 frame = "width:100%; height:800px; border:1px solid #ccc"
-HTML(f'<iframe srcdoc="{html.escape(page)}" style="{frame}"></iframe>')
+# within a div, for IPython warns of a bare iframe, though its own takes no srcdoc
+HTML(f'<div><iframe srcdoc="{html.escape(page)}" style="{frame}"></iframe></div>')

@@ -37,6 +37,7 @@ DATASET = "auto"  # MNIST where it is on disk or can be downloaded, else digits 
 TRAINED = 10_000  # samples that you have, and train on
 FRESH = 50_000  # samples that one could collect
 PILOT = 1000  # those that one collects to begin with
+PILOTS = 100  # drawn at random, to see how often a pilot is right
 EPOCHS = 10
 POINTS = 64  # random points of parameter space at each sigma
 TOLERANCE = 1e-5  # of Δ_k, in nats²
@@ -65,7 +66,7 @@ known, fresh = take(shuffled[:TRAINED]), take(shuffled[TRAINED:])
 model = models.build("mlp", num_outputs=10)
 loss = js.losses.supervised(model.apply)  # cross-entropy of each sample, in nats
 
-init_key, train_key, probe_key, pilot_key = jax.random.split(jax.random.key(0), 4)
+init_key, train_key, probe_key = jax.random.split(jax.random.key(0), 3)
 start = model.init(init_key, known["inputs"])
 params = train.fit(
     loss, start, known, epochs=EPOCHS, batch_size=64, learning_rate=1e-3, key=train_key
@@ -90,9 +91,9 @@ print(source.note or f"{source.label}: accuracy {accuracy:.2%} on {FRESH:,} fres
 every_loss = js.reductions.losses(POINTS)  # keep ℓ_i(w), of every sample at every point
 
 
-def foretell(evidence):
+def foretell(evidence, **how):
     """E_w S² with its 90 % interval, carried by how many samples, and the sizes that follow."""
-    variance = js.evidence.loss_variance(evidence)
+    variance = js.evidence.loss_variance(evidence, **how)
     sizes = {
         "K, mean over orders": [js.increment_size(v, TOLERANCE) for v in variance.interval],
         "K of a run": js.exceedance_size(
@@ -118,23 +119,28 @@ for sigma, probe in probes.items():
 
 # %% [markdown]
 # Whether to believe it is said by *carried by*: $(\sum z)^2 / \sum z^2$ of the samples' terms
-# $z_{k+1} = k(k+1)\Delta_k$. Far from $w^*$ ($\sigma = 1$) nearly every sample counts. Close to it
+# $z_{k+1} = k(k+1)\Delta_k$. Far from $w^*$ ($\sigma = 1$) most samples count. Close to it
 # ($\sigma = 0.01$) most samples are fitted well and a few carry the variance; below ten of them
-# (`js.evidence.TRUSTED`) a pilot is no more than an order of magnitude.
+# (`js.evidence.TRUSTED`) a pilot tells no more than an order of magnitude.
 #
 # ## Was it right?
 #
 # Here the fresh samples can all be looked at, which nobody who asks the question can. From all
 # their losses, $\Delta_k$ is a matter of its definition.
 
+
 # %%
+def change(losses):
+    """Δ_k of losses [m, n] in float64: the mean square of L_{k+1} − L_k."""
+    means = np.cumsum(losses, 1) / np.arange(1, losses.shape[1] + 1)
+    return np.mean(np.diff(means, axis=1) ** 2, 0)
+
+
 truth = {}
 for sigma, probe in probes.items():
-    losses = js.evaluate(loss, probe, fresh, every_loss)
-    means = np.cumsum(losses, 1, dtype=np.float64) / np.arange(1, FRESH + 1)  # L_k, at every point
-    delta = np.mean(np.diff(means, axis=1) ** 2, 0)
+    losses = np.asarray(js.evaluate(loss, probe, fresh, every_loss), np.float64)
     level = losses.var(1, ddof=1).mean()
-    last = js.sufficient_size(delta, TOLERANCE)
+    last = js.sufficient_size(change(losses), TOLERANCE)
     truth[sigma] = {"losses": losses, "level": level, "last": last}
     print(f"σ = {sigma:g}: E S² {level:.3g} nats²")
     print(f"  K, mean over orders: {js.increment_size(level, TOLERANCE).k:,}")
@@ -142,28 +148,38 @@ for sigma, probe in probes.items():
     print(f"  K_ε: {js.distance_size(level, EPSILON).k:,}")
 
 # %% [markdown]
-# One pilot may be lucky. Of 200 pilots drawn at random, how many intervals hold the level of all
-# samples? (At these very points, so `fixed_points`.)
+# One pilot may be lucky, or not. Of a hundred, each the beginning of the same samples in another
+# order, how many intervals hold the level of all samples, and how many K of that very order?
+# (The level at these very points, so `fixed_points`.)
 
 
 # %%
 def held(losses, level):
-    """The share of 200 random pilots whose 90 % interval holds E_w S² of all samples."""
-
-    def trial(key):
-        rows = jax.random.choice(key, losses.shape[1], (PILOT,), replace=False)
-        evidence = js.evidence.of(losses[:, rows])
-        low, _, high = js.evidence.loss_variance(evidence, fixed_points=True).interval
-        return (low <= level) & (level <= high)
-
-    return jnp.mean(jax.lax.map(trial, jax.random.split(pilot_key, 200)))
+    """The shares of random orders whose pilots' 90 % intervals hold E_w S² and K of the run."""
+    hits = []
+    for seed in range(PILOTS):
+        run = np.random.default_rng(seed).permutation(losses, axis=1)
+        variance, sizes = foretell(js.evidence.of(run[:, :PILOT]), fixed_points=True)
+        last, interval = js.sufficient_size(change(run), TOLERANCE), sizes["K of a run"]
+        hits.append(
+            [
+                variance.interval.low <= level <= variance.interval.high,
+                last.reached and interval.low.k <= last.k <= interval.high.k,
+            ]
+        )
+    return np.mean(hits, 0)
 
 
 shares = {sigma: held(found["losses"], found["level"]) for sigma, found in truth.items()}
-for sigma, share in shares.items():
-    print(f"σ = {sigma:g}: {share:.1%} of the pilots held E S², 90 % promised")
+for sigma, (of_level, of_size) in shares.items():
+    print(f"σ = {sigma:g}: {of_level:.0%} held E S², {of_size:.0%} held K of their run")
 
 # %% [markdown]
+# On MNIST the level is held as often as promised. K of a run hangs on the largest losses of all. At
+# $\sigma = 1$ nearly as many intervals hold it; that of the pilot above does not, for its run fell
+# still a little sooner. At $\sigma = 0.01$, where some ten samples carry the variance of a pilot,
+# only two in three do. `python -m experiments.sample_size` asks the same of pilots of many sizes.
+#
 # ## While samples stream in
 #
 # The monitor is three pure functions. `update` takes the losses of any number of further samples at
@@ -200,7 +216,9 @@ found = {
 }
 if stopped:
     found["stopped_k"] = found["look_k"][-1:]
-plot_collect.monitor(found, TOLERANCE, dataset=f"{source.label}, σ = {SIGMA:g}")
+figure = plot_collect.monitor(found, TOLERANCE, dataset=source.label)
+figure.suptitle(f"What the monitor foretold: {source.label}, σ = {SIGMA:g}")
+figure
 
 # %% [markdown]
 # What this does not say: that a network retrained with more samples would be no better. The

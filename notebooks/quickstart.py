@@ -37,7 +37,7 @@ import jaxscape as js
 from jaxscape.lab import data, models, plot, plot_surface, plot_theory, style, train
 
 # %matplotlib inline
-plt.rcParams.update(style.STYLE | {"figure.dpi": 90})
+plt.rcParams.update(style.STYLE | {"figure.dpi": 75})
 
 # %% [markdown]
 # The sizes of this run. On two CPU cores it takes a few minutes; with fewer samples, points and
@@ -101,7 +101,8 @@ sizes = [js.sufficient_size(curve.mean, TOLERANCES) for curve in curves]
 # ## Three figures
 #
 # **The surface as samples arrive.** $L_k$ over the two leading directions. With ten samples it is
-# the landscape of those ten; with a thousand it looks much like that of them all.
+# the landscape of those ten; with a thousand it looks much like that of them all. (The trained
+# point lies a little beside the lowest, where the last steps of Adam left it.)
 
 # %%
 ks = (10, 1000, SAMPLES)

@@ -189,8 +189,9 @@ trained = fit(haiku_loss, untrained)
 curves["Haiku"] = look(haiku_loss, trained)
 
 # %% [markdown]
-# Four libraries, four networks of their own, one question: the levels differ, for the networks do;
-# the slope $\Delta_k \propto k^{-2}$ is algebra and tells nothing.
+# Four libraries, four networks, one question. Three have the same layers and much the same level;
+# the one with batch normalisation lies higher. The peaks that they share are single samples, which
+# reach all four in the same order. That $\Delta_k \cdot k^2$ is flat is algebra and tells nothing.
 
 # %%
 rows = list(curves.values())
@@ -257,7 +258,8 @@ print(f"last layer, {count} parameters: E S² {last_layer.loss_variance.mean():.
 #
 # Every function is pure, takes its keys and prints nothing. Here two Haiku networks at once, before
 # and after training. $\mathrm{E}_w S^2$ is the level of the order law: the smaller it is, the
-# sooner the landscape is still.
+# sooner the landscape is still. Training raises it here: at first the losses are all much alike,
+# then most are small and those of samples amid the other class large.
 
 
 # %%
