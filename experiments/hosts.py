@@ -87,8 +87,8 @@ def _meet(given: dict[str, Any]) -> str:
         try:
             jax.distributed.initialize(**given, initialization_timeout=math.ceil(2 * PATIENCE))
             reason[0] = ""
-        except (RuntimeError, ValueError) as error:
-            reason[0] = str(error).splitlines()[0]
+        except Exception as error:  # of whatever kind a cluster that JAX knows may have
+            reason[0] = (str(error) or type(error).__name__).splitlines()[0]
 
     thread = threading.Thread(target=start, name=MEETING, daemon=True)
     thread.start()

@@ -10,9 +10,6 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from jaxscape.copies import STIRRED, is_checked
 from jaxscape.operators import Flat, dot, length, orthonormalise
 
-COLUMNS = 1 << 14
-"""Columns of a basis that are combined at a time."""
-
 
 class Ritz(NamedTuple):
     """All Ritz pairs (θ, Vᵀs), the wanted ones first, with residuals of the first ``num``."""
@@ -101,10 +98,10 @@ def restart(state: State, keep: int) -> State:
     size = jnp.minimum(state.size, keep)
     kept = jnp.arange(len(state.projected)) < size
     rows = jnp.where(kept[:, None], state.ritz.coefficients, 0)
-    gram = dot(dot(rows, dot(state.basis, state.basis.T)), rows.T)
+    basis = dot(rows, state.basis)
     # One Newton-Schulz step: the rounding of many restarts would else add up in the basis.
-    rows = dot(1.5 * jnp.eye(len(rows), dtype=rows.dtype) - 0.5 * gram, rows)
-    basis, images = _combine(rows, state.basis), _combine(rows, state.images)
+    rows = dot(1.5 * jnp.eye(len(rows), dtype=rows.dtype) - 0.5 * dot(basis, basis.T), rows)
+    basis, images = dot(rows, state.basis), dot(rows, state.images)
     projected = dot(basis, images.T)
     return state._replace(
         basis=basis,
@@ -114,19 +111,6 @@ def restart(state: State, keep: int) -> State:
         ritz=state.ritz._replace(coefficients=jnp.eye(len(rows), dtype=rows.dtype)),
         restarts=state.restarts + 1,
     )
-
-
-def _combine(rows: Float[Array, "r r"], vectors: Float[Array, "r p"]) -> Float[Array, "r p"]:
-    """``rows @ vectors``, some columns at a time, so that no second copy of the vectors is made."""
-    whole = vectors.shape[1] // COLUMNS * COLUMNS
-
-    def columns(index: Int[Array, ""], vectors: Float[Array, "r p"]) -> Float[Array, "r p"]:
-        part = jax.lax.dynamic_slice_in_dim(vectors, index * COLUMNS, COLUMNS, axis=1)
-        return jax.lax.dynamic_update_slice_in_dim(vectors, dot(rows, part), index * COLUMNS, 1)
-
-    if whole:
-        vectors = jax.lax.fori_loop(0, whole // COLUMNS, columns, vectors)
-    return vectors.at[:, whole:].set(dot(rows, vectors[:, whole:]))
 
 
 def extend(state: State, matvec: Callable, project: Callable) -> State:

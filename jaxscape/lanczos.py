@@ -63,7 +63,8 @@ def top_eigenpairs(
         max_restarts: afterwards the best pairs so far are returned, some not ``converged``; so
             they are when a product is not finite.
         krylov_dim: vectors kept, min(num + 3, P) ≤ krylov_dim ≤ P; by default min(2·num + 20, P).
-            Memory is 2·krylov_dim·P numbers. Fewer leave no room to search for missed copies.
+            They and their products are 2·krylov_dim·P numbers, a restart takes as many again. Fewer
+            vectors leave no room to search for missed copies.
         copies: whether to search for them. Without, the end comes once all pairs have converged,
             as in ARPACK: fine where no eigenvalue repeats, and a quarter of the products less.
 

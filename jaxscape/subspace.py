@@ -100,11 +100,11 @@ def hessian_subspace(
     The directions are orthonormal. Where eigenvalues and residuals matter, call
     ``top_eigenpairs(hvp(loss, params, data), params, dim)`` and build the ``Subspace`` from its
     vectors. Warns, where it is not traced, if a pair's relative residual stays above ``tol``.
-    All devices of a ``mesh`` (``sharding.mesh``) share the samples. Memory is that of
-    2·``krylov_dim`` vectors, see ``top_eigenpairs``; dim + 3 are enough for huge networks.
+    All devices of a ``mesh`` (``sharding.mesh``) share the samples. ``krylov_dim`` is that of
+    ``top_eigenpairs``: dim + 3 takes the least memory, for huge networks.
 
     Raises:
-        InputError: dim outside 1..P, or a loss that is not per sample.
+        InputError: dim outside 1..P, krylov_dim out of range, or a loss that is not per sample.
     """
     check_dim(dim, params)
     key = jax.random.key(0) if key is None else key

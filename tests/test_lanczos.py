@@ -240,26 +240,22 @@ def test_closure_is_read_anew_at_each_call():
         assert float(found.values[0]) == pytest.approx(max(0.0, 9 * factor), abs=1e-4)
 
 
-def lowered(matvec, like, num, dim):
-    """The program before it is compiled."""
-    options = {"num": num, "dim": dim, "which": "largest", "copies": True}
-    shapes = lanczos._shapes(like)
-    return lanczos._solve.lower(matvec, jax.random.key(0), TOL, 1, like=shapes, **options)
-
-
-def test_memory_is_that_of_two_bases():
-    """Restarts made a second copy of each: four in all."""
-    p, num, dim = 100_000, 4, 20
-    diagonal = Partial(jnp.multiply, jnp.linspace(0, 1, p))
-    memory = lowered(diagonal, jnp.zeros(p), num, dim).compile().memory_analysis()
-    assert memory.temp_size_in_bytes < 4 * p * (2 * dim + num + 10)
-
-
 def test_closure_leaves_no_constant_in_the_program():
     matrix = jax.random.normal(jax.random.key(0), (200, 200))
     like = jnp.zeros(200)
     pytree = hoist(lambda v: matrix @ v, like)
-    constants = re.findall(r"dense<([^>]*)>", lowered(pytree, like, 2, 10).as_text())
+    lowered = lanczos._solve.lower(
+        pytree,
+        jax.random.key(0),
+        TOL,
+        1,
+        like=lanczos._shapes(like),
+        num=2,
+        which="largest",
+        dim=10,
+        copies=True,
+    )
+    constants = re.findall(r"dense<([^>]*)>", lowered.as_text())
     assert constants
     assert max(map(len, constants)) < 1000
 

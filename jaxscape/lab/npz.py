@@ -20,7 +20,7 @@ def read(path: str | os.PathLike) -> tuple[Arrays, int]:
     """Arrays ``inputs`` with ``targets``, where present ``test_inputs`` with ``test_targets``.
 
     They are the arrays of an npz file, or the files ``inputs.npy`` and so on in a folder. Those of
-    the training split are memory-mapped, unless they are compressed or in Fortran order.
+    the training split are memory-mapped, unless they are compressed, in Fortran order, or tokens.
 
     Inputs are bytes or finite floats, one sample per row. Targets are classes (integers from 0 on)
     or finite floats. Integers [n, t] with integers [n, a] are sequences: tokens, and what follows
@@ -185,8 +185,9 @@ def _num_classes(splits: list[np.ndarray], path: Path, of: str = "samples") -> i
         return 0
     count, number = 1 + max(int(labels.max()) for labels in splits), sum(map(len, splits))
     if count > max(number, 1000):
+        other = ", or give float targets for a regression" if of == "samples" else ""
         raise InputError(
             f"expected labels in {path} below the number of {of}, {number}, found {count - 1}; "
-            "number the classes 0, 1, 2, ..., or give float targets for a regression"
+            f"number them 0, 1, 2, ...{other}"
         )
     return count
