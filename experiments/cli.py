@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import io
+import itertools
 import os
 import re
 import shlex
@@ -76,13 +77,10 @@ def parse(command: str, config: type, argv: Sequence[str]) -> Any:
 
 def _message(box: str) -> str:
     """The first paragraph of tyro's framed message."""
-    lines = [re.sub(r"^[│╭╰]\s?|\s?[│╮╯]$", "", line).strip() for line in box.splitlines()]
-    body = []
-    for line in lines[1:]:
-        if set(line) <= {"─"}:
-            break
-        body.append(line)
-    return " ".join(body)
+    lines = [re.sub(r"^[│╭╰|+]\s?|\s?[│╮╯|+]$", "", line).strip() for line in box.splitlines()]
+    is_rule = lambda line: set(line) <= {"─", "-"}  # noqa: E731  # the latter where text is ASCII
+    body = itertools.dropwhile(is_rule, lines[1:])
+    return " ".join(itertools.takewhile(lambda line: not is_rule(line), body))
 
 
 def _line(error: Exception) -> str:

@@ -162,7 +162,7 @@ def network(config: ProblemConfig, dataset: Dataset) -> tuple[Model, PerSampleLo
         found, expected = reversed(kinds) if dataset.has_tokens else kinds
         raise InputError(
             f"expected {expected} for --model {config.model}, found {found} in {dataset.name}; "
-            "change --dataset or --model: sums and transformer go together"
+            "change --dataset or --model: a transformer takes sums, or integers [n, t] of an npz"
         )
     size = config.model, config.hidden, config.layers
     if dataset.has_tokens:

@@ -57,7 +57,8 @@ def top_eigenpairs(
         like: a pytree with the structure, shapes and types of an eigenvector, half precision
             raised to float32; values are not read.
         num: how many, 1 ≤ num ≤ P.
-        key: of the random starting vectors.
+        key: of the random starting vectors, and of the sign of each eigenvector, which would
+            otherwise hang on rounding.
         which: "largest" algebraically, or in "magnitude"; both in descending order, sign kept.
         tol: relative residual that counts as converged.
         max_restarts: afterwards the best pairs so far are returned, some not ``converged``; so
@@ -139,8 +140,19 @@ def _solve(
         empty(flat, dim, key, project),
     )
     found, count = end.ritz, end.matvecs
-    vectors = jax.vmap(flat.unravel)(dot(found.coefficients[:num], end.basis))
+    signed = _turn(dot(found.coefficients[:num], end.basis), jax.random.fold_in(key, flat.dim))
+    vectors = jax.vmap(flat.unravel)(signed)
     return Eigenpairs(found.values[:num], vectors, found.residuals, found.converged, count)
+
+
+def _turn(vectors: Float[Array, "num p"], key: Key[Array, ""]) -> Float[Array, "num p"]:
+    """With the sign that points along a random vector.
+
+    Else the sign hangs on rounding, so on the number of devices: points along a vector that another
+    device has reversed would be other points.
+    """
+    along = dot(vectors, jax.random.normal(key, vectors.shape[1:], vectors.dtype))
+    return jnp.where(along < 0, -1, 1).astype(vectors.dtype)[:, None] * vectors
 
 
 _solve = jax.jit(_solve, static_argnames=("like", "num", "which", "dim", "copies"))

@@ -298,6 +298,8 @@ def surface(
 ) -> Surface:
     """L_k and δ_k = L_{k+1} − L_k at every point of the probe, for each k in ``ks``.
 
+    At k = n, after which no sample comes, δ_k is NaN.
+
     Raises:
         InputError: a k outside 1..n; a loss that is NaN or infinite (only where the result is
             concrete); what ``evaluate`` raises.

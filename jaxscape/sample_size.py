@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxscape.orders import distance_law, order_law
+from jaxscape.types import InputError
 
 MOST = 2**31 - 1
 """No K beyond this is looked for."""
@@ -26,7 +27,14 @@ def sufficient_size(delta: Float[Array, "*r n-1"], tolerance: Float[Array, "*t"]
 
     Definition 4 of Nikitin et al. 2025. ``delta`` holds Δ_1, ..., Δ_{n−1}; a NaN among them
     counts as an exceedance. ``tolerance`` has the units of ``delta``.
+
+    Raises:
+        InputError: a whole ``js.delta`` result in place of one of its curves.
     """
+    if isinstance(delta, tuple):
+        raise InputError(
+            f"expected an array of Δ_k, found {type(delta).__name__}; give its .mean or .shape"
+        )
     exceeds = ~(delta < jnp.asarray(tolerance)[..., None])
     k = jnp.arange(1, delta.shape[-1] + 1)
     last = jnp.max(jnp.where(exceeds, k, 0), -1)

@@ -58,6 +58,7 @@ def in_haste():
         jax.config.update("jax_disable_most_optimizations", True)
         yield
         jax.config.update("jax_disable_most_optimizations", False)
+        jax.clear_caches()  # or later tests, which compare bits, would take these programs
 
 
 @pytest.fixture

@@ -215,9 +215,8 @@ def test_data_is_no_constant_of_the_program():
     params, data, vector = logistic_case(5000)
     operator = hvp(logistic, params, data)
     like = lanczos._shapes(vector)
-    lowered = lanczos._solve.lower(
-        operator, jax.random.key(0), 1e-4, 1, like=like, num=1, which="largest", dim=3
-    )
+    options = {"like": like, "num": 1, "which": "largest", "dim": 3, "copies": True}
+    lowered = lanczos._solve.lower(operator, jax.random.key(0), 1e-4, 1, **options)
     constants = re.findall(r"dense<([^>]*)>", lowered.as_text())
     assert constants
     # The largest is the mask of fresh samples, 5000 booleans; the inputs would be 120,000 digits.
