@@ -18,7 +18,7 @@ def flags(tmp_path, scale=1.0):
     np.savez(tmp_path / "clouds.npz", inputs=inputs.astype(np.float32), targets=targets)
     return [
         *("--dataset", f"npz:{tmp_path / 'clouds.npz'}", "--k-max", "150", "--hidden", "5"),
-        *("--layers", "1", "--epochs", "1", "--dim", "2", "--points", "200"),
+        *("--layers", "1", "--epochs", "1", "--dim", "2", "--points", "1000"),
         *("--sigma-min", "0.001", "--sigma-max", "30", "--num-sigmas", "3"),
     ]
 
