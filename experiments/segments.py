@@ -7,12 +7,11 @@ import jax
 import numpy as np
 
 from experiments.problem import Problem
-from jaxscape import landscape
 from jaxscape.chunks import cut
 from jaxscape.lab import patience
 from jaxscape.types import Batch
 
-SIZE = 4 * landscape.BATCH_SIZE
+SIZE = 4000
 """Samples between two chances to report, save or stop."""
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 import jaxscape as js
 from experiments.problem import Problem
+from jaxscape import tuning
 from jaxscape.lab import ensemble, train
 from jaxscape.probes import Probe
 from jaxscape.quadratic import project
@@ -49,15 +50,16 @@ def machine() -> dict[str, Any]:
 
 
 @functools.cache
-def _square() -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
-    product = jax.jit(lambda a: jnp.matmul(a, a, precision="highest"))
-    return product, jax.random.normal(jax.random.key(0), (SQUARE, SQUARE))
+def _square() -> Callable[[], jax.Array]:
+    square = jax.random.normal(jax.random.key(0), (SQUARE, SQUARE))
+    multiply = lambda w, x: jnp.matmul(x, w, precision="highest")  # noqa: E731
+    product = jax.jit(multiply, compiler_options=tuning.compiler_options(multiply, square, square))
+    return functools.partial(product, square, square)
 
 
 def product_rate() -> float:
     """Floating-point operations per second of a square matrix product."""
-    product, square = _square()
-    return 2 * SQUARE**3 / seconds(lambda: product(square), times=5)
+    return 2 * SQUARE**3 / seconds(_square(), times=5)
 
 
 def stages_of(problem: Problem, params: Params, points: int, dim: int) -> list[Stage]:

@@ -11,15 +11,21 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from jaxscape import affine, chunks, grouped, losses, prefix, reductions, sharding, spread
+from jaxscape import (
+    affine,
+    chunks,
+    grouped,
+    losses,
+    prefix,
+    reductions,
+    sharding,
+    spread,
+    tuning,
+)
 from jaxscape.prefix import Prefix
 from jaxscape.probes import Probe, SubspaceProbe, single
 from jaxscape.reductions import Delta, Reduction, Surface
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
-
-BATCH_SIZE = 1000
-"""Samples per chunk: a chunk's activations at one point stay within a CPU's cache."""
-
 
 PIECES = 8
 """Batches that a point meets before the next is made: to make one takes time too."""
@@ -42,7 +48,7 @@ def evaluate(
     data: Batch | Iterator[Batch],
     reduction: Reduction,
     *,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     point_batch: int | None = None,
     precision: str = "highest",
     mesh: Mesh | None = None,
@@ -52,8 +58,9 @@ def evaluate(
     One compiled program scans chunks of samples and, within each, blocks of ``point_batch`` points,
     which are evaluated together under ``vmap``, at ``batch_size`` samples at a time. Memory beyond
     the data holds one chunk's losses, the state per point and the curves. The result depends on
-    neither size beyond rounding. ``precision`` is that of matrix products which do not name their
-    own.
+    neither size beyond rounding. Without a ``batch_size`` it is 1,500, on a CPU fewer for a network
+    with many rows a sample (``tuning``). ``precision`` is that of matrix products which do not name
+    their own.
     With a ``mesh`` (``sharding.mesh``) the points of a block and the samples of a chunk are spread
     over its devices, each of which then holds ``point_batch`` points and ``batch_size`` samples.
 
@@ -102,7 +109,7 @@ def advance(
     reduction: Reduction,
     *,
     skip: int = 0,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     point_batch: int | None = None,
     precision: str = "highest",
     mesh: Mesh | None = None,
@@ -112,13 +119,17 @@ def advance(
     The first ``skip`` samples have been met already: they change nothing, and their rows mean
     nothing. With it, segments of one length, and so one compiled program, cover any number.
     """
-    n = losses.check(loss, jax.eval_shape(probe.at, jnp.zeros((), jnp.int32)), data)
+    params = jax.eval_shape(probe.at, jnp.zeros((), jnp.int32))
+    n = losses.check(loss, params, data)
+    if batch_size is None:
+        batch_size = tuning.batch_size(loss, params, data)
+    program = _program(**tuning.compiler_options(loss, params, data))
     loss, met = losses.bind(loss), jnp.asarray(skip)
     if mesh is not None:
         data = spread.deal(data, _chunks(probe, n, batch_size, mesh), mesh)
         loss, probe, carry, met = sharding.place((loss, probe, carry, met), mesh)
     options = (n, reduction, batch_size, point_batch, precision, mesh)
-    found = _advance(loss, probe, data, carry, met, *options)
+    found = program(loss, probe, data, carry, met, *options)
     return found if mesh is None else sharding.local(found)
 
 
@@ -158,7 +169,14 @@ def in_blocks(
     return cut._replace(prefix=cut.prefix._replace(count=count))
 
 
-@functools.partial(jax.jit, static_argnums=(5, 6, 7, 8, 9, 10))
+@functools.cache
+def _program(**compiler_options: str) -> Callable:
+    """The one compiled program."""
+    return jax.jit(
+        _advance, static_argnums=(5, 6, 7, 8, 9, 10), compiler_options=compiler_options or None
+    )
+
+
 def _advance(
     loss, probe, data, carry, skip, n, reduction, batch_size, point_batch, precision, mesh
 ):
@@ -233,7 +251,7 @@ def delta(
     probe: Probe,
     data: Batch,
     *,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     point_batch: int | None = None,
     precision: str = "highest",
     mesh: Mesh | None = None,
@@ -291,7 +309,7 @@ def surface(
     data: Batch,
     ks: Sequence[int],
     *,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     point_batch: int | None = None,
     precision: str = "highest",
     mesh: Mesh | None = None,
@@ -329,7 +347,7 @@ def surface(
 
 
 def per_sample_losses(
-    loss: PerSampleLoss, params: Params, data: Batch, *, batch_size: int = BATCH_SIZE
+    loss: PerSampleLoss, params: Params, data: Batch, *, batch_size: int | None = None
 ) -> Float[Array, "n"]:
     """ℓ_i(w) of every sample at one point."""
     return evaluate(loss, single(params), data, reductions.losses(1), batch_size=batch_size)[0]
@@ -341,6 +359,6 @@ def _chunks(probe: Probe, n: int, batch_size: int, mesh: Mesh | None) -> chunks.
 
 
 def _blocks(probe: Probe, point_batch: int | None, mesh: Mesh | None) -> chunks.Chunks:
-    default = 4 if jax.default_backend() == "cpu" else 32
+    default = 8 if jax.default_backend() == "cpu" else 32
     size = default if point_batch is None else point_batch
     return chunks.cut(probe.num_points, size, sharding.sizes(mesh)[0])

@@ -11,7 +11,7 @@ import pytest
 from cases import at64, increments64, mlp_loss, mlp_losses64, mlp_problem
 
 import jaxscape as js
-from jaxscape import landscape, probes
+from jaxscape import landscape, probes, tuning
 
 KEY = jax.random.key(1)
 
@@ -121,7 +121,8 @@ def test_a_sub_tree_is_probed_with_the_rest_held_still():
             lambda a, b: b is None or np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
             product, js.partition(of_all, [False, (True, False), True])[0],
         )  # fmt: skip
-        programs.add(landscape._advance._cache_size())
+        options = tuning.compiler_options(loss, part, data)
+        programs.add(landscape._program(**options)._cache_size())
     assert len(programs) == 1
 
 

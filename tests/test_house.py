@@ -13,7 +13,7 @@ LAB = sorted((ROOT / "jaxscape" / "lab").glob("*.py"))
 LAYERS = [
     {"types", "pairs"},
     {"chunks", "operators", "copies", "partition"},
-    {"losses", "prefix", "sharding", "krylov", "decay", "orders", "student"},
+    {"losses", "prefix", "sharding", "krylov", "tuning", "decay", "orders", "student"},
     {"curvature", "lanczos", "spectrum", "sample_size", "intervals", "gauss_newton"},
     {"subspace", "random_orders", "exceedance", "evidence", "prefix_spectra"},
     {"probes", "quadratic", "stopping", "affine", "trajectory"},

@@ -1,0 +1,123 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import mlp_loss, mlp_problem
+
+import jaxscape as js
+from jaxscape import landscape, tuning
+from jaxscape.lab import models
+from jaxscape.tuning import Product
+
+N = tuning.MANY
+
+
+def network(name, inputs, **sizes):
+    """A network of the lab whose outputs are summed up."""
+    model = models.build(name, num_outputs=10, **sizes)
+    params = jax.eval_shape(model.init, jax.random.key(0), inputs)
+    return lambda params, x: model.apply(params, x).reshape(len(x), -1).sum(-1), params, inputs
+
+
+def dense(hidden=256):
+    return network("mlp", jnp.zeros((2, 784)), hidden=hidden)
+
+
+def patches():
+    return network("cnn", jnp.zeros((2, 28, 28, 1)), hidden=256)
+
+
+def attention():
+    return network("transformer", jnp.zeros((2, 11), int), hidden=24, layers=1)
+
+
+def convolution():
+    def loss(kernel, images):
+        return jax.lax.conv(images, kernel, (1, 1), "SAME").sum((1, 2, 3))
+
+    return loss, jnp.zeros((16, 3, 5, 5)), jnp.zeros((2, 3, 8, 8))
+
+
+def in_a_scan():
+    def loss(weights, x):
+        step = lambda x, _: (jax.jit(jnp.matmul)(x, weights), None)  # noqa: E731
+        return jax.lax.scan(step, x, length=3)[0].sum(-1)
+
+    return loss, jnp.zeros((40, 40)), jnp.zeros((2, 40))
+
+
+def no_product():
+    return lambda scale, x: scale * x, jnp.zeros(()), jnp.zeros(2)
+
+
+@pytest.mark.parametrize(
+    ("case", "largest"),
+    [
+        (dense, Product(N * 784 * 256, 1, N)),
+        (patches, Product(N * 49 * 288 * 64, 1, N * 49)),
+        (attention, Product(N * 11 * 24 * 96, 1, N * 11)),
+        (convolution, Product(N * 64 * 75 * 16, 1, N * 64)),
+        (in_a_scan, Product(N * 40 * 40, 1, N)),
+    ],
+    ids=lambda x: getattr(x, "__name__", ""),
+)
+def test_the_largest_product_is_found_with_its_rows(case, largest):
+    assert max(tuning._products(*case()), key=lambda p: p.each * p.beside) == largest
+
+
+def test_attention_is_many_small_products_side_by_side():
+    beside = [p for p in tuning._products(*attention()) if p.beside > 1]
+    # queries with keys, weights with values: 4 heads of width 6
+    assert beside == [Product(11 * 11 * 6, 4 * N, 4 * N * 11)] * 2
+
+
+@pytest.mark.parametrize(
+    ("case", "want"),
+    [(dense, 1500), (patches, 32), (attention, 137), (convolution, 32), (no_product, 1500)],
+)
+def test_fifteen_hundred_rows_at_a_time(monkeypatch, case, want):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    assert tuning.batch_size(*case()) == want
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert tuning.batch_size(*case()) == 1500
+
+
+def test_eigen_multiplies_unless_products_are_many_and_small(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    monkeypatch.setattr(tuning, "_known", lambda: True)
+    assert tuning.compiler_options(*dense()) == tuning.EIGEN
+    assert tuning.compiler_options(*patches()) == tuning.EIGEN
+    assert tuning.compiler_options(*attention()) == {}
+    within = []
+    jax.jit(lambda: within.append(tuning.compiler_options(*dense())))()
+    assert within == [{}]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert tuning.compiler_options(*dense()) == {}
+
+
+def test_an_option_that_xla_does_not_know_is_not_given(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    monkeypatch.setattr(tuning, "EIGEN", {"xla_cpu_no_such_option": "1"})
+    tuning._known.cache_clear()
+    try:
+        assert tuning.compiler_options(*dense()) == {}
+        params, data = mlp_problem()
+        probe = js.isotropic(jax.random.key(0), params, num_points=4, sigma=0.1)
+        assert np.isfinite(js.delta(mlp_loss, probe, data).mean).all()
+    finally:
+        tuning._known.cache_clear()
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="XLA's option for CPUs")
+def test_a_sweep_alone_and_within_another_program_agree():
+    params, data = mlp_problem()
+    space = js.random_subspace(jax.random.key(1), params, 2)
+    for probe in (
+        js.gaussian(jax.random.key(2), space, num_points=8, sigma=0.1),
+        js.isotropic(jax.random.key(2), params, num_points=8, sigma=0.1),
+    ):
+        alone = js.delta(mlp_loss, probe, data)
+        within = jax.jit(lambda probe: js.delta(mlp_loss, probe, data).mean)(probe)
+        np.testing.assert_allclose(alone.mean, within, rtol=1e-5)
+    options = tuning.compiler_options(mlp_loss, params, data)
+    assert landscape._program(**options)._cache_size() >= 2
