@@ -52,7 +52,10 @@ def machine() -> dict[str, Any]:
 @functools.cache
 def _square() -> Callable[[], jax.Array]:
     square = jax.random.normal(jax.random.key(0), (SQUARE, SQUARE))
-    multiply = lambda w, x: jnp.matmul(x, w, precision="highest")  # noqa: E731
+
+    def multiply(w: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.matmul(x, w, precision="highest")
+
     product = jax.jit(multiply, compiler_options=tuning.compiler_options(multiply, square, square))
     return functools.partial(product, square, square)
 

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from jaxscape.operators import working
 from jaxscape.subspace import Subspace
+from jaxscape.tuning import PRODUCTS
 from jaxscape.types import Batch, PerSampleLoss
 
 LINEAR = {
@@ -26,7 +27,6 @@ LINEAR = {
     *("reshape", "broadcast_in_dim", "squeeze", "transpose", "slice", "rev", "copy"),
 }
 """Operations that are linear in all operands together, a constant counting as its own value."""
-PRODUCTS = {"dot_general", "conv_general_dilated"}
 PAYS = 4
 """A product is shared if it sums over at least this many times as many terms as directions."""
 

@@ -58,9 +58,9 @@ def evaluate(
     One compiled program scans chunks of samples and, within each, blocks of ``point_batch`` points,
     which are evaluated together under ``vmap``, at ``batch_size`` samples at a time. Memory beyond
     the data holds one chunk's losses, the state per point and the curves. The result depends on
-    neither size beyond rounding. Without a ``batch_size`` it is 1,500, on a CPU fewer for a network
-    with many rows a sample (``tuning``). ``precision`` is that of matrix products which do not name
-    their own.
+    neither size beyond rounding. Without a ``batch_size`` it is 1,000; on a CPU 1,500, or fewer
+    for a network of many rows a sample (``tuning``). ``precision`` is that of matrix products which
+    do not name their own.
     With a ``mesh`` (``sharding.mesh``) the points of a block and the samples of a chunk are spread
     over its devices, each of which then holds ``point_batch`` points and ``batch_size`` samples.
 

@@ -10,20 +10,25 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+from jax.extend.core import JaxprEqn, jaxprs_in_params, take_current_trace
 
+from jaxscape.chunks import length_of
 from jaxscape.types import Batch, Params, PerSampleLoss
 
+PRODUCTS = {"dot_general", "conv_general_dilated"}
+"""The operations that multiply matrices."""
 ROWS = 1500
 """Rows of a matrix that stay in a CPU's cache beside another that they are multiplied with."""
 FEW = 32
 """Samples at a time, at the least."""
-MANY = 100_000
-"""Samples of the program that is looked at: far more than a layer has units."""
+ELSEWHERE = 1000
+"""Samples at a time on other devices."""
+MANY = 4000
+"""Samples, or more, of the program that is looked at: more than most layers have units."""
 SMALL = 2**15
-"""Multiplications in a product that takes less time than the call of a library."""
+"""Multiplications that take as long as the call of Eigen for a product of fewer."""
 EIGEN = {"xla_cpu_experimental_ynn_fusion_type": ""}
-"""Has XLA give no product to YNNPACK but all to Eigen, which takes 0.6 to 0.9 of its time."""
+"""Has XLA give no product to YNNPACK but all to Eigen."""
 
 
 class Product(NamedTuple):
@@ -43,24 +48,29 @@ def batch_size(loss: PerSampleLoss, params: Params, data: Batch) -> int:
     A dense layer has one row a sample; a convolution has one for each place of its kernel, a
     transformer for each token.
     """
-    found = _products(loss, params, data) if jax.default_backend() == "cpu" else []
-    if not found:
+    if jax.default_backend() != "cpu":
+        return ELSEWHERE
+    products, samples = _products(loss, params, data)
+    largest = max(products, key=_work, default=None)
+    if largest is None:
         return ROWS
-    largest = max(found, key=lambda product: product.each * product.beside)
-    return max(FEW, min(ROWS, math.ceil(ROWS * MANY / largest.rows)))
+    return max(FEW, min(ROWS, math.ceil(ROWS * samples / max(1, largest.rows))))
 
 
 def compiler_options(loss: PerSampleLoss, params: Params, data: Batch) -> dict[str, str]:
     """XLA's options for a program of this loss: ``EIGEN``, or none where that would not help.
 
-    It takes longer over many small products side by side, as in attention. Within another program
-    no options can be given.
+    Eigen is called for each of many small products side by side, as in attention; that must not
+    take long beside the rest. JAX takes options for a program of its own alone, not for one that
+    becomes part of another under ``jax.jit`` or ``jax.grad``.
     """
-    within = isinstance(jnp.zeros(()), jax.core.Tracer)
-    if within or jax.default_backend() != "cpu" or not _known():
+    with take_current_trace() as trace:
+        alone = type(trace).__name__ == "EvalTrace"
+    if not alone or jax.default_backend() != "cpu" or not _known():
         return {}
-    many = any(p.beside > 1 and p.each < SMALL for p in _products(loss, params, data))
-    return {} if many else EIGEN
+    products, _ = _products(loss, params, data)
+    calls = sum(product.beside for product in products if product.each < SMALL)
+    return EIGEN if 4 * SMALL * calls <= sum(map(_work, products)) else {}
 
 
 @functools.cache
@@ -73,24 +83,26 @@ def _known() -> bool:
     return True
 
 
-def _products(loss: PerSampleLoss, params: Params, data: Batch) -> list[Product]:
-    many = jax.tree.map(lambda x: jax.ShapeDtypeStruct((MANY, *x.shape[1:]), x.dtype), data)
+def _products(loss: PerSampleLoss, params: Params, data: Batch) -> tuple[list[Product], int]:
+    """The products in the loss of so many samples: a multiple of those in ``data``."""
+    n = length_of(data)
+    samples = n * math.ceil(MANY / n)
+    many = jax.tree.map(lambda x: jax.ShapeDtypeStruct((samples, *x.shape[1:]), x.dtype), data)
     program = jax.jit(loss).trace(params, many).jaxpr
-    return [_measure(equation) for equation in _equations(program) if _multiplies(equation)]
-
-
-def _multiplies(equation: JaxprEqn) -> bool:
-    return equation.primitive.name in ("dot_general", "conv_general_dilated")
+    found = [e for e in _equations(program) if e.primitive.name in PRODUCTS]
+    return [_measure(equation) for equation in found], samples
 
 
 def _equations(program: Any) -> Iterator[JaxprEqn]:
     """All operations of a program, those of the programs within it too."""
-    inner = lambda value: isinstance(value, Jaxpr | ClosedJaxpr)  # noqa: E731
     for equation in program.eqns:
         yield equation
-        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=inner):
-            if inner(value):
-                yield from _equations(value)
+        for inner in jaxprs_in_params(equation.params):
+            yield from _equations(inner)
+
+
+def _work(product: Product) -> int:
+    return product.each * product.beside
 
 
 def _measure(equation: JaxprEqn) -> Product:
@@ -104,5 +116,6 @@ def _measure(equation: JaxprEqn) -> Product:
         rows = max(math.prod(first), math.prod(second)) // max(1, terms)
     else:
         channels = second[equation.params["dimension_numbers"].rhs_spec[0]]
-        terms, beside, rows = math.prod(second) // channels, 1, size // channels
+        terms, beside = math.prod(second) // max(1, channels), 1
+        rows = size // max(1, channels)
     return Product(size * terms // max(1, beside), beside, rows)

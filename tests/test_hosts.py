@@ -124,6 +124,7 @@ def test_a_sub_tree_is_probed_with_the_rest_held_still():
         options = tuning.compiler_options(loss, part, data)
         programs.add(landscape._program(**options)._cache_size())
     assert len(programs) == 1
+    assert programs != {0}
 
 
 def test_a_network_with_functions_among_its_leaves_is_refused():
