@@ -286,7 +286,7 @@ def check_delta(curve: Delta, num_points: int) -> None:
     n = curve.nonfinite.shape[0]
     if n < 2:
         raise InputError(f"expected at least 2 samples for an increment, found {n}; give more")
-    if isinstance(curve.nonfinite, jax.core.Tracer):
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(curve)):
         return
     bad = np.flatnonzero(curve.nonfinite)
     if bad.size:

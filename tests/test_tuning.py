@@ -162,6 +162,18 @@ def test_gradients_through_a_sweep():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, want)
 
 
+def test_gradients_through_a_curve():
+    params, data = mlp_problem()
+    theta = jax.random.normal(jax.random.key(2), (4, 2))
+    space = js.random_subspace(jax.random.key(1), params, 2)
+
+    def mean(scale):
+        return js.delta(mlp_loss, js.points(space, scale * theta), data).mean.mean()
+
+    slope, step = jax.grad(mean)(0.5), 1e-2
+    np.testing.assert_allclose(slope, (mean(0.5 + step) - mean(0.5 - step)) / (2 * step), rtol=1e-2)
+
+
 def test_a_loss_that_groups_samples_is_looked_at_in_whole_groups():
     def loss(weights, x):
         groups = (x @ weights).reshape(-1, 3, 4)
