@@ -18,8 +18,10 @@ def slow(delta, tolerance):
 
 
 @given(
-    hnp.arrays(np.float32, st.integers(1, 30), elements=st.floats(0, 1, width=32)),
-    st.floats(0, 1, width=32),
+    hnp.arrays(
+        np.float32, st.integers(1, 30), elements=st.floats(0, 1, width=32, allow_subnormal=False)
+    ),
+    st.floats(0, 1, width=32, allow_subnormal=False),
 )
 @settings(deadline=None)
 def test_sufficient_size_is_definition_4(delta, tolerance):
