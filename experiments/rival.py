@@ -21,7 +21,7 @@ from jaxscape.types import Batch, Params
 CHUNK = 1000
 """Samples at a time."""
 POINTS = 8
-"""Points at a time; no other number of either was faster."""
+"""Points at a time."""
 
 
 class Rival:

@@ -61,6 +61,11 @@ def no_product_with_data(params, batch):
     return jnp.sin(params["w"].sum() * batch["x"].sum(-1))
 
 
+def padded_weights(params, batch):
+    weights = jnp.pad(params["w"][1:], ((0, 1), (0, 0)), constant_values=2.0)
+    return jnp.tanh(batch["x"] @ weights / 9 + jnp.asarray([jnp.inf, *range(5)])).sum(-1)
+
+
 def divided_by_nothing(params, batch):
     return jnp.minimum((batch["x"] @ params["w"]) / 0.0, 5.0).sum(-1)
 
@@ -82,8 +87,8 @@ def unused(params, batch):
 
 LOSSES = [
     dense, jitted, with_decay, scaled_by_a_parameter, same_weights_twice, linear_then_square,
-    through_a_scan, of_several_outputs, convolution, no_product_with_data, divided_by_nothing,
-    watched, enlarged, unused,
+    through_a_scan, of_several_outputs, convolution, no_product_with_data, padded_weights,
+    divided_by_nothing, watched, enlarged, unused,
 ]  # fmt: skip
 
 
