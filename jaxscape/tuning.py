@@ -23,10 +23,8 @@ FEW = 32
 """Samples at a time, at the least."""
 ELSEWHERE = 1000
 """Samples at a time on other devices."""
-MANY = 4000
-"""Samples, or more, of the program that is looked at: more than most layers have units."""
 SMALL = 2**15
-"""Multiplications that take as long as the call of Eigen for a product of fewer."""
+"""A call of Eigen takes about as long as this many multiplications."""
 EIGEN = {"xla_cpu_experimental_ynn_fusion_type": ""}
 """Has XLA give no product to YNNPACK but all to Eigen."""
 
@@ -37,7 +35,7 @@ class Product(NamedTuple):
     each: int
     """Multiplications in one product of two matrices."""
     beside: int
-    """Such products side by side."""
+    """Such products side by side, or one after another."""
     rows: int
     """Rows of the taller factor of all of them."""
 
@@ -50,25 +48,24 @@ def batch_size(loss: PerSampleLoss, params: Params, data: Batch) -> int:
     """
     if jax.default_backend() != "cpu":
         return ELSEWHERE
-    products, samples = _products(loss, params, data)
-    largest = max(products, key=_work, default=None)
+    largest = max(_products(loss, params, data), key=_work, default=None)
     if largest is None:
         return ROWS
-    return max(FEW, min(ROWS, math.ceil(ROWS * samples / max(1, largest.rows))))
+    return max(FEW, min(ROWS, math.ceil(ROWS * length_of(data) / max(1, largest.rows))))
 
 
 def compiler_options(loss: PerSampleLoss, params: Params, data: Batch) -> dict[str, str]:
     """XLA's options for a program of this loss: ``EIGEN``, or none where that would not help.
 
-    Eigen is called for each of many small products side by side, as in attention; that must not
-    take long beside the rest. JAX takes options for a program of its own alone, not for one that
-    becomes part of another under ``jax.jit`` or ``jax.grad``.
+    Eigen is called for each of many small products side by side, as in attention over short
+    sequences; that must take at most a quarter of the whole. JAX takes options for a program of its
+    own alone, not for one that becomes part of another under ``jax.jit`` or ``jax.grad``.
     """
     with take_current_trace() as trace:
         alone = type(trace).__name__ == "EvalTrace"
     if not alone or jax.default_backend() != "cpu" or not _known():
         return {}
-    products, _ = _products(loss, params, data)
+    products = _products(loss, params, data)
     calls = sum(product.beside for product in products if product.each < SMALL)
     return EIGEN if 4 * SMALL * calls <= sum(map(_work, products)) else {}
 
@@ -83,29 +80,27 @@ def _known() -> bool:
     return True
 
 
-def _products(loss: PerSampleLoss, params: Params, data: Batch) -> tuple[list[Product], int]:
-    """The products in the loss of so many samples: a multiple of those in ``data``."""
-    n = length_of(data)
-    samples = n * math.ceil(MANY / n)
-    many = jax.tree.map(lambda x: jax.ShapeDtypeStruct((samples, *x.shape[1:]), x.dtype), data)
-    program = jax.jit(loss).trace(params, many).jaxpr
-    found = [e for e in _equations(program) if e.primitive.name in PRODUCTS]
-    return [_measure(equation) for equation in found], samples
+def _products(loss: PerSampleLoss, params: Params, data: Batch) -> list[Product]:
+    """The products in the loss of all samples."""
+    program = jax.jit(loss).trace(params, data).jaxpr
+    found = _equations(program)
+    return [_measure(e, times) for e, times in found if e.primitive.name in PRODUCTS]
 
 
-def _equations(program: Any) -> Iterator[JaxprEqn]:
-    """All operations of a program, those of the programs within it too."""
+def _equations(program: Any, times: int = 1) -> Iterator[tuple[JaxprEqn, int]]:
+    """All operations of a program, those of the programs within it too, and how often each runs."""
     for equation in program.eqns:
-        yield equation
+        yield equation, times
+        again = times * equation.params["length"] if equation.primitive.name == "scan" else times
         for inner in jaxprs_in_params(equation.params):
-            yield from _equations(inner)
+            yield from _equations(inner, again)
 
 
 def _work(product: Product) -> int:
     return product.each * product.beside
 
 
-def _measure(equation: JaxprEqn) -> Product:
+def _measure(equation: JaxprEqn, times: int) -> Product:
     avals: list[Any] = [atom.aval for atom in (*equation.invars, *equation.outvars)]
     first, second, out = (aval.shape for aval in avals)
     size = math.prod(out)
@@ -118,4 +113,4 @@ def _measure(equation: JaxprEqn) -> Product:
         channels = second[equation.params["dimension_numbers"].rhs_spec[0]]
         terms, beside = math.prod(second) // max(1, channels), 1
         rows = size // max(1, channels)
-    return Product(size * terms // max(1, beside), beside, rows)
+    return Product(size * terms // max(1, beside), beside * times, rows)

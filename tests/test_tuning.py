@@ -9,7 +9,7 @@ from jaxscape import landscape, losses, tuning
 from jaxscape.lab import models
 from jaxscape.tuning import Product
 
-N = tuning.MANY  # of which two samples are given
+N = 4000
 
 
 def network(name, inputs, **sizes):
@@ -20,22 +20,22 @@ def network(name, inputs, **sizes):
 
 
 def dense(hidden=256):
-    return network("mlp", jnp.zeros((2, 784)), hidden=hidden)
+    return network("mlp", jnp.zeros((N, 784)), hidden=hidden)
 
 
 def patches():
-    return network("cnn", jnp.zeros((2, 28, 28, 1)), hidden=256)
+    return network("cnn", jnp.zeros((N, 28, 28, 1)), hidden=256)
 
 
 def attention():
-    return network("transformer", jnp.zeros((2, 11), int), hidden=24, layers=1)
+    return network("transformer", jnp.zeros((N, 11), int), hidden=24, layers=1)
 
 
 def convolution():
     def loss(kernel, images):
         return jax.lax.conv(images, kernel, (1, 1), "SAME").sum((1, 2, 3))
 
-    return loss, jnp.zeros((16, 3, 5, 5)), jnp.zeros((2, 3, 8, 8))
+    return loss, jnp.zeros((16, 3, 5, 5)), jnp.zeros((N, 3, 8, 8))
 
 
 def in_a_scan():
@@ -43,11 +43,11 @@ def in_a_scan():
         step = lambda x, _: (jax.jit(jnp.matmul)(x, weights), None)  # noqa: E731
         return jax.lax.scan(step, x, length=3)[0].sum(-1)
 
-    return loss, jnp.zeros((40, 40)), jnp.zeros((2, 40))
+    return loss, jnp.zeros((40, 40)), jnp.zeros((N, 40))
 
 
 def no_product():
-    return lambda scale, x: scale * x, jnp.zeros(()), jnp.zeros(2)
+    return lambda scale, x: scale * x, jnp.zeros(()), jnp.zeros(N)
 
 
 def empty_products():
@@ -58,7 +58,7 @@ def empty_products():
             (1, 2, 3)
         )
 
-    return loss, jnp.zeros((4, 3)), jnp.zeros((2, 4))
+    return loss, jnp.zeros((4, 3)), jnp.zeros((N, 4))
 
 
 def dense_with_a_small_product():
@@ -73,18 +73,16 @@ def dense_with_a_small_product():
         (patches, Product(N * 49 * 288 * 64, 1, N * 49)),
         (attention, Product(N * 11 * 24 * 96, 1, N * 11)),
         (convolution, Product(N * 64 * 75 * 16, 1, N * 64)),
-        (in_a_scan, Product(N * 40 * 40, 1, N)),
+        (in_a_scan, Product(N * 40 * 40, 3, N)),
     ],
     ids=lambda x: getattr(x, "__name__", ""),
 )
 def test_the_largest_product_is_found_with_its_rows(case, largest):
-    products, samples = tuning._products(*case())
-    assert samples == N
-    assert max(products, key=lambda p: p.each * p.beside) == largest
+    assert max(tuning._products(*case()), key=lambda p: p.each * p.beside) == largest
 
 
 def test_attention_is_many_small_products_side_by_side():
-    beside = [p for p in tuning._products(*attention())[0] if p.beside > 1]
+    beside = [p for p in tuning._products(*attention()) if p.beside > 1]
     # queries with keys, weights with values: 4 heads of width 6
     assert beside == [Product(11 * 11 * 6, 4 * N, 4 * N * 11)] * 2
 
@@ -162,9 +160,10 @@ def test_gradients_through_a_sweep():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, want)
 
 
-def test_gradients_through_a_curve():
+@pytest.mark.parametrize("num_points", [4, 8])  # too few to share products, and enough
+def test_gradients_through_a_curve(num_points):
     params, data = mlp_problem()
-    theta = jax.random.normal(jax.random.key(2), (4, 2))
+    theta = jax.random.normal(jax.random.key(2), (num_points, 2))
     space = js.random_subspace(jax.random.key(1), params, 2)
 
     def mean(scale):
@@ -174,12 +173,15 @@ def test_gradients_through_a_curve():
     np.testing.assert_allclose(slope, (mean(0.5 + step) - mean(0.5 - step)) / (2 * step), rtol=1e-2)
 
 
-def test_a_loss_that_groups_samples_is_looked_at_in_whole_groups():
-    def loss(weights, x):
-        groups = (x @ weights).reshape(-1, 3, 4)
-        return (groups - groups.mean(1, keepdims=True)).reshape(-1, 4).sum(-1) ** 2
+def test_a_loss_is_asked_for_no_other_number_of_samples_than_were_given():
+    weights = jnp.linspace(0.5, 1.5, 48)
+
+    def loss(params, x):
+        groups = (x @ params).reshape(-1, 3, 4)
+        inner = (groups - groups.mean(1, keepdims=True)).reshape(-1, 4).sum(-1) ** 2
+        return weights * inner
 
     x = jax.random.normal(jax.random.key(0), (48, 5))
-    weights = jax.random.normal(jax.random.key(1), (5, 4))
-    got = js.per_sample_losses(loss, weights, x, batch_size=6)
-    np.testing.assert_allclose(got, loss(weights, x), rtol=1e-4, atol=1e-5)
+    params = jax.random.normal(jax.random.key(1), (5, 4))
+    got = js.per_sample_losses(loss, params, x)
+    np.testing.assert_allclose(got, loss(params, x), rtol=1e-4, atol=1e-5)
