@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import numpy as np
 from jaxtyping import Float
 
-from experiments import cli, say, vision_transformer
-from experiments.manual import default
-from experiments.progress import progress
+from experiments import vision_transformer
+from experiments.common import cli, console
+from experiments.common.config import default
+from experiments.common.console import progress
 from experiments.vision_transformer import Extract
 from jaxscape import InputError
 from jaxscape.lab import cache, data, mapped
@@ -76,7 +77,7 @@ def run(config: ExtractConfig) -> Path:
         np.savez(file, **arrays)
     number = sum(len(arrays[name]) for name in arrays if "inputs" in name)
     dim = arrays["inputs"].shape[1]
-    say.stage("features", f"{dim} of each of {number:,} images", time.monotonic() - started)
+    console.stage("features", f"{dim} of each of {number:,} images", time.monotonic() - started)
     print(f"use it: --dataset npz:{config.out}")
     return config.out
 

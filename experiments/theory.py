@@ -8,13 +8,22 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from experiments import cli, hosts, law, monte_carlo, prepare, record, say, summary
-from experiments import problem as problems
-from experiments.manual import default
-from experiments.problem import Problem, ProblemConfig
-from experiments.record import Kept, Record
+from experiments.common import (
+    cli,
+    console,
+    devices,
+    law,
+    law_figures,
+    prepare,
+    run_folder,
+    segments,
+    tables,
+)
+from experiments.common import problem as problems
+from experiments.common.config import ProblemConfig, default
+from experiments.common.problem import Problem
+from experiments.common.run_folder import Kept, Record
 from jaxscape import InputError
-from jaxscape.lab import plot_theory
 from jaxscape.subspace import check_dim
 
 
@@ -65,16 +74,16 @@ def run(config: TheoryConfig) -> Kept:
     config.check()
     problem = problems.load(config)
     check_dim(config.dim, problem.initial)
-    say.problem(problem, config.order)
-    found = record.keep("theory", config, problem, lambda work: _find(problem, config, work))
-    print(summary.as_text(table(found.summary["sigmas"])))
+    console.problem(problem, config.order)
+    found = run_folder.keep("theory", config, problem, lambda work: _find(problem, config, work))
+    print(tables.as_text(table(found.summary["sigmas"])))
     print(f"\nfigure: {found.folder / 'figures' / 'agreement.png'}")
     return found
 
 
 def _find(problem: Problem, config: TheoryConfig, work: Path) -> Record:
     arrays = _compare(problem, config, work / "checkpoint")
-    late = summary.late(arrays["k"])
+    late = tables.late(arrays["k"])
     entries = [
         {"sigma": float(sigma)} | law.agreement(arrays, index, late)
         for index, sigma in enumerate(arrays["sigma"])
@@ -84,7 +93,7 @@ def _find(problem: Problem, config: TheoryConfig, work: Path) -> Record:
             "expected losses that differ between samples, found some Δ_k = 0 beyond k = 100; "
             "no ratio to it is defined"
         )
-    figure = plot_theory.agreement(entries, **record.marks(problem))
+    figure = law_figures.agreement(entries, **run_folder.marks(problem))
     return Record(arrays, {"sigmas": entries}, {"agreement": figure})
 
 
@@ -92,18 +101,18 @@ def _compare(problem: Problem, config: TheoryConfig, store: Path) -> dict[str, n
     """The arrays that ``law.agreement`` reads, at every sigma."""
     sigmas = np.geomspace(config.sigma_min, config.sigma_max, config.num_sigmas)
     params, seconds = prepare.trained(problem, config, store)
-    say.stage("trained", f"{config.epochs} epochs", seconds)
-    mesh = hosts.mesh(None, config.points)
+    console.stage("trained", f"{config.epochs} epochs", seconds)
+    mesh = devices.mesh(None, config.points)
     space, pairs, seconds = prepare.eigenspace(problem, params, config.dim, store, mesh)
-    say.directions("hessian", pairs, seconds)
+    console.directions("hessian", pairs, seconds)
     probes = [prepare.probe(problem, params, space, config.points, sigma) for sigma in sigmas]
-    curves, seconds = monte_carlo.run(
+    curves, seconds = segments.run(
         problem, probes, store, checkpoint_every=float("inf"), precision="highest", mesh=mesh
     )
-    say.stage("swept", f"{config.points} points at each of {len(sigmas)} σ", seconds)
+    console.stage("swept", f"{config.points} points at each of {len(sigmas)} σ", seconds)
     started = time.monotonic()
     laws = law.arrays_of(problem, space, sigmas.tolist(), mesh)
-    say.stage("theory", "the quadratic law of every k", time.monotonic() - started)
+    console.stage("theory", "the quadratic law of every k", time.monotonic() - started)
     return {
         "k": np.asarray(curves[0].k),
         "sigma": sigmas.astype(np.float32),

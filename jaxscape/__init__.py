@@ -4,49 +4,49 @@ Per-sample losses ℓ_i(w), their prefix means L_k(w) = (1/k) Σ_{i≤k} ℓ_i(w
 Δ_k = E_w[(L_{k+1}(w) − L_k(w))²] for every k, in pure JAX functions.
 """
 
-from jaxscape import bounds, evidence, losses, reductions, sharding
-from jaxscape.curvature import ggn_vp, hvp
-from jaxscape.exceedance import exceedance_size
-from jaxscape.gauss_newton import gauss_newton_norms
+from jaxscape import devices, loss_variance, losses, reductions
+from jaxscape.curvature import ggn_operator, hessian_operator
 from jaxscape.lanczos import top_eigenpairs
-from jaxscape.landscape import delta, evaluate, per_sample_losses, surface
-from jaxscape.orders import distance_law, order_law
-from jaxscape.partition import combine, partition
-from jaxscape.prefix_spectra import eigenvalue_delta, prefix_spectra, ritz_values
-from jaxscape.probes import gaussian, grid, isotropic, line, points, single
+from jaxscape.monitor import monitor
+from jaxscape.prefix_spectra import prefix_spectra, ritz_values
+from jaxscape.probes import gaussian, grid, isotropic, line, points, single, sobol
 from jaxscape.quadratic import project, quadratic_delta
-from jaxscape.random_orders import random_orders
+from jaxscape.quadrature import spectral_density, trace
 from jaxscape.reductions import Reduction
-from jaxscape.sample_size import distance_size, increment_size, sufficient_size
-from jaxscape.sobol import sobol
-from jaxscape.spectrum import spectral_density, trace
-from jaxscape.stopping import monitor
-from jaxscape.subspace import Subspace, hessian_subspace, random_subspace
-from jaxscape.trajectory import trajectory_subspace
+from jaxscape.sample_size import (
+    distance_law,
+    distance_size,
+    exceedance_size,
+    increment_size,
+    order_law,
+    random_orders,
+    sufficient_size,
+)
+from jaxscape.subspace import Subspace, hessian_subspace, random_subspace, trajectory_subspace
+from jaxscape.sweep import delta, evaluate, per_sample_losses, surface
+from jaxscape.trees import combine, partition
 from jaxscape.types import InputError
 
 __all__ = [
     "InputError",
     "Reduction",
     "Subspace",
-    "bounds",
     "combine",
     "delta",
+    "devices",
     "distance_law",
     "distance_size",
-    "eigenvalue_delta",
     "evaluate",
-    "evidence",
     "exceedance_size",
-    "gauss_newton_norms",
     "gaussian",
-    "ggn_vp",
+    "ggn_operator",
     "grid",
+    "hessian_operator",
     "hessian_subspace",
-    "hvp",
     "increment_size",
     "isotropic",
     "line",
+    "loss_variance",
     "losses",
     "monitor",
     "order_law",
@@ -60,7 +60,6 @@ __all__ = [
     "random_subspace",
     "reductions",
     "ritz_values",
-    "sharding",
     "single",
     "sobol",
     "spectral_density",

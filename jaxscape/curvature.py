@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxscape import losses, sharding
-from jaxscape.chunks import cut, length_of, take
-from jaxscape.operators import check_floating, check_like, working
+from jaxscape import devices, losses
+from jaxscape.batching import cut, length_of, take
+from jaxscape.trees import check_floating, check_like, working
 from jaxscape.types import Batch, InputError, Matvec, Params, PerSampleLoss
 
 static = {"static": True}
@@ -73,7 +73,7 @@ class GaussNewton:
         return jax.linear_transpose(push, self.params)(curved)[0]
 
 
-def hvp(
+def hessian_operator(
     loss: PerSampleLoss,
     params: Params,
     data: Batch,
@@ -104,7 +104,7 @@ def hvp(
     return _build(Hessian, (losses.bind(loss),), params, data, batch_size, count, mesh)
 
 
-def ggn_vp(
+def ggn_operator(
     model: Callable[[Params, Batch], Any],
     output_loss: Callable[[Any, Batch], Float[Array, "n"]],
     params: Params,
@@ -162,8 +162,8 @@ def _build(
     if mesh is None:
         data = jax.tree.map(jnp.asarray, data)
     else:
-        data = sharding.share(data, mesh)
-        params, first, functions = sharding.place((params, first, functions), mesh)
+        data = devices.share(data, mesh)
+        params, first, functions = devices.place((params, first, functions), mesh)
     return kind(params, data, first, *functions, batch_size, mesh)
 
 
@@ -172,7 +172,7 @@ def _product(operator: Hessian | GaussNewton, vector: Params) -> Params:
     vector = jax.tree.map(lambda leaf, own: jnp.asarray(leaf, own.dtype), vector, operator.params)
     if operator.mesh is None:
         return _apply(operator, vector)
-    return sharding.local(_apply(operator, sharding.place(vector, operator.mesh)))
+    return devices.local(_apply(operator, devices.place(vector, operator.mesh)))
 
 
 @jax.jit

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxscape.chunks import length_of
-from jaxscape.operators import working
+from jaxscape.batching import length_of
+from jaxscape.trees import working
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
 

@@ -11,10 +11,10 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxscape import losses, prefix
-from jaxscape.chunks import length_of
-from jaxscape.curvature import hvp
-from jaxscape.lanczos import top_eigenpairs
-from jaxscape.operators import check_like, dot
+from jaxscape.batching import length_of
+from jaxscape.curvature import hessian_operator
+from jaxscape.lanczos import dot, top_eigenpairs
+from jaxscape.trees import check_like
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
 
@@ -105,7 +105,7 @@ def prefix_spectra(
 @functools.partial(jax.jit, static_argnums=(6, 7, 8, 9, 10))
 def _solve_each(loss, params, data, ks, key, reference, num, keep_vectors, which, tol, batch_size):
     def one(k: Int[Array, ""]) -> PrefixSpectra:
-        operator = hvp(loss, params, data, batch_size=batch_size, count=k)
+        operator = hessian_operator(loss, params, data, batch_size=batch_size, count=k)
         pairs = top_eigenpairs(operator, params, num, key=key, which=which, tol=tol)
         return PrefixSpectra(
             k,
@@ -128,30 +128,6 @@ def overlap(first: Params, second: Params) -> Float[Array, ""]:
     """
     rows = [jax.vmap(lambda v: ravel_pytree(v)[0])(basis) for basis in (first, second)]
     return jnp.sum(dot(rows[0], rows[1].T) ** 2) / len(rows[0])
-
-
-def eigenvalue_delta(
-    spectra: PrefixSpectra, sigma: float
-) -> tuple[Int[np.ndarray, "c"], Float[Array, "c"]]:
-    """Δ_k ≈ (σ⁴/4)(2 Σ_j(Δλ_j)² + (Σ_j Δλ_j)²) at each k whose successor was solved for too.
-
-    Nikitin et al. 2025, Theorem 1, with the σ⁴ that its code leaves out: Δλ_j is the difference
-    of the j-th eigenvalues of H_{k+1} and H_k, paired by index as if they shared eigenvectors, and
-    offset and gradient are left out. It is the diagonal form of ``quadratic_delta`` where the
-    eigenvectors are those of H_N. Δλ_j is of size λ_j/k, so float32 and ``tol`` leave it few digits
-    where k is large. Not for use under ``jit``: which k are consecutive decides the shapes.
-
-    Raises:
-        InputError: no two consecutive k.
-    """
-    ks = np.asarray(spectra.k)
-    at = np.flatnonzero(np.diff(ks) == 1)
-    if not at.size:
-        raise InputError(
-            f"expected some k followed by k + 1, found {ks.tolist()}; add successors to ks"
-        )
-    steps = spectra.values[at + 1] - spectra.values[at]
-    return ks[at], sigma**4 / 4 * (2 * jnp.sum(steps**2, 1) + jnp.sum(steps, 1) ** 2)
 
 
 @jax.jit

@@ -10,10 +10,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from jaxscape import chunks, losses, prefix, sharding
-from jaxscape.operators import working
+from jaxscape import batching, devices, losses, prefix
 from jaxscape.prefix import Prefix
 from jaxscape.subspace import Subspace
+from jaxscape.trees import working
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
 BATCH_SIZE = 100
@@ -73,12 +73,12 @@ def project(
         InputError: a loss that is not one value per sample, no samples, or a batch_size below 1.
     """
     n = losses.check(loss, space.origin, data)
-    chunks.cut(n, batch_size)
+    batching.cut(n, batch_size)
     loss = losses.bind(loss)
     if mesh is None:
         return _project(loss, space, data, batch_size)
-    loss, space = sharding.place((loss, space), mesh)
-    found = sharding.local(_share(loss, space, sharding.share(data, mesh), batch_size, mesh))
+    loss, space = devices.place((loss, space), mesh)
+    found = devices.local(_share(loss, space, devices.share(data, mesh), batch_size, mesh))
     return jax.tree.map(lambda rows: rows[:n], found)
 
 
@@ -100,12 +100,12 @@ def _share(
 
 @functools.partial(jax.jit, static_argnames="batch_size")
 def _project(loss: PerSampleLoss, space: Subspace, data: Batch, batch_size: int) -> Quadratic:
-    cut = chunks.cut(chunks.length_of(data), batch_size)
+    cut = batching.cut(batching.length_of(data), batch_size)
     origin = working(space.origin)
     basis = jax.tree.map(lambda v, w: v.astype(w.dtype), space.basis, origin)
 
     def chunk(start: Array) -> Quadratic:
-        batch = chunks.take(data, start, cut.size)
+        batch = batching.take(data, start, cut.size)
 
         def along(w: Params, v: Params) -> Float[Array, "b"]:
             return jax.jvp(lambda w: loss(w, batch), (w,), (v,))[1]
@@ -121,7 +121,7 @@ def _project(loss: PerSampleLoss, space: Subspace, data: Batch, batch_size: int)
         )
 
     with jax.default_matmul_precision("highest"):
-        return chunks.join(cut, jax.lax.map(chunk, jnp.asarray(cut.starts)))
+        return batching.join(cut, jax.lax.map(chunk, jnp.asarray(cut.starts)))
 
 
 def quadratic_delta(model: Quadratic, sigma: Float[ArrayLike, "*s"]) -> QuadraticDelta:

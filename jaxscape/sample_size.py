@@ -1,14 +1,56 @@
-"""The sample size from which on the landscape stays put."""
+"""What every order of the samples gives on average.
 
+The sample size from which on the landscape stays put.
+
+How Δ_k scatters over random orders of the same samples.
+
+Where the last Δ_k to reach a tolerance falls, over all orders of the samples.
+"""
+
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxscape.orders import distance_law, order_law
+from jaxscape import prefix
+from jaxscape.loss_variance import Interval, check_level
 from jaxscape.types import InputError
+
+
+def order_law(
+    loss_variance: Float[ArrayLike, "*m"], k: Int[ArrayLike, "*k"]
+) -> Float[Array, "..."]:
+    """S²(w) / (k (k+1)): the mean of δ_k(w)² over all orders of the n samples, exactly.
+
+    ``loss_variance`` is S²(w), the variance of ℓ_i(w) over the n samples with n − 1 below, or its
+    mean over points; the result broadcasts it against ``k``. Drawing k+1 of n samples without
+    replacement, ℓ_{k+1} − L_k has mean 0 and variance S² (k+1)/k (Cochran 1977, Sampling
+    Techniques, section 2.5).
+    """
+    k = jnp.asarray(k).astype(jnp.result_type(float))
+    return jnp.asarray(loss_variance) / k / (k + 1)
+
+
+def distance_law(
+    loss_variance: Float[ArrayLike, "*m"],
+    k: Int[ArrayLike, "*k"],
+    to: Int[ArrayLike, "*k"] | float = jnp.inf,
+) -> Float[Array, "..."]:
+    """S²(w) |1/k − 1/to|: the mean of (L_to(w) − L_k(w))² over all orders, exactly.
+
+    ``to`` = k + b: b further samples (``order_law`` where b = 1); ``to`` = n: the full data;
+    infinite, the default: the population from which the samples are drawn, S²(w)/k. S² is that of
+    ``order_law``; the three arguments broadcast (Cochran 1977, section 2.5).
+    """
+    k, to = (jnp.asarray(size).astype(jnp.result_type(float)) for size in (k, to))
+    share = jnp.where(jnp.isinf(to), 1, jnp.abs(to - k) / jnp.where(jnp.isinf(to), 1, to))
+    return jnp.asarray(loss_variance) * share / k
+
 
 MOST = 2**31 - 1
 """No K beyond this is looked for."""
@@ -90,3 +132,122 @@ def smallest(
     _, k = jax.lax.fori_loop(0, 31, halve, limits)
     reached = k < MOST  # not asked of ``holds`` again, which may round otherwise outside the loop
     return SufficientSize(jnp.where(reached, k, -1), reached)
+
+
+class RandomOrders(NamedTuple):
+    """Δ_k in each of R orders."""
+
+    delta: Float[Array, "R n-1"]
+
+    def bands(self, quantiles: Float[Array, "q"]) -> Float[Array, "q n-1"]:
+        """The quantiles of Δ_k over the orders, for every k."""
+        return jnp.quantile(self.delta, jnp.asarray(quantiles), axis=0)
+
+    def sufficient_size(self, tolerance: Float[Array, "t"]) -> SufficientSize:
+        """K by Definition 4 in each order, ``[t, R]``."""
+        find = partial(sufficient_size, self.delta)
+        return jax.lax.map(find, jnp.asarray(tolerance, self.delta.dtype))
+
+
+def random_orders(
+    key: Key[Array, ""], losses: Float[Array, "m n"], num_orders: int
+) -> RandomOrders:
+    """Δ_k = E_q[δ_k²] for every k in each of ``num_orders`` orders drawn with equal probability.
+
+    ``losses`` holds ℓ_i(w) of n samples at m points, as ``evaluate`` with ``reductions.losses(m)``
+    gives them. One order and one point at a time, so that memory beyond the losses is that of the
+    result. For shape delta give √(m/(m−1)) (ℓ_i − mean of ℓ_i over the points).
+
+    Raises:
+        InputError: losses that are not [m, n ≥ 2], or fewer than one order.
+    """
+    shape = jnp.shape(losses)
+    if len(shape) != 2 or shape[1] < 2:
+        raise InputError(
+            f"expected losses of shape (points, samples) with at least 2 samples, found {shape}; "
+            "give one row per point"
+        )
+    if num_orders < 1:
+        raise InputError(f"expected at least 1 order, found {num_orders}; raise the number")
+    return RandomOrders(_random_orders(jax.random.split(key, num_orders), jnp.asarray(losses)))
+
+
+@jax.jit
+def _random_orders(keys: Key[Array, "R"], losses: Float[Array, "m n"]) -> Float[Array, "R n-1"]:
+    m, n = losses.shape
+
+    def one(key: Key[Array, ""]) -> Float[Array, "n-1"]:
+        order = jax.random.permutation(key, n)
+
+        def add(total: Float[Array, "n-1"], row: Float[Array, "n"]):
+            return total + prefix.increments(row[order]) ** 2, None
+
+        return jax.lax.scan(add, jnp.zeros(n - 1, losses.dtype), losses)[0] / m
+
+    return jax.lax.map(one, keys)
+
+
+@partial(jax.jit, static_argnames=("level", "within"))
+def exceedance_size(
+    terms: Float[Array, "M"],
+    count: Int[Array, ""],
+    tolerance: Float[Array, "*t"],
+    *,
+    level: float = 0.9,
+    within: float = math.inf,
+) -> Interval:
+    """The median of Definition 4's K over orders, and limits that hold it with chance ``level``.
+
+    In a random order Δ_k = z/(k(k+1)), with z one of the terms of ``evidence``, reaches the
+    tolerance with chance P(z ≥ tolerance·k(k+1)), nearly independently for different k. None from
+    k on does with chance exp(−λ(k)),
+
+        λ(k) = Σ_{k' ≥ k} P(z ≥ tolerance·k'(k'+1)) = E[(r(z) − k + 1)₊],
+
+    where r(z) is the largest k' at which z still reaches it. K's quantile of order p is the
+    smallest k with λ(k) ≤ −log p; of a run of ``within`` = n samples, which sees no later
+    exceedance, with λ(k) − λ(n). For the upper limit the terms get one more, twice as large as the
+    largest, as in ``mean_interval``. Where losses are heavy-tailed, a K far beyond ``count`` is a
+    guess that comes out too small: it hangs on losses rarer than any seen.
+
+    ``terms`` holds the largest of ``count`` terms, as ``Evidence.delta.largest`` does. Those that
+    are left out count as 0 for the lower limit, as the smallest that is there for the rest: all
+    three are exact for a K at which no term left out reaches the tolerance, else the limits are
+    too wide. No K is reached where a term is not finite.
+
+    Returns:
+        An interval of ``SufficientSize``, each of the shape of ``tolerance``.
+
+    Raises:
+        InputError: no terms, or a level not between 0 and 1.
+    """
+    check_level(level)
+    if jnp.size(terms) == 0:
+        raise InputError("expected at least one term, found none; give more samples")
+    tolerance = jnp.asarray(tolerance)
+    padded = jnp.concatenate([terms, 2 * terms.max(keepdims=True)])
+    left_out = jnp.maximum(count - terms.size, 0)
+    finite = jnp.isfinite(terms).all()
+
+    def quantile(z: Float[Array, "M"], others: Array, number: Array, p: float) -> SufficientSize:
+        weight = jnp.ones_like(z).at[jnp.argmin(z)].add(others)
+        first = increment_size(z, tolerance[..., None])
+        last = jnp.where(first.reached, first.k - 1, MOST)
+
+        def expected(k: Array) -> Array:
+            beyond = jnp.maximum(last - k + 1, 0).astype(z.dtype)
+            return (weight * beyond).sum(-1) / number
+
+        later = 0.0 if math.isinf(within) else expected(jnp.asarray(within, jnp.int32))
+
+        def holds(k: Int[Array, "*t"]) -> Array:
+            return expected(k[..., None]) - later <= -math.log(p)
+
+        size = smallest(holds, tolerance.shape)
+        return SufficientSize(jnp.where(finite, size.k, -1), size.reached & finite)
+
+    return Interval(
+        quantile(terms, jnp.zeros_like(left_out), count, (1 - level) / 2),
+        quantile(terms, left_out, count, 0.5),
+        quantile(padded, left_out, count + 1, (1 + level) / 2),
+    )

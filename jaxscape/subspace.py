@@ -1,21 +1,23 @@
-"""An affine slice of parameter space, w(θ) = w* + Σ_j θ_j v_j."""
+"""An affine slice of parameter space, w(θ) = w* + Σ_j θ_j v_j.
+
+The subspace in which a training run has moved: principal components of its trajectory.
+"""
 
 import functools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
-from jaxscape import sharding
-from jaxscape.curvature import hvp
+from jaxscape import devices
+from jaxscape.curvature import hessian_operator
 from jaxscape.lanczos import top_eigenpairs
-from jaxscape.operators import check_floating, working
+from jaxscape.trees import check_floating, num_parameters, working
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
 
@@ -43,11 +45,6 @@ class Subspace:
             return origin + step.astype(origin.dtype)
 
         return jax.tree.map(leaf, working(self.origin), self.basis)
-
-
-def num_parameters(params: Params) -> int:
-    """P, the number of scalars in ``params``."""
-    return sum(np.size(leaf) for leaf in jax.tree.leaves(params))
 
 
 def random_subspace(
@@ -108,10 +105,10 @@ def hessian_subspace(
     """
     check_dim(dim, params)
     key = jax.random.key(0) if key is None else key
-    operator = hvp(loss, params, data, batch_size=batch_size, mesh=mesh)
+    operator = hessian_operator(loss, params, data, batch_size=batch_size, mesh=mesh)
     pairs = top_eigenpairs(operator, params, dim, key=key, tol=tol, krylov_dim=krylov_dim)
     if mesh is not None:
-        pairs = sharding.local(sharding.place(pairs, mesh))
+        pairs = devices.local(devices.place(pairs, mesh))
     if not isinstance(pairs.converged, jax.core.Tracer) and not pairs.converged.all():
         warnings.warn(
             f"{int((~pairs.converged).sum())} of {dim} eigenpairs did not reach the relative "
@@ -166,3 +163,57 @@ def _filterwise(direction: Params, params: Params) -> Params:
         return x * jnp.expand_dims(target / norm, axes)
 
     return jax.tree.map(leaf, direction, params)
+
+
+class Trajectory(NamedTuple):
+    """A subspace through the last of T points, and where in it each of them lies."""
+
+    space: Subspace
+    coordinates: Float[Array, "T d"]
+    """Of each point's projection; 0 for the last."""
+    explained: Float[Array, "d"]
+    """Share of Σ_t ‖w_t − w_T‖² along each direction."""
+
+
+def trajectory_subspace(points: Params, dim: int = 2) -> Trajectory:
+    """The ``dim`` leading principal components of w_1, ..., w_T, leaves ``[T, ...]``, about w_T.
+
+    The directions are the right singular vectors of the matrix with rows w_t − w_T, orthonormal,
+    in the order of their singular values (Li et al. 2018, "Visualizing the Loss Landscape of
+    Neural Nets", section 7).
+
+    Raises:
+        InputError: dim outside 1..min(T−1, P), or points of no common number T.
+    """
+    check_floating(points)
+    points = working(points)
+    lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(points)}
+    if len(lengths) != 1 or () in lengths:
+        raise InputError(
+            "expected parameters of several points, stacked along a new first axis, found "
+            f"{[jnp.shape(leaf) for leaf in jax.tree.leaves(points)]}; stack them"
+        )
+    ((total,),) = lengths
+    most = min(total - 1, sum(leaf[0].size for leaf in jax.tree.leaves(points)))
+    if not 1 <= dim <= most:
+        raise InputError(
+            f"expected a dimension from 1 to {most}, at most the parameters, and one less than the "
+            f"points of the trajectory, found {dim}; change dim, or keep more points"
+        )
+    return _principal(points, dim)
+
+
+def _principal(points: Params, dim: int) -> Trajectory:
+    leaves, tree = jax.tree.flatten(points)
+    steps = [(leaf - leaf[-1]).astype(jnp.float32).reshape(leaf.shape[0], -1) for leaf in leaves]
+    left, singular, right = jnp.linalg.svd(jnp.concatenate(steps, 1), full_matrices=False)
+    rows = right[:dim]
+    basis, start = [], 0
+    for leaf in leaves:
+        size = leaf[0].size
+        basis.append(rows[:, start : start + size].reshape(dim, *leaf.shape[1:]).astype(leaf.dtype))
+        start += size
+    space = Subspace(jax.tree.map(lambda leaf: leaf[-1], points), jax.tree.unflatten(tree, basis))
+    square = singular**2
+    whole = jnp.where(square.sum() > 0, square.sum(), 1)
+    return Trajectory(space, (left * singular)[:, :dim], square[:dim] / whole)

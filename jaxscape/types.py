@@ -8,11 +8,14 @@ from jaxtyping import Array, Float
 Params: TypeAlias = Any
 """Any pytree of floating-point arrays: the parameters w, or a direction shaped like them."""
 
+
 Batch: TypeAlias = Any
 """Any pytree of arrays with a common leading sample axis."""
 
+
 PerSampleLoss: TypeAlias = Callable[[Params, Batch], Float[Array, "n"]]
 """``loss(params, batch) -> [n]``: one value ℓ_i(w) per sample, never averaged."""
+
 
 Matvec: TypeAlias = Callable[[Params], Params]
 """A symmetric linear operator on pytrees shaped like the parameters."""

@@ -27,7 +27,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import jaxscape as js
-from jaxscape.lab import data, models, plot_collect, style, train
+from experiments.collect import report as collect_report
+from jaxscape.lab import data, models, style, train
 
 # %matplotlib inline
 plt.rcParams.update(style.STYLE)
@@ -93,7 +94,7 @@ every_loss = js.reductions.losses(POINTS)  # keep ℓ_i(w), of every sample at e
 
 def foretell(evidence, **how):
     """E_w S² with its 90 % interval, carried by how many samples, and the sizes that follow."""
-    variance = js.evidence.loss_variance(evidence, **how)
+    variance = js.loss_variance.loss_variance(evidence, **how)
     sizes = {
         "K, mean over orders": [js.increment_size(v, TOLERANCE) for v in variance.interval],
         "K of a run": js.exceedance_size(
@@ -115,7 +116,7 @@ def report(sigma, variance, sizes):
 
 few = jax.tree.map(lambda leaf: leaf[:PILOT], fresh)
 for sigma, probe in probes.items():
-    report(sigma, *foretell(js.evidence.of(js.evaluate(loss, probe, few, every_loss))))
+    report(sigma, *foretell(js.loss_variance.of(js.evaluate(loss, probe, few, every_loss))))
 
 # %% [markdown]
 # Whether to believe it is said by *carried by*: $(\sum z)^2 / \sum z^2$ of the samples' terms
@@ -159,7 +160,7 @@ def held(losses, level):
     hits = []
     for seed in range(PILOTS):
         run = np.random.default_rng(seed).permutation(losses, axis=1)
-        variance, sizes = foretell(js.evidence.of(run[:, :PILOT]), fixed_points=True)
+        variance, sizes = foretell(js.loss_variance.of(run[:, :PILOT]), fixed_points=True)
         last, interval = js.sufficient_size(change(run), TOLERANCE), sizes["K of a run"]
         hits.append(
             [
@@ -216,7 +217,7 @@ found = {
 }
 if stopped:
     found["stopped_k"] = found["look_k"][-1:]
-figure = plot_collect.monitor(found, TOLERANCE, dataset=source.label)
+figure = collect_report.monitor(found, TOLERANCE, dataset=source.label)
 figure.suptitle(f"What the monitor foretold: {source.label}, σ = {SIGMA:g}")
 figure
 

@@ -34,7 +34,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import jaxscape as js
-from jaxscape.lab import data, models, plot, plot_surface, plot_theory, style, train
+from experiments.common import law_figures
+from jaxscape.lab import data, models, plot, style, train
 
 # %matplotlib inline
 plt.rcParams.update(style.STYLE | {"figure.dpi": 75})
@@ -109,7 +110,7 @@ ks = (10, 1000, SAMPLES)
 sheet = js.surface(loss, js.grid(space, radius=1.0, num=GRID), samples, ks=ks)
 steps = np.linspace(-1, 1, GRID)
 panels = {f"k = {k:,}": np.reshape(z, (GRID, GRID)) for k, z in zip(ks, sheet.loss, strict=True)}
-plot_surface.contours(
+plot.contours(
     steps, panels, title="Mean loss of $k$ samples", quantity="$L_k$ (nats)", dataset=source.label
 )
 
@@ -155,7 +156,7 @@ print(f"{'law / Monte-Carlo':28}", *(f"{label:>9}" for label in labels))
 for name, ratio in ratios.items():
     print(f"{name:28}", *(f"{value:9.3g}" for value in ratio))
 del parts["level a² alone"]  # at σ = 0.01 it would hide behind the full law
-plot_theory.law(k, delta, parts, labels, dataset=source.label)
+law_figures.law(k, delta, parts, labels, dataset=source.label)
 
 # %% [markdown]
 # On MNIST, close to $w^*$ the law holds, and $\Delta_k$ is nearly all $a^2$: the level of the

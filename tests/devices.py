@@ -16,7 +16,7 @@ import numpy as np
 from cases import mlp_apply, mlp_loss, mlp_problem
 
 import jaxscape as js
-from jaxscape import affine, reductions, sharding
+from jaxscape import devices, first_layer, reductions
 
 KS = (1, 2, 50, 100, 101)
 
@@ -42,7 +42,9 @@ def answer(question, mesh):
     probe = js.gaussian(key, space, 11, 0.5)
     sizes = {"batch_size": 3, "point_batch": 2, "mesh": mesh}  # some chunks stay empty
     sweep = functools.partial(js.evaluate, mlp_loss, probe, data, **sizes)
-    hessian = functools.partial(js.hvp, mlp_loss, params, data, batch_size=5, mesh=mesh)
+    hessian = functools.partial(
+        js.hessian_operator, mlp_loss, params, data, batch_size=5, mesh=mesh
+    )
     output_loss = lambda outputs, batch: js.losses.cross_entropy(outputs, batch["targets"])  # noqa: E731
     model = lambda w, batch: mlp_apply(w, batch["inputs"])  # noqa: E731
     if question == "pairs":
@@ -50,7 +52,7 @@ def answer(question, mesh):
         return pairs.values, jax.tree.map(abs, pairs.vectors), pairs.converged
     if question == "shared":
         sizes["batch_size"] = 4  # not compiled before
-        with mock.patch.object(affine, "share", side_effect=affine.share) as share:
+        with mock.patch.object(first_layer, "share", side_effect=first_layer.share) as share:
             jax.eval_shape(lambda: js.delta(mlp_loss, probe, data, **sizes))
         return np.array(share.called)
     return {
@@ -61,7 +63,9 @@ def answer(question, mesh):
         "project": lambda: js.project(mlp_loss, space, data, batch_size=5, mesh=mesh),
         "hessian": lambda: hessian()(params),
         "prefix_hessian": lambda: hessian(count=40)(params),
-        "gauss_newton": lambda: js.ggn_vp(model, output_loss, params, data, mesh=mesh)(params),
+        "gauss_newton": lambda: js.ggn_operator(model, output_loss, params, data, mesh=mesh)(
+            params
+        ),
     }[question]()
 
 
@@ -76,7 +80,7 @@ def main(out, *words):
     for word in words:
         shape, questions = word.split(":")
         points, samples = map(int, shape.split("x"))
-        mesh = sharding.mesh(points=points, samples=samples)
+        mesh = devices.mesh(points=points, samples=samples)
         for question in questions.split(","):
             for i, leaf in enumerate(jax.tree.leaves(answer(question, mesh))):
                 found[f"{shape} {question} {i}"] = np.asarray(leaf)

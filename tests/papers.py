@@ -10,11 +10,10 @@ from cases import at64
 from sweeps import flax_losses64
 
 import jaxscape as js
-from experiments import problem as problems
+from experiments.common import problem as problems
+from experiments.common.prepare import Directions
 from experiments.paper import bench as benches
-from experiments.paper.bench import TOP, Bench
-from experiments.paper.config import PaperConfig
-from experiments.prepare import Directions
+from experiments.paper.bench import TOP, Bench, PaperConfig
 from jaxscape.lanczos import Eigenpairs
 
 POINTS = 4

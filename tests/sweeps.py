@@ -5,7 +5,8 @@ import json
 import drawing
 import numpy as np
 
-from experiments import prepare, problem, sweep
+from experiments.common import cli, prepare, problem
+from experiments.sweep import __main__ as sweep
 
 
 def read(out):
@@ -23,7 +24,7 @@ def run(argv, out, capsys):
 
 def restored(argv, out):
     """The problem, settings and checkpoint folder of a finished run."""
-    config = sweep.cli.parse("sweep", sweep.SweepConfig, argv)
+    config = cli.parse("sweep", sweep.SweepConfig, argv)
     return problem.load(config), config, out / "checkpoint"
 
 

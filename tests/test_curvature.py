@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
 from jaxscape import lanczos, losses
-from jaxscape.curvature import ggn_vp, hvp
+from jaxscape.curvature import ggn_operator, hessian_operator
 from jaxscape.lanczos import top_eigenpairs
 from jaxscape.types import InputError
 
@@ -80,7 +80,7 @@ def flat64(tree):
 def test_every_sample_weighs_the_same_whatever_the_batch_size(batch_size):
     params, data, vector = logistic_case(25)
     expected = logistic_hessian(params, data) @ flat64(vector)
-    got = flat64(hvp(logistic, params, data, batch_size=batch_size)(vector))
+    got = flat64(hessian_operator(logistic, params, data, batch_size=batch_size)(vector))
     np.testing.assert_allclose(got, expected, rtol=2e-6, atol=1e-7)
 
 
@@ -90,7 +90,7 @@ def test_the_first_samples_alone(batch_size):
 
     @jax.jit
     def product(count):
-        return hvp(logistic, params, data, batch_size=batch_size, count=count)(vector)
+        return hessian_operator(logistic, params, data, batch_size=batch_size, count=count)(vector)
 
     def output_loss(outputs, batch):
         return jax.nn.softplus(-batch["targets"] * outputs)
@@ -99,7 +99,7 @@ def test_the_first_samples_alone(batch_size):
         first = jax.tree.map(lambda leaf, count=count: leaf[:count], data)
         expected = logistic_hessian(params, first) @ flat64(vector)
         np.testing.assert_allclose(flat64(product(count)), expected, rtol=5e-6, atol=1e-6)
-        newton = ggn_vp(
+        newton = ggn_operator(
             lambda w, batch: linear(w, batch["inputs"]),
             output_loss, params, data, batch_size=batch_size, count=count,
         )  # fmt: skip
@@ -117,7 +117,9 @@ def test_a_product_costs_the_chunks_it_needs():
 
     for count, chunks in ((1, 1), (5, 1), (6, 2), (25, 5)):
         calls.clear()
-        jax.block_until_ready(hvp(loss, params, data, batch_size=5, count=count)(vector))
+        jax.block_until_ready(
+            hessian_operator(loss, params, data, batch_size=5, count=count)(vector)
+        )
         jax.effects_barrier()
         assert len(calls) == chunks
 
@@ -127,7 +129,7 @@ def test_a_product_costs_the_chunks_it_needs():
 def test_hessian_of_logistic_regression(n, batch_size, seed):
     params, data, vector = logistic_case(n, seed)
     expected = logistic_hessian(params, data) @ flat64(vector)
-    got = flat64(hvp(logistic, params, data, batch_size=batch_size)(vector))
+    got = flat64(hessian_operator(logistic, params, data, batch_size=batch_size)(vector))
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -142,7 +144,7 @@ def test_hessian_is_the_derivative_of_the_gradient():
             return flat64(jax.grad(lambda w: network_loss(w, data).mean())(moved))
 
         differences = (gradient(1e-5) - gradient(-1e-5)) / 2e-5
-        got = flat64(hvp(network_loss, params, data, batch_size=6)(vector))
+        got = flat64(hessian_operator(network_loss, params, data, batch_size=6)(vector))
     np.testing.assert_allclose(got, differences, rtol=1e-7, atol=1e-8)
 
 
@@ -155,9 +157,9 @@ def test_gauss_newton_is_the_dense_product(batch_size):
     softmax = np.exp(outputs) / np.exp(outputs).sum(1, keepdims=True)
     curvature = np.einsum("ia,ab->iab", softmax, np.eye(3)) - softmax[:, :, None] * softmax[:, None]
     expected = np.einsum("iap,iab,ibq->pq", jacobian, curvature, jacobian) / len(outputs)
-    got = dense(ggn_vp(network, class_loss, params, data, batch_size=batch_size), params)
+    got = dense(ggn_operator(network, class_loss, params, data, batch_size=batch_size), params)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=2e-6)
-    hessian = dense(hvp(network_loss, params, data), params)
+    hessian = dense(hessian_operator(network_loss, params, data), params)
     assert np.abs(hessian - got).max() > 0.01  # the model is not linear, so they must differ
 
 
@@ -170,7 +172,7 @@ def test_gauss_newton_is_the_hessian_of_a_linear_model():
     def output_loss(outputs, batch):
         return jax.nn.softplus(-batch["targets"] * outputs)
 
-    got = dense(ggn_vp(model, output_loss, params, data, batch_size=4), params)
+    got = dense(ggn_operator(model, output_loss, params, data, batch_size=4), params)
     np.testing.assert_allclose(got, logistic_hessian(params, data), rtol=1e-5, atol=1e-7)
 
 
@@ -180,14 +182,16 @@ def test_works_under_jit_vmap_and_in_loops():
 
     @jax.jit
     def three_times(params, data, vector):
-        operator = hvp(logistic, params, data, batch_size=10)
+        operator = hessian_operator(logistic, params, data, batch_size=10)
         return jax.lax.while_loop(
             lambda carry: carry[0] < 3, lambda c: (c[0] + 1, operator(c[1])), (0, vector)
         )[1]
 
     expected = np.linalg.matrix_power(hessian, 3) @ flat64(vector)
     np.testing.assert_allclose(flat64(three_times(params, data, vector)), expected, rtol=1e-5)
-    np.testing.assert_allclose(dense(hvp(logistic, params, data), params), hessian, rtol=1e-5)
+    np.testing.assert_allclose(
+        dense(hessian_operator(logistic, params, data), params), hessian, rtol=1e-5
+    )
 
 
 def test_one_program_serves_every_call_with_the_same_loss():
@@ -199,7 +203,7 @@ def test_one_program_serves_every_call_with_the_same_loss():
 
     def spectrum(seed):
         params, data, vector = logistic_case(25, seed)
-        operator = hvp(loss, params, data, batch_size=10)
+        operator = hessian_operator(loss, params, data, batch_size=10)
         before = len(traces)
         operator(vector)
         found = top_eigenpairs(operator, params, 2, key=jax.random.key(seed))
@@ -213,7 +217,7 @@ def test_one_program_serves_every_call_with_the_same_loss():
 
 def test_data_is_no_constant_of_the_program():
     params, data, vector = logistic_case(5000)
-    operator = hvp(logistic, params, data)
+    operator = hessian_operator(logistic, params, data)
     like = lanczos._shapes(vector)
     options = {"like": like, "num": 1, "which": "largest", "dim": 3, "copies": True}
     lowered = lanczos._solve.lower(operator, jax.random.key(0), 1e-4, 1, **options)
@@ -225,7 +229,7 @@ def test_data_is_no_constant_of_the_program():
 
 def test_top_eigenpairs_of_a_network_against_numpy():
     params, data = network_case()
-    operator = hvp(network_loss, params, data, batch_size=10)
+    operator = hessian_operator(network_loss, params, data, batch_size=10)
     exact = np.linalg.eigvalsh(dense(operator, params))
     largest = top_eigenpairs(operator, params, 4, key=jax.random.key(0))
     np.testing.assert_allclose(largest.values, exact[::-1][:4], rtol=1e-4)
@@ -252,13 +256,13 @@ def test_bad_input_is_one_clear_line(changes, message):
     params, data, _ = logistic_case(5)
     arguments = {"loss": logistic, "params": params, "data": data} | changes
     with pytest.raises(InputError, match=message) as caught:
-        hvp(**arguments)
+        hessian_operator(**arguments)
     assert "\n" not in str(caught.value)
 
 
 def test_vector_of_another_shape():
     params, data, _ = logistic_case(5)
-    operator = hvp(logistic, params, data)
+    operator = hessian_operator(logistic, params, data)
     for vector in ({"weight": jnp.ones(4), "bias": jnp.ones(())}, jnp.ones(4)):
         with pytest.raises(InputError, match="vector to be shaped like the parameters"):
             operator(vector)

@@ -9,7 +9,7 @@ import pytest
 from devices import answer
 
 import jaxscape as js
-from experiments import hosts
+from experiments.common.devices import across
 
 EIGHT = {
     "8x1": ["delta", "losses", "shared"],
@@ -66,17 +66,17 @@ def test_two_processes_equal_one(tmp_path):
 
 def test_a_mesh_that_cannot_be_is_refused():
     with pytest.raises(js.InputError, match=r"at most 1, .* found 2 and 3"):
-        js.sharding.mesh(points=2, samples=3)
+        js.devices.mesh(points=2, samples=3)
     with pytest.raises(js.InputError, match="found 1 and 0"):
-        js.sharding.mesh(samples=0)
+        js.devices.mesh(samples=0)
     other = jax.make_mesh((1,), ("data",))
     with pytest.raises(js.InputError, match="axes points and samples"):
         answer("delta", other)
 
 
 @pytest.mark.parametrize(
-    ("devices", "points", "wanted"),
+    ("count", "points", "wanted"),
     [(8, 256, 8), (8, 257, 8), (8, 5, 1), (8, 10, 2), (6, 2, 2), (1, 7, 1)],
 )
-def test_points_come_first_unless_devices_would_be_idle(devices, points, wanted):
-    assert hosts.across(devices, points) == wanted
+def test_points_come_first_unless_devices_would_be_idle(count, points, wanted):
+    assert across(count, points) == wanted

@@ -174,7 +174,7 @@ def answers(loss, of, space):
     top = js.hessian_subspace(loss, space.origin, DATA, 2, tol=1e-5)
     eigen = js.project(loss, top, DATA).hessian.mean(0)
     sheet = js.surface(loss, js.grid(space, radius=1.0, num=2), DATA, ks=(1, N))
-    product = js.hvp(loss, space.origin, DATA)(first)
+    product = js.hessian_operator(loss, space.origin, DATA)(first)
     assert jax.tree.structure(product) == jax.tree.structure(space.origin)
     return product, js.project(loss, space, DATA), jnp.abs(eigen), sheet
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxscape.exceedance import exceedance_size
+from jaxscape.sample_size import exceedance_size
 from jaxscape.types import InputError
 
 POPULATION = np.random.default_rng(0).exponential(size=3000) ** 2

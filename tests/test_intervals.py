@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxscape.intervals import mean_interval, terms_of
+from jaxscape.loss_variance import mean_interval, terms_of
 
 
 def interval(values, points=None, level=0.9):

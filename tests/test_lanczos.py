@@ -13,8 +13,7 @@ from jax.tree_util import Partial
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 from jaxscape import lanczos
-from jaxscape.lanczos import top_eigenpairs
-from jaxscape.operators import hoist
+from jaxscape.lanczos import hoist, top_eigenpairs
 from jaxscape.types import InputError
 
 TOL = 1e-4

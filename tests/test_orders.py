@@ -5,7 +5,7 @@ import pytest
 from cases import increments64
 
 import jaxscape as js
-from jaxscape.orders import distance_law
+from jaxscape.sample_size import distance_law
 
 LOSSES = np.random.default_rng(0).exponential(size=6)
 ORDERS = np.array(list(itertools.permutations(LOSSES)))

@@ -8,14 +8,8 @@ from cases import mlp_loss, mlp_problem
 from jax.flatten_util import ravel_pytree
 from scipy.sparse.linalg import eigsh
 
-from jaxscape.prefix_spectra import (
-    PrefixSpectra,
-    eigenvalue_delta,
-    geometric,
-    overlap,
-    prefix_spectra,
-    ritz_values,
-)
+from experiments.spectra.measure import eigenvalue_delta
+from jaxscape.prefix_spectra import PrefixSpectra, geometric, overlap, prefix_spectra, ritz_values
 from jaxscape.quadratic import project, quadratic_delta
 from jaxscape.subspace import Subspace, random_subspace
 from jaxscape.types import InputError

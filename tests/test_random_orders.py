@@ -4,7 +4,7 @@ import pytest
 from cases import increments64
 
 import jaxscape as js
-from jaxscape.random_orders import random_orders
+from jaxscape.sample_size import random_orders
 
 LOSSES = np.random.default_rng(0).exponential(size=(3, 50)).astype(np.float32)
 

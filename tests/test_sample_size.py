@@ -5,8 +5,7 @@ import numpy as np
 from hypothesis import given, settings
 
 import jaxscape as js
-from jaxscape.orders import distance_law
-from jaxscape.sample_size import distance_size, increment_size
+from jaxscape.sample_size import distance_law, distance_size, increment_size
 
 
 def slow(delta, tolerance):

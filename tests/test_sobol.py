@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import norm
 
 import jaxscape as js
-from jaxscape.sobol import fits
+from jaxscape.probes import fits
 
 KEY = jax.random.key(4)
 

@@ -1,205 +1,249 @@
-"""What a finished run of the main command holds."""
-
-import json
-import os
-
-import command
 import jax
+import jax.numpy as jnp
 import numpy as np
-from cases import at64, increments64
-from command import process
-from sweeps import flax_losses64, load, read, run
+import pytest
+from cases import at64, increments64, mlp_loss, mlp_losses64, mlp_problem
 
-from experiments import monte_carlo, problem, summary, sweep_report
+import jaxscape as js
+from jaxscape import reductions, sweep
 
-SHAPES = {
-    "k": "K", "order": "n", "sigma": "s", "delta": "sK", "delta_sem": "sK", "delta_shape": "sK",
-    "delta_first_order": "sK", "loss_variance": "s", "loss_variance_sem": "s", "eigenvalues": "d",
-    "eigenvalue_residuals": "d", "loss_at_origin": "n", "coordinates": "smd",
-    "law_total": "sK", "law_offset": "sK", "law_mixed": "sK", "law_gradient": "sK",
-    "law_curvature": "sK", "law_diagonal": "sK", "law_shape": "sK",
-}  # fmt: skip
+KEY = jax.random.key(3)
+N, M, D = 101, 11, 4
 
 
-def test_the_run_folder_is_whole(finished):
-    out, done = finished
-    assert sorted(p.name for p in out.iterdir()) == [
-        "checkpoint", "config.json", "figures", "report.html", "results.npz", "summary.json"
-    ]  # fmt: skip
-    assert [p.name for p in out.parent.iterdir()] == ["run"]
-    arrays, summary = read(out)
-    sizes = {"K": 249, "n": 250, "s": 2, "d": 3, "m": 5}
-    assert {name: a.shape for name, a in arrays.items()} == {
-        name: tuple(sizes[letter] for letter in letters) for name, letters in SHAPES.items()
-    }
-    np.testing.assert_array_equal(arrays["k"], np.arange(1, 250))
-    assert len(set(arrays["order"])) == 250
-    assert arrays["order"].max() < 300
-    names = {"delta", "delta_k2", "shape_part", "eigenvalues", "law", "law_parts", "sizes"}
-    assert {p.name for p in (out / "figures").iterdir()} == {
-        f"{name}.{kind}" for name in names for kind in ("png", "pdf")
-    }
-    assert summary["num_parameters"] == 7 * 6 + 6 + 6 * 3 + 3
-    assert "K, this order" in done.stdout
-    config = json.loads((out / "config.json").read_text())
-    assert config["settings"]["points"] == 5
-    assert set(config["dataset"]["sha256"]) == {
-        "train_inputs", "train_targets", "test_inputs", "test_targets"
-    }  # fmt: skip
+@pytest.fixture(scope="module")
+def problem():
+    params, data = mlp_problem(n=N)
+    space = js.random_subspace(KEY, params, D)
+    probe = js.gaussian(KEY, space, M, 1.0)
+    rows = np.stack([mlp_losses64(at64(space, theta), data) for theta in probe.coordinates])
+    return params, data, space, probe, rows
 
 
-def test_the_curves_match_a_float64_loop_over_the_same_points(clouds, finished):
-    out, _ = finished
-    arrays, summary = read(out)
-    found, (space, pairs, _) = load(clouds, out)
-    np.testing.assert_array_equal(found.order, arrays["order"])
-    for s in range(2):
-        rows = [flax_losses64(at64(space, t), found.samples) for t in arrays["coordinates"][s]]
-        steps = increments64(rows)
-        # where ℓ_{k+1} happens to be close to L_k, the rounding of the float32 loss is what is left
-        first, rounding = abs(steps).mean(0), 1e-6 * abs(steps).mean()
-        square = (steps**2).mean(0)
-        assert (abs(arrays["delta"][s] - square) <= 1e-5 * square + 2 * first * rounding).all()
-        np.testing.assert_allclose(arrays["delta_first_order"][s], first, rtol=1e-5, atol=rounding)
-        np.testing.assert_allclose(arrays["delta_shape"][s], steps.var(0, ddof=1), rtol=1e-3)
-        np.testing.assert_allclose(
-            arrays["loss_variance"][s], np.var(rows, 1, ddof=1).mean(), rtol=1e-5
+@pytest.mark.parametrize(
+    ("batch_size", "point_batch"),
+    [(1000, None), (13, 4), (1, 1), (50, 11)],
+)
+def test_delta_matches_a_float64_loop(problem, batch_size, point_batch):
+    _, data, _, probe, rows = problem
+    got = js.delta(mlp_loss, probe, data, batch_size=batch_size, point_batch=point_batch)
+    steps = increments64(rows)
+    np.testing.assert_array_equal(got.k, np.arange(1, N))
+    np.testing.assert_allclose(got.mean, (steps**2).mean(0), rtol=1e-5)
+    np.testing.assert_allclose(got.sem, (steps**2).std(0, ddof=1) / np.sqrt(M), rtol=1e-4)
+    np.testing.assert_allclose(got.shape, steps.var(0, ddof=1), rtol=1e-4)
+    np.testing.assert_allclose(got.first_order, np.abs(steps).mean(0), rtol=1e-5)
+    np.testing.assert_allclose(got.loss_variance, rows.var(1, ddof=1), rtol=1e-5)
+    assert not np.any(got.nonfinite)
+
+
+def test_all_directions_are_applied(problem):
+    """The published code moves along the first direction only; its curve is another one."""
+    _, data, space, probe, rows = problem
+    only_first = probe.coordinates.at[:, 1:].set(0)
+    first = js.delta(mlp_loss, js.points(space, only_first), data).mean
+    every = js.delta(mlp_loss, probe, data).mean
+    np.testing.assert_allclose(every, (increments64(rows) ** 2).mean(0), rtol=1e-5)
+    ratio = np.asarray(every) / np.asarray(first)
+    assert np.median(np.abs(np.log(ratio))) > 0.2
+
+
+def test_an_iterator_of_batches_gives_the_same(problem):
+    _, data, _, probe, _ = problem
+    batches = (jax.tree.map(lambda x, i=i: x[i : i + 40], data) for i in range(0, N, 40))
+    whole = js.delta(mlp_loss, probe, data)
+    streamed = js.delta(mlp_loss, probe, batches, batch_size=9)
+    for a, b in zip(whole, streamed, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_segments_that_overlap_skip_what_was_met(problem):
+    _, data, _, probe, _ = problem
+    carry, rows = sweep.begin(probe, reductions.delta), []
+    for start, skip in ((0, 0), (40, 0), (61, 19)):
+        segment = jax.tree.map(lambda x, s=start: x[s : s + 40], data)
+        carry, row = sweep.advance(
+            mlp_loss, probe, segment, carry, reductions.delta, skip=skip, batch_size=9
         )
-        scaled = (steps**2).mean(0)[99:] * np.arange(100, 250) ** 2.0
-        np.testing.assert_allclose(summary["sigmas"][s]["mean_delta_k2"], scaled.mean(), rtol=1e-5)
-    at_origin = flax_losses64(space.origin, found.samples)
-    np.testing.assert_allclose(arrays["loss_at_origin"], at_origin, rtol=1e-4)
-    np.testing.assert_allclose(summary["train_loss"], at_origin.mean(), rtol=1e-5)
-    np.testing.assert_array_equal(arrays["eigenvalues"], pairs.values)
-    for theta in arrays["coordinates"][1]:
-        assert np.all(theta != 0)  # every direction is used
+        rows.append(jax.tree.map(lambda x, s=skip: x[s:], row))
+    by_sample = jax.tree.map(lambda *x: jnp.concatenate(x), *rows)
+    got = sweep.finish(probe, carry, by_sample, reductions.delta)
+    want = js.delta(mlp_loss, probe, data)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
-def test_the_law_agrees_with_monte_carlo_where_the_points_stay_close(clouds, tmp_path, capsys):
-    sigmas = ["--sigmas", "0.001", "30", "--points", "400"]
-    assert run([*clouds, *sigmas], tmp_path / "run", capsys)[0] == 0
-    arrays, summary = read(tmp_path / "run")
-    close, far = summary["sigmas"]
-    assert close["law_holds"]
-    assert abs(close["law_over_monte_carlo"] - 1) < 0.02
-    np.testing.assert_allclose(
-        close["law_over_monte_carlo"],
-        arrays["law_total"][0][99:].mean() / arrays["delta"][0][99:].mean(),
-        rtol=1e-5,
+def test_two_runs_are_bit_identical(problem):
+    _, data, _, probe, _ = problem
+    a, b = (js.delta(mlp_loss, probe, data) for _ in range(2))
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_works_under_a_hosts_jit_and_vmap(problem):
+    _, data, space, _, _ = problem
+    thetas = jax.random.normal(KEY, (2, M, D))
+    means = lambda theta: js.delta(mlp_loss, js.points(space, theta), data).mean  # noqa: E731
+    both = jax.jit(jax.vmap(means))(thetas)
+    for theta, got in zip(thetas, both, strict=True):
+        np.testing.assert_allclose(got, means(theta), rtol=1e-5)
+
+
+def program(n, m):
+    params, data = mlp_problem(n=n)
+    probe = js.gaussian(KEY, js.random_subspace(KEY, params, D), m, 1.0)
+    run = jax.jit(lambda probe, data: js.delta(mlp_loss, probe, data, batch_size=100))
+    return run.lower(probe, data)
+
+
+def test_the_program_does_not_grow_with_samples_or_points():
+    lines = len(program(1000, 16).as_text().splitlines())
+    assert len(program(4000, 64).as_text().splitlines()) == lines
+
+
+def test_no_array_of_points_by_samples():
+    memory = program(4000, 512).compile().memory_analysis()
+    if memory is None:
+        pytest.skip("this backend does not report memory")
+    assert memory.temp_size_in_bytes < 512 * 4000 * 4 / 4
+
+
+def test_isotropic_and_single_probes_match_numpy(problem):
+    params, data, *_ = problem
+    probe = js.isotropic(KEY, params, 6, 0.2)
+    points = jax.jit(jax.vmap(probe.at))(np.arange(6))
+    rows = [mlp_losses64(jax.tree.map(lambda x, i=i: x[i], points), data) for i in range(6)]
+    rows = np.stack(rows)
+    got = js.delta(mlp_loss, probe, data, point_batch=4)
+    np.testing.assert_allclose(got.mean, (increments64(rows) ** 2).mean(0), rtol=1e-5)
+    alone = js.delta(mlp_loss, js.single(params), data)
+    want = increments64(mlp_losses64(params, data)[None])[0] ** 2
+    np.testing.assert_allclose(alone.mean, want, rtol=1e-4, atol=1e-14)
+    assert np.isnan(alone.sem).all()
+    assert np.isnan(alone.shape).all()
+
+
+def test_surface_matches_numpy(problem):
+    _, data, space, *_ = problem
+    probe = js.grid(space, radius=1.0, num=5)
+    rows = np.stack([mlp_losses64(at64(space, theta), data) for theta in probe.coordinates])
+    got = js.surface(mlp_loss, probe, data, ks=(1, 2, 50, N - 1, N), batch_size=17)
+    np.testing.assert_array_equal(got.k, [1, 2, 50, N - 1, N])
+    for i, k in enumerate((1, 2, 50, N - 1, N)):
+        np.testing.assert_allclose(got.loss[i], rows[:, :k].mean(1), rtol=1e-5)
+        if k < N:
+            want = increments64(rows)[:, k - 1]
+            np.testing.assert_allclose(
+                got.increment[i], want, rtol=1e-4, atol=1e-6 * np.abs(want).max()
+            )
+    assert np.isnan(got.increment[-1]).all()
+
+
+def test_per_sample_losses(problem):
+    params, data, *_ = problem
+    got = js.per_sample_losses(mlp_loss, params, data, batch_size=8)
+    np.testing.assert_allclose(got, mlp_losses64(params, data), rtol=1e-5)
+
+
+def test_a_host_may_bring_its_own_reduction(problem):
+    """The mean over points of the final loss, in a few lines."""
+    _, data, _, probe, rows = problem
+    final = js.Reduction(
+        lambda t, b: ((), ()), lambda state, *_: state, lambda p, s, prefix: prefix.mean.mean()
     )
-    assert far["law_holds"] is False
-    np.testing.assert_allclose(sum(close["law_parts"].values()), 1, rtol=1e-5)
+    np.testing.assert_allclose(js.evaluate(mlp_loss, probe, data, final), rows.mean(), rtol=1e-5)
 
 
-def test_sizes_in_the_summary_are_definition_4(finished):
-    arrays, summary = read(finished[0])
-    for s, entry in enumerate(summary["sigmas"]):
-        for size in entry["sufficient_size"]:
-            above = np.flatnonzero(arrays["delta"][s] >= np.float32(size["tolerance"]))
-            last = above[-1] + 1 if above.size else 0
-            assert size["reached"] == (last < 249)
-            assert size["k"] == (last + 1 if last < 249 else None)
+def test_losses_that_are_not_finite_are_named(problem):
+    _, data, _, probe, _ = problem
+    inputs = data["inputs"].at[17].set(jnp.nan).at[40].set(jnp.inf)
+    with pytest.raises(js.InputError, match=r"2 of 101 samples \(at positions 17, 40\).*of 11"):
+        js.delta(mlp_loss, probe, {**data, "inputs": inputs})
 
 
-def test_a_late_size_is_marked():
-    more = {"ci": [1, 9], "law_k": 4, "law_ci": [3, None]}
-    found = [(96, True), (95, True), (None, False)]
-    sizes = [{"tolerance": 1.0, "k": k, "reached": r, **more} for k, r in found]
-    rows = summary.sizes_table([{"sigma": 1.0, "sufficient_size": sizes}], 100)
-    assert [row[2] for row in rows[1:]] == ["96*", "95", "not by 100"]
-    assert rows[1][3:] == ["1 to 9", "4", "3 to beyond 2^31"]
-    assert summary.is_marked(rows)
+@pytest.mark.parametrize("sigma", [1e7, 1e13])
+def test_squares_beyond_float32_are_an_error_not_a_curve_of_nan(problem, sigma):
+    _, data, space, *_ = problem
+    with pytest.raises(js.InputError, match=r"fit float32|finite losses"):
+        js.delta(mlp_loss, js.gaussian(KEY, space, M, sigma), data)
 
 
-def test_intervals_hold_what_they_are_intervals_of(finished):
-    arrays, found = read(finished[0])
-    for s, entry in enumerate(found["sigmas"]):
-        low, high = entry["order_law_k2_ci"]
-        assert low < arrays["loss_variance"][s] < high
-        for size in entry["sufficient_size"]:
-            assert size["law_ci"][0] <= size["law_k"] <= size["law_ci"][1]
-            want = np.sqrt(arrays["loss_variance"][s] / size["tolerance"] + 0.25) - 0.5
-            assert size["law_k"] - 1 <= want * (1 + 1e-4)
-            assert size["law_k"] + 1 >= want * (1 - 1e-4)
-            assert size["ci"][0] <= size["ci"][1]
+def linear(w, batch):
+    return batch @ w
 
 
-def test_the_report_is_one_file(finished):
-    html = (finished[0] / "report.html").read_text()
-    assert html.count("data:image/png;base64,") == 7
-    assert "http" not in html
-    assert "Definition 4" in html
+@pytest.mark.parametrize("scale", [1e-12, 1e9])
+def test_the_standard_error_has_the_range_of_the_mean(scale):
+    """Fourth powers of such losses are beyond float32."""
+    rows = (scale * np.random.default_rng(0).exponential(size=(6, 50))).astype(np.float32)
+    data = jnp.asarray(rows.T)
+    space = js.Subspace(jnp.zeros(6), jnp.eye(6))
+    probe = js.points(space, jnp.eye(6))
+    got = js.delta(linear, probe, data, point_batch=4)
+    steps = increments64(rows)
+    np.testing.assert_allclose(got.mean, (steps**2).mean(0), rtol=1e-5)
+    np.testing.assert_allclose(got.sem, (steps**2).std(0, ddof=1) / np.sqrt(6), rtol=1e-4)
 
 
-def test_eigenpairs_that_did_not_converge_are_said_so():
-    lines = sweep_report.notes({"dataset_note": "", "eigenvalues": [3.0, 1.0],
-                                "eigenvalues_converged": [True, False]})  # fmt: skip
-    assert lines == ["1 of 2 eigenpairs did not converge: the directions are approximate."]
+def test_first_order_does_not_drift_over_many_blocks():
+    data = jnp.asarray([3.0, 1.0, 2.0])
+    probe = js.points(js.Subspace(jnp.zeros(1), jnp.ones((1, 1))), jnp.full((5000, 1), 0.1))
+    got = js.delta(lambda w, batch: batch * w, probe, data, point_batch=1)
+    np.testing.assert_allclose(got.first_order, [0.1, 0.0], rtol=1e-6, atol=1e-8)
 
 
-def test_keys_are_independent_of_each_other():
-    keys = jax.random.split(jax.random.key(0), len(problem.KEYS))
-    assert len({tuple(np.asarray(jax.random.key_data(k))) for k in keys}) == len(problem.KEYS)
+def test_works_where_the_host_has_enabled_float64(problem):
+    params, data, _, probe, _ = problem
+    want = js.delta(mlp_loss, probe, data)
+    with jax.enable_x64(True):
+        for a, b in zip(js.delta(mlp_loss, probe, data), want, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5)
+        assert js.surface(mlp_loss, probe, data, ks=(3,)).loss.shape == (1, M)
+        assert js.per_sample_losses(mlp_loss, params, data).shape == (N,)
 
 
-def check_same(found, one):
-    """Curves to 1e-5, but for the rounding of losses that happen to be close to L_k."""
-    size = one["delta_first_order"]
-    rounding = 2e-6 * size * size.mean(1, keepdims=True)
-    assert (abs(found["delta"] - one["delta"]) <= 1e-5 * one["delta"] + rounding).all()
-    for name in "eigenvalues", "loss_variance", "loss_at_origin":
-        np.testing.assert_allclose(found[name], one[name], rtol=1e-5, err_msg=name)
-    scale = abs(one["law_total"]).max(1, keepdims=True)
-    assert (abs(found["law_total"] - one["law_total"]) <= 1e-5 * scale).all()
+def test_a_surface_under_jit_leaves_nothing_behind(problem):
+    _, data, _, probe, _ = problem
+    inside = jax.jit(lambda d: js.surface(mlp_loss, probe, d, ks=(9,)).loss)(data)
+    np.testing.assert_allclose(js.surface(mlp_loss, probe, data, ks=(9,)).loss, inside, rtol=1e-5)
 
 
-def test_many_devices_give_the_same_curve(clouds, finished, tmp_path):
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    argv = ["-m", "experiments.sweep", *clouds, "--out", tmp_path / "run"]
-    done = process(*argv, env=environment)
-    assert done.returncode == 0, done.stderr
-    check_same(read(tmp_path / "run")[0], read(finished[0])[0])
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["devices"][7:]
+def test_a_surface_that_cannot_be_right_is_an_error(problem):
+    _, data, _, probe, _ = problem
+    with pytest.raises(js.InputError, match="fewer samples"):
+        js.surface(mlp_loss, probe, iter([data]), ks=(N + 1,))
+    bad = {**data, "inputs": data["inputs"].at[3].set(jnp.nan)}
+    with pytest.raises(js.InputError, match="finite losses"):
+        js.surface(mlp_loss, probe, bad, ks=(9,))
 
 
-HOSTS = """
-import sys
-sys.path.insert(0, "tests")
-from experiments import hosts, sweep
-import drawing
-fresh, partial, *argv = sys.argv[1:]
-with drawing.nothing():
-    status = sweep.main([*argv, "--out", fresh])
-    hosts.join = lambda *_: None  # they have met
-    sys.exit(status or sweep.main([*argv, "--out", partial, "--resume"]))
-"""
+def test_the_carry_may_move_to_other_blocks(problem):
+    _, data, _, probe, _ = problem
+    start = sweep.begin(probe, reductions.delta)
+    carry, _ = sweep.advance(mlp_loss, probe, data, start, reductions.delta)
+    points = sweep.by_point(probe, carry)
+    assert points.prefix.mean.shape == (M,)
+    again = sweep.in_blocks(probe, points, point_batch=3)
+    whole = sweep.by_point(probe, again, point_batch=3)
+    jax.tree.map(np.testing.assert_array_equal, whole, points)
 
 
-def test_two_hosts_make_the_same_folder_and_resume_anothers(
-    clouds, finished, tmp_path, capsys, monkeypatch
-):
-    write, calls = monte_carlo._write, []
+@pytest.mark.parametrize("ks", [(0,), (N + 1,), ()])
+def test_a_surface_at_no_such_k_is_refused(problem, ks):
+    _, data, _, probe, _ = problem
+    with pytest.raises(js.InputError, match="values of k from 1 to 101"):
+        js.surface(mlp_loss, probe, data, ks=ks)
 
-    def interrupted(*args):
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return write(*args)
 
-    monkeypatch.setattr(monte_carlo, "SEGMENT", 40)
-    monkeypatch.setattr(monte_carlo, "_write", interrupted)
-    fresh, partial = tmp_path / "fresh", tmp_path / "partial"
-    assert run(clouds, partial, capsys)[0] == 130
-    both = command.hosts(
-        lambda address, host: [
-            "-c", HOSTS, fresh, partial, *clouds,
-            "--hosts", "2", "--host", host, "--coordinator", address,
-        ]
-    )  # fmt: skip
-    assert [done.returncode for done in both] == [0, 0], [done.stderr for done in both]
-    assert "K, this order" in both[0].stdout
-    assert "data:" not in both[1].stdout
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["fresh", "partial"]
-    for out in fresh, partial:
-        assert {p.name for p in out.iterdir()} == {p.name for p in finished[0].iterdir()}
-        check_same(read(out)[0], read(finished[0])[0])
+def test_other_bad_input_is_refused(problem):
+    _, data, _, probe, _ = problem
+    with pytest.raises(js.InputError, match="one loss per sample"):
+        js.delta(lambda p, b: mlp_loss(p, b).mean(), probe, data)
+    with pytest.raises(js.InputError, match="at least 2 samples"):
+        js.delta(mlp_loss, probe, jax.tree.map(lambda x: x[:1], data))
+    with pytest.raises(js.InputError, match="at least one sample"):
+        js.delta(mlp_loss, probe, jax.tree.map(lambda x: x[:0], data))
+    with pytest.raises(js.InputError, match="at least one batch"):
+        js.delta(mlp_loss, probe, iter(()))
+    with pytest.raises(js.InputError, match="chunk size"):
+        js.delta(mlp_loss, probe, data, batch_size=0)

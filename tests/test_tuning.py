@@ -5,9 +5,9 @@ import pytest
 from cases import mlp_apply, mlp_loss, mlp_problem
 
 import jaxscape as js
-from jaxscape import landscape, losses, tuning
+from jaxscape import batching, losses, sweep
+from jaxscape.batching import Product
 from jaxscape.lab import models
-from jaxscape.tuning import Product
 
 N = 4000
 
@@ -78,11 +78,11 @@ def dense_with_a_small_product():
     ids=lambda x: getattr(x, "__name__", ""),
 )
 def test_the_largest_product_is_found_with_its_rows(case, largest):
-    assert max(tuning._products(*case()), key=lambda p: p.each * p.beside) == largest
+    assert max(batching._products(*case()), key=lambda p: p.each * p.beside) == largest
 
 
 def test_attention_is_many_small_products_side_by_side():
-    beside = [p for p in tuning._products(*attention()) if p.beside > 1]
+    beside = [p for p in batching._products(*attention()) if p.beside > 1]
     # queries with keys, weights with values: 4 heads of width 6
     assert beside == [Product(11 * 11 * 6, 4 * N, 4 * N * 11)] * 2
 
@@ -100,49 +100,49 @@ def test_attention_is_many_small_products_side_by_side():
 )
 def test_fifteen_hundred_rows_at_a_time(monkeypatch, case, want):
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
-    assert tuning.batch_size(*case()) == want
+    assert batching.batch_size(*case()) == want
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert tuning.batch_size(*case()) == 1000
+    assert batching.batch_size(*case()) == 1000
 
 
 def test_eigen_multiplies_unless_products_are_many_and_small(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
-    monkeypatch.setattr(tuning, "_known", lambda: True)
-    assert tuning.compiler_options(*dense()) == tuning.EIGEN
-    assert tuning.compiler_options(*patches()) == tuning.EIGEN
-    assert tuning.compiler_options(*dense_with_a_small_product()) == tuning.EIGEN
-    assert tuning.compiler_options(*attention()) == {}
+    monkeypatch.setattr(batching, "_known", lambda: True)
+    assert batching.compiler_options(*dense()) == batching.EIGEN
+    assert batching.compiler_options(*patches()) == batching.EIGEN
+    assert batching.compiler_options(*dense_with_a_small_product()) == batching.EIGEN
+    assert batching.compiler_options(*attention()) == {}
     within = []
-    jax.jit(lambda: within.append(tuning.compiler_options(*dense())))()
+    jax.jit(lambda: within.append(batching.compiler_options(*dense())))()
     assert within == [{}]
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert tuning.compiler_options(*dense()) == {}
+    assert batching.compiler_options(*dense()) == {}
 
 
 def test_an_option_that_xla_does_not_know_is_not_given(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
-    monkeypatch.setattr(tuning, "EIGEN", {"xla_cpu_no_such_option": "1"})
-    tuning._known.cache_clear()
+    monkeypatch.setattr(batching, "EIGEN", {"xla_cpu_no_such_option": "1"})
+    batching._known.cache_clear()
     try:
-        assert tuning.compiler_options(*dense()) == {}
+        assert batching.compiler_options(*dense()) == {}
     finally:
-        tuning._known.cache_clear()
+        batching._known.cache_clear()
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="XLA's option for CPUs")
 def test_a_sweep_alone_takes_the_option_and_agrees_with_one_within_another_program():
-    assert tuning._known()
+    assert batching._known()
     params, data = mlp_problem()
     space = js.random_subspace(jax.random.key(1), params, 2)
-    options = tuning.compiler_options(mlp_loss, params, data)
+    options = batching.compiler_options(mlp_loss, params, data)
     for probe in (
         js.gaussian(jax.random.key(2), space, num_points=8, sigma=0.1),
         js.isotropic(jax.random.key(2), params, num_points=8, sigma=0.1),
     ):
         loss = losses.supervised(mlp_apply)  # not compiled before
-        before = landscape._program(**options)._cache_size()
+        before = sweep._program(**options)._cache_size()
         alone = js.delta(loss, probe, data)
-        assert landscape._program(**options)._cache_size() == before + 1
+        assert sweep._program(**options)._cache_size() == before + 1
         within = jax.jit(lambda probe, loss=loss: js.delta(loss, probe, data).mean)(probe)
         np.testing.assert_allclose(alone.mean, within, rtol=1e-5)
 

@@ -1,29 +1,22 @@
-"""Every figure of the three papers, as published beside how it should be."""
+"""Every figure of the three papers, as published beside how it should be.
 
+One page of every figure that has been made.
+"""
+
+import json
+import shlex
 import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import cli, record, run_folder, say
-from experiments import problem as problems
-from experiments.paper import (
-    errors,
-    family,
-    gallery,
-    increments,
-    sizes,
-    spectrum,
-    stages,
-    surfaces,
-    theorem,
-    trajectory,
-    unraveling,
-)  # fmt: skip
-from experiments.paper.bench import Bench
-from experiments.paper.config import PaperConfig
-from experiments.record import Record
+from experiments.common import cli, console, report, run_folder
+from experiments.common import problem as problems
+from experiments.common.report import Picture
+from experiments.common.run_folder import Record
+from experiments.paper import curvature_aligned, increments, spectrum, surfaces, theorem, unraveling
+from experiments.paper.bench import Bench, PaperConfig, check_sizes
 from jaxscape import InputError
 
 FIGURES: dict[str, Callable[[Bench], Record]] = {
@@ -36,15 +29,17 @@ FIGURES: dict[str, Callable[[Bench], Record]] = {
     "fig7": surfaces.fig7,
     "fig8": increments.fig8,
     "fig9": theorem.fig9,
-    "trajectory": trajectory.trajectory,
+    "trajectory": surfaces.trajectory,
     "unraveling": unraveling.find,
-    "family": family.family,
-    "ratio": family.ratio,
-    "model-error": errors.model_error,
-    "convergence": errors.convergence,
-    "error-map": errors.error_map,
-    "stages": stages.stages,
+    "family": curvature_aligned.family,
+    "ratio": curvature_aligned.ratio,
+    "model-error": curvature_aligned.model_error,
+    "convergence": curvature_aligned.convergence,
+    "error-map": curvature_aligned.error_map,
+    "stages": curvature_aligned.stages,
 }
+
+
 SHARED = "shared"
 """The folder beside the figures' own that holds what was computed for one and serves others."""
 
@@ -60,8 +55,8 @@ def run(config: PaperConfig) -> dict[str, Path]:
     config = config.sized()
     problem = problems.load(config)
     chosen = tuple(FIGURES) if config.all else config.figures
-    sizes.check(config, problem, chosen)
-    say.problem(problem, config.order)
+    check_sizes(config, problem, chosen)
+    console.problem(problem, config.order)
     print("settings: " + ", ".join(f"{n} {v}" for n, v in config.settings().items()), flush=True)
     name = f"paper-{problem.dataset.label}-{config.short_hash()}"
     out = run_folder.absolute(config.out or Path("runs") / name)
@@ -75,7 +70,7 @@ def run(config: PaperConfig) -> dict[str, Path]:
         except InputError as error:
             failed[figure] = str(error)
             continue
-        gallery.write(out, {name: _title(name) for name in FIGURES}, bench)
+        write(out, {name: _title(name) for name in FIGURES}, bench)
     if failed:
         raise InputError("; ".join(f"{figure}: {error}" for figure, error in failed.items()))
     print(f"\nreport: {out / 'report.html'}")
@@ -104,7 +99,7 @@ def _make(figure: str, bench: Bench, out: Path, settings: dict[str, Any]) -> Pat
         return out
     print(f"\n{figure}: {_title(figure)}", flush=True)
     find = lambda work: FIGURES[figure](bench)  # noqa: E731
-    found = record.write(out, settings, bench.config, bench.problem, find)
+    found = run_folder.write(out, settings, bench.config, bench.problem, find)
     print(textwrap.fill(found.summary["seen"], 100))
     print(f"{time.monotonic() - started:.0f} s, {out}", flush=True)
     return out
@@ -117,6 +112,46 @@ def _title(figure: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; its exit status."""
     return cli.main("paper", PaperConfig, run, argv)
+
+
+def write(out: Path, titles: Mapping[str, str], bench: Bench) -> None:
+    """``out/report.html``: each figure of ``titles`` that is there, with its paragraph."""
+    done = [name for name in titles if (out / name / "summary.json").exists()]
+    dataset, config = bench.problem.dataset, bench.config
+    report.render(
+        out,
+        "paper.html.j2",
+        sections=[_section(out / name, name, titles[name]) for name in done],
+        dataset=dataset.name,
+        note=dataset.note,
+        settings=config.settings(),
+        flags=_flags(config),
+    )
+
+
+def _flags(config: PaperConfig) -> str:
+    """What to type after a figure's name to get it again."""
+    usual = PaperConfig().settings()
+    given = {name: x for name, x in config.settings().items() if x != usual[name]}
+    words = []
+    for name, value in given.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            values = value if isinstance(value, tuple) else (value,)
+            words += [f"--{flag}", *(shlex.quote(str(item)) for item in values)]
+    return " ".join(words)
+
+
+def _section(folder: Path, name: str, title: str) -> dict[str, Any]:
+    figures = folder / "figures"
+    seen = json.loads((folder / "summary.json").read_text())["seen"]
+    pictures = [
+        report.image(figures, Picture(path.stem, path.stem))
+        for path in sorted(figures.glob("*.png"))
+    ]
+    return {"name": name, "title": title, "seen": seen, "pictures": pictures}
 
 
 if __name__ == "__main__":

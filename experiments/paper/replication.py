@@ -12,23 +12,33 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxscape as js
-from experiments import summary
+from experiments.common import tables
+from experiments.common.console import progress
+from experiments.common.run_folder import Record
 from experiments.paper import bench as benches
-from experiments.paper import published
+from experiments.paper import drawings, published
 from experiments.paper.bench import Bench
-from experiments.paper.one_pass import delta_and_losses
-from experiments.progress import progress
-from experiments.record import Record
-from jaxscape.lab import plot_paper, train
-from jaxscape.lab.plot_paper import Curve
+from experiments.paper.drawings import Curve
+from experiments.paper.published import delta_and_losses
+from jaxscape.lab import train
 from jaxscape.types import Batch, Params
 
 NETWORKS = 4
+
+
 SAMPLES = published.BATCH * (10_000 // published.BATCH)
+
+
 SIGMA = 1.0
+
+
 DIM = 10
+
+
 LEVEL = 2.4
 """Δ_k·k² of the published curve on MNIST."""
+
+
 NAMES = ("published", "all_directions", "corrected")
 
 
@@ -44,7 +54,7 @@ class Replication(NamedTuple):
         """The mean of Δ_k·k² over late k, [R]."""
         curves = getattr(self, name)
         k = np.arange(1, curves.shape[1] + 1)
-        return np.asarray([summary.level(k, curve) for curve in curves])
+        return np.asarray([tables.level(k, curve) for curve in curves])
 
 
 def replicate(bench: Bench) -> Replication:
@@ -90,7 +100,7 @@ def _one(bench: Bench, samples: Batch, number: int) -> tuple[np.ndarray, ...]:
         problem.loss, uniform(key["init"], problem.initial), samples, key=key["train"],
         epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate,
     ).params  # fmt: skip
-    operator = js.hvp(problem.loss, params, samples)
+    operator = js.hessian_operator(problem.loss, params, samples)
     pairs = js.top_eigenpairs(operator, params, DIM, key=key["subspace"], which="magnitude")
     space = js.Subspace(params, pairs.vectors)
     points = SIGMA * jax.random.normal(key["probe"], (config.points, DIM))
@@ -137,7 +147,7 @@ def add(bench: Bench, found: Record) -> Record:
     marks = benches.marks(bench.problem)
     where = f"{NETWORKS} networks trained as published, σ = {SIGMA:g}"
     panel = {"as published: k in batches of 64": curves}
-    figure = plot_paper.increments(panel, scaled=True, where=where, **marks)
+    figure = drawings.increments(panel, scaled=True, where=where, **marks)
     seen = found.summary["seen"] + sentence(again, marks["unit"])
     more = {"replication_levels": levels, "replication_train_loss": again.train_loss.tolist()}
     return Record(

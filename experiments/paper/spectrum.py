@@ -6,17 +6,17 @@ import jax
 import numpy as np
 
 import jaxscape as js
-from experiments import problem as problems
-from experiments import record, say
+from experiments.common import console, run_folder
+from experiments.common import problem as problems
+from experiments.common.console import progress
+from experiments.common.run_folder import Record
 from experiments.paper import bench as benches
-from experiments.paper import published, sizes
-from experiments.paper.bench import Bench
-from experiments.progress import progress
-from experiments.record import Record
-from jaxscape.lab import ensemble, plot_paper
+from experiments.paper import drawings, published
+from experiments.paper.bench import Bench, narrow
+from jaxscape.lab import train
 from jaxscape.lab.models import Model
 from jaxscape.lanczos import Eigenpairs
-from jaxscape.subspace import num_parameters
+from jaxscape.trees import num_parameters
 from jaxscape.types import Batch, Params, PerSampleLoss
 
 TOLERANCE = 1e-2
@@ -28,7 +28,7 @@ def fig1(bench: Bench) -> Record:
     problem, config = bench.problem, bench.config
     count = min(config.network_samples, len(problem.order))
     samples = jax.tree.map(lambda leaf: leaf[:count], problem.samples)
-    model, loss = problems.network(sizes.narrow(config), problem.dataset)
+    model, loss = problems.network(narrow(config), problem.dataset)
     networks = _trained(bench, model, loss, samples)
     solved = _solve(bench, loss, networks.params, samples)
     values, residuals = (
@@ -59,12 +59,12 @@ def fig1(bench: Bench) -> Record:
         "standard_deviation": values.std(0, ddof=1).tolist(),
         "train_loss": float(networks.epoch_losses[-1].mean()),
     }
-    marks = record.marks(problem) | {"unit": benches.unit(problem), "num_samples": count}
-    figures = {"eigenvalues": plot_paper.spectrum(curves, **marks)}
+    marks = run_folder.marks(problem) | {"unit": benches.unit(problem), "num_samples": count}
+    figures = {"eigenvalues": drawings.spectrum(curves, **marks)}
     return Record(arrays, found | {"seen": _seen(found, values)}, figures)
 
 
-def _trained(bench: Bench, model: Model, loss: PerSampleLoss, samples: Batch) -> ensemble.Ensemble:
+def _trained(bench: Bench, model: Model, loss: PerSampleLoss, samples: Batch) -> train.Ensemble:
     """Networks from their own initialisations, side by side on the same samples."""
     problem, config = bench.problem, bench.config
     init, fit = (
@@ -72,14 +72,14 @@ def _trained(bench: Bench, model: Model, loss: PerSampleLoss, samples: Batch) ->
     )
     started = time.monotonic()
     with progress("networks", config.epochs, "epochs") as advance:
-        networks = ensemble.fit(
+        networks = train.fit_many(
             loss, jax.vmap(lambda key: model.init(key, samples["inputs"]))(init), samples,
             epochs=config.epochs, batch_size=config.batch_size,
             learning_rate=config.learning_rate, keys=fit,
             on_epoch=lambda number: advance(1),
         )  # fmt: skip
     what = f"{config.networks} networks, {config.epochs} epochs of {len(samples['targets']):,}"
-    say.stage("trained", what, time.monotonic() - started)
+    console.stage("trained", what, time.monotonic() - started)
     return networks
 
 
@@ -93,12 +93,12 @@ def _solve(bench: Bench, loss: PerSampleLoss, params: Params, samples: Batch) ->
         for index in range(config.networks):
             w = jax.tree.map(lambda leaf, index=index: leaf[index], params)
             pairs = js.top_eigenpairs(
-                js.hvp(loss, w, samples), w, config.network_dim,
+                js.hessian_operator(loss, w, samples), w, config.network_dim,
                 key=problem.keys["subspace"], which="magnitude", tol=TOLERANCE, krylov_dim=kept,
             )  # fmt: skip
             solved.append(jax.tree.map(np.asarray, pairs._replace(vectors=None)))
             advance(1)
-    say.stage("eigenvalues", f"{config.network_dim} of each", time.monotonic() - started)
+    console.stage("eigenvalues", f"{config.network_dim} of each", time.monotonic() - started)
     return solved
 
 

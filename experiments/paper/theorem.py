@@ -3,14 +3,13 @@
 import numpy as np
 
 import jaxscape as js
-from experiments import law, summary
-from experiments.paper import aligned, curves, published
+from experiments.common import law, tables
+from experiments.common.run_folder import Record
 from experiments.paper import bench as benches
+from experiments.paper import curvature_aligned, drawings, increments, published
 from experiments.paper.bench import SIGMAS, Bench
-from experiments.paper.curves import DIM
-from experiments.record import Record
-from jaxscape.lab import plot_paper
-from jaxscape.lab.plot_paper import Curve
+from experiments.paper.drawings import Curve
+from experiments.paper.increments import DIM
 
 BATCHES = (1, 4, 16, 64, 256)
 """Values of k, in batches, at which Theorem 1 is evaluated as published."""
@@ -20,9 +19,9 @@ def fig9(bench: Bench) -> Record:
     """Δ_k along the top ten eigenvectors: Monte-Carlo, the full law, Theorem 1's part alone."""
     problem = bench.problem
     space = benches.directions(bench, "hessian", DIM)
-    model = aligned.leading(aligned.project(bench), DIM)
+    model = curvature_aligned.leading(curvature_aligned.project(bench), DIM)
     laws = js.quadratic_delta(model, np.asarray(SIGMAS, np.float32))._asdict()
-    measured = curves.along_eigenvectors(bench)
+    measured = increments.along_eigenvectors(bench)
     k = np.asarray(measured[0].curve.k)
     arrays = {
         "sigma": np.asarray(SIGMAS, np.float32),
@@ -40,11 +39,11 @@ def fig9(bench: Bench) -> Record:
             arrays["published_theory_k"], arrays["published_theory"],
         )  # fmt: skip
     entries = [
-        {"sigma": sigma} | law.agreement(arrays, row, summary.late(k))
+        {"sigma": sigma} | law.agreement(arrays, row, tables.late(k))
         for row, sigma in enumerate(SIGMAS)
     ]
     panels = {f"σ = {sigma:g}": _curves(arrays, row) for row, sigma in enumerate(SIGMAS)}
-    figure = plot_paper.theorem(panels, marked, **benches.marks(problem))
+    figure = drawings.theorem(panels, marked, **benches.marks(problem))
     found = {"sigmas": entries, "seen": _seen(entries, arrays) + benches.caveat(bench)}
     return Record(arrays, found, {"theorem": figure})
 

@@ -47,6 +47,7 @@ LAYOUTS = {
     ),
 }
 
+
 CLASSES = {name: layout.classes[-1] for name, layout in LAYOUTS.items()}
 
 

@@ -10,6 +10,7 @@ from jaxscape.types import InputError
 PUBLISHED = {name: family for family in (mnist, cifar) for name in family.CLASSES}
 """The reader of each data set that is published as files."""
 
+
 NAMES = ("auto", "glyphs", "sums", *PUBLISHED, "npz:PATH")
 
 

@@ -12,7 +12,11 @@ from jaxscape.lab.published import Published
 from jaxscape.types import InputError
 
 CONNECT = 5.0  # seconds to wait for a connection
+
+
 STALL = 30.0  # seconds to wait for the next bytes
+
+
 BLOCK = 1 << 16  # bytes written at once
 
 

@@ -24,8 +24,13 @@ NAMES = (
 )
 """Every shipped font whose digits are digits (the others hold symbols, or none)."""
 
+
 SIZE = 96  # pixels along a side of a master
+
+
 HEIGHT = 60  # pixels of a digit, the rest is margin
+
+
 REACH = 8  # distances are right up to this many pixels, and cut there
 
 

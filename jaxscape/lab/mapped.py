@@ -15,6 +15,8 @@ from jaxscape.types import Batch
 
 PIECE = 2**24
 """Bytes that are read at a time."""
+
+
 SCATTERED = 256
 """Scattered rows that are read at a time: the system maps 64 KiB around each of them."""
 

@@ -12,6 +12,7 @@ from jaxscape.types import InputError
 
 CLASSES = {"mnist": 10, "fashion_mnist": 10, "kmnist": 10}
 
+
 PARTS = {
     "train-images-idx3-ubyte": 3,
     "train-labels-idx1-ubyte": 1,
@@ -19,6 +20,7 @@ PARTS = {
     "t10k-labels-idx1-ubyte": 1,
 }
 """Stem and number of axes of each file, in the order of ``Arrays``."""
+
 
 UNPACKED = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",

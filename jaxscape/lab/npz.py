@@ -12,7 +12,11 @@ from jaxscape.lab.dataset import Arrays, check_labels, check_lengths
 from jaxscape.types import InputError
 
 KEYS = ("inputs", "targets", "test_inputs", "test_targets")  # in the order of Arrays
+
+
 ADVICE = "save plain arrays with np.savez(PATH, inputs=..., targets=...)"
+
+
 DAMAGE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from jaxscape.chunks import length_of
+from jaxscape.batching import length_of
 from jaxscape.lab import mapped
 from jaxscape.types import Batch, InputError
 

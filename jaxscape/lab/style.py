@@ -1,10 +1,21 @@
-"""How all figures look."""
+"""How all figures look.
+
+Averages of a curve over bins of equal width in log k.
+
+How a curve over k is drawn.
+
+Each increment hangs on the one sample k+1, so single values scatter over orders of magnitude. A
+curve is therefore drawn twice: faintly, as the smallest and the largest value of each of many
+narrow logarithmic bins of k, and over it as the mean per wider bin with its standard error e,
+shown as mean·exp(±e/mean) since the axis is logarithmic. Nothing is smoothed.
+"""
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import matplotlib
 import numpy as np
+from jaxtyping import Float, Int
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -14,8 +25,13 @@ from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, NullFormat
 Keywords: TypeAlias = dict[str, Any]
 """Keyword arguments of a call to matplotlib."""
 
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
 MARKERS = "os^Dv<>"
+
+
 STYLE = matplotlib.RcParams(
     {
         "font.size": 11,
@@ -100,3 +116,102 @@ def _minor(axis: Axis) -> FuncFormatter | NullFormatter:
         return rf"${factor}\times10^{{{exponent}}}$" if factor in (2, 5) else ""
 
     return FuncFormatter(label)
+
+
+class Bins(NamedTuple):
+    """Per non-empty bin: geometric mean of k, mean, its standard error, least and largest value."""
+
+    k: Float[np.ndarray, "b"]
+    mean: Float[np.ndarray, "b"]
+    error: Float[np.ndarray, "b"]
+    low: Float[np.ndarray, "b"]
+    high: Float[np.ndarray, "b"]
+
+
+def log_bins(
+    k: Int[np.ndarray, "K"],
+    values: Float[np.ndarray, "K"],
+    sem: Float[np.ndarray, "K"] | float = 0.0,
+    *,
+    num: int = 60,
+) -> Bins:
+    """Average ``values`` over ``num`` bins between the first and the last of increasing ``k``.
+
+    error² = s²/count + (mean of ``sem``)², with s² the variance over the values of the bin
+    (count − 1 in the denominator; 0 for a single value, which stands for itself alone). ``sem`` is
+    the Monte-Carlo error: all k share their points, so averaging over k does not lessen it.
+    """
+    edges = np.geomspace(k[0], k[-1], num + 1)
+    bins = np.minimum(np.searchsorted(edges, k, side="right") - 1, num - 1)
+    starts, count = np.unique(bins, return_index=True, return_counts=True)[1:]
+
+    def mean(array: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(np.asarray(array, np.float64), starts) / count
+
+    middle = mean(values)
+    scatter = mean((values - np.repeat(middle, count)) ** 2) / np.maximum(count - 1, 1)
+    return Bins(
+        k=np.exp(mean(np.log(k))),
+        mean=middle,
+        error=np.sqrt(scatter + mean(np.broadcast_to(sem, np.shape(values))) ** 2),
+        low=np.minimum.reduceat(values, starts),
+        high=np.maximum.reduceat(values, starts),
+    )
+
+
+PREFIX = "prefix length $k$ (samples)"
+
+
+def draw_extremes(
+    axes: Axes, row: int, k: Int[np.ndarray, "K"], values: Float[np.ndarray, "K"]
+) -> None:
+    """The smallest and the largest value of narrow bins, as dots."""
+    fine = log_bins(k, values, num=500)
+    for extreme in (fine.low, fine.high):
+        shown = extreme > 0
+        axes.plot(
+            fine.k[shown],
+            extreme[shown],
+            ".",
+            color=colour(row),
+            alpha=0.4,
+            ms=2.5,
+            mew=0,
+            rasterized=True,
+        )
+
+
+def draw_mean(
+    axes: Axes,
+    row: int,
+    k: Int[np.ndarray, "K"],
+    values: Float[np.ndarray, "K"],
+    sem: Float[np.ndarray, "K"] | float,
+    name: str | None,
+    *,
+    dash: str = "-",
+) -> None:
+    """The mean per bin with a band of its standard error."""
+    bins = log_bins(k, values, sem)
+    shown = bins.mean > 0  # a logarithmic axis has no place for an exact zero
+    middle, factor = bins.mean[shown], np.exp(bins.error[shown] / bins.mean[shown])
+    axes.fill_between(
+        bins.k[shown], middle / factor, middle * factor, color=colour(row), alpha=0.3, lw=0
+    )
+    style: Keywords = {"marker": MARKERS[row % len(MARKERS)], "ms": 5, "markevery": (2 * row, 8)}
+    width = max(1.2, 2.4 - 0.4 * row)  # where curves coincide, the rim of the lower one shows
+    axes.plot(bins.k[shown], middle, dash, color=colour(row), lw=width, label=name, **style)
+
+
+def finish(figure: Figure, *, dots: bool) -> Figure:
+    """Logarithmic axes, unless nothing lies above 0, with a legend of line, band and dots."""
+    lines = [line for axes in figure.axes for line in axes.lines]
+    positive = any((np.asarray(line.get_ydata()) > 0).any() for line in lines)
+    for axes in figure.axes:
+        if positive:
+            axes.set(xscale="log", yscale="log")
+        else:
+            axes.text(0.5, 0.5, "all values are 0", transform=axes.transAxes, ha="center")
+    extremes = "; dots: extremes of narrow bins" if dots else ""
+    legend(figure, f"line: mean per logarithmic bin of k; band: its standard error{extremes}")
+    return figure

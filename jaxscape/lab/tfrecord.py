@@ -13,7 +13,11 @@ from jaxtyping import UInt32
 from jaxscape.types import InputError
 
 HEADER = struct.Struct("<QI")
+
+
 FOOTER = struct.Struct("<I")
+
+
 GROUP = 5_000  # records whose checksums are computed side by side
 
 

@@ -1,0 +1,100 @@
+"""How fast the core runs, each figure as a ratio to something measured in the same run."""
+
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import tyro
+
+from experiments.benchmark import measure, scaling
+from experiments.benchmark.measure import Stage
+from experiments.common import cli, console, prepare
+from experiments.common import problem as problems
+from experiments.common.config import ProblemConfig
+from experiments.common.tables import as_text
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig(ProblemConfig):
+    """How fast the core runs, each figure as a ratio to something measured in the same run.
+
+    Trains the network first, so that the eigenpairs are those of a real Hessian.
+
+    Examples:
+        python -m experiments.benchmark --dataset mnist
+        python -m experiments.benchmark --dataset glyphs --k-max 3000 --repeats 1  # a first look
+        python -m experiments.benchmark --dataset mnist --scaling --repeats 1
+    """
+
+    points: int = 32
+    """Random points of the timed sweep over all parameters."""
+    dim: int = 10
+    """Number of directions."""
+    repeats: int = 3
+    """Measurements of each ratio, of which the smallest, median and largest are shown."""
+    scaling: tyro.conf.FlagCreatePairsOff[bool] = False
+    """In place of all that, how time and memory of a sweep grow with samples and points."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print JSON in place of tables."""
+
+    def ranges(self) -> list[tuple[str, Any, bool, str]]:
+        """See ``ProblemConfig.ranges``."""
+        least = (("points", 1), ("dim", 1), ("repeats", 1))
+        mine = [
+            (name, getattr(self, name), getattr(self, name) >= low, f"at least {low}")
+            for name, low in least
+        ]
+        return [*super().ranges(), *mine]
+
+
+class Ratio(NamedTuple):
+    """A figure measured a few times, with the target of the design in words."""
+
+    what: str
+    values: list[float]
+    target: str
+
+
+def run(config: BenchmarkConfig) -> list[Ratio]:
+    """Every ratio, printed as a table, or as JSON."""
+    problem = problems.load(config)
+    if config.scaling:
+        timed = scaling.stages_of(problem, config, config.dim)
+    else:
+        params = prepare.fit(problem, config)
+        sizes = (config.points, config.dim)
+        timed = measure.stages_of(problem, params, *sizes)
+        timed += measure.against_pytorch(problem, params, config.dim)
+    if not config.json:
+        console.problem(problem, config.order)
+    limits = measure.machine()
+    ratios = [_measure(stage, config.repeats) for stage in timed]
+    if config.json:
+        found = {"machine": limits, "ratios": [ratio._asdict() for ratio in ratios]}
+        print(json.dumps(found | {"settings": config.settings()}, indent=2))
+        return ratios
+    print(", ".join(f"{name}: {value}" for name, value in limits.items()))
+    rows = [["ratio", "min", "median", "max", "target"]]
+    for what, values, target in ratios:
+        figures = (min(values), statistics.median(values), max(values))
+        rows.append([what, *(f"{value:.3g}" for value in figures), target])
+    print(as_text(rows))
+    return ratios
+
+
+def _measure(stage: Stage, repeats: int) -> Ratio:
+    values = [stage.measure() for _ in range(repeats)]
+    print(f"{stage.what}: {', '.join(f'{value:.3g}' for value in values)}", file=sys.stderr)
+    return Ratio(stage.what, values, stage.target)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; its exit status."""
+    return cli.main("benchmark", BenchmarkConfig, run, argv)
+
+
+if __name__ == "__main__":
+    cli.leave(main())

@@ -1,0 +1,304 @@
+"""Training of a network on the samples met so far, while more arrive.
+
+What the monitor makes of the landscape around a network that is still being trained.
+
+A network that is trained while its samples arrive, until the monitor says that they suffice.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxscape as js
+from experiments.common import console, prepare
+from experiments.common.console import progress
+from experiments.common.problem import Problem
+from jaxscape import InputError, reductions
+from jaxscape.lab import checkpoint
+from jaxscape.lab.train import TEST_BATCH, State, correct, mean_loss, prefix_epoch
+from jaxscape.loss_variance import Interval
+from jaxscape.monitor import Decision
+from jaxscape.types import Batch, Params, PerSampleLoss
+
+Train = Callable[[State, int, int], State]
+
+
+def arrivals(n: int, size: int) -> np.ndarray:
+    """Samples met after each arrival of ``size``; the last brings what is left of n."""
+    return np.minimum(np.arange(1, -(-n // size) + 1) * size, n)
+
+
+def steps(problem: Problem, config: Any) -> int:
+    """Optimiser steps per arrival: all together, as many as ``epochs`` passes over k_max take."""
+    n = len(problem.order)
+    return -(-config.epochs * n // (config.batch_size * len(arrivals(n, config.arrivals))))
+
+
+def start(problem: Problem, config: Any) -> State:
+    """The network as initialised."""
+    return State(problem.initial, optax.adam(config.learning_rate).init(problem.initial))
+
+
+def trainer(problem: Problem, config: Any) -> Train:
+    """``train(state, number, k)``: the steps after arrival ``number``, on the first k samples.
+
+    One compiled program for every number and k: see ``jaxscape.lab.refit.epoch``. Of two networks,
+    the steps after the same arrival have the same keys, whatever their k.
+    """
+    optimizer = optax.adam(config.learning_rate)
+    each = steps(problem, config)
+    run = jax.jit(prefix_epoch(problem.loss, optimizer, steps=each, batch_size=config.batch_size))
+    order = jnp.arange(len(problem.order))
+
+    def train(state: State, number: int, k: int) -> State:
+        key = jax.random.fold_in(problem.keys["train"], number)
+        return run(state, key, jnp.asarray(k, jnp.int32), problem.samples, order)
+
+    return train
+
+
+def test_metrics(problem: Problem) -> dict[str, PerSampleLoss]:
+    """What is measured on each test sample: the loss; of classes, 1 where it is told right."""
+
+    def right(params: Params, batch: Batch) -> jax.Array:
+        return correct(problem.apply(params, batch["inputs"]), batch["targets"])
+
+    found = {"test_loss": problem.loss}
+    return found | {"test_accuracy": right} if problem.dataset.num_classes else found
+
+
+def tester(
+    problem: Problem, measured: dict[str, PerSampleLoss]
+) -> Callable[[Params], dict[str, float]]:
+    """``test(params)``: the means over the test split of what is ``measured``.
+
+    Raises:
+        InputError: a loss that is not finite, as that of a network which diverged.
+    """
+    samples = _split(problem)
+
+    def test(params: Params) -> dict[str, float]:
+        found = {
+            name: float(mean_loss(metric, params, samples, batch_size=TEST_BATCH))
+            for name, metric in measured.items()
+        }
+        if not np.isfinite(found["test_loss"]):
+            raise InputError(
+                f"expected a finite test loss, found {found['test_loss']}; lower --learning-rate, "
+                "or look for NaN in the inputs"
+            )
+        return found
+
+    return test
+
+
+def final(
+    problem: Problem, measured: dict[str, PerSampleLoss], params: Params
+) -> dict[str, np.ndarray]:
+    """What is ``measured`` of each sample of the test split, under its name after ``final_``."""
+    return {
+        f"final_{name}": np.asarray(js.per_sample_losses(metric, params, _split(problem)))
+        for name, metric in measured.items()
+    }
+
+
+def _split(problem: Problem) -> Batch:
+    data = problem.dataset
+    return {"inputs": jnp.asarray(data.test_inputs), "targets": jnp.asarray(data.test_targets)}
+
+
+LEVEL = 0.9
+"""Of every interval."""
+
+
+TOL = 1e-2
+"""Relative residual of the eigenpairs, which only their span is wanted of."""
+
+
+class Look(NamedTuple):
+    """A decision, as numbers: every interval is low, value, high, infinite beyond all numbers."""
+
+    look_k: np.ndarray  #: samples met
+    loss_variance: np.ndarray  #: E_q S², ``[3]``
+    effective: np.ndarray  #: by how many samples it is carried
+    law: np.ndarray  #: K of the order law, ``[3]``
+    exceedance: np.ndarray  #: K of Definition 4 over orders, ``[3]``
+    stop: np.ndarray
+
+
+def looks(counts: np.ndarray, growth: float) -> np.ndarray:
+    """Where among ``counts`` the monitor looks: at the first, then from ``growth`` times the last
+    look on, and at the end.
+    """
+    chosen = [counts[0]]
+    for k in counts[1:]:
+        if k >= growth * chosen[-1] or k == counts[-1]:
+            chosen.append(k)
+    return np.array(chosen)
+
+
+def spread(k: int, size: int) -> tuple[np.ndarray, int]:
+    """``size`` positions and how many of them count: evenly spaced below k, or the first k."""
+    return np.arange(size) * max(k, size) // size, min(k, size)
+
+
+def watcher(problem: Problem, config: Any) -> Callable[[Params, int], Look]:
+    """``look(params, k)``: whether sample k + 1 would still reshape the landscape around them.
+
+    A monitor's evidence belongs to fixed points, so it starts from nothing at each look: the
+    directions through ``params`` are found, and all k samples met are streamed through it at new
+    points, ``arrivals`` at a time. No sample from position k on is read.
+
+    Raises:
+        InputError: losses that are not finite, or whose squares are not.
+    """
+    keep = reductions.losses(config.points)
+    monitor = js.monitor(
+        num_points=config.points,
+        tolerance=config.tolerance,
+        level=LEVEL,
+        at_least=config.at_least,
+    )
+
+    def look(params: Params, k: int) -> Look:
+        space = _space(problem, config, params, k)
+        probe = prepare.probe(problem, params, space, config.points, config.sigma)
+        state = monitor.init()
+        for first in range(0, k, config.arrivals):
+            met = slice(first, min(first + config.arrivals, k))
+            segment = jax.tree.map(lambda leaf, met=met: leaf[met], problem.samples)
+            state = monitor.update(state, js.evaluate(problem.loss, probe, segment, keep))
+        return _numbers(monitor.decide(state))
+
+    return look
+
+
+def _space(problem: Problem, config: Any, params: Params, k: int) -> js.Subspace:
+    """The directions of the settings' kind through ``params``, from the first k samples alone.
+
+    The Hessian is that of samples spread evenly over them, whatever the order."""
+    key = problem.keys["subspace"]
+    if config.subspace == "hessian":
+        rows, count = spread(k, min(config.hessian_samples, len(problem.order)))
+        few = jax.tree.map(lambda leaf: leaf[rows], problem.samples)
+        operator = js.hessian_operator(problem.loss, params, few, count=count)
+        pairs = js.top_eigenpairs(operator, params, config.dim, key=key, tol=TOL)
+        return js.Subspace(params, pairs.vectors)
+    return js.random_subspace(
+        key, params, config.dim, normalization="filter" if config.subspace == "filter" else "unit"
+    )
+
+
+def _numbers(said: Decision) -> Look:
+    bad = int(said.nonfinite)
+    if bad:
+        raise InputError(
+            f"expected finite losses around the network, found NaN or infinity for {bad} of "
+            f"{int(said.count)} samples; lower --sigma"
+        )
+    if np.isnan(said.loss_variance.interval.value):
+        raise InputError(
+            "expected losses around the network whose squares fit float32, found losses above "
+            "1e18; lower --sigma"
+        )
+    return Look(
+        np.asarray(said.count),
+        np.asarray(said.loss_variance.interval),
+        np.asarray(said.loss_variance.effective),
+        _sizes(said.law),
+        _sizes(said.exceedance),
+        np.asarray(said.stop),
+    )
+
+
+def _sizes(interval: Interval) -> np.ndarray:
+    return np.array([float(size.k) if size.reached else np.inf for size in interval])
+
+
+Arrays = dict[str, np.ndarray]
+
+
+Test = Callable[[Params], dict[str, float]]
+
+
+class Stop(NamedTuple):
+    """The first look at which the monitor said stop."""
+
+    number: int  #: of the arrival, from 0 on
+    state: State  #: the network at that time
+
+
+def measure(problem: Problem, config: Any, store: Path) -> Arrays:
+    """The arrays of results.npz: A arrivals, C looks, n test samples; accuracies only of classes.
+
+    ``k`` [A], ``test_loss``, ``test_accuracy`` [A] after each arrival; those of
+    ``collect_monitor.Look`` [C, ...]; ``order`` [k_max]; ``final_test_loss``,
+    ``final_test_accuracy`` [n] of the last network on each test sample. Where it stopped, ``k`` and
+    all of the tests once more with ``stopped_`` before the name, from the stop on: of the network
+    that trained on without new samples.
+    """
+    counts = arrivals(len(problem.order), config.arrivals)
+    metrics = test_metrics(problem)
+    train = trainer(problem, config)
+    test = tester(problem, metrics)
+    look = watcher(problem, config)
+    at = looks(counts, config.growth)
+    started = time.monotonic()
+    state = start(problem, config)
+    arrays, last, stop = _collect(counts, at, state, train, test, look)
+    what = f"{len(counts)} arrivals, {len(at)} looks of the monitor"
+    console.stage("collected", what, time.monotonic() - started)
+    arrays |= {"order": problem.order, **final(problem, metrics, last)}
+    networks = {"all": last}
+    if stop is not None:
+        started = time.monotonic()
+        found, networks["stopped"] = _go_on(counts, stop, train, test)
+        found |= final(problem, metrics, networks["stopped"])
+        arrays |= {f"stopped_{name}": values for name, values in found.items()}
+        what = f"on {counts[stop.number]:,} samples, the steps that were left"
+        console.stage("trained", what, time.monotonic() - started)
+    checkpoint.save(store, "collected", networks)
+    return arrays
+
+
+def _collect(
+    counts: np.ndarray,
+    at: np.ndarray,
+    state: State,
+    train: Train,
+    test: Test,
+    look: Callable[[Params, int], Look],
+) -> tuple[Arrays, Params, Stop | None]:
+    """Train on all that arrive. The monitor looks on after its stop: would it stand by it?"""
+    stop, tested, said = None, [], []
+    with progress("collecting", len(counts), "arrivals") as advance:
+        for number, k in enumerate(counts.tolist()):
+            state = train(state, number, k)
+            tested.append(test(state.params))
+            if k in at:
+                said.append(look(state.params, k))
+                if said[-1].stop and stop is None:
+                    stop = Stop(number, state)
+            advance(1)
+    looks = _columns([seen._asdict() for seen in said])
+    return {"k": counts, **_columns(tested), **looks}, state.params, stop
+
+
+def _go_on(counts: np.ndarray, stop: Stop, train: Train, test: Test) -> tuple[Arrays, Params]:
+    """Train the network of the stop on what it has met, while the other's samples arrive."""
+    k, state = int(counts[stop.number]), stop.state
+    tested = [test(state.params)]
+    for number in range(stop.number + 1, len(counts)):
+        state = train(state, number, k)
+        tested.append(test(state.params))
+    return {"k": counts[stop.number :], **_columns(tested)}, state.params
+
+
+def _columns(rows: Sequence[dict[str, Any]]) -> Arrays:
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}

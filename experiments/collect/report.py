@@ -1,0 +1,211 @@
+"""What was said of a network trained while its samples arrive, as a summary, table, sentences.
+
+Figures of a network trained while its samples arrive, from arrays.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+from experiments.common.run_folder import plain
+from experiments.common.tables import as_text, between
+from jaxscape.lab.style import PREFIX, canvas, colour, legend
+
+METRICS = ("test_accuracy", "test_loss")
+
+
+def summarise(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Where it stopped, and the tests there, after the remaining steps, with all data."""
+    found: dict[str, Any] = {
+        "num_samples": len(arrays["order"]),
+        "stopped": "stopped_k" in arrays,
+        "stopped_k": int(arrays["stopped_k"][0]) if "stopped_k" in arrays else None,
+        "looks": [_look(arrays, row) for row in range(len(arrays["look_k"]))],
+    }
+    for name in METRICS:
+        if name in arrays:
+            found[name] = {"all": float(arrays[name][-1])}
+        if f"stopped_{name}" in arrays:
+            there = arrays[f"stopped_{name}"]
+            found[name] |= {"at_stop": float(there[0]), "stopped": float(there[-1])}
+            found[name] |= _difference(arrays, name) | _recent(arrays, name)
+    return found
+
+
+def text(found: dict[str, Any]) -> str:
+    """All that the command prints of its summary."""
+    return "\n".join([as_text(_table(found["looks"])), "", *_sentences(found)])
+
+
+def _look(arrays: dict[str, np.ndarray], row: int) -> dict[str, Any]:
+    k = int(arrays["look_k"][row])
+    entry = {"k": k, "effective_samples": plain(arrays["effective"][row])}
+    for name in ("loss_variance", "law", "exceedance"):
+        entry[name] = plain(arrays[name][row])
+    at = int(np.searchsorted(arrays["k"], k))
+    for name in METRICS:
+        entry |= {name: float(arrays[name][at])} if name in arrays else {}
+    return entry | {"stop": bool(arrays["stop"][row])}
+
+
+def _difference(arrays: dict[str, np.ndarray], name: str) -> dict[str, float | None]:
+    """Stopped less all data, with the standard error over test samples: both saw the same ones."""
+    pair = (arrays[f"{where}final_{name}"].astype(np.float64) for where in ("stopped_", ""))
+    gaps = np.subtract(*pair)
+    error = gaps.std(ddof=1) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.nan
+    return {"difference": float(gaps.mean()), "difference_sem": plain(error)}
+
+
+def _recent(arrays: dict[str, np.ndarray], name: str) -> dict[str, float]:
+    """Means over the last tenth of the arrivals, which the luck of the last step moves less."""
+    last = min(max(1, len(arrays["k"]) // 10), len(arrays["stopped_k"]))
+    both = {"recent_stopped": arrays[f"stopped_{name}"], "recent_all": arrays[name]}
+    return {key: float(values[-last:].mean()) for key, values in both.items()}
+
+
+def _table(looks: list[dict[str, Any]]) -> list[list[str]]:
+    score = next(name for name in METRICS if name in looks[0])
+    names = ["samples", score.replace("_", " "), "E S²", "90 %", "carried by"]
+    rows = [[*names, "K, order law, 90 %", "K, any order, 90 %", "the monitor"]]
+    for entry in looks:
+        low, level, high = entry["loss_variance"]
+        limits = ["any" if x is None else f"{x:.3g}" for x in (low, high)]
+        carried = entry["effective_samples"]
+        rows.append(
+            [
+                f"{entry['k']:,}",
+                _value(score, entry[score]),
+                "any" if level is None else f"{level:.3g}",
+                " to ".join(limits),
+                "no sample" if carried is None else f"{carried:,.0f}",
+                between(entry["law"][::2]),
+                between(entry["exceedance"][::2]),
+                "stop" if entry["stop"] else "go on",
+            ]
+        )
+    return rows
+
+
+def _sentences(found: dict[str, Any]) -> list[str]:
+    n, k = found["num_samples"], found["stopped_k"]
+    measured = [name for name in METRICS if name in found]
+    if not found["stopped"]:
+        last = found["looks"][-1]
+        carried, limit = last["effective_samples"] or 0, between([last["exceedance"][2]])
+        every = [
+            f"{name.replace('_', ' ')} {_value(name, found[name]['all'])}" for name in measured
+        ]
+        return [
+            f"not stopped by k = {n:,}, where the monitor asks for {limit} samples at most",
+            f"E S² is carried by {carried:,.0f} of those met",
+            f"with all data: {', '.join(every)}",
+        ]
+    return [
+        f"stopped at k = {k:,} of {n:,} ({k / n:.1%})",
+        *(_comparison(name, found[name], found["unit"]) for name in measured),
+        "±: standard error over the test samples alone; single steps and the seed move both more",
+    ]
+
+
+def _comparison(name: str, entry: dict[str, float], unit: str) -> str:
+    gap, error = entry["difference"], entry["difference_sem"]
+    error = math.inf if error is None else error
+    scale, unit = (100, "percentage points") if name == "test_accuracy" else (1, unit)
+    better = gap > 0 if name == "test_accuracy" else gap < 0
+    verdict = "a gain" if better else "a cost"
+    if abs(gap) <= 2 * error:
+        verdict = "no clear difference"
+    keys = ("at_stop", "stopped", "all", "recent_stopped", "recent_all")
+    there, equal, every, recent, recent_all = (_value(name, entry[key]) for key in keys)
+    return (
+        f"{name.replace('_', ' ')}: there {there}, after as many steps as with all data {equal}, "
+        f"with all data {every}; {gap * scale:+.2g} ± {error * scale:.2g} {unit}, {verdict}; "
+        f"mean over the last tenth of the arrivals {recent}, with all data {recent_all}"
+    )
+
+
+def _value(name: str, value: float) -> str:
+    return f"{value:.2%}" if name == "test_accuracy" else f"{value:.4g}"
+
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def loss(arrays: Arrays, *, dataset: str, fallback: bool = False, unit: str = "nats") -> Figure:
+    """The test loss against the samples that have arrived.
+
+    ``arrays`` holds ``k`` and ``test_loss`` [A], after every arrival; where collecting stopped
+    also ``stopped_k`` and ``stopped_test_loss`` [A'], of the network that trained on without new
+    samples while these k arrived.
+    """
+    curves = [arrays[name] for name in ("test_loss", "stopped_test_loss") if name in arrays]
+    return _network(arrays, curves, f"test loss ({unit})", dataset, fallback)
+
+
+def error(arrays: Arrays, *, dataset: str, fallback: bool = False) -> Figure:
+    """The share of test samples told wrong, as ``loss``, from ``test_accuracy``."""
+    names = ("test_accuracy", "stopped_test_accuracy")
+    curves = [100 * (1 - arrays[name]) for name in names if name in arrays]
+    return _network(arrays, curves, "test error (%)", dataset, fallback)
+
+
+def _network(
+    arrays: Arrays, curves: Sequence[np.ndarray], ylabel: str, dataset: str, fallback: bool
+) -> Figure:
+    title = f"Network trained while its samples arrive: {dataset}"
+    figure, (axes,) = canvas(title, "samples arrived", ylabel, fallback=fallback)
+    axes.plot(arrays["k"], curves[0], color=colour(0), label="with all that arrive")
+    if "stopped_k" in arrays:
+        label = "with none after the stop, equal steps"
+        axes.plot(arrays["stopped_k"], curves[1], "--", color=colour(1), label=label)
+        _mark(axes, arrays["stopped_k"][0])
+    axes.set_yscale("log")
+    _numbers(axes.yaxis, "{x:g}")
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    legend(figure, "each point: the network at that time, on the test split")
+    return figure
+
+
+def monitor(arrays: Arrays, tolerance: float, *, dataset: str, fallback: bool = False) -> Figure:
+    """K that each look foretold, with its interval, against the samples met.
+
+    ``arrays`` holds ``look_k`` [C] and, per look its low, value and high, ``law`` and
+    ``exceedance`` [C, 3], infinite where beyond all numbers; ``stopped_k`` where it stopped.
+    """
+    title = f"What the monitor foretold around the network of the time: {dataset}"
+    figure, (axes,) = canvas(title, PREFIX, "$K$ (samples)", fallback=fallback)
+    names = {
+        "exceedance": "$K$ by Definition 4, over orders",
+        "law": "$K$ of the order law",
+    }
+    for row, (name, label) in enumerate(names.items()):
+        low, middle, high = np.where(np.isfinite(arrays[name]), arrays[name], np.nan).T
+        axes.fill_between(arrays["look_k"], low, high, color=colour(row), alpha=0.25, lw=0)
+        axes.plot(arrays["look_k"], middle, marker="os"[row], ms=5, color=colour(row), label=label)
+    met = arrays["look_k"]
+    axes.plot(met, met, color="0.4", lw=1.3, label="samples met: above both bands, enough")
+    if "stopped_k" in arrays:
+        _mark(axes, arrays["stopped_k"][0])
+    axes.set(xscale="log", yscale="log")
+    _numbers(axes.xaxis, "{x:,.0f}")
+    _numbers(axes.yaxis, "{x:,.0f}")
+    legend(figure, f"band: 90 % interval; tolerance of $\\Delta_k$: {tolerance:g}")
+    return figure
+
+
+def _numbers(axis: Axis, form: str) -> None:
+    """Plain numbers at 1, 2 and 5 of a logarithmic axis that may span less than a decade."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(StrMethodFormatter(form))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _mark(axes: Axes, k: int) -> None:
+    """Where collecting stopped."""
+    axes.axvline(k, color="black", lw=1.3, ls=":", label=f"stopped at {k:,}")

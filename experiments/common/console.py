@@ -1,0 +1,105 @@
+"""Progress on stderr: a bar on a terminal, a plain line every few seconds elsewhere.
+
+What a command tells on stdout while it runs.
+"""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from experiments.common.problem import Problem
+from jaxscape.lanczos import Eigenpairs
+
+EVERY = 5.0
+"""Seconds between plain lines."""
+
+
+@contextlib.contextmanager
+def progress(label: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """Yields ``advance(count)``, to be called whenever ``count`` more units are done."""
+    if sys.stderr.isatty():
+        with tqdm(total=total, initial=done, desc=label, unit=f" {unit}", unit_scale=True) as bar:
+            yield bar.update
+        return
+    started, spoken, first = time.monotonic(), time.monotonic(), done
+
+    def advance(count: int) -> None:
+        nonlocal done, spoken
+        done += count
+        now = time.monotonic()
+        if now - spoken >= EVERY and done < total:
+            spoken = now
+            rate = (done - first) / (now - started)
+            pace = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+            left = in_words((total - done) / rate)
+            print(f"{label}: {done:,} of {total:,} {unit}, {pace} per second, {left} left",
+                  file=sys.stderr)  # fmt: skip
+
+    yield advance
+
+
+def in_words(seconds: float) -> str:
+    """A time in the units that it takes."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def problem(found: Problem, order: str) -> None:
+    """The data; first of all, what stands in for what."""
+    dataset = found.dataset
+    if dataset.note:
+        print(f"note: {dataset.note}")
+    print(
+        f"data: {dataset.name}, {len(found.order):,} of {len(dataset.train_inputs):,} samples, "
+        f"{order} order ({dataset.source})",
+        flush=True,
+    )
+
+
+def stage(name: str, what: str, seconds: float) -> None:
+    """A stage that is done."""
+    print(f"{name}: {what}, {seconds:.1f} s", flush=True)
+
+
+def directions(kind: str, pairs: Eigenpairs | None, seconds: float) -> None:
+    """The subspace; of eigenpairs, whether they can be trusted."""
+    what = kind
+    if pairs is not None:
+        # an eigenvalue below 1 % of the largest is known to float32 no better than that part of it
+        size, good = np.abs(pairs.values), np.asarray(pairs.converged)
+        floor = max(0.01 * size.max(), np.finfo(np.float32).tiny)
+        relative = np.divide(pairs.residuals, np.maximum(size, floor)).max()
+        what = (
+            f"{good.sum()} of {good.size} eigenpairs converged, "
+            f"{int(pairs.matvecs)} Hessian products, largest relative residual {relative:.1e}"
+        )
+    stage("directions", what, seconds)
+
+
+def seconds(what: Callable[[], Any], times: int = 1) -> float:
+    """The mean time of a call, compilation left out."""
+    return timer(what, times)()
+
+
+def timer(what: Callable[[], Any], times: int = 1, *, warm: bool = False) -> Callable[[], float]:
+    """Measures the mean time of a call; unless ``warm``, a first one compiles, not counted."""
+
+    def measure() -> float:
+        nonlocal warm
+        if not warm:
+            jax.block_until_ready(what())
+            warm = True
+        started = time.perf_counter()
+        for _ in range(times):
+            jax.block_until_ready(what())
+        return (time.perf_counter() - started) / times
+
+    return measure

@@ -1,0 +1,123 @@
+"""What is probed: a network trained on the first samples of a data set."""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.common.config import ProblemConfig
+from jaxscape import InputError, losses
+from jaxscape.lab import data, mapped, models
+from jaxscape.lab.dataset import Dataset
+from jaxscape.lab.models import Model
+from jaxscape.types import Batch, Params, PerSampleLoss
+
+KEYS = ("order", "init", "train", "subspace", "probe")
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """The samples in order, the network, and the keys of every random choice."""
+
+    dataset: Dataset
+    order: np.ndarray  #: [k_max] indices into the training split
+    apply: Any
+    loss: PerSampleLoss
+    initial: Params
+    keys: dict[str, jax.Array]
+
+    def read(self, positions: slice) -> Batch:
+        """Inputs and targets at these positions of the order, in memory."""
+        split = {"inputs": self.dataset.train_inputs, "targets": self.dataset.train_targets}
+        return mapped.take(split, self.order[positions])
+
+    @functools.cached_property
+    def samples(self) -> Batch:
+        """All of them on the device: inputs [k_max, ...], targets [k_max, ...]."""
+        try:
+            return jax.tree.map(jnp.asarray, self.read(slice(None)))
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            raise InputError(
+                f"expected room for {len(self.order):,} samples on the device, which training and "
+                f"the Hessian need at once, found: {error}; lower --k-max"
+            ) from error
+
+    def release(self) -> None:
+        """Give back what ``samples`` takes; they are read anew when they are asked for again."""
+        self.__dict__.pop("samples", None)
+
+
+def load(config: ProblemConfig) -> Problem:
+    """The data set's first k_max samples in order, and an untrained network for them."""
+    config.check()
+    dataset = data.load(config.dataset, data_dir=config.data_dir)
+    total = len(dataset.train_inputs)
+    if config.k_max > total:
+        raise InputError(
+            f"expected --k-max of at most {total}, the samples of {dataset.name}, "
+            f"found {config.k_max}; lower it"
+        )
+    keys = dict(zip(KEYS, jax.random.split(jax.random.key(config.seed), len(KEYS)), strict=True))
+    order = np.arange(total)
+    if config.order == "shuffled":
+        order = np.asarray(jax.random.permutation(keys["order"], total))
+    model, loss = network(config, dataset)
+    initial = model.init(keys["init"], dataset.train_inputs[:1])
+    return Problem(dataset, order[: config.k_max], model.apply, loss, initial, keys)
+
+
+def check_test_split(problem: Problem) -> None:
+    """Raise an ``InputError`` where the data set has no test split."""
+    if problem.dataset.test_inputs is None:
+        raise InputError(
+            f"expected a data set with a test split, found none in {problem.dataset.name}; add "
+            "test_inputs and test_targets, or name another"
+        )
+
+
+def network(config: ProblemConfig, dataset: Dataset) -> tuple[Model, PerSampleLoss]:
+    """The network of the settings for this data, and the loss of a sample.
+
+    Raises:
+        InputError: a network of sequences for other data, or another one for sequences.
+    """
+    if dataset.has_tokens != (config.model == "transformer"):
+        kinds = ["images or vectors", "sequences of tokens"]
+        found, expected = reversed(kinds) if dataset.has_tokens else kinds
+        raise InputError(
+            f"expected {expected} for --model {config.model}, found {found} in {dataset.name}; "
+            "change --dataset or --model: a transformer takes sums, or integers [n, t] of an npz"
+        )
+    size = config.model, config.hidden, config.layers
+    if dataset.has_tokens:
+        answers = dataset.train_targets.shape[1]
+        return _network(*size, dataset.num_classes, _sequence, answers)
+    outputs = dataset.num_classes or int(np.prod(dataset.train_targets.shape[1:]))
+    return _network(*size, outputs, losses.cross_entropy if dataset.num_classes else _regression)
+
+
+@functools.cache  # the same loss is the same compiled program
+def _network(
+    kind: str,
+    hidden: int,
+    layers: int,
+    num_outputs: int,
+    per_sample: Any,
+    answers: int | None = None,
+) -> tuple[Model, PerSampleLoss]:
+    model = models.build(
+        kind, num_outputs=num_outputs, hidden=hidden, layers=layers, answers=answers
+    )
+    return model, losses.supervised(model.apply, per_sample)
+
+
+def _sequence(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """The mean cross-entropy of the tokens that count, in nats."""
+    return losses.per_sequence(losses.cross_entropy(logits, targets), targets >= 0)
+
+
+def _regression(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    return losses.squared_error(outputs, targets.reshape(outputs.shape))

@@ -1,0 +1,114 @@
+"""Loss surfaces on a square grid: their values, what they say, how they are drawn."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+import jaxscape as js
+from experiments.common.problem import Problem
+from jaxscape.lab import plot
+
+
+class Sheets(NamedTuple):
+    """A surface on an ``a`` × ``a`` grid."""
+
+    steps: np.ndarray  #: [a], θ_1 and θ_2 alike
+    k: np.ndarray  #: [K]
+    loss: np.ndarray  #: L_k, [K, a, a]
+    increment: np.ndarray  #: L_{k+1} − L_k, [K, a, a]; NaN at k = n
+
+
+def evaluate(
+    problem: Problem, space: js.Subspace, radius: float, num: int, ks: Sequence[int]
+) -> Sheets:
+    """L_k and its next increment at every grid point for the distinct ``ks``, in one pass."""
+    wanted = sorted(set(ks))
+    sheet = js.surface(problem.loss, js.grid(space, radius, num), problem.samples, wanted)
+    square = (len(wanted), num, num)
+    return Sheets(
+        np.linspace(-radius, radius, num),
+        np.asarray(sheet.k),
+        np.asarray(sheet.loss).reshape(square),
+        np.asarray(sheet.increment).reshape(square),
+    )
+
+
+def summarise(sheets: Sheets) -> dict[str, Any]:
+    """Of each k: the loss at w*, the lowest and where it is, the mean squared increment."""
+    middle = len(sheets.steps) // 2
+    entries = []
+    for k, loss, increment in zip(sheets.k, sheets.loss, sheets.increment, strict=True):
+        i, j = np.unravel_index(int(loss.argmin()), loss.shape)
+        squared = float(np.mean(increment.astype(np.float64) ** 2))
+        entries.append(
+            {
+                "k": int(k),
+                "loss_at_origin": float(loss[middle, middle]),
+                "lowest_loss": float(loss[i, j]),
+                "lowest_at": [float(sheets.steps[i]), float(sheets.steps[j])],
+                "mean_squared_increment": squared if np.isfinite(squared) else None,
+            }
+        )
+    return {"surfaces": entries}
+
+
+def table(found: dict[str, Any]) -> list[list[str]]:
+    """Rows of text, the first one the header."""
+    header = ["k", "L_k at w*", "lowest L_k", "at (θ₁, θ₂)", "mean squared increment"]
+    rows = [header]
+    for entry in found["surfaces"]:
+        mean, (first, second) = entry["mean_squared_increment"], entry["lowest_at"]
+        rows.append(
+            [
+                f"{entry['k']:,}",
+                f"{entry['loss_at_origin']:.4g}",
+                f"{entry['lowest_loss']:.4g}",
+                f"({first:.3g}, {second:.3g})",
+                "no next sample" if mean is None else f"{mean:.3g}",
+            ]
+        )
+    return rows
+
+
+def figures_of(
+    sheets: Sheets, words: str, path: np.ndarray | None = None, *, unit: str, **marks: Any
+) -> dict[str, Figure]:
+    """L_k as contours and in three dimensions, and the squared increments."""
+    losses = {name(k): sheet for k, sheet in zip(sheets.k, sheets.loss, strict=True)}
+    steps = {
+        name(k): sheet**2
+        for k, sheet in zip(sheets.k, sheets.increment, strict=True)
+        if np.isfinite(sheet).all()
+    }
+    loss: dict[str, Any] = {"title": f"$L_k$ along {words}", "quantity": f"$L_k$ ({unit})"}
+    step: dict[str, Any] = {
+        "title": rf"$(L_{{k+1}} - L_k)^2$ along {words}",
+        "quantity": rf"$(L_{{k+1}} - L_k)^2$ ({unit}²)",
+    }
+    figures = {
+        "loss": plot.contours(sheets.steps, losses, path=path, **loss, **marks),
+        "loss_3d": plot.reliefs(sheets.steps, losses, **loss, **marks),
+    }
+    if steps:
+        figures["increment"] = plot.contours(sheets.steps, steps, **step, **marks)
+        figures["increment_3d"] = plot.reliefs(sheets.steps, steps, **step, **marks)
+    return figures
+
+
+def name(k: int) -> str:
+    """The title of a panel."""
+    return f"k = {k:,}"
+
+
+REACH = 1.25
+"""Half the width of a surface around a trajectory, in units of its farthest coordinate."""
+
+
+WORDS = {
+    "hessian": "top two Hessian eigenvectors",
+    "random": "two random directions of unit norm",
+    "filter": "two random filter-normalised directions",
+    "trajectory": "principal components of the training trajectory",
+}

@@ -1,0 +1,138 @@
+"""Whether K foretells where more data stops paying: networks refitted on the first k samples."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+
+from experiments.common import cli, console, run_folder
+from experiments.common import problem as problems
+from experiments.common.config import ProblemConfig, default
+from experiments.common.problem import Problem
+from experiments.common.run_folder import Kept, Record
+from experiments.refit import measure, prediction, report
+from jaxscape.subspace import check_dim
+from jaxscape.trees import num_parameters
+
+
+@dataclass(frozen=True)
+class RefitConfig(ProblemConfig):
+    """Whether K foretells where more data stops paying: networks refitted on the first k samples.
+
+    Trains a network on the first k samples for each of a geometric grid of k, from one
+    initialisation. All take the same number of optimiser steps, epochs · k_max / batch_size; each
+    step draws its samples uniformly, with replacement, from the network's k. So a network of few
+    samples sees each more often, and overfits: its test loss is reported at the end, by which it
+    is judged, and at its lowest after any epoch, with the accuracy. Sets the excess test loss over
+    the network of all samples beside the distance of L_k's landscape from that of all samples.
+
+    Examples:
+        python -m experiments.refit --dataset mnist
+        python -m experiments.refit --dataset glyphs --k-max 3000 --num-ks 4 --repeats 1
+    """
+
+    epochs: int = 5
+    """Training budget of every network, in passes over all k_max samples."""
+    k_min: int = 250
+    """Fewest samples that a network is refitted on."""
+    num_ks: int = 12
+    """Number of values of k, from k_min to k_max in equal ratios."""
+    repeats: int = 3
+    """Number of times all are refitted, with other minibatches and another shuffled order."""
+    together: Annotated[int | None, default("1 on a CPU, else all")] = None
+    """Number of networks trained side by side, under one vmap."""
+    dim: int = 10
+    """Number of eigenvectors, of the Hessian over all samples at their network."""
+    sigmas: tuple[float, ...] = (0.01, 1.0)
+    """Standard deviations σ along each direction, in units of the parameters."""
+    points: int = 64
+    """Random points at each σ, at least 2."""
+    shares: tuple[float, ...] = (10.0, 5.0, 2.0, 1.0, 0.5)
+    """Targets of the excess test loss, as multiples of the final test loss."""
+    out: Annotated[Path | None, default("runs/refit-<dataset>-<hash of the settings>")] = None
+    """Run folder."""
+
+    def ranges(self) -> list[tuple[str, Any, bool, str]]:
+        """See ``ProblemConfig.ranges``."""
+        least = [
+            (name, value, value >= low, f"at least {low}")
+            for name, value, low in (
+                ("epochs", self.epochs, 1),
+                ("num-ks", self.num_ks, 2),
+                ("repeats", self.repeats, 1),
+                ("together", 1 if self.together is None else self.together, 1),
+                ("dim", self.dim, 1),
+                ("points", self.points, 2),
+            )
+        ]
+        positive = [
+            (
+                name,
+                " ".join(f"{value:g}" for value in values) or "none",
+                bool(values) and all(0 < value < float("inf") for value in values),
+                "one or more finite numbers above 0",
+            )
+            for name, values in (("sigmas", self.sigmas), ("shares", self.shares))
+        ]
+        first = ("k-min", self.k_min, 1 <= self.k_min < self.k_max, "from 1 to below --k-max")
+        return [*super().ranges(), first, *least, *positive]
+
+
+def run(config: RefitConfig) -> Kept:
+    """Refit, compare, print the tables, and write the run folder.
+
+    Raises:
+        InputError: settings or data that cannot be used.
+    """
+    config.check()
+    problem = problems.load(config)
+    check_dim(config.dim, problem.initial)
+    problems.check_test_split(problem)
+    console.problem(problem, config.order)
+    found = run_folder.keep("refit", config, problem, lambda work: _find(problem, config, work))
+    print("\n" + report.text(found.summary))
+    print(f"\nfigures: {found.folder / 'figures'}")
+    return found
+
+
+def _find(problem: Problem, config: RefitConfig, work: Path) -> Record:
+    arrays = measure.measure(problem, config, work / "checkpoint")
+    excess, k = prediction.excess_of(arrays), arrays["k"].astype(np.float64)
+    shrink = np.sqrt(1 / k - 1 / k[-1])  # the distance law at E_q S² = 1: a level leaves γ alone
+    gamma = prediction.slope(shrink, excess)
+    lowest = {"test_loss": arrays["test_loss"].min(1, keepdims=True)}
+    found: dict[str, Any] = {
+        "num_samples": len(problem.order),
+        "num_parameters": num_parameters(problem.initial),
+        "unit": "nats" if problem.dataset.num_classes else "loss",
+        "repeats": config.repeats,
+        "dim": config.dim,
+        "steps": measure.steps(problem, config) * config.epochs,
+        "networks": report.networks(arrays),
+        "excess_exponent": {
+            "value": run_folder.plain(gamma.value),
+            "sem": run_folder.plain(gamma.sem),
+            "count": gamma.count,
+        },
+        "sigmas": prediction.per_sigma(arrays, config.shares),
+        "sigmas_lowest": prediction.per_sigma(arrays | lowest, config.shares),
+    }
+    marks = {"unit": found["unit"], **run_folder.marks(problem)}
+    figures = {
+        "networks": report.networks_figure(arrays, **marks),
+        "distance": report.distance(arrays, **marks),
+        "sizes": report.sizes(arrays["k"], found["sigmas"], **marks),
+        "overlap": report.overlaps(arrays, **run_folder.marks(problem)),
+    }
+    return Record(arrays, found, figures)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; its exit status."""
+    return cli.main("refit", RefitConfig, run, argv)
+
+
+if __name__ == "__main__":
+    cli.leave(main())

@@ -1,0 +1,183 @@
+"""What is measured of networks refitted on the first k samples, as arrays."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+import jaxscape as js
+from experiments.common import console, prepare
+from experiments.common.console import progress
+from experiments.common.problem import Problem
+from experiments.refit import prediction
+from jaxscape import InputError, reductions
+from jaxscape.lab import checkpoint, train
+from jaxscape.lanczos import Eigenpairs
+from jaxscape.prefix_spectra import geometric, overlap
+from jaxscape.reductions import Reduction
+from jaxscape.types import Batch, Params
+
+TOL = 1e-3
+"""Relative residual of the eigenpairs along k, which only their span is wanted of."""
+
+
+def measure(problem: Problem, config: Any, store: Path) -> dict[str, np.ndarray]:
+    """The arrays of results.npz, with K values of k, R repeats, E epochs, s sigmas, m points.
+
+    ``k`` [K]; ``orders`` [R, N], of each repeat, as positions in the first order; ``test_loss`` and
+    ``test_accuracy`` [R, E, K], after every epoch (no accuracy of a regression); ``train_loss``
+    [R, K] = L_k(w*_k) and ``full_loss`` [R, K] = L_N(w*_k); ``overlap_refitted`` and
+    ``overlap_fixed`` [K], of the top-d eigenvectors of H_k, at w*_k and at w*_N, with those of H_N
+    at w*_N; ``eigenvalues_refitted``, ``eigenvalues_fixed`` [K, d] and whether each ``converged``;
+    and those of ``_landscapes``. The landscape and the overlaps are those of the first repeat.
+    """
+    ks = geometric(config.k_min, len(problem.order), config.num_ks)
+    started = time.monotonic()
+    networks, arrays = _networks(problem, config, ks)
+    each = steps(problem, config) * config.epochs
+    what = f"{len(ks)} networks, {config.repeats} times, {each:,} steps each"
+    console.stage("refitted", what, time.monotonic() - started)
+    last = networks[-1]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
+    checkpoint.save(store, "refitted", {"params": stacked})
+    found = prepare.eigenspace(problem, last, config.dim, store)
+    console.directions("hessian", found.pairs, found.seconds)
+    started = time.monotonic()
+    arrays |= _overlaps(problem, networks, ks, found.pairs)
+    good, count = (int(f(arrays["converged"])) for f in (np.sum, np.size))
+    what = f"{good} of {count} eigenpairs of H_k converged, at w*_k and at w*_N"
+    console.stage("overlaps", what, time.monotonic() - started)
+    started = time.monotonic()
+    probes = [prepare.probe(problem, last, found.space, config.points, s) for s in config.sigmas]
+    keep = reductions.losses(config.points)
+    landscapes = [_landscape(problem, probe, keep, arrays["orders"], ks) for probe in probes]
+    what = f"{config.points} points at each of {len(probes)} σ"
+    console.stage("landscapes", what, time.monotonic() - started)
+    stacked = jax.tree.map(lambda *rows: np.stack(rows), *landscapes)
+    sigma = np.asarray(config.sigmas, np.float32)
+    return {"k": ks, "sigma": sigma, **arrays, **stacked}
+
+
+def steps(problem: Problem, config: Any) -> int:
+    """Optimiser steps per epoch of every network: ⌈k_max / batch_size⌉."""
+    return -(-len(problem.order) // config.batch_size)
+
+
+def orders(problem: Problem, config: Any) -> np.ndarray:
+    """The order of the samples in each repeat, as positions in the first: its own is the first."""
+    n = len(problem.order)
+    rows = [np.arange(n)]
+    for repeat in range(1, config.repeats):
+        key = jax.random.fold_in(problem.keys["order"], repeat)
+        shuffled = config.order == "shuffled"
+        rows.append(np.asarray(jax.random.permutation(key, n)) if shuffled else rows[0])
+    return np.stack(rows).astype(np.int32)
+
+
+def _networks(
+    problem: Problem, config: Any, ks: np.ndarray
+) -> tuple[list[Params], dict[str, np.ndarray]]:
+    """The networks of the first repeat, and the losses of all."""
+    data = problem.dataset
+    test = {"inputs": jnp.asarray(data.test_inputs), "targets": jnp.asarray(data.test_targets)}
+
+    def right(params: Params, batch: Batch) -> jax.Array:
+        return train.correct(problem.apply(params, batch["inputs"]), batch["targets"])
+
+    metrics = {"test_loss": problem.loss}
+    if data.num_classes:
+        metrics["test_accuracy"] = right
+    rows, first = [], []
+    shuffles = orders(problem, config)
+    total = config.repeats * config.epochs
+    with progress("refitting", total, f"epochs of {len(ks)} networks") as advance:
+        for repeat, order in enumerate(shuffles):
+            fitted = train.fit_prefixes(
+                problem.loss,
+                problem.initial,
+                problem.samples,
+                ks,
+                order=order,
+                epochs=config.epochs,
+                steps=steps(problem, config),
+                batch_size=config.batch_size,
+                learning_rate=config.learning_rate,
+                key=jax.random.fold_in(problem.keys["train"], repeat),
+                test=test,
+                metrics=metrics,
+                together=config.together,
+                on_epoch=lambda number: advance(1),
+            )
+            networks = [jax.tree.map(lambda x, i=i: x[i], fitted.params) for i in range(len(ks))]
+            if not repeat:
+                first.extend(networks)
+            rows.append(fitted.metrics | _own_losses(problem, networks, order, ks))
+    stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    return first, {"orders": shuffles, **stacked}
+
+
+def _own_losses(
+    problem: Problem, networks: list[Params], order: np.ndarray, ks: np.ndarray
+) -> dict[str, np.ndarray]:
+    """L_k(w*_k) and L_N(w*_k)."""
+    losses = [np.asarray(js.per_sample_losses(problem.loss, w, problem.samples)) for w in networks]
+    own = [np.mean(row[order[:k]], dtype=np.float64) for row, k in zip(losses, ks, strict=True)]
+    full = [np.mean(row, dtype=np.float64) for row in losses]
+    return {"train_loss": np.array(own), "full_loss": np.array(full)}
+
+
+def _overlaps(
+    problem: Problem, networks: list[Params], ks: np.ndarray, pairs: Eigenpairs
+) -> dict[str, np.ndarray]:
+    """Overlap of the eigenvectors of H_k with those of H_N; at k = N they are the same."""
+    found: dict[str, list[Array]] = {"overlap": [], "eigenvalues": [], "converged": []}
+    with progress("overlaps", 2 * (len(ks) - 1), "eigensolves") as advance:
+        for k, network in zip(ks[:-1], networks[:-1], strict=True):
+            for params in (network, networks[-1]):
+                operator = js.hessian_operator(problem.loss, params, problem.samples, count=int(k))
+                own = js.top_eigenpairs(
+                    operator, params, len(pairs.values), key=problem.keys["subspace"], tol=TOL
+                )
+                found["overlap"].append(overlap(own.vectors, pairs.vectors))
+                found["eigenvalues"].append(own.values)
+                found["converged"].append(own.converged)
+                advance(1)
+    ends = {"overlap": jnp.ones(()), "eigenvalues": pairs.values, "converged": pairs.converged}
+    whole = {name: np.asarray([*found[name], end, end]) for name, end in ends.items()}
+    both = {
+        f"{name}_{where}": whole[name][row::2]
+        for name in ("overlap", "eigenvalues")
+        for row, where in enumerate(("refitted", "fixed"))
+    }
+    return both | {"converged": whole["converged"].reshape(len(ks), 2, -1)}
+
+
+def _landscape(
+    problem: Problem, probe: Any, keep: Reduction, shuffles: np.ndarray, ks: np.ndarray
+) -> dict[str, np.ndarray]:
+    """``distance``, ``_sem``, ``_shape`` [R, K] of every order; ``loss_variance`` and
+    ``shape_variance`` [3], E_q S² between its 90 % limits; ``effective_samples``; ``coordinates``.
+
+    L_k holds other samples in every repeat, at the same points around the first repeat's w*_N.
+    """
+    losses = js.evaluate(problem.loss, probe, problem.samples, keep)
+    bad = int(np.sum(~np.isfinite(losses).all(0)))
+    if bad:
+        raise InputError(
+            f"expected finite losses around w*_N, found NaN or infinity for {bad} of "
+            f"{losses.shape[1]} samples; lower --sigmas"
+        )
+    rows = [prediction.distances(losses, order, ks) for order in shuffles]
+    seen = js.loss_variance.of(losses)
+    found = {part: js.loss_variance.loss_variance(seen, part) for part in ("delta", "shape")}
+    return {
+        **{name: np.stack([row[name] for row in rows]) for name in rows[0]},
+        "loss_variance": np.asarray(found["delta"].interval, np.float32),
+        "shape_variance": np.asarray(found["shape"].interval, np.float32),
+        "effective_samples": np.asarray(found["delta"].effective),
+        "coordinates": np.asarray(probe.coordinates),
+    }

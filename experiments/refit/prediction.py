@@ -1,0 +1,190 @@
+"""Whether K, from the landscape, foretells where refitted networks stop gaining from more data.
+
+Both sides are in units of the loss. The landscape's is the root mean square distance of L_k from
+L_N, √(E_qS² (1/k − 1/N)); the networks' is the excess test loss of w*_k over w*_N, which a
+distance that held for all w at once would bound by its double. So with ε = a share of the test
+loss of w*_N, the k from which on the excess is below ε is set beside K_ε. That both fall with k is
+no evidence: a rank correlation over k would be near 1 for any two falling curves. Evidence are the
+place (do the two sizes agree at every ε?), the rate (is the excess proportional to the distance?)
+and, at equal k, the order (do samples that give a farther landscape give a worse network?).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+import jaxscape as js
+from experiments.common.run_folder import plain
+
+FACTOR = 2.0
+"""How far K_ε may lie from the grid values of k between which the networks stop gaining."""
+
+
+class Bracket(NamedTuple):
+    """The last k of the grid that exceeds, 0 where none does, and the one after it."""
+
+    low: int
+    high: int
+
+
+class Slope(NamedTuple):
+    """A slope of logarithms, in the mean over repeats, from ``count`` values of k."""
+
+    value: float
+    sem: float  #: over the repeats; NaN from one
+    count: int  # type: ignore[assignment]  # a field, not tuple.count
+
+
+def distances(
+    losses: Float[np.ndarray, "m n"], order: Int[np.ndarray, "n"], ks: Int[np.ndarray, "K"]
+) -> dict[str, Float[np.ndarray, "K"]]:
+    """E_q[(L_n(w) − L_k(w))²] over the m points for each k, with L_k of the samples ``order[:k]``.
+
+    ``distance``: the mean of the square, ``distance_sem`` its standard error over the points,
+    ``distance_shape``: the variance over the points (m − 1 below), which a shift of the whole
+    surface by a constant leaves alone. In float64, from ℓ_i(w) of all samples.
+    """
+    sums = np.cumsum(np.asarray(losses, np.float64)[:, order], axis=1)
+    gap = sums[:, -1:] / len(order) - sums[:, ks - 1] / ks
+    return {
+        "distance": np.mean(gap**2, 0),
+        "distance_sem": np.std(gap**2, 0, ddof=1) / np.sqrt(len(gap)),
+        "distance_shape": np.var(gap, 0, ddof=1),
+    }
+
+
+def bracket(k: Int[np.ndarray, "K"], excess: Float[np.ndarray, "K"], epsilon: float) -> Bracket:
+    """Between which values of k the excess falls below ε, to stay there; it is 0 at the last.
+
+    Raises:
+        InputError: an excess that is NaN, or one at the last k that is not below ε.
+    """
+    if np.isnan(excess).any():
+        raise js.InputError(
+            f"expected test losses that are numbers, found an excess of NaN at k = "
+            f"{k[np.isnan(excess)].tolist()}; lower --learning-rate, or mend the test split"
+        )
+    if excess[-1] >= epsilon:
+        raise js.InputError(
+            f"expected an ε above the excess of the last k, {excess[-1]:g}, found {epsilon:g}; "
+            "take a loss above 0"
+        )
+    last = np.flatnonzero(~(excess < epsilon))
+    if not last.size:
+        return Bracket(0, int(k[0]))
+    return Bracket(int(k[last[-1]]), int(k[last[-1] + 1]))
+
+
+def factor(size: int, where: Bracket) -> float:
+    """By what ``size`` misses the bracket: 1 inside, above 1 beyond it, below 1 before it."""
+    if where.low < size <= where.high:
+        return 1.0
+    return size / (where.high if size > where.high else where.low)
+
+
+def slope(distance: Float[np.ndarray, "*R K"], excess: Float[np.ndarray, "R K"]) -> Slope:
+    """γ of excess ∝ distance^γ, by least squares of the logarithms within every single repeat.
+
+    All k of a repeat subtract the same loss of w*_N, so their residuals tell nothing of the error
+    of γ: repeats do, being independent. ``distance`` is that of each repeat, or one for all. From
+    the k whose excess is above 0 in every repeat, and in the mean above twice its standard error.
+    NaN from fewer than three.
+    """
+    root = math.sqrt(len(excess))
+    error = excess.std(0, ddof=1) / root if len(excess) > 1 else 0.0
+    distance = np.broadcast_to(distance, excess.shape)
+    clear = (excess.mean(0) > 2 * error) & (excess > 0).all(0) & (distance > 0).all(0)
+    if clear.sum() < 3:
+        return Slope(math.nan, math.nan, int(clear.sum()))
+    x, y = np.log(distance[:, clear]), np.log(excess[:, clear])
+    x = x - x.mean(1, keepdims=True)
+    each = np.sum(x * y, 1) / np.sum(x**2, 1)
+    sem = each.std(ddof=1) / root if len(each) > 1 else math.nan
+    return Slope(float(each.mean()), float(sem), int(clear.sum()))
+
+
+def rank_correlation(distance: Float[np.ndarray, "R K"], excess: Float[np.ndarray, "R K"]) -> float:
+    """Spearman's correlation over the R ≥ 3 repeats at each k < N, in the mean over these k.
+
+    By chance alone it scatters around 0 by at most 1/√(R − 1), as much as at a single k. NaN for
+    fewer repeats, or where all have the same samples.
+    """
+    if len(distance) < 3 or not np.ptp(distance[:, :-1], 0).all():
+        return math.nan
+    ranks = [np.argsort(np.argsort(x[:, :-1], 0), 0) for x in (distance, excess)]
+    first, second = (rank - rank.mean(0) for rank in ranks)
+    return float(np.mean(np.sum(first * second, 0) / np.sum(first**2, 0)))
+
+
+def per_sigma(arrays: dict[str, np.ndarray], shares: Sequence[float]) -> list[dict[str, Any]]:
+    """One entry per sigma, from the arrays of results.npz."""
+    excess = excess_of(arrays)
+    final = float(arrays["test_loss"][:, -1, -1].mean())
+    epsilons = np.asarray(shares) * final
+    total, shape = (
+        k_epsilon(arrays[name], epsilons, int(arrays["k"][-1]))
+        for name in ("loss_variance", "shape_variance")
+    )
+    entries = []
+    for row, sigma in enumerate(arrays["sigma"]):
+        sizes = [
+            {"share": share, "epsilon": float(epsilon)}
+            | _networks(arrays["k"], excess, epsilon, found[1])
+            | {"k_epsilon": int(found[1]), "k_epsilon_ci": [int(found[0]), int(found[2])]}
+            | {"k_epsilon_shape": int(own[1])}
+            for share, epsilon, found, own in zip(
+                shares, epsilons, total[row], shape[row], strict=True
+            )
+        ]
+        entries.append(
+            {
+                "sigma": float(sigma),
+                "loss_variance": plain(arrays["loss_variance"][row]),
+                "shape_variance": plain(arrays["shape_variance"][row]),
+                "effective_samples": plain(arrays["effective_samples"][row]),
+                "sizes": sizes,
+                "foretells": _verdict(sizes),
+                "rank_correlation": plain(rank_correlation(arrays["distance"][row], excess)),
+            }
+        )
+    return entries
+
+
+def k_epsilon(
+    variance: Float[np.ndarray, "s 3"], epsilons: Float[np.ndarray, "t"], n: int
+) -> Int[np.ndarray, "s t 3"]:
+    """K_ε to all n samples, for the value of E_q S² between its limits; n for one not finite."""
+    wanted = jnp.asarray(epsilons, jnp.float32)[None, :, None]
+    found = js.distance_size(jnp.asarray(variance)[:, None], wanted, to=n)
+    return np.where(found.reached, found.k, n)
+
+
+def excess_of(arrays: dict[str, np.ndarray]) -> Float[np.ndarray, "R K"]:
+    """The test loss of each repeat's networks over that of its network of all samples."""
+    loss = arrays["test_loss"][:, -1].astype(np.float64)
+    return loss - loss[:, -1:]
+
+
+def _networks(k: np.ndarray, excess: np.ndarray, epsilon: float, size: int) -> dict[str, Any]:
+    """Where the networks stop gaining ε, on average and in single repeats; the miss of K_ε.
+
+    No miss is counted where the bracket touches an end of the grid: below the first k nothing is
+    known, and at k = N both sides are 0 by definition.
+    """
+    where = bracket(k, excess.mean(0), epsilon)
+    single = [bracket(k, one, epsilon).high for one in excess]
+    return {
+        "networks": list(where),
+        "networks_single": [min(single), max(single)],
+        "factor": factor(int(size), where) if where.low and where.high < k[-1] else None,
+    }
+
+
+def _verdict(sizes: list[dict[str, Any]]) -> bool | None:
+    """Whether K_ε is right to ``FACTOR`` at every ε; None where no ε lies within the grid."""
+    known = [size["factor"] for size in sizes if size["factor"] is not None]
+    return all(1 / FACTOR <= x <= FACTOR for x in known) if known else None

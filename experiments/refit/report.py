@@ -1,0 +1,305 @@
+"""What the refitted networks said, as entries, tables and sentences.
+
+Figures of networks refitted on the first k samples, from arrays.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.common import run_folder
+from experiments.common.tables import as_text
+from experiments.refit import prediction
+from jaxscape.lab.style import MARKERS, PREFIX, Keywords, canvas, colour, legend
+from jaxscape.loss_variance import two_sided
+
+
+def networks(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """One entry per k: losses in the mean over the repeats, with standard errors."""
+    entries = []
+    lowest = arrays["test_loss"].min(1)
+    final = {
+        "train_loss": arrays["train_loss"],
+        "full_loss": arrays["full_loss"],
+        "test_loss": arrays["test_loss"][:, -1],
+        "lowest_test_loss": lowest,
+    }
+    if "test_accuracy" in arrays:
+        final["test_accuracy"] = arrays["test_accuracy"][:, -1]
+    for row, k in enumerate(arrays["k"]):
+        entry: dict[str, Any] = {"k": int(k)}
+        for name, values in final.items():
+            column = np.asarray(values[:, row], np.float64)
+            entry[name] = run_folder.plain(column.mean())
+            if len(column) > 1:
+                entry[f"{name}_sem"] = run_folder.plain(column.std(ddof=1) / math.sqrt(len(column)))
+        for name in ("overlap_refitted", "overlap_fixed"):
+            entry[name] = run_folder.plain(arrays[name][row])
+        for name in ("distance", "distance_shape"):
+            squares = arrays[name][:, :, row].mean(1)
+            entry[f"rms_{name}"] = [run_folder.plain(math.sqrt(x)) for x in squares]
+        law = arrays["loss_variance"][:, 1].astype(np.float64)
+        entry["rms_law"] = [math.sqrt(x * (1 / k - 1 / arrays["k"][-1])) for x in law]
+        entries.append(entry)
+    return entries
+
+
+def text(found: dict[str, Any]) -> str:
+    """All that the command prints of its summary."""
+    unit, sigmas = found["unit"], found["sigmas"]
+    parts = [
+        f"means over {found['repeats']} repeats, in {unit}; distance: √E(L_N − L_k)² around w*_N;",
+        f"overlap: of the {found['dim']} leading eigenvectors of H_k with those of H_N at w*_N",
+        as_text(networks_table(found["networks"], [entry["sigma"] for entry in sigmas])),
+        "",
+        f"ε: share of the test loss of w*_N, in {unit}; networks: the values of k between which",
+        "their excess test loss falls below ε for good; each: in single repeats; K_ε: the law's",
+        as_text(sizes_table(sigmas)),
+        "",
+        *sentences(found),
+    ]
+    return "\n".join(parts)
+
+
+def networks_table(entries: list[dict[str, Any]], sigmas: list[float]) -> list[list[str]]:
+    """Rows of text, the first one the header: a row per k."""
+    rows = [["k", "L_k(w*_k)", "test loss", "lowest", "accuracy"]]
+    for sigma in sigmas:
+        rows[0] += [f"distance, σ={sigma:g}", "law"]
+    rows[0] += ["overlap, at w*_k", "at w*_N"]
+    for entry in entries:
+        accuracy = entry.get("test_accuracy")
+        error = f" ± {entry['test_loss_sem']:.1g}" if "test_loss_sem" in entry else ""
+        row = [
+            f"{entry['k']:,}",
+            f"{entry['train_loss']:.2g}",
+            f"{entry['test_loss']:.4f}{error}",
+            f"{entry['lowest_test_loss']:.4f}",
+            "-" if accuracy is None else f"{accuracy:.2%}",
+        ]
+        for measured, law in zip(entry["rms_distance"], entry["rms_law"], strict=True):
+            row += [f"{measured:.2g}", f"{law:.2g}"]
+        rows.append([*row, f"{entry['overlap_refitted']:.2f}", f"{entry['overlap_fixed']:.2f}"])
+    return rows
+
+
+def sizes_table(sigmas: list[dict[str, Any]]) -> list[list[str]]:
+    """Rows of text, the first one the header: a row per σ and ε."""
+    rows = [["sigma", "share", "ε", "networks", "each", "K_ε", "90 %", "K_ε / k"]]
+    for entry in sigmas:
+        for size in entry["sizes"]:
+            rows.append(
+                [
+                    f"{entry['sigma']:g}",
+                    f"{size['share']:g}",
+                    f"{size['epsilon']:.3g}",
+                    _span(size["networks"]),
+                    " to ".join(f"{k:,}" for k in size["networks_single"]),
+                    f"{size['k_epsilon']:,}",
+                    " to ".join(f"{k:,}" for k in size["k_epsilon_ci"]),
+                    "-" if size["factor"] is None else f"{size['factor']:.2g}",
+                ]
+            )
+    return rows
+
+
+def _span(bracket: list[int]) -> str:
+    low, high = bracket
+    return f"{low:,} to {high:,}" if low else f"up to {high:,}"
+
+
+def sentences(found: dict[str, Any]) -> list[str]:
+    """What follows from the numbers."""
+    places = [
+        _place(entry, when)
+        for key, when in (("sigmas", "at the end"), ("sigmas_lowest", "at its lowest"))
+        for entry in found[key]
+    ]
+    return [*places, *_choice(found), _rate(found), *_order(found)]
+
+
+def _place(entry: dict[str, Any], when: str) -> str:
+    start = f"σ = {entry['sigma']:g}, test loss {when}: "
+    factors = [size["factor"] for size in entry["sizes"] if size["factor"] is not None]
+    if entry["foretells"] is None:
+        return start + "no ε lies within the grid of k: cannot tell"
+    low, high = min(factors), max(factors)
+    miss = f"K_ε is {low:.2g} to {high:.2g} times the k where its excess falls below ε"
+    if entry["foretells"]:
+        return f"{start}{miss}: it foretells where, within a factor {prediction.FACTOR:g}"
+    right = sum(1 / prediction.FACTOR <= x <= prediction.FACTOR for x in factors)
+    return (
+        f"{start}{miss}: it does NOT foretell where, being right within a factor "
+        f"{prediction.FACTOR:g} at {right} of {len(factors)} ε"
+    )
+
+
+def _choice(found: dict[str, Any]) -> list[str]:
+    """A warning where only some σ foretell: which ones is known only once networks are refitted."""
+    verdicts = {entry["foretells"] for entry in found["sigmas"]}
+    if not {True, False} <= verdicts:
+        return []
+    levels = [entry["loss_variance"][1] for entry in found["sigmas"]]
+    span = f"E_q S² goes from {min(levels):.3g} to {max(levels):.3g} {found['unit']}² with σ"
+    return [
+        f"choice: the answer hangs on σ ({span}), and nothing here tells beforehand which to take"
+    ]
+
+
+def _rate(found: dict[str, Any]) -> str:
+    """Whether γ may be 1, by a 95 % interval of Student's t over the repeats."""
+    gamma, repeats = found["excess_exponent"], found["repeats"]
+    if gamma["value"] is None:
+        return "rate: too few k with a clear excess test loss to tell"
+    start = f"rate: excess test loss ∝ distance^γ with γ = {gamma['value']:.2f}"
+    if gamma["sem"] is None:
+        return (
+            f"{start} ({gamma['count']} values of k); one repeat has no error: cannot tell whether "
+            "it is the 1 that K_ε at every ε needs"
+        )
+    reach = float(two_sided(0.95, repeats - 1)) * gamma["sem"]
+    agree = "may be" if abs(gamma["value"] - 1) <= reach else "is not"
+    return (
+        f"{start} ± {gamma['sem']:.2f} ({gamma['count']} values of k, {repeats} repeats), which "
+        f"{agree} the 1 that K_ε at every ε needs"
+    )
+
+
+def _order(found: dict[str, Any]) -> list[str]:
+    pairs = [(entry["sigma"], entry["rank_correlation"]) for entry in found["sigmas"]]
+    known = [f"{value:+.2f} at σ = {sigma:g}" for sigma, value in pairs if value is not None]
+    if not known:
+        return []
+    spread = 1 / math.sqrt(found["repeats"] - 1)
+    start = "order: at equal k, the rank correlation of distance and test loss over the repeats is"
+    chance = f"by chance alone its standard deviation is up to {spread:.2f}"
+    return [f"{start} {', '.join(known)}; {chance}"]
+
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def networks_figure(
+    arrays: Arrays, *, dataset: str, fallback: bool = False, unit: str = "nats"
+) -> Figure:
+    """Losses of w*_k against k: on the test split at the end and at its lowest, L_N and L_k."""
+    title = f"Networks refitted on the first k samples: {dataset}"
+    figure, (axes,) = canvas(title, PREFIX, f"mean loss of $w^*_k$ ({unit})", fallback=fallback)
+    curves = {
+        "test split, at the end": arrays["test_loss"][:, -1],
+        "its lowest": arrays["test_loss"].min(1),
+        r"all samples, $L_N$": arrays["full_loss"],
+        r"its own, $L_k$": arrays["train_loss"],
+    }
+    for row, (name, values) in enumerate(curves.items()):
+        _draw(axes, row, arrays["k"], values, name)
+    axes.set(xscale="log", yscale="log")
+    legend(figure, "line: mean over the repeats; band: from the least to the largest")
+    return figure
+
+
+def distance(arrays: Arrays, *, dataset: str, fallback: bool = False, unit: str = "nats") -> Figure:
+    """√E_q(L_N − L_k)² beside its law and its shape part, and the excess test loss of w*_k.
+
+    A panel per σ. Points at k = N, where all are 0, are not drawn; nor is a negative excess.
+    """
+    title = f"Distance of the landscape, excess test loss of the network: {dataset}"
+    ylabel = rf"$\sqrt{{\mathrm{{E}}_q(L_N - L_k)^2}}$, excess ({unit})"
+    sigmas, k = arrays["sigma"], arrays["k"].astype(float)[:-1]
+    figure, panels = canvas(title, PREFIX, ylabel, fallback=fallback, panels=len(sigmas))
+    loss = arrays["test_loss"][:, -1]
+    excess = (loss - loss[:, -1:])[:, :-1]
+    shrink = 1 / k - 1 / arrays["k"][-1]
+    for row, (axes, sigma) in enumerate(zip(panels, sigmas, strict=True)):
+        axes.set_title(rf"$\sigma$ = {sigma:g}")
+        parts = {"distance": "distance", "distance_shape": "shape part"}
+        for column, (part, name) in enumerate(parts.items()):
+            _draw(axes, column, k, arrays[part][row][:, :-1], name, root=True)
+            variance = arrays[("loss_variance", "shape_variance")[column]][row][1]
+            law = np.sqrt(variance * shrink)
+            axes.plot(k, law, "--", color=colour(column), label=f"law of the {name}")
+        _draw(axes, 6, k, excess, "excess test loss")
+        axes.set(xscale="log", yscale="log")
+    legend(figure, "line: mean over the repeats; band: from the least to the largest")
+    return figure
+
+
+def sizes(
+    k: Int[np.ndarray, "K"],
+    entries: Sequence[Mapping[str, Any]],
+    *,
+    dataset: str,
+    fallback: bool = False,
+    unit: str = "nats",
+) -> Figure:
+    """K_ε of each σ, and the k from which on the excess test loss is below ε, against ε.
+
+    ``entries`` are those of ``foretell.per_sigma``. The vertical black bars run from the last k of
+    the grid that exceeds ε to the next, between which the networks' size lies.
+    """
+    title = f"Does K foretell where more data stops paying? {dataset}"
+    xlabel = rf"$\varepsilon$ ({unit})"
+    figure, (axes,) = canvas(title, xlabel, "samples", fallback=fallback)
+    for row, entry in enumerate(entries):
+        found = sorted(entry["sizes"], key=lambda size: size["epsilon"])
+        x, y = ([size[name] for size in found] for name in ("epsilon", "k_epsilon"))
+        low, high = np.array([size["k_epsilon_ci"] for size in found]).T
+        axes.fill_between(x, low, high, color=colour(row), alpha=0.25, lw=0)
+        style: Keywords = {"color": colour(row), "marker": MARKERS[row], "ms": 5}
+        axes.plot(x, y, label=rf"$K_\varepsilon$, $\sigma$ = {entry['sigma']:g}", **style)
+    label = r"networks: excess test loss stays below $\varepsilon$"
+    for size in entries[0]["sizes"]:
+        low, high = size["networks"]
+        ends = (max(low, 1), high)
+        axes.plot([size["epsilon"]] * 2, ends, color="black", lw=3, marker="_", ms=9, label=label)
+    axes.axhline(k[-1], color="0.5", lw=1)
+    axes.set(xscale="log", yscale="log")
+    ticks = [size["epsilon"] for size in entries[0]["sizes"]]
+    axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    legend(figure, f"band: 90 % interval of $K_\\varepsilon$; grey: all {k[-1]:,} samples")
+    return figure
+
+
+def overlaps(arrays: Arrays, *, dataset: str, fallback: bool = False) -> Figure:
+    """Mean squared cosine of the leading eigenspaces of H_k with that of H_N at w*_N."""
+    d = arrays["eigenvalues_fixed"].shape[1]
+    title = rf"Overlap of the {d} leading eigenvectors with those of $H_N(w^*_N)$: {dataset}"
+    figure, (axes,) = canvas(title, PREFIX, "mean squared cosine", fallback=fallback)
+    names = {
+        "overlap_fixed": r"$H_k(w^*_N)$: same network, first k samples",
+        "overlap_refitted": r"$H_k(w^*_k)$: network refitted on them",
+    }
+    for row, (part, name) in enumerate(names.items()):
+        _draw(axes, row, arrays["k"], arrays[part][None], name)
+    axes.set(xscale="log", ylim=(0, 1.03))
+    legend(figure, "1: the same space, as at $k = N$ by definition; first repeat")
+    return figure
+
+
+def _draw(
+    axes: Axes,
+    row: int,
+    k: Int[np.ndarray, "K"],
+    values: Float[np.ndarray, "R K"],
+    name: str,
+    *,
+    root: bool = False,
+) -> None:
+    """The mean over the repeats with a band of their range, or the roots of all three.
+
+    Nothing is drawn where the mean is not above 0.
+    """
+    mean = np.mean(values, 0, dtype=np.float64)
+    shown = np.where(mean > 0, mean, np.nan)
+    low = np.maximum(values.min(0), 0.01 * shown)  # a logarithmic axis has no place for 0
+    lines = (low, shown, values.max(0))
+    low, middle, high = map(np.sqrt, lines) if root else lines
+    axes.fill_between(k, low, high, color=colour(row), alpha=0.25, lw=0)
+    marker: Keywords = {"marker": MARKERS[row % len(MARKERS)], "ms": 5}
+    axes.plot(k, middle, color=colour(row), label=name, **marker)

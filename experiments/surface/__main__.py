@@ -1,0 +1,141 @@
+"""The loss surface over two directions, for a few prefixes of the samples."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+import jaxscape as js
+from experiments.common import cli, console, prepare, run_folder, surfaces, tables
+from experiments.common import problem as problems
+from experiments.common.config import ProblemConfig, default
+from experiments.common.problem import Problem
+from experiments.common.run_folder import Kept, Record
+from experiments.common.surfaces import REACH, WORDS
+from experiments.surface import interactive
+from jaxscape import InputError
+
+
+@dataclass(frozen=True)
+class SurfaceConfig(ProblemConfig):
+    """The loss surface L_k over two directions through w*, for a few k, with its next increment.
+
+    Trains a network, takes two directions through it, and evaluates every sample's loss on a
+    square grid of points: L_k(w) and L_{k+1}(w) − L_k(w) of every chosen k in one pass.
+
+    Examples:
+        python -m experiments.surface --dataset mnist --subspace trajectory
+        python -m experiments.surface --dataset glyphs --k-max 3000 --num 21 --ks 10 100 3000
+    """
+
+    subspace: Literal["hessian", "random", "filter", "trajectory"] = "hessian"
+    """Directions: top Hessian eigenvectors, random (unit or filter norms), or those of training."""
+    radius: Annotated[float | None, default("1, or as far as training went")] = None
+    """Half the grid's width, in units of the parameters (filter: of the filters' norms)."""
+    num: int = 41
+    """Grid points along each direction, odd."""
+    ks: Annotated[tuple[int, ...], default("1, 2, k_max − 1 and k_max")] = ()
+    """Prefix lengths k, in samples, from 1 to k_max."""
+    interactive: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Also write figures/surface.html for the browser (needs plotly)."""
+    out: Annotated[Path | None, default("runs/surface-<dataset>-<hash of the settings>")] = None
+    """Run folder."""
+
+    def ranges(self) -> list[tuple[str, Any, bool, str]]:
+        """See ``ProblemConfig.ranges``."""
+        radius = 1.0 if self.radius is None else self.radius
+        wanted = all(1 <= k <= self.k_max for k in self.ks)
+        words = " ".join(map(str, self.ks))
+        still = self.subspace == "trajectory" and self.epochs < 2
+        return [
+            *super().ranges(),
+            ("radius", radius, 0 < radius < float("inf"), "a finite number above 0"),
+            ("num", self.num, self.num >= 3 and self.num % 2 == 1, "an odd number of at least 3"),
+            ("ks", words, wanted, "from 1 to --k-max"),
+            ("epochs", self.epochs, not still, "at least 2 for a trajectory of two directions"),
+        ]
+
+
+def run(config: SurfaceConfig) -> Kept:
+    """Evaluate, print the table, and write the run folder.
+
+    Raises:
+        InputError: settings or data that cannot be used.
+    """
+    config.check()
+    if config.interactive:
+        interactive.check_available()
+    problem = problems.load(config)
+    console.problem(problem, config.order)
+    found = run_folder.keep("surface", config, problem, lambda work: _find(problem, config, work))
+    print("\n" + tables.as_text(surfaces.table(found.summary)))
+    print(f"\nfigures: {found.folder / 'figures'}")
+    return found
+
+
+def _find(problem: Problem, config: SurfaceConfig, work: Path) -> Record:
+    space, path, explained = _directions(problem, config, work / "checkpoint")
+    radius = config.radius
+    if radius is None:
+        radius = 1.0 if path is None else REACH * float(np.abs(path).max())
+    if not radius > 0:
+        raise InputError("expected a training trajectory that moves, found one that stays; train")
+    started = time.monotonic()
+    n = len(problem.order)
+    found = surfaces.evaluate(problem, space, radius, config.num, config.ks or (1, 2, n - 1, n))
+    console.stage("surface", f"{config.num} by {config.num} points", time.monotonic() - started)
+    arrays = found._asdict() | ({} if path is None else {"trajectory": path})
+    unit = "nats" if problem.dataset.num_classes else "loss"
+    numbers = surfaces.summarise(found) | {
+        "num_samples": n,
+        "subspace": config.subspace,
+        "radius": radius,
+        "trajectory_explained": explained,
+        "unit": unit,
+    }
+    marks = run_folder.marks(problem) | {"unit": unit}
+    if config.interactive:
+        (work / "figures").mkdir(exist_ok=True)
+        shown = {surfaces.name(k): z for k, z in zip(found.k, found.loss, strict=True)}
+        title = f"{WORDS[config.subspace]}: {problem.dataset.label}"
+        interactive.write(
+            work / "figures" / "surface.html", found.steps, shown,
+            title=title, quantity=f"L_k ({unit})",
+        )  # fmt: skip
+    figures = surfaces.figures_of(found, WORDS[config.subspace], path, **marks)
+    return Record(arrays, numbers, figures)
+
+
+def _directions(
+    problem: Problem, config: SurfaceConfig, store: Path
+) -> tuple[js.Subspace, np.ndarray | None, list[float] | None]:
+    """The plane; of a trajectory also its coordinates and the share of each direction."""
+    if config.subspace == "trajectory":
+        points, seconds = prepare.trajectory(problem, config, store)
+        console.stage("trained", f"{config.epochs} epochs", seconds)
+        space, path, explained = js.trajectory_subspace(jax.tree.map(jnp.asarray, points), 2)
+        return space, np.asarray(path), np.asarray(explained).tolist()
+    params, seconds = prepare.trained(problem, config, store)
+    console.stage("trained", f"{config.epochs} epochs", seconds)
+    if config.subspace == "hessian":
+        found = prepare.eigenspace(problem, params, 2, store)
+        console.directions("hessian", found.pairs, found.seconds)
+        return found.space, None, None
+    space, seconds = prepare.at_random(problem, params, config.subspace, 2, store)
+    console.directions(config.subspace, None, seconds)
+    return space, None, None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; its exit status."""
+    return cli.main("surface", SurfaceConfig, run, argv)
+
+
+if __name__ == "__main__":
+    cli.leave(main())

@@ -1,0 +1,193 @@
+"""Where arrays live when there are many devices.
+
+The one loop on a mesh: which device does what, and what the devices exchange.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from jaxscape import batching
+from jaxscape.batching import Chunks, length_of
+from jaxscape.prefix import Steps
+from jaxscape.reductions import Reduction
+from jaxscape.types import Batch, InputError
+
+
+def mesh(*, points: int = 1, samples: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of ``points`` × ``samples`` devices, by default the first that JAX sees.
+
+    A sweep spreads its points over the one axis, which costs a single exchange of curves, and the
+    samples of each chunk over the other, which costs an exchange of prefix totals for each block of
+    points. Where samples alone are summed over, as in a Hessian product, all devices share them.
+    With several hosts (``jax.distributed``) every process makes the same calls.
+
+    Raises:
+        InputError: an axis below 1, or fewer devices than asked for.
+    """
+    found = jax.devices() if devices is None else devices
+    if points < 1 or samples < 1 or points * samples > len(found):
+        raise InputError(
+            f"expected points and samples of at least 1 and a product of at most {len(found)}, "
+            f"the devices that JAX sees, found {points} and {samples}; lower them"
+        )
+    return jax.make_mesh(
+        (points, samples),
+        ("points", "samples"),
+        axis_types=(jax.sharding.AxisType.Auto,) * 2,
+        devices=list(found)[: points * samples],
+    )
+
+
+def sizes(mesh: Mesh | None) -> tuple[int, int]:
+    """The number of devices over points and over samples; one where there is no mesh."""
+    if mesh is None:
+        return 1, 1
+    if not {"points", "samples"} <= set(mesh.axis_names):
+        raise InputError(
+            f"expected a mesh with the axes points and samples, found {mesh.axis_names}; "
+            "make it with sharding.mesh"
+        )
+    return mesh.shape["points"], mesh.shape["samples"]
+
+
+def place(tree: Any, mesh: Mesh, *axes: str) -> Any:
+    """The arrays on the mesh, their first axis split over ``axes``, or whole on every device.
+
+    With several hosts each process holds the same arrays, and puts what its devices need on them.
+    What is traced is left as it is: within a compiled program, the program says where it goes.
+    """
+    sharding = NamedSharding(mesh, PartitionSpec(axes) if axes else PartitionSpec())
+
+    def leaf(x: Any) -> Any:
+        if isinstance(x, jax.core.Tracer):
+            return x
+        if sharding.is_fully_addressable or not getattr(x, "is_fully_addressable", True):
+            return jax.device_put(x, sharding)
+        x = x if isinstance(x, jax.Array) else np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(leaf, tree)
+
+
+def share(data: Batch, mesh: Mesh) -> Batch:
+    """The samples on the mesh, as many on each device, in order.
+
+    The last sample is repeated until every device has as many; the copies must not be counted.
+    """
+    n = length_of(data)
+    padded = math.ceil(n / mesh.size) * mesh.size
+    if padded > n:
+        index = np.minimum(np.arange(padded), n - 1)
+        data = jax.tree.map(lambda leaf: leaf[index], data)
+    return place(data, mesh, *mesh.axis_names)
+
+
+def local(tree: Any) -> Any:
+    """Arrays that are whole on every device of a mesh, as those of this process's first device.
+
+    Left as they are where one of them is traced.
+    """
+    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(tree)):
+        return tree
+    return jax.tree.map(lambda x: x.addressable_data(0), tree)
+
+
+Update = Callable[[tuple[Any, Any], Steps, Array, Array], tuple[Any, Any]]
+
+
+def check(reduction: Reduction, by_sample: Any, mesh: Mesh | None) -> None:
+    """Raise an ``InputError`` for a reduction that cannot take its points from several devices."""
+    if sizes(mesh)[0] > 1 and jax.tree.leaves(by_sample) and reduction.merge is None:
+        raise InputError(
+            "expected a reduction with merge where several devices share the points, found none; "
+            "give Reduction one, or make the mesh of samples alone"
+        )
+
+
+def deal(data: Batch, samples: Chunks, mesh: Mesh) -> Batch:
+    """The data on the mesh: along the samples axis each device holds its own chunks, end to end."""
+    if sizes(mesh)[1] == 1:
+        return place(data, mesh)
+    mine = samples.positions[_turns(samples, mesh)].ravel()
+    return place(jax.tree.map(lambda leaf: leaf[mine], data), mesh, "samples")
+
+
+def over(walk: Callable, samples: Chunks, mesh: Mesh) -> Callable:
+    """``walk(loss, probe, data, carry, (starts, fresh), points)`` done by all devices together.
+
+    The points are shared out in the order of their blocks, the chunks of samples in turn, so that
+    the devices along the samples axis are at neighbouring chunks at any time. ``walk`` returns the
+    carry and a row for each chunk; both are then whole on every device.
+    """
+    turns, count = _turns(samples, mesh), len(samples.starts)
+    along = sizes(mesh)[1]
+    each, of_points, of_samples = PartitionSpec(), PartitionSpec("points"), PartitionSpec("samples")
+    spread = jax.shard_map(
+        walk,
+        mesh=mesh,
+        in_specs=(each, each, of_samples, of_points, of_samples, of_points),
+        out_specs=(of_points, of_samples),
+        check_vma=False,  # a loss may hold a loop, whose carry would have to be marked as varying
+    )
+
+    def run(loss, probe, data, carry, cut, points):
+        starts, fresh = cut
+        if along > 1:  # in what ``deal`` gave each
+            starts = np.tile(np.arange(count // along, dtype=np.int32) * samples.size, along)
+        found = spread(loss, probe, data, carry, (starts, fresh[turns]), points)
+        carry, rows = jax.lax.with_sharding_constraint(found, NamedSharding(mesh, each))
+        return carry, jax.tree.map(lambda leaf: leaf[np.argsort(turns)], rows)
+
+    return run
+
+
+def axis(mesh: Mesh | None) -> str | None:
+    """The mesh axis along which a chunk's samples lie on several devices, if any."""
+    return "samples" if sizes(mesh)[1] > 1 else None
+
+
+def update(reduction: Reduction, mesh: Mesh | None) -> Update:
+    """The reduction's update by one device, whose states by point learn of all devices' samples."""
+    if mesh is None:
+        return reduction.update
+    along = axis(mesh)
+
+    def spread(state: tuple[Any, Any], steps: Steps, index: Array, weight: Array):
+        by_point, by_sample = reduction.update(state, steps, index, weight)
+        if along is not None and jax.tree.leaves(by_point):
+            gather = functools.partial(jax.lax.all_gather, axis_name=along, tiled=True)
+            whole = jax.tree.map(lambda x: gather(x, axis=x.ndim - 1), steps)
+            unused = reduction.init(len(index), len(whole.k))[1]
+            by_point, _ = reduction.update((state[0], unused), whole, index, weight)
+        some = weight.any()  # a device may have been given no point that another has not met
+        keep = lambda new, old: jnp.where(some, new, old)  # noqa: E731
+        return by_point, jax.tree.map(keep, by_sample, state[1])
+
+    return spread
+
+
+def merge(reduction: Reduction, rows: Any, mesh: Mesh | None) -> Any:
+    """What was kept of each chunk's samples, at the points of all devices."""
+    join = reduction.merge
+    if join is None or sizes(mesh)[0] == 1 or not jax.tree.leaves(rows):
+        return rows
+
+    def chunk(by_sample: Any) -> Any:
+        parts = jax.lax.all_gather(by_sample, "points")
+        first, rest = jax.tree.map(lambda x: x[0], parts), jax.tree.map(lambda x: x[1:], parts)
+        add = lambda whole, part: (join(whole, part), None)  # noqa: E731
+        return jax.lax.scan(add, first, rest)[0]
+
+    return jax.lax.map(chunk, rows)
+
+
+def _turns(samples: Chunks, mesh: Mesh) -> np.ndarray:
+    return batching.turns(len(samples.starts), sizes(mesh)[1])

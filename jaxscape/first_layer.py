@@ -1,0 +1,204 @@
+"""The part of a loss that all points of a subspace share.
+
+On w(θ) = w* + Σ_j θ_j v_j, whatever depends linearly on the parameters is y + Σ_j θ_j y_j. So is
+the product of data with the weights of a network's first layer, X(W + Σ_j θ_j V_j) =
+XW + Σ_j θ_j XV_j: d + 1 products serve any number of points. ``share`` finds such products in the
+loss function's own program.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
+from jaxtyping import Array, Float
+
+from jaxscape.batching import PRODUCTS
+from jaxscape.subspace import Subspace
+from jaxscape.trees import working
+from jaxscape.types import Batch, PerSampleLoss
+
+LINEAR = {
+    *("add", "add_any", "sub", "neg", "reduce_sum", "concatenate", "pad", "convert_element_type"),
+    *("reshape", "broadcast_in_dim", "squeeze", "transpose", "slice", "rev", "copy"),
+}
+"""Operations that are linear in all operands together, a constant counting as its own value."""
+
+
+PAYS = 4
+"""A product is shared if it sums over at least this many times as many terms as directions."""
+
+
+class Point(NamedTuple):
+    """A value that has to be computed at each point: that output of ``step``."""
+
+    step: int
+    output: int
+
+
+class Affine(NamedTuple):
+    """A value y + Σ_j θ_j y_j."""
+
+    origin: Array
+    """y."""
+    slopes: Array
+    """y_j, [d, ...]."""
+    data: bool
+    """Whether a product with data is in it; else it comes from parameters alone."""
+    again: Point | None = None
+    """What to compute at a point in place of that sum."""
+
+
+class Step(NamedTuple):
+    """An operation that has to be done at each point."""
+
+    equation: JaxprEqn
+    operands: list[Any]
+    """Each an array that all points share, an ``Affine``, or a ``Point``."""
+
+
+def share(
+    loss: PerSampleLoss, space: Subspace, batch: Batch
+) -> Callable[[Float[Array, "d"]], Float[Array, "n"]]:
+    """``loss(space.at(θ), batch)`` as a function of θ, up to rounding; what it shares, done once.
+
+    Products of data with parameters are shared where they sum over many terms; what follows is
+    carried along as long as it is linear. Any loss function will do, and one without such products
+    is evaluated as it is. Meant for many more points than the space has directions.
+    """
+    leaves, tree = jax.tree.flatten(working(space.origin))
+    dtypes = [jnp.result_type(leaf) for leaf in leaves]
+    if not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
+        return lambda coordinates: loss(space.at(coordinates), batch)
+    others, rest = jax.tree.flatten(batch)
+
+    def flat(*args: Array) -> Float[Array, "n"]:
+        params = jax.tree.unflatten(tree, args[: len(leaves)])
+        return loss(params, jax.tree.unflatten(rest, args[len(leaves) :]))
+
+    closed = jax.make_jaxpr(flat)(*leaves, *others)
+    slopes = jax.tree.leaves(space.basis)
+    params = [
+        Affine(jnp.asarray(x), v.astype(dtype), data=False)
+        for x, v, dtype in zip(leaves, slopes, dtypes, strict=True)
+    ]
+    steps: list[Step] = []
+    (result,) = _walk(closed, [*params, *others], steps)
+
+    def at(coordinates: Float[Array, "d"]) -> Float[Array, "n"]:
+        done: list[Sequence[Array]] = []
+        read = functools.partial(_read, coordinates, done)
+        for equation, operands in steps:
+            done.append(_bind(equation, [read(operand) for operand in operands]))
+        return read(result)
+
+    return at
+
+
+def _walk(closed: ClosedJaxpr, args: Sequence[Any], steps: list[Step]) -> list[Any]:
+    """The results of a program; what points share is computed, the rest goes to ``steps``."""
+    known = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
+    known |= dict(zip(closed.jaxpr.invars, args, strict=True))
+    read = lambda atom: atom.val if isinstance(atom, Literal) else known[atom]  # noqa: E731
+    for equation in closed.jaxpr.eqns:
+        operands = [read(atom) for atom in equation.invars]
+        known |= dict(zip(equation.outvars, _outcome(equation, operands, steps), strict=True))
+    return [read(atom) for atom in closed.jaxpr.outvars]
+
+
+def _outcome(equation: JaxprEqn, operands: list[Any], steps: list[Step]) -> Sequence[Any]:
+    """The outputs of one operation."""
+    name = equation.primitive.name
+    if not any(isinstance(x, Affine | Point) for x in operands):
+        return _bind(equation, operands)
+    if name in ("jit", "pjit"):
+        return _walk(equation.params["jaxpr"], operands, steps)
+    fixed = not any(isinstance(x, Point) for x in operands)
+    affine = fixed and (_is_linear(equation, operands) or _is_shared_product(equation, operands))
+    data = any(isinstance(x, Affine) and x.data for x in operands)
+    product = affine and name in PRODUCTS
+    again = []
+    if not affine or not (data or product):
+        steps.append(Step(equation, operands))
+        again = [Point(len(steps) - 1, index) for index in range(len(equation.outvars))]
+    if not affine:
+        return again
+    return [Affine(*_along(equation, operands), data or product, *again)]
+
+
+def _along(equation: JaxprEqn, operands: list[Any]) -> tuple[Array, Array]:
+    """A linear operation at the origin, and along each direction."""
+    jointly = equation.primitive.name in LINEAR
+    origins = [x.origin if isinstance(x, Affine) else x for x in operands]
+    moving = [i for i, x in enumerate(operands) if isinstance(x, Affine)]
+
+    def along(*slopes: Array) -> Array:
+        still = [jnp.zeros_like(x) if jointly else x for x in origins]
+        for index, slope in zip(moving, slopes, strict=True):
+            still[index] = slope
+        return _bind(equation, still)[0]
+
+    return _bind(equation, origins)[0], jax.vmap(along)(*(operands[i].slopes for i in moving))
+
+
+def _is_linear(equation: JaxprEqn, operands: list[Any]) -> bool:
+    """Whether it is linear in the operands that move, as precise as they are, and no larger."""
+    name = equation.primitive.name
+    moving = [x for x in operands if isinstance(x, Affine)]
+    if len(equation.outvars) != 1:
+        return False
+    out: Any = equation.outvars[0].aval
+    if not jnp.issubdtype(out.dtype, jnp.inexact) or out.dtype.itemsize < 4:
+        return False
+    if any(x.data for x in moving) and out.size > max(x.origin.size for x in moving):
+        return False
+    return name in LINEAR or (name in ("mul", "div") and _is_scaling(equation, operands))
+
+
+def _is_scaling(equation: JaxprEqn, operands: list[Any]) -> bool:
+    """Whether the first operand, or the second of a product, moves and the other is a constant.
+
+    A finite one, not 0: 0·∞ at a slope would be NaN where the value itself is infinite.
+    """
+    names = {"mul": ((0, 1), (1, 0)), "div": ((0, 1),)}[equation.primitive.name]
+    for index, other in names:
+        factor = equation.invars[other]
+        if isinstance(operands[index], Affine) and isinstance(factor, Literal):
+            value = np.asarray(factor.val)
+            return bool(np.isfinite(value).all() and (value != 0).all())
+    return False
+
+
+def _is_shared_product(equation: JaxprEqn, operands: list[Any]) -> bool:
+    """Whether it is a product, in one moving factor, that sums over enough terms."""
+    moving = [x for x in operands if isinstance(x, Affine)]
+    if equation.primitive.name not in PRODUCTS or len(moving) != 1:
+        return False
+    first, second = (jnp.shape(x.origin if isinstance(x, Affine) else x) for x in operands)
+    if equation.primitive.name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        terms = math.prod(first[axis] for axis in contracted)
+    else:
+        terms = math.prod(second) // second[equation.params["dimension_numbers"].rhs_spec[0]]
+    return terms >= PAYS * len(moving[0].slopes)
+
+
+def _read(coordinates: Float[Array, "d"], done: list[Sequence[Array]], value: Any) -> Array:
+    """A value at one point."""
+    if isinstance(value, Affine) and value.again is None:
+        step = jnp.tensordot(coordinates, value.slopes, axes=1, precision="highest")
+        return value.origin + step.astype(value.origin.dtype)
+    if isinstance(value, Affine):
+        value = value.again
+    return done[value.step][value.output] if isinstance(value, Point) else value
+
+
+def _bind(equation: JaxprEqn, operands: Sequence[Array]) -> Sequence[Array]:
+    """The outputs of an operation."""
+    params = equation.primitive.get_bind_params(equation.params)
+    found = equation.primitive.bind(*operands, **params)
+    return found if equation.primitive.multiple_results else [found]

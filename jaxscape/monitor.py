@@ -1,0 +1,75 @@
+"""When to stop collecting data: what the landscape tells while samples stream in."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxscape import loss_variance
+from jaxscape.loss_variance import Evidence, Interval, LossVariance
+from jaxscape.sample_size import exceedance_size, increment_size
+from jaxscape.types import InputError
+
+
+class Decision(NamedTuple):
+    """What the samples met so far say of the tolerance."""
+
+    count: Int[Array, ""]  # type: ignore[assignment]  # a field, not tuple.count
+    """Samples met."""
+    loss_variance: LossVariance
+    """E_q S² at these points."""
+    law: Interval
+    """K of the order law, of ``SufficientSize``."""
+    exceedance: Interval
+    """K of Definition 4 over orders, of ``SufficientSize``."""
+    stop: Bool[Array, ""]
+    """As many samples are met as either upper limit asks for."""
+    nonfinite: Int[Array, ""]
+    """Samples with a NaN or infinite loss: from the first on, no K."""
+
+
+class Monitor(NamedTuple):
+    """Three pure functions; the carry is an ``Evidence``."""
+
+    init: Callable[[], Evidence]
+    update: Callable[[Evidence, Float[Array, "m b"]], Evidence]
+    decide: Callable[[Evidence], Decision]
+
+
+def monitor(
+    *, num_points: int, tolerance: float, level: float = 0.9, at_least: int = 1000
+) -> Monitor:
+    """Follow E_q S², and say when Δ_k will stay below ``tolerance`` for good.
+
+    ``update`` takes the losses of any number of further samples at the same ``num_points`` points,
+    and gives the same result however they are batched, beyond rounding. ``decide`` stops at the
+    first count of at least ``at_least`` that is not below the upper limits of K: of the mean over
+    orders, and of Definition 4, provided that ``evidence.TRUSTED`` samples or more carry E_q S².
+    Each limit holds at a fixed count with its ``level``; looking often, one stops at a lucky moment
+    somewhat more often. To stop by the distance to the population instead, compare ``count`` with
+    ``distance_size(loss_variance.interval.high, ε).k``.
+
+    Raises:
+        InputError: num_points or at_least below 1, a tolerance not above 0, a level outside 0..1.
+    """
+    for name, good, words, value in (
+        ("num_points", num_points >= 1, "at least 1", num_points),
+        ("tolerance", tolerance > 0, "above 0", tolerance),
+        ("level", 0 < level < 1, "between 0 and 1", level),
+        ("at_least", at_least >= 1, "at least 1", at_least),
+    ):
+        if not good:
+            raise InputError(f"expected {name} {words}, found {value}; change it")
+
+    def decide(state: Evidence) -> Decision:
+        count = state.prefix.count
+        variance = loss_variance.loss_variance(state, level=level, fixed_points=True)
+        law = jax.tree.map(lambda v: increment_size(v, tolerance), variance.interval)
+        last = exceedance_size(state.delta.largest, count - 1, tolerance, level=level)
+        enough = [size.high.reached & (count >= size.high.k) for size in (law, last)]
+        carried = variance.effective >= loss_variance.TRUSTED
+        stop = enough[0] & enough[1] & carried & (count >= at_least)
+        return Decision(count, variance, law, last, stop, state.nonfinite)
+
+    return Monitor(lambda: loss_variance.start(num_points), loss_variance.extend, jax.jit(decide))

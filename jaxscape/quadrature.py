@@ -1,0 +1,150 @@
+"""The whole spectrum of a symmetric operator from random probe vectors."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from jaxscape.lanczos import dot, flatten, hoist, length, orthonormalise
+from jaxscape.trees import check_floating, working
+from jaxscape.types import InputError, Matvec, Params
+
+
+class Estimate(NamedTuple):
+    """A mean over probes with its standard error."""
+
+    mean: Float[Array, "..."]
+    sem: Float[Array, "..."]
+
+
+class Density(NamedTuple):
+    """Gauss quadrature of the spectral density, one rule per probe; its weights sum to 1."""
+
+    nodes: Float[Array, "probes steps"]
+    weights: Float[Array, "probes steps"]
+
+    def smooth(self, grid: Float[Array, "g"], width: float) -> Estimate:
+        """The density convolved with a Gaussian, φ(t) = Σ_k w_k N(t; θ_k, width²), on ``grid``.
+
+        ``grid`` and ``width`` (a standard deviation) are in units of an eigenvalue, φ in its
+        inverse, with ∫φ = 1: P·φ counts eigenvalues.
+
+        Raises:
+            InputError: ``width`` is not above 0.
+        """
+        if not 0 < width < math.inf:
+            raise InputError(f"expected a finite width above 0, found {width}; widen it")
+        grid = jnp.asarray(grid)
+
+        def one(rule: tuple[Array, Array]) -> Float[Array, "g"]:
+            nodes, weights = rule
+            kernel = jnp.exp(-(((grid[:, None] - nodes) / width) ** 2) / 2)
+            return dot(kernel, weights) / (width * math.sqrt(2 * math.pi))
+
+        return _estimate(jax.lax.map(one, (self.nodes, self.weights)))
+
+
+def spectral_density(
+    matvec: Matvec, like: Params, *, key: Key[Array, ""], num_probes: int, num_steps: int
+) -> Density:
+    """The density (1/P) Σ_i δ(t − λ_i) of a symmetric operator by stochastic Lanczos quadrature.
+
+    ``num_steps`` Lanczos steps with full reorthogonalisation from each of ``num_probes`` random
+    sign vectors; nodes are the Ritz values, weights the squared first components of the
+    tridiagonal matrix's eigenvectors. Each rule reproduces zᵀHʲz / P exactly for
+    j < 2·num_steps, whose mean over probes is tr Hʲ / P. (Ubaru, Chen & Saad 2017, "Fast
+    estimation of tr(f(A)) via stochastic Lanczos quadrature"; Ghorbani, Krishnan & Xiao 2019 for
+    Hessians.) Where the Krylov space is exhausted early, the remaining nodes have weight 0.
+
+    ``matvec`` and ``like`` are as for ``top_eigenpairs``. Memory is num_steps·P numbers.
+
+    Raises:
+        InputError: fewer than 2 probes (no standard error), or not 1 ≤ num_steps ≤ P.
+    """
+    _check_probes(like, num_probes)
+    p = sum(jnp.size(leaf) for leaf in jax.tree.leaves(like))
+    if not 1 <= num_steps <= p:
+        raise InputError(
+            f"expected 1 <= num_steps <= {p} (the parameters), found {num_steps}; change it"
+        )
+    like, keys = working(like), jax.random.split(key, num_probes)
+    return _density(hoist(matvec, like), like, keys, num_steps=num_steps)
+
+
+def trace(matvec: Matvec, like: Params, *, key: Key[Array, ""], num_probes: int) -> Estimate:
+    """The trace of an operator as the mean of zᵀHz over random sign vectors z.
+
+    E zᵀHz = tr H, with variance 2 Σ_{i≠j} H_ij² per probe for symmetric H (Hutchinson 1989).
+    ``matvec`` and ``like`` are as for ``top_eigenpairs``.
+
+    Raises:
+        InputError: fewer than 2 probes, which give no standard error.
+    """
+    _check_probes(like, num_probes)
+    like = working(like)
+    return _trace(hoist(matvec, like), like, jax.random.split(key, num_probes))
+
+
+@jax.jit
+def _trace(matvec: Matvec, like: Params, keys: Key[Array, "probes"]) -> Estimate:
+    flat = flatten(matvec, like)
+
+    def one(key: Key[Array, ""]) -> Float[Array, ""]:
+        signs = jax.random.rademacher(key, (flat.dim,), flat.dtype)
+        return dot(signs, flat.matvec(signs))
+
+    return _estimate(jax.lax.map(one, keys))
+
+
+def _density(matvec: Matvec, like: Params, keys: Key[Array, "probes"], num_steps: int) -> Density:
+    flat = flatten(matvec, like)
+
+    def one(key: Key[Array, ""]) -> Density:
+        signs = jax.random.rademacher(key, (flat.dim,), flat.dtype)
+        nodes, vectors = jnp.linalg.eigh(_tridiagonal(flat.matvec, signs, num_steps))
+        return Density(nodes, vectors[0] ** 2)
+
+    return jax.lax.map(one, keys)
+
+
+_density = jax.jit(_density, static_argnames="num_steps")
+
+
+def _tridiagonal(
+    matvec: Callable[[Array], Array], start: Float[Array, "p"], steps: int
+) -> Float[Array, "steps steps"]:
+    """T = V H Vᵀ of the Krylov space of ``start``."""
+
+    def step(carry: tuple[Array, Array, Array], i: Array):
+        basis, vector, scale = carry
+        basis = basis.at[i].set(vector)
+        image = matvec(vector)
+        diagonal = dot(vector, image)
+        norm = length(image)
+        scale = jnp.maximum(scale, norm)
+        following, share = orthonormalise(image, basis)
+        beta = share * norm
+        # An exhausted space goes on with zero vectors, which decouple: their nodes weigh nothing.
+        alive = beta > 10 * jnp.finfo(scale.dtype).eps * scale
+        beta, following = jnp.where(alive, beta, 0), jnp.where(alive, following, 0)
+        return (basis, following, scale), (diagonal, beta)
+
+    basis = jnp.zeros((steps, len(start)), start.dtype)
+    carry = (basis, start / jnp.linalg.norm(start), jnp.zeros((), start.dtype))
+    _, (diagonal, beta) = jax.lax.scan(step, carry, jnp.arange(steps))
+    return jnp.diag(diagonal) + jnp.diag(beta[:-1], 1) + jnp.diag(beta[:-1], -1)
+
+
+def _estimate(values: Float[Array, "probes ..."]) -> Estimate:
+    return Estimate(values.mean(0), values.std(0, ddof=1) / math.sqrt(len(values)))
+
+
+def _check_probes(like: Params, num_probes: int) -> None:
+    check_floating(like)
+    if num_probes < 2:
+        raise InputError(
+            f"expected at least 2 probes, for a standard error, found {num_probes}; take more"
+        )

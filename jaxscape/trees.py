@@ -1,0 +1,83 @@
+"""Parameters in two parts, of which only one is looked at."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from jaxscape.types import InputError, Params
+
+
+def partition(params: Params, mask: Any) -> tuple[Params, Params]:
+    """The leaves of ``params`` where ``mask`` is True, and the others; ``None`` takes their place.
+
+    ``mask`` is a pytree of Booleans, each for a leaf or for all leaves below it. ``combine`` puts
+    the parts together again, so that a loss sees a network of which some parameters are frozen:
+    ``jax.tree_util.Partial(lambda rest, part, batch: loss(combine(part, rest), batch), rest)``.
+    """
+    mask = jax.tree.broadcast(mask, params)
+    part = jax.tree.map(lambda leaf, own: leaf if own else None, params, mask)
+    rest = jax.tree.map(lambda leaf, own: None if own else leaf, params, mask)
+    return part, rest
+
+
+def combine(part: Params, rest: Params) -> Params:
+    """Undo ``partition``, perhaps with other values in ``part``."""
+    return jax.tree.map(
+        lambda own, other: other if own is None else own, part, rest, is_leaf=lambda x: x is None
+    )
+
+
+def num_parameters(params: Params) -> int:
+    """P, the number of scalars in ``params``."""
+    return sum(np.size(leaf) for leaf in jax.tree.leaves(params))
+
+
+def check_floating(params: Params) -> None:
+    """An ``InputError`` unless every leaf of ``params`` is real floating point."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    for path, leaf in leaves:
+        dtype = _dtype(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            name = jax.tree_util.keystr(path) or "the only leaf"
+            raise InputError(
+                f"expected floating-point parameters, found {dtype} at {name}; "
+                "keep such leaves out of the parameters (partition), for the loss to put back"
+            )
+    if sum(jnp.size(leaf) for _, leaf in leaves) == 0:
+        raise InputError("expected at least one parameter, found none; pass the trained parameters")
+
+
+def _dtype(leaf: Any) -> Any:
+    """The dtype of an array or number, else the type: networks may keep functions among leaves."""
+    try:
+        return jnp.result_type(leaf)
+    except TypeError:
+        return type(leaf)
+
+
+def working(tree: Params) -> Params:
+    """The tree with half-precision leaves in float32; all other leaves as they are."""
+
+    def leaf(x: Array) -> Array:
+        dtype = jnp.result_type(x)
+        half = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+        return jnp.asarray(x, jnp.float32) if half else x
+
+    return jax.tree.map(leaf, tree)
+
+
+def check_like(vector: Params, params: Params, name: str = "the vector") -> None:
+    """An ``InputError`` unless ``vector`` has the tree and the shapes of ``params``."""
+
+    def describe(tree: Params) -> tuple:
+        return jax.tree.structure(tree), [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
+
+    if describe(vector) != describe(params):
+        (found, shapes), (expected, wanted) = describe(vector), describe(params)
+        raise InputError(
+            f"expected {name} to be shaped like the parameters, {expected} with {wanted}, "
+            f"found {found} with {shapes}; build it with jax.tree.map over them"
+        )

@@ -1,0 +1,79 @@
+"""``--help`` of every command: each flag with help and default, examples that are understood."""
+
+import dataclasses
+import re
+import shlex
+
+import pytest
+
+from experiments import extract_features, theory
+from experiments.benchmark import __main__ as benchmark
+from experiments.bounds import __main__ as bounds
+from experiments.collect import __main__ as collect
+from experiments.common import cli
+from experiments.paper import __main__ as paper
+from experiments.paper import bench
+from experiments.refit import __main__ as refit
+from experiments.sample_size import __main__ as sample_size
+from experiments.spectra import __main__ as spectra
+from experiments.surface import __main__ as surface
+from experiments.sweep import __main__ as sweep
+from experiments.variance import __main__ as variance
+
+COMMANDS = {
+    "benchmark": (benchmark, benchmark.BenchmarkConfig),
+    "bounds": (bounds, bounds.BoundsConfig),
+    "collect": (collect, collect.CollectConfig),
+    "extract_features": (extract_features, extract_features.ExtractConfig),
+    "paper": (paper, bench.PaperConfig),
+    "refit": (refit, refit.RefitConfig),
+    "sample_size": (sample_size, sample_size.SampleSizeConfig),
+    "spectra": (spectra, spectra.SpectraConfig),
+    "surface": (surface, surface.SurfaceConfig),
+    "sweep": (sweep, sweep.SweepConfig),
+    "theory": (theory, theory.TheoryConfig),
+    "variance": (variance, variance.VarianceConfig),
+}
+
+
+@pytest.fixture
+def page(capsys, monkeypatch):
+    """The help text of a command on a terminal of 100 columns."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def read(name):
+        with pytest.raises(SystemExit) as stop:
+            COMMANDS[name][0].main(["--help"])
+        assert stop.value.code == 0
+        return capsys.readouterr().out
+
+    return read
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_flag_has_help_and_default(page, name):
+    text = page(name)
+    rows = re.findall(r"^  --([\w-]+)(?:, --no-[\w-]+)?(.*(?:\n {6,}.*)*)", text, re.MULTILINE)
+    fields = {field.name.replace("_", "-") for field in dataclasses.fields(COMMANDS[name][1])}
+    assert {flag for flag, _ in rows} == fields - {"figures"}
+    for flag, row in rows:
+        words = " ".join(row.split())
+        assert re.search(r"[A-Z].*\. \((default: .+|required)\)$", words), flag
+        assert "None" not in words, flag
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_page_fits_on_two_screens(page, name):
+    lines = page(name).splitlines()
+    assert len(lines) <= 100
+    assert max(map(len, lines)) <= 100
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_examples_are_good_settings(page, name):
+    start = f"python -m experiments.{name}"
+    examples = [line.strip() for line in page(name).splitlines() if line.startswith("  " + start)]
+    assert examples
+    for line in examples:
+        words = shlex.split(line.removeprefix(start), comments=True)
+        cli.parse(start, COMMANDS[name][1], words).check()

@@ -1,0 +1,135 @@
+"""Inside other people's programs: their transforms, meshes, precisions, frozen parameters."""
+
+import os
+
+import command
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import at64, increments64, mlp_loss, mlp_losses64, mlp_problem
+
+import jaxscape as js
+from jaxscape import batching, probes, sweep
+
+KEY = jax.random.key(1)
+
+
+def curve(params, data):
+    space = js.random_subspace(KEY, params, 2)
+    return js.delta(mlp_loss, js.gaussian(KEY, space, 5, 0.5), data).mean
+
+
+def test_many_networks_under_a_hosts_vmap():
+    (first, data), (second, _) = mlp_problem(seed=0, n=20), mlp_problem(seed=1)
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), first, second)
+    got = jax.jit(jax.vmap(curve, in_axes=(0, None)))(both, data)
+    for params, row in zip((first, second), got, strict=True):
+        np.testing.assert_allclose(row, curve(params, data), rtol=1e-4, atol=1e-8)
+
+
+MESHES = """
+import sys
+sys.path.insert(0, "tests")
+import jax, numpy as np
+from functools import partial
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from cases import mlp_loss, mlp_problem
+from test_hosts import curve
+import jaxscape as js
+params, data = mlp_problem(n=96)
+both = lambda p, d: (curve(p, d), js.hvp(mlp_loss, p, d)(p))
+want = both(params, data)
+auto = partial(jax.sharding.auto_axes, out_sharding=P())
+for kind, host in (AxisType.Auto, jax.jit), (AxisType.Explicit, auto):
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(kind, kind))
+    put = lambda leaf, *axes: jax.device_put(leaf, NamedSharding(mesh, P(*axes)))
+    spread = jax.tree.map(lambda leaf: put(leaf, "data"), data)
+    held = [(put(w, None, "model"), put(b, "model")) for w, b in params]
+    with jax.set_mesh(mesh):
+        found = host(both)(held, spread)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, want)
+    print(kind, len(spread["inputs"].sharding.device_set))
+"""
+
+
+def test_data_and_weights_on_a_hosts_mesh():
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done = command.process("-c", MESHES, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["AxisType.Auto", "8", "AxisType.Explicit", "8"]
+
+
+def test_small_steps_from_parameters_of_half_precision_are_kept():
+    """In bfloat16 itself, whose neighbours of 1 are 0.4 % away, every point would be the origin."""
+    params, data = mlp_problem()
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    whole = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), half)
+    space = js.random_subspace(KEY, half, 3)
+    assert {leaf.dtype for leaf in jax.tree.leaves(space.basis)} == {np.dtype("float32")}
+    for probe in js.gaussian(KEY, space, 8, 1e-4), js.isotropic(KEY, half, 4, 1e-4):
+        got = js.evaluate(mlp_loss, probe, data, js.reductions.losses(probe.num_points))
+        at = lambda i: at64(js.Subspace(whole, space.basis), probe.coordinates[i])  # noqa: B023,E731
+        at = at if isinstance(probe, probes.SubspaceProbe) else probe.at
+        rows = np.stack([mlp_losses64(at(i), data) for i in range(probe.num_points)])
+        assert rows.std(0).max() > 1e-5
+        np.testing.assert_allclose(got, rows, rtol=5e-6)
+    np.testing.assert_array_equal(
+        js.per_sample_losses(mlp_loss, half, data), js.per_sample_losses(mlp_loss, whole, data)
+    )
+
+
+def test_curvature_at_parameters_of_half_precision_is_that_of_float32():
+    params, data = mlp_problem(n=30)
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    whole = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), half)
+    space = js.hessian_subspace(mlp_loss, half, data, 2)
+    equal = lambda f: jax.tree.map(np.testing.assert_array_equal, f(half), f(whole))  # noqa: E731
+    equal(lambda w: js.hessian_operator(mlp_loss, w, data)(half))
+    equal(lambda w: js.hessian_subspace(mlp_loss, w, data, 2).basis)
+    equal(lambda w: js.project(mlp_loss, js.Subspace(w, space.basis), data))
+
+
+def test_a_sub_tree_is_probed_with_the_rest_held_still():
+    params, data = mlp_problem(n=30)
+    part, rest = js.partition(params, [False, (True, False), True])
+    assert [jnp.shape(leaf) for leaf in jax.tree.leaves(part)] == [(8, 6), (6, 4), (4,)]
+    jax.tree.map(np.testing.assert_array_equal, js.combine(part, rest), params)
+
+    def full(rest, part, batch):
+        return mlp_loss(js.combine(part, rest), batch)
+
+    space = js.random_subspace(KEY, part, 2)
+    still = jax.tree.map(lambda leaf: jnp.zeros((2, *leaf.shape)), rest)
+    whole = js.Subspace(params, js.combine(space.basis, still))
+    theta = jax.random.normal(KEY, (6, 2))
+    programs = set()
+    for factor in 1.0, 2.0:  # of the frozen weights
+        moved = jax.tree.map(lambda leaf, factor=factor: factor * leaf, rest)
+        loss = jax.tree_util.Partial(full, moved)
+        got = js.delta(loss, js.points(space, theta), data)
+        origin = js.combine(part, moved)
+        rows = [mlp_losses64(at64(js.Subspace(origin, whole.basis), t), data) for t in theta]
+        want = (increments64(rows) ** 2).mean(0)
+        np.testing.assert_allclose(got.mean, want, rtol=1e-4, atol=1e-8)
+        product = js.hessian_operator(loss, part, data)(part)
+        of_all = js.hessian_operator(mlp_loss, origin, data)(
+            js.combine(part, jax.tree.map(jnp.zeros_like, rest))
+        )
+        jax.tree.map(
+            lambda a, b: b is None or np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+            product, js.partition(of_all, [False, (True, False), True])[0],
+        )  # fmt: skip
+        options = batching.compiler_options(loss, part, data)
+        programs.add(sweep._program(**options)._cache_size())
+    assert len(programs) == 1
+    assert programs != {0}
+
+
+def test_a_network_with_functions_among_its_leaves_is_refused():
+    model = eqx.nn.MLP(2, 1, 3, 1, key=KEY)
+    with pytest.raises(js.InputError, match=r"found .* at \.activation"):
+        js.random_subspace(KEY, model, 2)
+    with pytest.raises(js.InputError, match=r"found .* at \.activation"):
+        js.single(model)

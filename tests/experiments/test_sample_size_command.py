@@ -1,0 +1,141 @@
+import json
+from types import SimpleNamespace
+
+import drawing
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxscape as js
+from experiments.sample_size import __main__ as sample_size
+from experiments.sample_size import measure
+
+pytestmark = pytest.mark.usefixtures("in_haste")
+TOLERANCE, EPSILON = 1e-4, 0.05
+
+
+@pytest.fixture(scope="module")
+def clouds(tmp_path_factory):
+    """160 samples of three overlapping clouds, as a file."""
+    rng = np.random.default_rng(0)
+    targets = rng.integers(3, size=160)
+    inputs = rng.normal(size=(160, 4)) + np.eye(3, 4)[targets]
+    path = tmp_path_factory.mktemp("data") / "clouds.npz"
+    np.savez(path, inputs=inputs.astype(np.float32), targets=targets)
+    return [
+        *("--dataset", f"npz:{path}", "--k-max", "160", "--hidden", "5", "--layers", "1"),
+        *("--epochs", "1", "--dim", "2", "--points", "12", "--pilot-points", "5", "--trials", "9"),
+        *("--first-pilot", "20", "--tolerance", str(TOLERANCE), "--epsilon", str(EPSILON)),
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(clouds, tmp_path_factory):
+    """A run, with the losses that its pilots saw."""
+    seen, out = [], tmp_path_factory.mktemp("runs") / "run"
+    look = sample_size.per_sample_losses
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            sample_size, "per_sample_losses", lambda *a: seen.append(look(*a)) or seen[-1]
+        )
+        with drawing.coarsely():
+            assert sample_size.main([*clouds, "--sigmas", "0.5", "2", "--out", str(out)]) == 0
+    with np.load(out / "results.npz", allow_pickle=False) as arrays:
+        return out, dict(arrays), [np.asarray(losses, np.float64) for losses in seen]
+
+
+def parts64(losses):
+    """Losses of Δ, losses of shape delta."""
+    m = len(losses)
+    return losses, np.sqrt(m / (m - 1)) * (losses - losses.mean(0))
+
+
+def test_pilots_and_all_samples_equal_numpy(finished):
+    _, arrays, seen = finished
+    assert arrays["pilot"].tolist() == [20, 40, 80]
+    for row, losses in enumerate(seen):
+        for part in range(2):
+            own, everything = parts64(losses[:5])[part], parts64(losses)[part]
+            levels = [own[:, :n].var(1, ddof=1).mean() for n in arrays["pilot"]]
+            np.testing.assert_allclose(
+                arrays["own_loss_variance"][row, part, :, 1], levels, rtol=1e-5
+            )
+            level = everything.var(1, ddof=1).mean()
+            np.testing.assert_allclose(arrays["true_loss_variance"][row, part, 1], level, rtol=1e-5)
+            k = np.arange(1, 10**6, dtype=np.float64)
+            assert arrays["true_law"][row, part, 1] == k[level / (k * (k + 1)) < TOLERANCE][0]
+            assert arrays["true_distance"][row, part, 1] == k[level / k < EPSILON**2][0]
+
+
+def test_the_sample_size_of_an_order_equals_a_slow_loop(finished):
+    _, arrays, seen = finished
+    for row, losses in enumerate(seen):
+        for part, own in enumerate(parts64(losses[:5])):
+            size = 1
+            for k in range(1, own.shape[1]):
+                step = own[:, : k + 1].mean(1) - own[:, :k].mean(1)
+                size = size if (step**2).mean() < TOLERANCE else k + 1
+            assert arrays["own_k"][row, part] == size
+
+
+def test_what_is_held_is_what_lies_inside(finished):
+    out, arrays, _ = finished
+    for row in range(2):
+        for part in range(2):
+            for trial in range(9):
+                for size in range(3):
+                    at = (row, part, trial, size)
+                    low, _, high = arrays["trial_loss_variance"][at]
+                    true = arrays["true_loss_variance"][row, part, 1]
+                    assert arrays["held_loss_variance"][at] == (low <= true <= high)
+                    low, _, high = arrays["trial_exceedance"][at]
+                    assert high <= 160
+                    inside = low <= arrays["trial_k"][row, part, trial] <= high
+                    assert arrays["held_exceedance"][at] == inside
+    answers = json.loads((out / "summary.json").read_text())["answers"]
+    assert [(a["sigma"], a["part"]) for a in answers[:3]] == [
+        (0.5, "delta"),
+        (0.5, "shape"),
+        (2.0, "delta"),
+    ]
+    share = arrays["held_exceedance"][1, 0, :, 2].mean()
+    np.testing.assert_allclose(answers[2]["pilots"][2]["coverage"]["exceedance"], share)
+
+
+def test_random_orders_differ_and_use_every_sample(finished):
+    _, arrays, seen = finished
+    levels = arrays["trial_loss_variance"][0, 0, :, 2, 1]
+    assert len(set(levels.tolist())) == 9
+    # a pilot of half the samples at some of the points scatters around all of them
+    assert abs(levels.mean() / seen[0].var(1, ddof=1).mean() - 1) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("first", "n", "sizes"),
+    [(250, 6000, (250, 500, 1000, 2000)), (20, 160, (20, 40, 80)), (3, 6, (3,))],
+)
+def test_pilots_double_up_to_half(first, n, sizes):
+    assert measure.doubling(first, n) == sizes
+
+
+def test_bad_input_is_one_line(clouds, tmp_path, capsys):
+    for more, word in (
+        (["--first-pilot", "81"], "from 2 to 80"),
+        (["--pilot-points", "13"], "from 2 to 12"),
+        (["--tolerance", "0"], "--tolerance a finite number above 0"),
+        (["--epsilon", "nan"], "--epsilon a finite number above 0"),
+        (["--trials", "0"], "at least 1"),
+    ):
+        assert sample_size.main([*clouds, *more, "--out", str(tmp_path / "run")]) == 2
+        err = capsys.readouterr().err
+        assert len(err.splitlines()) == 1
+        assert word in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_losses_that_are_not_finite_are_refused():
+    space = js.Subspace({"w": jnp.zeros(2)}, {"w": jnp.eye(2)})
+    probe = js.points(space, jnp.array([[0.0, 0.0], [1.0, 0.0]]))
+    here = SimpleNamespace(loss=lambda w, x: x / (1 - w["w"][0]), samples=jnp.ones(3))
+    with pytest.raises(js.InputError, match="lower --sigmas"):
+        sample_size.per_sample_losses(here, probe)

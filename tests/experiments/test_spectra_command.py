@@ -1,0 +1,242 @@
+"""The spectra command against dense float64 Hessians of a tiny network."""
+
+import json
+from pathlib import Path
+
+import drawing
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from experiments.common import prepare
+from experiments.common import problem as problems
+from experiments.spectra import __main__ as spectra
+from experiments.spectra import report
+from jaxscape import losses
+from jaxscape.prefix_spectra import PrefixSpectra
+
+pytestmark = pytest.mark.usefixtures("in_haste")
+K_MAX, DIM, SIGMA = 60, 2, 0.3
+
+
+def flags(folder):
+    rng = np.random.default_rng(0)
+    targets = rng.integers(3, size=80)
+    inputs = rng.normal(size=(80, 4)) + np.eye(3, 4)[targets]
+    path = folder / "clouds.npz"
+    np.savez(path, inputs=inputs.astype(np.float32), targets=targets)
+    return [
+        *("--dataset", f"npz:{path}", "--k-max", str(K_MAX), "--hidden", "5", "--layers", "1"),
+        *("--epochs", "1", "--dim", str(DIM), "--num-ks", "5", "--pairs", "2"),
+        *("--sigma", str(SIGMA)),
+    ]
+
+
+def losses64(params, batch):
+    """A network of one hidden ReLU layer, on a pytree of float64."""
+    first, last = params["Dense_0"], params["Dense_1"]
+    hidden = jax.nn.relu(batch["inputs"] @ first["kernel"] + first["bias"])
+    return losses.cross_entropy(hidden @ last["kernel"] + last["bias"], batch["targets"])
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """The arrays and the summary of a run; dense H_i, g_i, c_i and the basis in float64."""
+    folder = tmp_path_factory.mktemp("spectra")
+    out = folder / "run"
+    argv = flags(folder)
+    with drawing.coarsely():
+        assert spectra.main([*argv, "--out", str(out)]) == 0
+    with np.load(out / "results.npz") as file:
+        arrays = dict(file)
+    found = json.loads((out / "summary.json").read_text())
+    config = spectra.SpectraConfig(
+        dataset=argv[1], k_max=K_MAX, hidden=5, layers=1, epochs=1, dim=DIM
+    )
+    problem = problems.load(config)
+    params, _ = prepare.trained(problem, config, out / "checkpoint")  # restored
+    space = prepare.directions(problem, params, "hessian", DIM, out / "checkpoint").space
+    basis = np.asarray(jax.vmap(lambda v: ravel_pytree(v)[0])(space.basis), float)
+    with jax.enable_x64(True):
+        doubles = jax.tree.map(lambda x: jnp.asarray(np.asarray(x, float)), params)
+        flat, unravel = ravel_pytree(doubles)
+        inputs = jnp.asarray(np.asarray(problem.samples["inputs"], float))
+
+        def one(x, y):
+            batch = {"inputs": x[None], "targets": y[None]}
+            loss = lambda w: losses64(unravel(w), batch)[0]  # noqa: E731
+            return loss(flat), jax.grad(loss)(flat), jax.hessian(loss)(flat)
+
+        dense = jax.jit(jax.vmap(one))(inputs, problem.samples["targets"])
+        dense = [np.asarray(part) for part in dense]
+    return out, arrays, found, dense, basis
+
+
+def test_eigenvalues_are_those_of_the_dense_hessians(done):
+    _, arrays, found, (_, _, hessians), _ = done
+    assert arrays["k"][0] == 10
+    assert arrays["k"][-1] == K_MAX
+    assert arrays["converged"].all()
+    assert found["converged"] == found["eigenpairs"] == arrays["converged"].size
+    for row, k in enumerate(arrays["k"]):
+        exact = np.linalg.eigvalsh(hessians[:k].mean(0))[::-1]
+        np.testing.assert_allclose(arrays["values"][row], exact[:DIM], rtol=1e-4)
+        gaps = np.abs(arrays["values"][row][:, None] - exact).min(1)
+        assert np.all(gaps <= arrays["residuals"][row] + 2e-6 * exact[0])
+
+
+def test_overlap_is_the_mean_squared_cosine(done):
+    _, arrays, found, (_, _, hessians), basis = done
+    for row, k in enumerate(arrays["k"]):
+        leading = np.linalg.eigh(hessians[:k].mean(0))[1][:, ::-1][:, :DIM].T
+        expected = np.mean(np.linalg.svd(leading @ basis.T)[1] ** 2)
+        assert arrays["overlap"][row] == pytest.approx(expected, abs=2e-3)
+    assert arrays["overlap"][-1] == pytest.approx(1, abs=1e-5)
+    alike = found["alike_from"]
+    assert np.all(arrays["overlap"][arrays["k"] >= alike] >= 0.9)
+    before = arrays["overlap"][arrays["k"] < alike]
+    assert not before.size or before[-1] < 0.9
+
+
+def test_ritz_values_of_every_k_lie_below(done):
+    _, arrays, found, (_, _, hessians), basis = done
+    for k in range(1, K_MAX + 1):
+        exact = np.linalg.eigvalsh(basis @ hessians[:k].mean(0) @ basis.T)[::-1]
+        np.testing.assert_allclose(arrays["ritz_values"][k - 1], exact, rtol=1e-4, atol=1e-6)
+    excess = arrays["ritz_values"][arrays["k"] - 1] - arrays["values"]
+    limit = arrays["residuals"] + 3e-6 * arrays["values"][:, :1]
+    assert np.all(excess <= limit)
+    assert found["interlacing_excess"] < 3
+
+
+def test_theorem_one_beside_the_law(done):
+    """Every number of the second table, from the dense matrices, at each k with a successor."""
+    _, arrays, found, (values, gradients, hessians), basis = done
+    assert len(arrays["pair_k"]) >= 2
+    ratios = []
+    for row, k in enumerate(arrays["pair_k"]):
+        steps = np.subtract(
+            *(np.linalg.eigvalsh(hessians[:n].mean(0))[::-1][:DIM] for n in (k + 1, k))
+        )
+        theorem = SIGMA**4 / 4 * (2 * (steps**2).sum() + steps.sum() ** 2)
+        assert abs(arrays["theorem1"][row] - theorem) <= arrays["theorem1_error"][row]
+        assert arrays["theorem1_error"][row] < 0.1 * theorem
+        a, b, matrix = (part[: k + 1].mean(0) - part[:k].mean(0) for part in
+                        (values, gradients @ basis.T, basis @ hessians @ basis.T))  # fmt: skip
+        curvature = SIGMA**4 / 4 * (2 * (matrix**2).sum() + np.trace(matrix) ** 2)
+        total = a**2 + SIGMA**2 * (a * np.trace(matrix) + (b**2).sum()) + curvature
+        diagonal = np.diag(matrix)
+        diagonal = SIGMA**4 / 4 * (2 * (diagonal**2).sum() + diagonal.sum() ** 2)
+        for name, exact in (("total", total), ("curvature", curvature), ("diagonal", diagonal)):
+            assert arrays[f"law_{name}"][k - 1] == pytest.approx(exact, rel=1e-3)
+        ratios.append((theorem / curvature, curvature / total))
+    np.testing.assert_allclose(found["theorem1_over_curvature"], [r[0] for r in ratios], rtol=0.1)
+    np.testing.assert_allclose(found["curvature_over_law"], [r[1] for r in ratios], rtol=2e-3)
+
+
+def test_figures_and_tables(done):
+    out, arrays, found, dense, _ = done
+    assert drawing.drawn(out) == {"eigenvalues", "overlap", "theorem"}
+    rows = report.table(arrays)
+    assert [int(row[0]) for row in rows[1:]] == arrays["k"].tolist()
+    assert [float(row[2]) for row in rows[1:]] == pytest.approx(arrays["values"][:, 0], rel=1e-3)
+    k = arrays["pair_k"][0]
+    exact = np.linalg.eigvalsh(dense[2][:k].mean(0))[::-1][:DIM]
+    shrunk = exact * k / (k + 1) - exact  # H_{k+1} is k/(k+1) of H_k if sample k+1 adds nothing
+    flat = SIGMA**4 / 4 * (2 * (shrunk**2).sum() + shrunk.sum() ** 2)
+    theorems = report.theorem_table(arrays, SIGMA)
+    assert float(theorems[1][-1]) == pytest.approx(flat, rel=6e-3)
+    share = arrays["ritz_values"][arrays["k"] - 1].sum(1) / arrays["values"].sum(1)
+    assert [float(row[-1]) for row in rows[1:]] == pytest.approx(share, abs=1e-3)
+    assert f"k = {found['alike_from']} on" in report.sentences(found)[0]
+
+
+def test_the_error_of_an_eigenvalue_is_its_residual_or_less():
+    """Known eigenvalues 4 and 3 of [[4, 0], [0, 3]] against the Rayleigh quotients of bent vectors.
+
+    A vector at angle a to an eigenvector has r = gap·sin a·cos a and is off by gap·sin²a.
+    """
+    bent, dim = np.sin(0.01), 2
+    values = np.array([[4 - bent**2, 3 + bent**2], [4.0, 3.0]])
+    residuals = np.array([[bent * np.cos(0.01)] * dim, [0, 0]])
+    solved = PrefixSpectra(np.array([7, 8]), values, residuals, *[None] * 4)
+    rounding = 10 * np.finfo(np.float32).eps * values[:, :1].repeat(dim, 1)
+    found = report.eigenvalue_errors(solved) - rounding
+    off = np.abs(values - [4, 3])
+    assert np.all(found >= off * (1 - 1e-6))
+    np.testing.assert_allclose(found, off, rtol=1e-3)
+    step = off[0] + rounding.sum(0)
+    own = SIGMA**4 / 4 * (2 * (step**2).sum() + step.sum() ** 2)
+    np.testing.assert_allclose(
+        report.theorem_error(solved, np.array([0.25]), SIGMA),
+        2 * np.sqrt(0.25 * own) + own,
+        rtol=1e-3,
+    )
+    together = solved._replace(values=np.full((2, 2), 4.0))
+    found = report.eigenvalue_errors(together) - 40 * np.finfo(np.float32).eps
+    np.testing.assert_allclose(found, residuals, rtol=1e-6, atol=1e-15)
+
+
+def test_pairs_that_did_not_converge_are_marked(done):
+    arrays = done[1]
+    first = arrays["pair_k"][0]
+    for k in (first, first + 1):
+        converged = arrays["converged"].copy()
+        converged[arrays["k"] == k, -1] = False
+        rows = report.theorem_table(arrays | {"converged": converged}, SIGMA)
+        assert rows[1][1].endswith(" *")
+        assert not rows[-1][1].endswith(" *")
+    assert "*" not in str(report.theorem_table(arrays, SIGMA))
+
+
+def test_nothing_is_called_alike_that_is_not():
+    """A subspace that comes close and leaves again counts from its last return on."""
+    arrays = {
+        "k": np.array([1, 2, 3, 4]),
+        "values": np.ones((4, 1), np.float32),
+        "residuals": np.full((4, 1), 0.5, np.float32),
+        "ritz_values": np.array([[0.0], [2.0], [1.0], [1.0]], np.float32),
+        "converged": np.array([[True], [False], [True], [True]]),
+        "overlap": np.array([0.95, 0.5, 0.95, 1.0]),
+        "pair_k": np.array([1, 2]),
+        "theorem1": np.array([3.0, 1.0]),
+        "law_curvature": np.array([1.0, 0.0, 1.0]),
+        "law_total": np.array([2.0, 4.0, 1.0]),
+    }
+    found = report.summarise(arrays)
+    assert found["alike_from"] == 3
+    assert found["converged"] == 3
+    assert found["interlacing_excess"] == pytest.approx(2)
+    assert found["theorem1_over_curvature"] == [3, None]
+    assert found["curvature_over_law"] == [0.5, 0]
+    never = report.summarise(arrays | {"overlap": np.full(4, 0.1)})
+    assert never["alike_from"] is None
+    assert "at no k" in report.sentences(never | {"sigma": 1.0})[0]
+
+
+def test_the_grid():
+    ks = spectra.grid(spectra.SpectraConfig())
+    assert ks[0] == 10
+    assert ks[-1] == 60_000
+    assert len(ks) == 28
+    assert np.sum(np.diff(ks) == 1) == 4
+    assert spectra.grid(spectra.SpectraConfig(k_max=2)).tolist() == [1, 2]
+
+
+def test_bad_input_is_one_line(tmp_path, capsys):
+    out = tmp_path / "run"
+    for more, word in (
+        (["--dim", "33"], "from 1 to 32"),
+        (["--num-ks", "1"], "at least 2"),
+        (["--pairs", "5"], "below --num-ks"),
+        (["--sigma", "0"], "above 0"),
+        (["--k-max", "81"], "at most 80"),
+        (["--hidden", "1", "--layers", "0", "--dim", "16"], "from 1 to 15"),
+    ):
+        assert spectra.main([*flags(tmp_path), *more, "--out", str(out)]) == 2
+        err = capsys.readouterr().err
+        assert word in err
+        assert len(err.splitlines()) == 1
+    assert [path for path in Path(tmp_path).iterdir() if path.name != "clouds.npz"] == []

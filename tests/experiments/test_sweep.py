@@ -1,0 +1,206 @@
+"""What a finished run of the main command holds."""
+
+import json
+import os
+
+import command
+import jax
+import numpy as np
+from cases import at64, increments64
+from command import process
+from sweeps import flax_losses64, load, read, run
+
+from experiments.common import problem, segments, tables
+from experiments.sweep import report
+
+SHAPES = {
+    "k": "K", "order": "n", "sigma": "s", "delta": "sK", "delta_sem": "sK", "delta_shape": "sK",
+    "delta_first_order": "sK", "loss_variance": "s", "loss_variance_sem": "s", "eigenvalues": "d",
+    "eigenvalue_residuals": "d", "loss_at_origin": "n", "coordinates": "smd",
+    "law_total": "sK", "law_offset": "sK", "law_mixed": "sK", "law_gradient": "sK",
+    "law_curvature": "sK", "law_diagonal": "sK", "law_shape": "sK",
+}  # fmt: skip
+
+
+def test_the_run_folder_is_whole(finished):
+    out, done = finished
+    assert sorted(p.name for p in out.iterdir()) == [
+        "checkpoint", "config.json", "figures", "report.html", "results.npz", "summary.json"
+    ]  # fmt: skip
+    assert [p.name for p in out.parent.iterdir()] == ["run"]
+    arrays, summary = read(out)
+    sizes = {"K": 249, "n": 250, "s": 2, "d": 3, "m": 5}
+    assert {name: a.shape for name, a in arrays.items()} == {
+        name: tuple(sizes[letter] for letter in letters) for name, letters in SHAPES.items()
+    }
+    np.testing.assert_array_equal(arrays["k"], np.arange(1, 250))
+    assert len(set(arrays["order"])) == 250
+    assert arrays["order"].max() < 300
+    names = {"delta", "delta_k2", "shape_part", "eigenvalues", "law", "law_parts", "sizes"}
+    assert {p.name for p in (out / "figures").iterdir()} == {
+        f"{name}.{kind}" for name in names for kind in ("png", "pdf")
+    }
+    assert summary["num_parameters"] == 7 * 6 + 6 + 6 * 3 + 3
+    assert "K, this order" in done.stdout
+    config = json.loads((out / "config.json").read_text())
+    assert config["settings"]["points"] == 5
+    assert set(config["dataset"]["sha256"]) == {
+        "train_inputs", "train_targets", "test_inputs", "test_targets"
+    }  # fmt: skip
+
+
+def test_the_curves_match_a_float64_loop_over_the_same_points(clouds, finished):
+    out, _ = finished
+    arrays, summary = read(out)
+    found, (space, pairs, _) = load(clouds, out)
+    np.testing.assert_array_equal(found.order, arrays["order"])
+    for s in range(2):
+        rows = [flax_losses64(at64(space, t), found.samples) for t in arrays["coordinates"][s]]
+        steps = increments64(rows)
+        # where ℓ_{k+1} happens to be close to L_k, the rounding of the float32 loss is what is left
+        first, rounding = abs(steps).mean(0), 1e-6 * abs(steps).mean()
+        square = (steps**2).mean(0)
+        assert (abs(arrays["delta"][s] - square) <= 1e-5 * square + 2 * first * rounding).all()
+        np.testing.assert_allclose(arrays["delta_first_order"][s], first, rtol=1e-5, atol=rounding)
+        np.testing.assert_allclose(arrays["delta_shape"][s], steps.var(0, ddof=1), rtol=1e-3)
+        np.testing.assert_allclose(
+            arrays["loss_variance"][s], np.var(rows, 1, ddof=1).mean(), rtol=1e-5
+        )
+        scaled = (steps**2).mean(0)[99:] * np.arange(100, 250) ** 2.0
+        np.testing.assert_allclose(summary["sigmas"][s]["mean_delta_k2"], scaled.mean(), rtol=1e-5)
+    at_origin = flax_losses64(space.origin, found.samples)
+    np.testing.assert_allclose(arrays["loss_at_origin"], at_origin, rtol=1e-4)
+    np.testing.assert_allclose(summary["train_loss"], at_origin.mean(), rtol=1e-5)
+    np.testing.assert_array_equal(arrays["eigenvalues"], pairs.values)
+    for theta in arrays["coordinates"][1]:
+        assert np.all(theta != 0)  # every direction is used
+
+
+def test_the_law_agrees_with_monte_carlo_where_the_points_stay_close(clouds, tmp_path, capsys):
+    sigmas = ["--sigmas", "0.001", "30", "--points", "400"]
+    assert run([*clouds, *sigmas], tmp_path / "run", capsys)[0] == 0
+    arrays, summary = read(tmp_path / "run")
+    close, far = summary["sigmas"]
+    assert close["law_holds"]
+    assert abs(close["law_over_monte_carlo"] - 1) < 0.02
+    np.testing.assert_allclose(
+        close["law_over_monte_carlo"],
+        arrays["law_total"][0][99:].mean() / arrays["delta"][0][99:].mean(),
+        rtol=1e-5,
+    )
+    assert far["law_holds"] is False
+    np.testing.assert_allclose(sum(close["law_parts"].values()), 1, rtol=1e-5)
+
+
+def test_sizes_in_the_summary_are_definition_4(finished):
+    arrays, summary = read(finished[0])
+    for s, entry in enumerate(summary["sigmas"]):
+        for size in entry["sufficient_size"]:
+            above = np.flatnonzero(arrays["delta"][s] >= np.float32(size["tolerance"]))
+            last = above[-1] + 1 if above.size else 0
+            assert size["reached"] == (last < 249)
+            assert size["k"] == (last + 1 if last < 249 else None)
+
+
+def test_a_late_size_is_marked():
+    more = {"ci": [1, 9], "law_k": 4, "law_ci": [3, None]}
+    found = [(96, True), (95, True), (None, False)]
+    sizes = [{"tolerance": 1.0, "k": k, "reached": r, **more} for k, r in found]
+    rows = tables.sizes_table([{"sigma": 1.0, "sufficient_size": sizes}], 100)
+    assert [row[2] for row in rows[1:]] == ["96*", "95", "not by 100"]
+    assert rows[1][3:] == ["1 to 9", "4", "3 to beyond 2^31"]
+    assert tables.is_marked(rows)
+
+
+def test_intervals_hold_what_they_are_intervals_of(finished):
+    arrays, found = read(finished[0])
+    for s, entry in enumerate(found["sigmas"]):
+        low, high = entry["order_law_k2_ci"]
+        assert low < arrays["loss_variance"][s] < high
+        for size in entry["sufficient_size"]:
+            assert size["law_ci"][0] <= size["law_k"] <= size["law_ci"][1]
+            want = np.sqrt(arrays["loss_variance"][s] / size["tolerance"] + 0.25) - 0.5
+            assert size["law_k"] - 1 <= want * (1 + 1e-4)
+            assert size["law_k"] + 1 >= want * (1 - 1e-4)
+            assert size["ci"][0] <= size["ci"][1]
+
+
+def test_the_report_is_one_file(finished):
+    html = (finished[0] / "report.html").read_text()
+    assert html.count("data:image/png;base64,") == 7
+    assert "http" not in html
+    assert "Definition 4" in html
+
+
+def test_eigenpairs_that_did_not_converge_are_said_so():
+    lines = report.notes({"dataset_note": "", "eigenvalues": [3.0, 1.0],
+                                "eigenvalues_converged": [True, False]})  # fmt: skip
+    assert lines == ["1 of 2 eigenpairs did not converge: the directions are approximate."]
+
+
+def test_keys_are_independent_of_each_other():
+    keys = jax.random.split(jax.random.key(0), len(problem.KEYS))
+    assert len({tuple(np.asarray(jax.random.key_data(k))) for k in keys}) == len(problem.KEYS)
+
+
+def check_same(found, one):
+    """Curves to 1e-5, but for the rounding of losses that happen to be close to L_k."""
+    size = one["delta_first_order"]
+    rounding = 2e-6 * size * size.mean(1, keepdims=True)
+    assert (abs(found["delta"] - one["delta"]) <= 1e-5 * one["delta"] + rounding).all()
+    for name in "eigenvalues", "loss_variance", "loss_at_origin":
+        np.testing.assert_allclose(found[name], one[name], rtol=1e-5, err_msg=name)
+    scale = abs(one["law_total"]).max(1, keepdims=True)
+    assert (abs(found["law_total"] - one["law_total"]) <= 1e-5 * scale).all()
+
+
+def test_many_devices_give_the_same_curve(clouds, finished, tmp_path):
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    argv = ["-m", "experiments.sweep", *clouds, "--out", tmp_path / "run"]
+    done = process(*argv, env=environment)
+    assert done.returncode == 0, done.stderr
+    check_same(read(tmp_path / "run")[0], read(finished[0])[0])
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["devices"][7:]
+
+
+HOSTS = """
+import sys
+sys.path.insert(0, "tests")
+from experiments import hosts, sweep
+import drawing
+fresh, partial, *argv = sys.argv[1:]
+with drawing.nothing():
+    status = sweep.main([*argv, "--out", fresh])
+    hosts.join = lambda *_: None  # they have met
+    sys.exit(status or sweep.main([*argv, "--out", partial, "--resume"]))
+"""
+
+
+def test_two_hosts_make_the_same_folder_and_resume_anothers(
+    clouds, finished, tmp_path, capsys, monkeypatch
+):
+    write, calls = segments._write, []
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return write(*args)
+
+    monkeypatch.setattr(segments, "SEGMENT", 40)
+    monkeypatch.setattr(segments, "_write", interrupted)
+    fresh, partial = tmp_path / "fresh", tmp_path / "partial"
+    assert run(clouds, partial, capsys)[0] == 130
+    both = command.hosts(
+        lambda address, host: [
+            "-c", HOSTS, fresh, partial, *clouds,
+            "--hosts", "2", "--host", host, "--coordinator", address,
+        ]
+    )  # fmt: skip
+    assert [done.returncode for done in both] == [0, 0], [done.stderr for done in both]
+    assert "K, this order" in both[0].stdout
+    assert "data:" not in both[1].stdout
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fresh", "partial"]
+    for out in fresh, partial:
+        assert {p.name for p in out.iterdir()} == {p.name for p in finished[0].iterdir()}
+        check_same(read(out)[0], read(finished[0])[0])

@@ -1,0 +1,119 @@
+"""What the main command refuses, in one line."""
+
+import os
+import socket
+
+import pytest
+from command import ROOT, process
+from sweeps import run
+
+from experiments.common import run_folder
+
+pytestmark = pytest.mark.usefixtures("in_haste")
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (["--k-max", "1"], "--k-max at least 2, found 1"),
+        (["--k-max", "301"], "--k-max of at most 300"),
+        (["--k-max", "many"], "--k-max"),
+        (["--dim", "0"], "--dim at least 1, found 0"),
+        (["--dim", "70"], "dimension from 1 to 69"),
+        (["--sigmas", "-1"], "--sigmas"),
+        (["--sigmas", "nan"], "found nan"),
+        (["--sigmas", "1", "inf"], "found 1 inf"),
+        (["--sigmas"], "found none"),
+        (["--points", "1"], "--points at least 2"),
+        (["--points", "12", "--points-from", "sobol"], "8 times a power of two"),
+        (["--points", "16", "--points-from", "sobol", "--subspace", "isotropic"], "not isotropic"),
+        (["--tolerances", "0"], "--tolerances"),
+        (["--epochs", "-1"], "--epochs"),
+        (["--batch-size", "0"], "--batch-size"),
+        (["--learning-rate", "nan"], "--learning-rate"),
+        (["--learning-rate", "1e30"], "finite training loss"),
+        (["--hidden", "0"], "--hidden"),
+        (["--layers", "-1"], "--layers"),
+        (["--seed", "-1"], "--seed"),
+        (["--devices", "99"], "--devices"),
+        (["--devices", "0"], "--devices"),
+        (["--hosts", "0"], "--hosts at least 1"),
+        (["--hosts", "2"], "--coordinator HOST:PORT of host 0, for 2 hosts, found none"),
+        (["--hosts", "2", "--host", "2"], "--host from 0 to 1, of 2 hosts, found 2"),
+        (["--hosts", "2", "--coordinator", "here"], "--coordinator HOST:PORT, or auto, found here"),
+        (["--checkpoint-every", "-1"], "--checkpoint-every"),
+        (["--model", "rnn"], "--model"),
+        (["--model", "cnn"], "images"),
+        (["--model", "transformer"], "expected sequences of tokens for --model transformer"),
+        (["--dataset", "sums"], "found sequences of tokens in sums"),
+        (["--dataset", "sums", "--model", "cnn"], "found sequences of tokens in sums"),
+        (["--dataset", "imagenet"], "imagenet"),
+        (["--dataset", "npz:nowhere.npz"], "nowhere.npz"),
+        (["--dataset", "mnist", "--data-dir", "nowhere"], "nowhere"),
+        (["--sigmas", "1e30"], "finite losses"),
+        (["--sigmas", "1e14"], "fit float32"),
+        (["--no-such-flag"], "no-such-flag"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(flags, word, clouds, tmp_path, capsys):
+    status, err = run([*clouds, *flags], tmp_path / "deep" / "run", capsys)
+    assert status == 2
+    assert word in err
+    progress = "training:", "subspace:", "sweep:"
+    lines = [line for line in err.splitlines() if not line.startswith(progress)]
+    assert len(lines) == 1, err
+    assert not list(tmp_path.rglob("run*"))
+
+
+def test_bad_input_as_a_process(tmp_path):
+    argv = ["-m", "experiments.sweep", "--points", "x", "--out", "run"]
+    done = process(*argv, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert "--points" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+ALONE = """
+import sys
+from experiments import cli, hosts, sweep
+hosts.PATIENCE = 1.0
+cli.leave(sweep.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("host", ["0", "1"])
+def test_a_host_that_stays_alone_says_so(host, tmp_path):
+    """JAX itself would end the process with a stack trace of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    argv = ["--hosts", "2", "--host", host, "--coordinator", address, "--out", tmp_path / "run"]
+    done = process("-c", ALONE, *argv)
+    assert (done.returncode, done.stdout) == (2, "")
+    meeting, line = done.stderr.splitlines()
+    assert meeting == f"host {host} of 2: meeting at {address} ..."
+    assert f"expected to meet the other hosts at {address}" in line
+    assert "not all of them within 1 seconds" in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("blocked", ["file/run", "full"])
+def test_an_output_that_cannot_be_written(blocked, clouds, tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    if blocked == "full":
+
+        def full(*_, **__):
+            raise OSError(28, "No space left on device", "results.npz")
+
+        monkeypatch.setattr(run_folder, "write_json", full)
+    status, err = run(clouds, tmp_path / blocked, capsys)
+    assert status == 2
+    assert len(err.splitlines()) == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
+
+
+def test_a_folder_without_a_name_is_refused(clouds, capsys):
+    status, err = run(clouds, "/", capsys)
+    assert status == 2
+    assert "folder with a name" in err

@@ -1,0 +1,112 @@
+"""The main command with other directions, data, or models."""
+
+import command
+import drawing
+import numpy as np
+import pytest
+from cases import at64, increments64
+from command import FAST, odd
+from scipy.stats import norm
+from sweeps import flax_losses64, load, read, restored, run
+
+import jaxscape as js
+from experiments.common import prepare
+from experiments.sweep import __main__ as sweep
+from jaxscape.lab import glyphs
+from jaxscape.lab.dataset import Arrays
+
+pytestmark = pytest.mark.usefixtures("in_haste")
+
+
+@pytest.mark.parametrize("kind", ["random", "filter", "isotropic"])
+def test_other_directions(clouds, kind, tmp_path, capsys):
+    out = tmp_path / kind
+    assert run([*clouds, "--subspace", kind, "--sigmas", "0.1"], out, capsys)[0] == 0
+    arrays, summary = read(out)
+    assert np.isfinite(arrays["delta"]).all()
+    assert arrays["eigenvalues"].size == 0
+    assert summary["eigenvalues"] == []
+    assert (out / "report.html").read_text().count("data:image/png") == (
+        4 if kind == "isotropic" else 6
+    )
+    if kind == "isotropic":
+        assert arrays["coordinates"].shape == (1, 5, 0)
+        problem, config, store = restored([*clouds, "--subspace", kind], out)
+        params, _ = prepare.trained(problem, config, store)
+        probe = js.isotropic(problem.keys["probe"], params, 5, 0.1)
+        rows = [flax_losses64(probe.at(i), problem.samples) for i in range(5)]
+        want = (increments64(rows) ** 2).mean(0)
+        np.testing.assert_allclose(arrays["delta"][0], want, rtol=1e-5)
+
+
+def test_sobol_points_have_the_errors_of_their_nets(clouds, tmp_path, capsys):
+    argv = [*clouds, "--subspace", "random", "--points", "32", "--points-from", "sobol"]
+    assert run(argv, tmp_path / "run", capsys)[0] == 0
+    arrays, summary = read(tmp_path / "run")
+    assert arrays["point_groups"] == 8
+    found, (space, *_) = load([*clouds, "--subspace", "random"], tmp_path / "run")
+    for s in range(2):
+        theta = arrays["coordinates"][s]
+        assert len(np.unique(np.floor(4 * norm.cdf(theta[:4, 0] / arrays["sigma"][s])))) == 4
+        rows = np.stack([flax_losses64(at64(space, t), found.samples) for t in theta])
+        squares = (increments64(rows) ** 2).reshape(8, 4, -1).mean(1)
+        np.testing.assert_allclose(arrays["delta"][s], squares.mean(0), rtol=1e-4)
+        sem = squares.std(0, ddof=1) / np.sqrt(8)
+        np.testing.assert_allclose(arrays["delta_sem"][s], sem, rtol=1e-2, atol=1e-2 * sem.mean())
+        levels = rows.var(1, ddof=1).reshape(8, 4).mean(1)
+        sem = levels.std(ddof=1) / np.sqrt(8)
+        np.testing.assert_allclose(arrays["loss_variance_sem"][s], sem, rtol=1e-3)
+        low, high = summary["sigmas"][s]["order_law_k2_ci"]
+        assert low < arrays["loss_variance"][s] < high
+    assert "32 scrambled Sobol" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_auto_without_mnist_says_that_it_is_glyphs(alone, tmp_path, capsys, monkeypatch):
+    arrays = Arrays(*glyphs.draw(300, 0), *glyphs.draw(20, 1))
+    monkeypatch.setattr(glyphs, "load", lambda **_: arrays)
+    argv = ["--k-max", "300", *FAST, "--out", str(tmp_path / "run")]
+    with drawing.nothing():
+        assert sweep.main(argv) == 0
+    assert capsys.readouterr().out.startswith("note: glyphs in place of mnist")
+    assert read(tmp_path / "run")[1]["dataset"] == "glyphs"
+    assert "glyphs in place of mnist" in (tmp_path / "run" / "report.html").read_text()
+    assert "glyphs in place" in (tmp_path / "run" / "config.json").read_text()
+
+
+def test_a_cnn_on_images_in_the_order_of_the_data_set(tmp_path, capsys):
+    images, labels = glyphs.draw(120, 0)
+    np.savez(tmp_path / "images.npz", inputs=images, targets=labels)
+    data = ["--dataset", f"npz:{tmp_path / 'images.npz'}", "--k-max", "120", "--order", "dataset"]
+    argv = [*data, "--model", "cnn", *FAST]
+    assert run(argv, tmp_path / "run", capsys)[0] == 0
+    arrays, _ = read(tmp_path / "run")
+    np.testing.assert_array_equal(arrays["order"], np.arange(120))
+    assert np.isfinite(arrays["delta"]).all()
+
+
+def test_a_regression(tmp_path, capsys):
+    argv = odd(tmp_path / "line.npz", np.linspace(-1, 1, 40, dtype=np.float32))
+    assert run(argv, tmp_path / "run", capsys)[0] == 0
+    _, summary = read(tmp_path / "run")
+    assert summary["test_accuracy"] is None
+    assert summary["unit"] == "loss²"
+
+
+def test_one_class_whose_losses_are_all_zero(tmp_path):
+    argv = odd(tmp_path / "one.npz", np.zeros(30, np.int32))
+    with drawing.coarsely():  # curves of zeros
+        assert sweep.main([*argv, "--out", str(tmp_path / "run")]) == 0
+    assert not read(tmp_path / "run")[0]["delta"].any()
+    text = (tmp_path / "run" / "summary.json").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+
+
+def test_the_default_folder_of_a_file_is_one_folder(tmp_path, monkeypatch):
+    argv = [*command.clouds(tmp_path / "my data.npz"), "--subspace", "random", "--sigmas", "0.1"]
+    monkeypatch.chdir(tmp_path)
+    with drawing.nothing():
+        assert sweep.main(argv) == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("sweep-my-data-")
+    assert "&#39;npz:" in (folder / "report.html").read_text()
