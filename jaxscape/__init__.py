@@ -4,9 +4,11 @@ Per-sample losses ℓ_i(w), their prefix means L_k(w) = (1/k) Σ_{i≤k} ℓ_i(w
 Δ_k = E_w[(L_{k+1}(w) − L_k(w))²] for every k, in pure JAX functions.
 """
 
-from jaxscape import devices, loss_variance, losses, reductions
+from jaxscape import devices, losses, reductions
 from jaxscape.curvature import ggn_operator, hessian_operator
 from jaxscape.lanczos import top_eigenpairs
+from jaxscape.loss_variance import estimate as estimate_loss_variance
+from jaxscape.loss_variance import evidence_of
 from jaxscape.monitor import monitor
 from jaxscape.prefix_spectra import prefix_spectra, ritz_values
 from jaxscape.probes import gaussian, grid, isotropic, line, points, single, sobol
@@ -36,7 +38,9 @@ __all__ = [
     "devices",
     "distance_law",
     "distance_size",
+    "estimate_loss_variance",
     "evaluate",
+    "evidence_of",
     "exceedance_size",
     "gaussian",
     "ggn_operator",
@@ -46,7 +50,6 @@ __all__ = [
     "increment_size",
     "isotropic",
     "line",
-    "loss_variance",
     "losses",
     "monitor",
     "order_law",

@@ -272,11 +272,11 @@ class Eigenpairs(NamedTuple):
 
 
 def top_eigenpairs(
+    key: Key[Array, ""],
     matvec: Matvec,
     like: Params,
     num: int,
     *,
-    key: Key[Array, ""],
     which: Literal["largest", "magnitude"] = "largest",
     tol: float = 1e-4,
     max_restarts: int = 100,

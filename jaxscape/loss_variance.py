@@ -12,8 +12,8 @@ relationships over time", section 2.1), so the mean over points of its square,
     z_{k+1} = k(k+1) E_q[δ_k²] = k(k+1) Δ_k,
 
 is an unbiased estimate of E_q S², and the mean of z_2, ..., z_n is exactly the mean over points of
-the sample variance. For the shape part, ℓ_i(w) − E_q ℓ_i takes the place of ℓ_i(w); with m points
-for q, the factor m/(m−1) makes it unbiased: z̃_{k+1} = k(k+1) Δ̃_k.
+the sample variance. For the centered part, ℓ_i(w) − E_q ℓ_i takes the place of ℓ_i(w); with m
+points for q, the factor m/(m−1) makes it unbiased: z̃_{k+1} = k(k+1) Δ̃_k.
 """
 
 from functools import partial
@@ -80,7 +80,7 @@ class Interval(NamedTuple):
 class Terms(NamedTuple):
     """Independent terms of at least 0 whose mean is wanted, as far as its interval needs them."""
 
-    count: Int[Array, ""]  # type: ignore[assignment]  # a field, not tuple.count
+    num: Int[Array, ""]
     total: Float[Array, ""]
     squares: Float[Array, ""]
     """The sum of their squares."""
@@ -93,12 +93,12 @@ class Terms(NamedTuple):
     @property
     def variance(self) -> Float[Array, ""]:
         """The squared relative standard error of the mean."""
-        spread = jnp.maximum(1 / self.effective - 1 / self.count, 0)
-        return spread * self.count / (self.count - 1)
+        spread = jnp.maximum(1 / self.effective - 1 / self.num, 0)
+        return spread * self.num / (self.num - 1)
 
     def plus(self, term: Float[Array, ""]) -> "Terms":
         """These terms with another one."""
-        return Terms(self.count + 1, self.total + term, self.squares + term**2)
+        return Terms(self.num + 1, self.total + term, self.squares + term**2)
 
 
 def terms_of(values: Float[ArrayLike, "n"]) -> Terms:
@@ -125,9 +125,9 @@ def mean_interval(
     known = ~(samples.squares == 0)
     padded = samples.plus(2 * largest)
     low, high = (_error(terms, points, samples, level) for terms in (samples, padded))
-    value = samples.total / samples.count
+    value = samples.total / samples.num
     low = jnp.where(known, value * jnp.exp(-low), 0)
-    high = jnp.where(known, padded.total / padded.count * jnp.exp(high), jnp.inf)
+    high = jnp.where(known, padded.total / padded.num * jnp.exp(high), jnp.inf)
     return Interval(low, value, high)
 
 
@@ -173,8 +173,8 @@ class Evidence(NamedTuple):
     prefix: Prefix
     delta: Tally
     """The terms of Δ."""
-    shape: Tally
-    """Those of shape delta; NaN where there is only one point."""
+    centered: Tally
+    """Those of centered delta; NaN where there is only one point."""
     nonfinite: Int[Array, ""]
     """Samples with a loss that is NaN or infinite at some point."""
 
@@ -219,25 +219,25 @@ def extend(
     return Evidence(
         after,
         _add(evidence.delta, weight * steps.innovation**2),
-        _add(evidence.shape, scale * weight * centred**2),
+        _add(evidence.centered, scale * weight * centred**2),
         evidence.nonfinite + jnp.sum(fresh & ~jnp.isfinite(losses).all(0), dtype=jnp.int32),
     )
 
 
-def of(losses: Float[Array, "m n"]) -> Evidence:
+def evidence_of(losses: Float[Array, "m n"]) -> Evidence:
     """The evidence of stored per-sample losses at m points."""
     return extend(start(losses.shape[0]), losses)
 
 
 @partial(jax.jit, static_argnames=("part", "level", "fixed_points"))
-def loss_variance(
+def estimate(
     evidence: Evidence,
-    part: Literal["delta", "shape"] = "delta",
+    part: Literal["delta", "centered"] = "delta",
     *,
     level: float = 0.9,
     fixed_points: bool = False,
 ) -> LossVariance:
-    """E_q S² of Δ, or of shape delta where ``part`` is "shape", in units of the loss squared.
+    """E_q S² of Δ, or of centered delta where ``part`` is "centered", in units of the loss squared.
 
     The interval holds E_q S² of all samples from which those met are a random selection, with
     probability ``level``. It allows for the spread of the m points, unless ``fixed_points``: then
@@ -251,11 +251,11 @@ def loss_variance(
     """
     if evidence.delta.by_point[0].size < 2 and not fixed_points:
         raise InputError("expected at least 2 points, found 1; give more, or set fixed_points")
-    if part not in ("delta", "shape"):
-        raise InputError(f"expected part 'delta' or 'shape', found {part!r}; choose one")
+    if part not in ("delta", "centered"):
+        raise InputError(f"expected part 'delta' or 'centered', found {part!r}; choose one")
     check_level(level)
     tally: Tally = getattr(evidence, part)
-    samples = Terms(evidence.prefix.count - 1, tally.by_point[0].mean(), tally.squares[0])
+    samples = Terms(evidence.prefix.num_samples - 1, tally.by_point[0].mean(), tally.squares[0])
     points = None if fixed_points else terms_of(tally.by_point[0])
     interval = mean_interval(samples, tally.largest[0], points, level=level)
     return LossVariance(interval, samples.effective)

@@ -6,8 +6,15 @@ from typing import NamedTuple
 import jax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxscape import loss_variance
-from jaxscape.loss_variance import Evidence, Interval, LossVariance
+from jaxscape.loss_variance import (
+    TRUSTED,
+    Evidence,
+    Interval,
+    LossVariance,
+    estimate,
+    extend,
+    start,
+)
 from jaxscape.sample_size import exceedance_size, increment_size
 from jaxscape.types import InputError
 
@@ -15,7 +22,7 @@ from jaxscape.types import InputError
 class Decision(NamedTuple):
     """What the samples met so far say of the tolerance."""
 
-    count: Int[Array, ""]  # type: ignore[assignment]  # a field, not tuple.count
+    num_samples: Int[Array, ""]
     """Samples met."""
     loss_variance: LossVariance
     """E_q S² at these points."""
@@ -47,8 +54,8 @@ def monitor(
     first count of at least ``at_least`` that is not below the upper limits of K: of the mean over
     orders, and of Definition 4, provided that ``evidence.TRUSTED`` samples or more carry E_q S².
     Each limit holds at a fixed count with its ``level``; looking often, one stops at a lucky moment
-    somewhat more often. To stop by the distance to the population instead, compare ``count`` with
-    ``distance_size(loss_variance.interval.high, ε).k``.
+    somewhat more often. To stop by the distance to the population instead, compare ``num_samples``
+    with ``distance_size(loss_variance.interval.high, ε).k``.
 
     Raises:
         InputError: num_points or at_least below 1, a tolerance not above 0, a level outside 0..1.
@@ -63,13 +70,13 @@ def monitor(
             raise InputError(f"expected {name} {words}, found {value}; change it")
 
     def decide(state: Evidence) -> Decision:
-        count = state.prefix.count
-        variance = loss_variance.loss_variance(state, level=level, fixed_points=True)
+        count = state.prefix.num_samples
+        variance = estimate(state, level=level, fixed_points=True)
         law = jax.tree.map(lambda v: increment_size(v, tolerance), variance.interval)
         last = exceedance_size(state.delta.largest, count - 1, tolerance, level=level)
         enough = [size.high.reached & (count >= size.high.k) for size in (law, last)]
-        carried = variance.effective >= loss_variance.TRUSTED
+        carried = variance.effective >= TRUSTED
         stop = enough[0] & enough[1] & carried & (count >= at_least)
         return Decision(count, variance, law, last, stop, state.nonfinite)
 
-    return Monitor(lambda: loss_variance.start(num_points), loss_variance.extend, jax.jit(decide))
+    return Monitor(lambda: start(num_points), extend, jax.jit(decide))

@@ -98,20 +98,20 @@ def _halves(x: Array) -> Pair:
 
 
 class Prefix(NamedTuple):
-    """What is known of m points after ``count`` samples."""
+    """What is known of m points after ``num_samples`` samples."""
 
-    count: Int[Array, ""]  # type: ignore[assignment]  # a field, not tuple.count
+    num_samples: Int[Array, ""]
     mean: Float[Array, "m"]
-    """L_count(w), rounded."""
+    """L_k, k = ``num_samples``,(w), rounded."""
     residue: Float[Array, "m"]
     """What the rounding of ``mean`` left out."""
     squares: tuple[Float[Array, "m"], Float[Array, "m"]]
-    """Σ_i (ℓ_i − L_count)², as a pair."""
+    """Σ_i (ℓ_i − L_k, k = ``num_samples``,)², as a pair."""
 
     @property
     def variance(self) -> Float[Array, "m"]:
-        """S²(w): the variance of the per-sample losses so far, with count − 1 below."""
-        return self.squares[0] / (self.count - 1)
+        """S²(w): the variance of the per-sample losses so far, with n − 1 below."""
+        return self.squares[0] / (self.num_samples - 1)
 
 
 class Steps(NamedTuple):
@@ -149,7 +149,7 @@ def extend(
     Under ``shard_map`` with an ``axis`` of the mesh, the devices along it append b samples each,
     one device's after the other's, and learn of each other's no more than count and totals.
     """
-    k = prefix.count + jnp.cumsum(fresh, dtype=jnp.int32) - fresh
+    k = prefix.num_samples + jnp.cumsum(fresh, dtype=jnp.int32) - fresh
     met = jnp.sum(fresh, dtype=jnp.int32)
     high, low = two_sum(losses, -prefix.mean[:, None])
     deviations = two_sum(high, low - prefix.residue[:, None])
@@ -160,7 +160,7 @@ def extend(
     if axis is not None:
         (earlier, behind), (met, total) = _exchange(met, total, axis)
         k, before = k + earlier, add(before, jax.tree.map(lambda x: x[:, None], behind))
-    count = prefix.count + met
+    count = prefix.num_samples + met
     # L_k less the mean so far; nothing where k = 0
     shift = divide(before, jnp.maximum(k, 1).astype(losses.dtype))
     innovation = (deviations[0] - shift[0]) + (deviations[1] - shift[1])

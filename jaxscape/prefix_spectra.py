@@ -50,12 +50,12 @@ def geometric(first: int, last: int, num: int = 24) -> Int[np.ndarray, "K"]:
 
 
 def prefix_spectra(
+    key: Key[Array, ""],
     loss: PerSampleLoss,
     params: Params,
     data: Batch,
     num: int,
     *,
-    key: Key[Array, ""],
     ks: Sequence[int] | Int[np.ndarray, "K"] | None = None,
     reference: Params | None = None,
     keep_vectors: bool = False,
@@ -70,11 +70,11 @@ def prefix_spectra(
     rounding, the rest are zero to within their residuals.
 
     Args:
+        key: of the random starting vectors, the same for every k.
         loss: per sample.
         params: w.
         data: n samples in order.
         num: d.
-        key: of the random starting vectors, the same for every k.
         ks: values of k; by default ``geometric(min(n, 10), n)``.
         reference: leaves ``[d', ...]``, orthonormal, such as the basis of ``hessian_subspace``;
             then ``overlap`` is that of each k's eigenvectors with them.
@@ -106,7 +106,7 @@ def prefix_spectra(
 def _solve_each(loss, params, data, ks, key, reference, num, keep_vectors, which, tol, batch_size):
     def one(k: Int[Array, ""]) -> PrefixSpectra:
         operator = hessian_operator(loss, params, data, batch_size=batch_size, count=k)
-        pairs = top_eigenpairs(operator, params, num, key=key, which=which, tol=tol)
+        pairs = top_eigenpairs(key, operator, params, num, which=which, tol=tol)
         return PrefixSpectra(
             k,
             pairs.values,

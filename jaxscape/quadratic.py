@@ -48,7 +48,7 @@ class QuadraticDelta(NamedTuple):
     """(σ⁴/4)(2‖A‖²_F + (tr A)²), Theorem 1 of the paper."""
     total: Float[Array, "*s n-1"]
     """The sum of these four: Δ_k."""
-    shape: Float[Array, "*s n-1"]
+    centered: Float[Array, "*s n-1"]
     """σ²‖b‖² + (σ⁴/2)‖A‖²_F: Δ̃_k."""
     diagonal: Float[Array, "*s n-1"]
     """Curvature with A replaced by its diagonal."""
@@ -190,6 +190,6 @@ def _law(increments: Float[Array, "r n"], d: int, sigma: Float[Array, "*s"]) -> 
     return QuadraticDelta(
         **parts,
         total=parts["offset"] + parts["mixed"] + parts["gradient"] + parts["curvature"],
-        shape=s**2 * slope + s**4 / 2 * frobenius,
+        centered=s**2 * slope + s**4 / 2 * frobenius,
         diagonal=s**4 / 4 * (2 * (diagonal**2).sum(0) + trace**2),
     )

@@ -48,7 +48,7 @@ class Density(NamedTuple):
 
 
 def spectral_density(
-    matvec: Matvec, like: Params, *, key: Key[Array, ""], num_probes: int, num_steps: int
+    key: Key[Array, ""], matvec: Matvec, like: Params, *, num_probes: int, num_steps: int
 ) -> Density:
     """The density (1/P) Σ_i δ(t − λ_i) of a symmetric operator by stochastic Lanczos quadrature.
 
@@ -74,7 +74,7 @@ def spectral_density(
     return _density(hoist(matvec, like), like, keys, num_steps=num_steps)
 
 
-def trace(matvec: Matvec, like: Params, *, key: Key[Array, ""], num_probes: int) -> Estimate:
+def trace(key: Key[Array, ""], matvec: Matvec, like: Params, *, num_probes: int) -> Estimate:
     """The trace of an operator as the mean of zᵀHz over random sign vectors z.
 
     E zᵀHz = tr H, with variance 2 Σ_{i≠j} H_ij² per probe for symmetric H (Hutchinson 1989).

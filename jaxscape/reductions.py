@@ -50,7 +50,7 @@ class Moments(NamedTuple):
 class Delta(NamedTuple):
     """Δ_k and its kin for every k = 1..n−1, from m points of a probe q.
 
-    With one point there is no spread to estimate: ``sem`` and ``shape`` are then NaN.
+    With one point there is no spread to estimate: ``sem`` and ``centered`` are then NaN.
     """
 
     k: Int[Array, "n-1"]
@@ -58,7 +58,7 @@ class Delta(NamedTuple):
     """Δ_k = E_q[δ_k²]."""
     sem: Float[Array, "n-1"]
     """Standard error of ``mean`` over the points, or over the groups of a probe that has some."""
-    shape: Float[Array, "n-1"]
+    centered: Float[Array, "n-1"]
     """Δ̃_k = E_q[(δ_k − E_q δ_k)²], unbiased."""
     first_order: Float[Array, "n-1"]
     """Δ_k^(1) = E_q|δ_k|."""
@@ -140,7 +140,7 @@ def _delta_finalize(by_point: Any, by_sample: _Spread, prefix: Prefix) -> Delta:
         k=k,
         mean=rest.square.mean * scale * scale,
         sem=rest.square.spread / jnp.sqrt(freedom * m) * scale * scale,
-        shape=(rest.innovation.spread * scale) ** 2 / freedom,
+        centered=(rest.innovation.spread * scale) ** 2 / freedom,
         first_order=rest.absolute * scale,
         loss_variance=prefix.variance,
         nonfinite=by_sample.nonfinite,
@@ -247,10 +247,10 @@ def _delta(num_points: int, groups: int) -> Reduction:
         scale = 1 / (found.k + 1).astype(jnp.float32)
         error = lambda means: _spread(means[1:]) / jnp.sqrt(groups * (groups - 1.0))  # noqa: E731
         # E_q[δ²] − (E_q δ)²: the square of a mean is too large by its squared standard error
-        within = found.shape * ((num_points - 1) / num_points)
+        within = found.centered * ((num_points - 1) / num_points)
         return found._replace(
             sem=error(by_sample.square) * scale * scale,
-            shape=within + (error(by_sample.innovation) * scale) ** 2,
+            centered=within + (error(by_sample.innovation) * scale) ** 2,
         )
 
     def merge(one: _Grouped, other: _Grouped) -> _Grouped:

@@ -75,7 +75,7 @@ def sufficient_size(delta: Float[Array, "*r n-1"], tolerance: Float[Array, "*t"]
     """
     if isinstance(delta, tuple):
         raise InputError(
-            f"expected an array of Δ_k, found {type(delta).__name__}; give its .mean or .shape"
+            f"expected an array of Δ_k, found {type(delta).__name__}; give its .mean or .centered"
         )
     exceeds = ~(delta < jnp.asarray(tolerance)[..., None])
     k = jnp.arange(1, delta.shape[-1] + 1)
@@ -90,7 +90,7 @@ def increment_size(
 ) -> SufficientSize:
     """K of the order law: the smallest k with E_qS² / (k (k+1)) < tolerance.
 
-    ``loss_variance`` is E_q S², of Δ or of shape delta, in the units of ``tolerance``; the two
+    ``loss_variance`` is E_q S², of Δ or of centered delta, in the units of ``tolerance``; the two
     broadcast. K grows with E_q S², so the K of an interval's limits is an interval of K:
     ``jax.tree.map(lambda v: increment_size(v, tolerance), interval)``. The law is a mean over
     orders. In a given order the last Δ_k to reach the tolerance follows the largest losses, and
@@ -156,7 +156,7 @@ def random_orders(
 
     ``losses`` holds ℓ_i(w) of n samples at m points, as ``evaluate`` with ``reductions.losses(m)``
     gives them. One order and one point at a time, so that memory beyond the losses is that of the
-    result. For shape delta give √(m/(m−1)) (ℓ_i − mean of ℓ_i over the points).
+    result. For centered delta give √(m/(m−1)) (ℓ_i − mean of ℓ_i over the points).
 
     Raises:
         InputError: losses that are not [m, n ≥ 2], or fewer than one order.

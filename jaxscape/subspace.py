@@ -81,12 +81,12 @@ def random_subspace(
 
 
 def hessian_subspace(
+    key: Key[Array, ""],
     loss: PerSampleLoss,
     params: Params,
     data: Batch,
     dim: int,
     *,
-    key: Key[Array, ""] | None = None,
     tol: float = 1e-4,
     batch_size: int = 1000,
     krylov_dim: int | None = None,
@@ -95,8 +95,9 @@ def hessian_subspace(
     """The eigenvectors of the ``dim`` largest eigenvalues of the Hessian of the mean loss.
 
     The directions are orthonormal. Where eigenvalues and residuals matter, call
-    ``top_eigenpairs(hvp(loss, params, data), params, dim)`` and build the ``Subspace`` from its
-    vectors. Warns, where it is not traced, if a pair's relative residual stays above ``tol``.
+    ``top_eigenpairs(key, hessian_operator(loss, params, data), params, dim)`` and build the
+    ``Subspace`` from its vectors. Warns, where it is not traced, if a pair's relative residual
+    stays above ``tol``.
     All devices of a ``mesh`` (``sharding.mesh``) share the samples. ``krylov_dim`` is that of
     ``top_eigenpairs``: dim + 3 takes the least memory, for huge networks.
 
@@ -104,9 +105,8 @@ def hessian_subspace(
         InputError: dim outside 1..P, krylov_dim out of range, or a loss that is not per sample.
     """
     check_dim(dim, params)
-    key = jax.random.key(0) if key is None else key
     operator = hessian_operator(loss, params, data, batch_size=batch_size, mesh=mesh)
-    pairs = top_eigenpairs(operator, params, dim, key=key, tol=tol, krylov_dim=krylov_dim)
+    pairs = top_eigenpairs(key, operator, params, dim, tol=tol, krylov_dim=krylov_dim)
     if mesh is not None:
         pairs = devices.local(devices.place(pairs, mesh))
     if not isinstance(pairs.converged, jax.core.Tracer) and not pairs.converged.all():

@@ -145,9 +145,11 @@ def by_point(
 ) -> Carry:
     """The carry with its m points in order, whatever the blocks: the form in which to save it."""
     blocks = _blocks(probe, point_batch, mesh)
-    count = carry.prefix.count[0]
-    whole = batching.join(blocks, carry._replace(prefix=carry.prefix._replace(count=_NOTHING)))
-    return whole._replace(prefix=whole.prefix._replace(count=count))
+    count = carry.prefix.num_samples[0]
+    whole = batching.join(
+        blocks, carry._replace(prefix=carry.prefix._replace(num_samples=_NOTHING))
+    )
+    return whole._replace(prefix=whole.prefix._replace(num_samples=count))
 
 
 def in_blocks(
@@ -156,10 +158,10 @@ def in_blocks(
     """Undo ``by_point``, perhaps for another number of devices."""
     blocks = _blocks(probe, point_batch, mesh)
     index = blocks.starts[:, None] + np.arange(blocks.size)
-    count = jnp.broadcast_to(carry.prefix.count, len(blocks.starts))
-    prefix = carry.prefix._replace(count=_NOTHING)
+    count = jnp.broadcast_to(carry.prefix.num_samples, len(blocks.starts))
+    prefix = carry.prefix._replace(num_samples=_NOTHING)
     cut = jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], carry._replace(prefix=prefix))
-    return cut._replace(prefix=cut.prefix._replace(count=count))
+    return cut._replace(prefix=cut.prefix._replace(num_samples=count))
 
 
 @functools.cache

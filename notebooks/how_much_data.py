@@ -72,7 +72,7 @@ start = model.init(init_key, known["inputs"])
 params = train.fit(
     loss, start, known, epochs=EPOCHS, batch_size=64, learning_rate=1e-3, key=train_key
 ).params
-space = js.hessian_subspace(loss, params, known, dim=10)
+space = js.hessian_subspace(probe_key, loss, params, known, dim=10)
 probes = {sigma: js.gaussian(probe_key, space, POINTS, sigma) for sigma in (0.01, 1.0)}
 accuracy = train.accuracy(model.apply, params, *fresh.values(), batch_size=1000)
 print(source.note or f"{source.label}: accuracy {accuracy:.2%} on {FRESH:,} fresh samples")
@@ -94,11 +94,11 @@ every_loss = js.reductions.losses(POINTS)  # keep ℓ_i(w), of every sample at e
 
 def foretell(evidence, **how):
     """E_w S² with its 90 % interval, carried by how many samples, and the sizes that follow."""
-    variance = js.loss_variance.loss_variance(evidence, **how)
+    variance = js.estimate_loss_variance(evidence, **how)
     sizes = {
         "K, mean over orders": [js.increment_size(v, TOLERANCE) for v in variance.interval],
         "K of a run": js.exceedance_size(
-            evidence.delta.largest, evidence.prefix.count - 1, TOLERANCE
+            evidence.delta.largest, evidence.prefix.num_samples - 1, TOLERANCE
         ),
         "K_ε": [js.distance_size(v, EPSILON) for v in variance.interval],
     }
@@ -116,7 +116,7 @@ def report(sigma, variance, sizes):
 
 few = jax.tree.map(lambda leaf: leaf[:PILOT], fresh)
 for sigma, probe in probes.items():
-    report(sigma, *foretell(js.loss_variance.of(js.evaluate(loss, probe, few, every_loss))))
+    report(sigma, *foretell(js.evidence_of(js.evaluate(loss, probe, few, every_loss))))
 
 # %% [markdown]
 # Whether to believe it is said by *carried by*: $(\sum z)^2 / \sum z^2$ of the samples' terms
@@ -160,7 +160,7 @@ def held(losses, level):
     hits = []
     for seed in range(PILOTS):
         run = np.random.default_rng(seed).permutation(losses, axis=1)
-        variance, sizes = foretell(js.loss_variance.of(run[:, :PILOT]), fixed_points=True)
+        variance, sizes = foretell(js.evidence_of(run[:, :PILOT]), fixed_points=True)
         last, interval = js.sufficient_size(change(run), TOLERANCE), sizes["K of a run"]
         hits.append(
             [
@@ -200,7 +200,9 @@ for first in range(0, FRESH, PILOT):
 
 last = truth[SIGMA]["last"]
 stopped = decisions[-1].stop
-print(f"{'stopped' if stopped else 'never stopped, seen'} after {decisions[-1].count:,} samples")
+print(
+    f"{'stopped' if stopped else 'never stopped, seen'} after {decisions[-1].num_samples:,} samples"
+)
 print(f"the last Δ_k to reach the tolerance in all {FRESH:,} came at k = {last.k - 1:,}")
 
 
@@ -211,7 +213,7 @@ def numbers(interval):
 
 
 found = {
-    "look_k": np.array([decision.count for decision in decisions]),
+    "look_k": np.array([decision.num_samples for decision in decisions]),
     "law": np.array([numbers(decision.law) for decision in decisions]),
     "exceedance": np.array([numbers(decision.exceedance) for decision in decisions]),
 }

@@ -92,7 +92,7 @@ print(f"training loss {fitted.epoch_losses[-1]:.3g} nats, test accuracy {accurac
 SIGMAS = (0.01, 1.0)  # standard deviation along each direction, in units of the parameters
 TOLERANCES = jnp.array([1e-4, 1e-5, 1e-6, 1e-7])  # of Δ_k, in nats²
 
-space = js.hessian_subspace(loss, params, samples, dim=10)
+space = js.hessian_subspace(probe_key, loss, params, samples, dim=10)
 probes = [js.gaussian(probe_key, space, POINTS, sigma) for sigma in SIGMAS]
 curves = [js.delta(loss, probe, samples) for probe in probes]
 law = js.quadratic_delta(js.project(loss, space, samples), jnp.array(SIGMAS))

@@ -48,7 +48,7 @@ def answer(question, mesh):
     output_loss = lambda outputs, batch: js.losses.cross_entropy(outputs, batch["targets"])  # noqa: E731
     model = lambda w, batch: mlp_apply(w, batch["inputs"])  # noqa: E731
     if question == "pairs":
-        pairs = js.top_eigenpairs(hessian(), params, 3, key=key)
+        pairs = js.top_eigenpairs(key, hessian(), params, 3)
         return pairs.values, jax.tree.map(abs, pairs.vectors), pairs.converged
     if question == "shared":
         sizes["batch_size"] = 4  # not compiled before

@@ -65,14 +65,14 @@ def how_much_data(found):
         delta = (increments64(losses) ** 2).mean(0)
         assert truth["last"].k == one_past_the_last(delta, [found.TOLERANCE])[0]
         assert found.shares[sigma].min() > 0.7
-    variance, sizes = found.foretell(js.loss_variance.of(jnp.asarray(losses)))
+    variance, sizes = found.foretell(js.evidence_of(jnp.asarray(losses)))
     value = losses.var(1, ddof=1).mean()  # of the last σ, the monitor's
     np.testing.assert_allclose(variance.interval.value, value, rtol=1e-4)
     root = np.sqrt(value / found.TOLERANCE)
     assert abs(int(sizes["K, mean over orders"][1].k) - root) <= 1
     assert abs(int(sizes["K_ε"][1].k) - value / found.EPSILON**2) <= 1
     *earlier, final = found.decisions
-    met = int(final.count)
+    met = int(final.num_samples)
     assert met == found.PILOT * len(found.decisions)
     level = losses[:, :met].var(1, ddof=1).mean()
     np.testing.assert_allclose(final.loss_variance.interval.value, level, rtol=1e-4)

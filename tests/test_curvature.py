@@ -206,7 +206,7 @@ def test_one_program_serves_every_call_with_the_same_loss():
         operator = hessian_operator(loss, params, data, batch_size=10)
         before = len(traces)
         operator(vector)
-        found = top_eigenpairs(operator, params, 2, key=jax.random.key(seed))
+        found = top_eigenpairs(jax.random.key(seed), operator, params, 2)
         expected = np.sort(np.linalg.eigvalsh(logistic_hessian(params, data)))[::-1][:2]
         np.testing.assert_allclose(found.values, expected, rtol=1e-4)
         return len(traces) - before
@@ -231,9 +231,9 @@ def test_top_eigenpairs_of_a_network_against_numpy():
     params, data = network_case()
     operator = hessian_operator(network_loss, params, data, batch_size=10)
     exact = np.linalg.eigvalsh(dense(operator, params))
-    largest = top_eigenpairs(operator, params, 4, key=jax.random.key(0))
+    largest = top_eigenpairs(jax.random.key(0), operator, params, 4)
     np.testing.assert_allclose(largest.values, exact[::-1][:4], rtol=1e-4)
-    signed = top_eigenpairs(operator, params, 10, key=jax.random.key(0), which="magnitude")
+    signed = top_eigenpairs(jax.random.key(0), operator, params, 10, which="magnitude")
     expected = exact[np.argsort(-np.abs(exact))][:10]
     assert expected.min() < 0
     np.testing.assert_allclose(signed.values, expected, rtol=1e-4)

@@ -171,7 +171,7 @@ def answers(loss, of, space):
     """Curvature, the quadratic model, and a surface over the leading eigenvectors."""
     space = js.Subspace(of(space.origin), of(space.basis))
     first = jax.tree.map(lambda leaf: leaf[0], space.basis)
-    top = js.hessian_subspace(loss, space.origin, DATA, 2, tol=1e-5)
+    top = js.hessian_subspace(jax.random.key(0), loss, space.origin, DATA, 2, tol=1e-5)
     eigen = js.project(loss, top, DATA).hessian.mean(0)
     sheet = js.surface(loss, js.grid(space, radius=1.0, num=2), DATA, ks=(1, N))
     product = js.hessian_operator(loss, space.origin, DATA)(first)

@@ -32,7 +32,7 @@ def operator(matrix):
 
 def solve(matrix, num, seed=0, **options):
     like = jnp.zeros(len(matrix))
-    return top_eigenpairs(operator(matrix), like, num, key=jax.random.key(seed), **options)
+    return top_eigenpairs(jax.random.key(seed), operator(matrix), like, num, **options)
 
 
 def leading(eigenvalues, num, which="largest"):
@@ -184,7 +184,7 @@ def test_reported_products_are_those_made():
     def matvec(vector):
         return jax.pure_callback(product, vector, vector)
 
-    found = top_eigenpairs(matvec, jnp.zeros(60), 3, key=jax.random.key(0), krylov_dim=10)
+    found = top_eigenpairs(jax.random.key(0), matvec, jnp.zeros(60), 3, krylov_dim=10)
     check(found, matrix, leading(np.linspace(0, 1, 60), 3))
     assert int(found.matvecs) == next(calls)
 
@@ -218,7 +218,7 @@ def test_pytree_in_and_out():
         return {"a": image[:6].reshape(2, 3), "b": [image[6:]]}
 
     like = {"a": jnp.zeros((2, 3)), "b": [jnp.zeros(6)]}
-    found = top_eigenpairs(matvec, like, 2, key=jax.random.key(0))
+    found = top_eigenpairs(jax.random.key(0), matvec, like, 2)
     assert found.vectors["a"].shape == (2, 2, 3)
     flat = jnp.concatenate([found.vectors["a"].reshape(2, 6), found.vectors["b"][0]], 1)
     check(found._replace(vectors=flat), matrix, [11, 10])
@@ -229,7 +229,7 @@ def test_under_a_hosts_jit():
 
     @jax.jit
     def inside(array, key):
-        return top_eigenpairs(lambda v: array @ v, jnp.zeros(40), 3, key=key)
+        return top_eigenpairs(key, lambda v: array @ v, jnp.zeros(40), 3)
 
     found = inside(jnp.asarray(matrix, jnp.float32), jax.random.key(0))
     check(found, matrix, leading(np.linspace(0, 1, 40), 3))
@@ -243,7 +243,7 @@ def test_closure_is_read_anew_at_each_call():
 
     for factor in (1.0, -1.0):
         held["matrix"] = factor * jnp.diag(jnp.arange(10.0))
-        found = top_eigenpairs(matvec, jnp.zeros(10), 1, key=jax.random.key(0))
+        found = top_eigenpairs(jax.random.key(0), matvec, jnp.zeros(10), 1)
         assert float(found.values[0]) == pytest.approx(max(0.0, 9 * factor), abs=1e-4)
 
 
@@ -271,7 +271,7 @@ def test_double_precision_where_enabled():
     with jax.enable_x64(True):
         matrix = jnp.asarray(rotated(np.linspace(0, 1, 40)))
         found = top_eigenpairs(
-            Partial(jnp.matmul, matrix), jnp.zeros(40), 3, key=jax.random.key(0), tol=1e-11
+            jax.random.key(0), Partial(jnp.matmul, matrix), jnp.zeros(40), 3, tol=1e-11
         )
         assert found.values.dtype == jnp.float64
         np.testing.assert_allclose(found.values, leading(np.linspace(0, 1, 40), 3), rtol=1e-11)

@@ -31,7 +31,7 @@ def test_the_stream_ends_with_the_variance_of_the_whole(watched):
     _, decisions = watched
     want = LOSSES.astype(float).var(1, ddof=1).mean()
     np.testing.assert_allclose(decisions.loss_variance.interval.value[-1], want, rtol=1e-5)
-    np.testing.assert_array_equal(decisions.count, 60 * np.arange(1, 101))
+    np.testing.assert_array_equal(decisions.num_samples, 60 * np.arange(1, 101))
 
 
 def test_it_stops_where_definition_4_would_within_its_interval(watched):
@@ -41,8 +41,8 @@ def test_it_stops_where_definition_4_would_within_its_interval(watched):
     delta = (increments64(LOSSES) ** 2).mean(0)
     k = int(js.sufficient_size(delta, TOLERANCE).k)
     last = decisions.exceedance
-    assert last.low.k[at] <= k <= last.high.k[at] <= decisions.count[at]
-    assert decisions.count[at - 1] < last.high.k[at - 1]
+    assert last.low.k[at] <= k <= last.high.k[at] <= decisions.num_samples[at]
+    assert decisions.num_samples[at - 1] < last.high.k[at - 1]
     variance = LOSSES.astype(float).var(1, ddof=1).mean()
     law = variance / np.arange(1, 6000) / np.arange(2, 6001)
     k = int(js.sufficient_size(law, TOLERANCE).k)
@@ -55,8 +55,8 @@ def test_batches_of_any_size_give_the_same_end(watched):
     other = watch.init()
     for part in np.split(LOSSES, [1, 2, 1000, 4321], axis=1):
         other = watch.update(other, part)
-    rounded = (state.prefix.mean, state.prefix.count, state.delta, state.shape)
-    again = (other.prefix.mean, other.prefix.count, other.delta, other.shape)
+    rounded = (state.prefix.mean, state.prefix.num_samples, state.delta, state.centered)
+    again = (other.prefix.mean, other.prefix.num_samples, other.delta, other.centered)
     for a, b in zip(jax.tree.leaves(rounded), jax.tree.leaves(again), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-2)  # low halves of sums near 1e4
 

@@ -37,7 +37,7 @@ def test_samples_met_before_change_nothing():
     state, _ = extend(prefix.start(3), losses[:, :20], jnp.ones(20, bool))
     again = jnp.asarray(np.concatenate([losses[:, 15:20], losses[:, 20:]], 1))
     state, steps = extend(state, again, jnp.arange(15) >= 5)
-    assert int(state.count) == 30
+    assert int(state.num_samples) == 30
     np.testing.assert_array_equal(steps.k[5:], np.arange(20, 30))
     np.testing.assert_allclose(state.mean, losses.mean(1), rtol=1e-6)
     np.testing.assert_allclose(

@@ -43,8 +43,8 @@ def solved(case):
     unravel = ravel_pytree(params)[1]
     basis = jax.vmap(unravel)(jnp.asarray(reference))
     found = prefix_spectra(
-        mlp_loss, params, data, 4,
-        key=KEY, ks=KS, reference=basis, keep_vectors=True, batch_size=16,
+        KEY, mlp_loss, params, data, 4,
+        ks=KS, reference=basis, keep_vectors=True, batch_size=16,
     )  # fmt: skip
     return found, reference.astype(float)
 
@@ -92,7 +92,7 @@ def test_overlap_of_a_plane_with_a_line_in_it():
 @pytest.mark.parametrize("batch_size", [7, 101])
 def test_the_batch_size_does_not_matter(case, solved, batch_size):
     params, data, _ = case
-    found = prefix_spectra(mlp_loss, params, data, 4, key=KEY, ks=KS, batch_size=batch_size)
+    found = prefix_spectra(KEY, mlp_loss, params, data, 4, ks=KS, batch_size=batch_size)
     np.testing.assert_allclose(found.values, solved[0].values, rtol=1e-5)
     assert found.overlap is None
     assert found.vectors is None
@@ -103,7 +103,7 @@ def test_every_k_is_solved_as_if_alone(case, solved):
     params, data, _ = case
     for j, k in ((0, 1), (3, 17)):
         first = jax.tree.map(lambda leaf, k=k: leaf[:k], data)
-        alone = prefix_spectra(mlp_loss, params, first, 4, key=KEY, ks=[k], batch_size=16)
+        alone = prefix_spectra(KEY, mlp_loss, params, first, 4, ks=[k], batch_size=16)
         np.testing.assert_allclose(alone.values[0], solved[0].values[j], rtol=2e-5)
 
 
@@ -115,7 +115,7 @@ def test_fewer_curved_directions_than_asked_for():
 
     for scale in (1e-9, 1.0, 1e6):
         inputs = np.random.default_rng(0).normal(size=(6, 40)) * scale
-        found = prefix_spectra(loss, jnp.zeros(40), jnp.asarray(inputs), 5, key=KEY, ks=[1, 3, 6])
+        found = prefix_spectra(KEY, loss, jnp.zeros(40), jnp.asarray(inputs), 5, ks=[1, 3, 6])
         assert np.all(found.converged)
         for j, k in enumerate((1, 3, 6)):
             exact = np.linalg.eigvalsh(inputs[:k].T @ inputs[:k] / k)[::-1][:5]
@@ -124,7 +124,7 @@ def test_fewer_curved_directions_than_asked_for():
 
 def test_no_curvature_at_all():
     found = prefix_spectra(
-        lambda w, batch: batch @ w, jnp.zeros(30), jnp.ones((4, 30)), 2, key=KEY, ks=[1, 4]
+        KEY, lambda w, batch: batch @ w, jnp.zeros(30), jnp.ones((4, 30)), 2, ks=[1, 4]
     )
     assert np.all(found.converged)
     assert not np.any(found.values)
@@ -140,7 +140,7 @@ def test_the_loss_is_traced_once_for_all_k(case):
 
     def solve(ks):
         before = len(traces)
-        prefix_spectra(loss, params, data, 2, key=KEY, ks=ks)
+        prefix_spectra(KEY, loss, params, data, 2, ks=ks)
         return len(traces) - before
 
     assert solve([3]) > 0
@@ -166,7 +166,7 @@ def test_eigenvalue_delta_is_the_diagonal_law_where_eigenvectors_are_shared():
     def loss(w, batch):
         return (batch @ w) ** 2 / 2
 
-    found = prefix_spectra(loss, params, data, 3, key=KEY, ks=range(3, 10))
+    found = prefix_spectra(KEY, loss, params, data, 3, ks=range(3, 10))
     k, delta = eigenvalue_delta(found, 0.1)
     law = quadratic_delta(project(loss, Subspace(params, jnp.eye(3)), data), 0.1)
     np.testing.assert_array_equal(k, range(3, 9))
@@ -209,7 +209,7 @@ def test_geometric():
 
 def test_default_grid(case):
     params, data, _ = case
-    found = prefix_spectra(mlp_loss, params, data, 1, key=KEY)
+    found = prefix_spectra(KEY, mlp_loss, params, data, 1)
     np.testing.assert_array_equal(found.k, geometric(10, 101))
 
 
@@ -228,9 +228,9 @@ def test_default_grid(case):
 )
 def test_bad_input_is_one_clear_line(case, changes, message):
     params, data, _ = case
-    arguments = {"num": 2, "key": KEY} | changes
+    arguments = {"num": 2} | changes
     with pytest.raises(InputError, match=message) as caught:
-        prefix_spectra(mlp_loss, params, data, **arguments)
+        prefix_spectra(KEY, mlp_loss, params, data, **arguments)
     assert "\n" not in str(caught.value)
 
 

@@ -137,7 +137,7 @@ def test_the_law_is_monte_carlo_of_a_quadratic_loss(sigma):
     assert np.sqrt((distance**2).mean()) < 2
     assert np.abs(distance).max() < 5
     np.testing.assert_allclose(curve.mean.sum(), law.total.sum(), rtol=0.05)
-    np.testing.assert_allclose(curve.shape.sum(), law.shape.sum(), rtol=0.05)
+    np.testing.assert_allclose(curve.centered.sum(), law.centered.sum(), rtol=0.05)
 
 
 def test_gauss_hermite_quadrature_of_one_dimension_is_exact():
@@ -149,7 +149,7 @@ def test_gauss_hermite_quadrature_of_one_dimension_is_exact():
     steps = moments64(model, 0.7 * nodes[:, None])
     law = quadratic_delta(model, 0.7)
     np.testing.assert_allclose(law.total, weights @ steps**2, rtol=1e-5)
-    np.testing.assert_allclose(law.shape, weights @ (steps - weights @ steps) ** 2, rtol=1e-4)
+    np.testing.assert_allclose(law.centered, weights @ (steps - weights @ steps) ** 2, rtol=1e-4)
 
 
 def test_bad_input_is_refused():

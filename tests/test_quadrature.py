@@ -29,7 +29,7 @@ def operator(matrix):
 def density(matrix, seed=0, num_probes=40, num_steps=8):
     like = jnp.zeros(len(matrix))
     return spectral_density(
-        operator(matrix), like, key=jax.random.key(seed), num_probes=num_probes, num_steps=num_steps
+        jax.random.key(seed), operator(matrix), like, num_probes=num_probes, num_steps=num_steps
     )
 
 
@@ -93,7 +93,7 @@ def test_smooth_density_within_its_error():
 
 def test_trace_is_within_an_error_that_is_neither_too_large_nor_too_small():
     estimates = [
-        trace(operator(MATRIX), jnp.zeros(P), key=jax.random.key(seed), num_probes=50)
+        trace(jax.random.key(seed), operator(MATRIX), jnp.zeros(P), num_probes=50)
         for seed in range(40)
     ]
     scores = np.array([(float(e.mean) - SPECTRUM.sum()) / float(e.sem) for e in estimates])
@@ -108,7 +108,7 @@ def test_trace_of_a_diagonal_operator_on_a_pytree_is_exact():
     like = {"a": jnp.zeros((2, 3)), "b": jnp.zeros(4)}
     scales = {"a": jnp.arange(6.0).reshape(2, 3), "b": -jnp.ones(4)}
     found = trace(
-        lambda v: jax.tree.map(jnp.multiply, scales, v), like, key=jax.random.key(0), num_probes=2
+        jax.random.key(0), lambda v: jax.tree.map(jnp.multiply, scales, v), like, num_probes=2
     )
     assert float(found.mean) == pytest.approx(11, rel=1e-6)
     assert float(found.sem) == pytest.approx(0, abs=1e-5)
@@ -117,14 +117,14 @@ def test_trace_of_a_diagonal_operator_on_a_pytree_is_exact():
 def test_bad_input_is_one_clear_line():
     like, key = jnp.zeros(5), jax.random.key(0)
     for call, message in [
-        (lambda: trace(jnp.abs, like, key=key, num_probes=1), "at least 2 probes"),
-        (lambda: trace(jnp.abs, jnp.arange(5), key=key, num_probes=2), "found int32"),
+        (lambda: trace(key, jnp.abs, like, num_probes=1), "at least 2 probes"),
+        (lambda: trace(key, jnp.abs, jnp.arange(5), num_probes=2), "found int32"),
         (
-            lambda: spectral_density(jnp.abs, like, key=key, num_probes=1, num_steps=2),
+            lambda: spectral_density(key, jnp.abs, like, num_probes=1, num_steps=2),
             "at least 2 probes",
         ),
         (
-            lambda: spectral_density(jnp.abs, like, key=key, num_probes=2, num_steps=6),
+            lambda: spectral_density(key, jnp.abs, like, num_probes=2, num_steps=6),
             "num_steps <= 5",
         ),
         (lambda: density(np.eye(5), num_steps=2).smooth(like, 0.0), "width above 0"),

@@ -13,7 +13,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 SMALLER = {
     "60_000": "300",
     "dim=10": "dim=3",
-    "params, 10, key": "params, 3, key",
+    "params, 10)": "params, 3)",
     "num=41": "num=3",
 }
 

@@ -26,7 +26,7 @@ def test_errors_come_from_the_means_over_groups():
     np.testing.assert_allclose(got.sem, squares.std(0, ddof=1) / 2, rtol=1e-3)
     pairs = [means[r] * means[s] for r in range(4) for s in range(4) if r != s]
     shape = (steps**2).mean(0) - np.mean(pairs, 0)
-    np.testing.assert_allclose(got.shape, shape, rtol=1e-3, atol=1e-5 * shape.mean())
+    np.testing.assert_allclose(got.centered, shape, rtol=1e-3, atol=1e-5 * shape.mean())
     np.testing.assert_allclose(got.first_order, abs(steps).mean(0), rtol=1e-5)
 
 
@@ -41,7 +41,7 @@ def test_groups_of_one_point_are_independent_points():
 
 
 def regression():
-    """A loss that is quadratic in w, its data, and its Δ_k and shape delta in float64."""
+    """A loss that is quadratic in w, its data, and its Δ_k and centered delta in float64."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(N, D)).astype(np.float32), rng.normal(size=N).astype(np.float32)
     a, b, h = (
@@ -72,7 +72,7 @@ def runs():
 
 def test_mean_and_shape_are_unbiased(runs):
     sobol, _, law, shape = runs
-    for values, truth in ((sobol.mean, law), (sobol.shape, shape)):
+    for values, truth in ((sobol.mean, law), (sobol.centered, shape)):
         error = values.std(0, ddof=1) / np.sqrt(RUNS)
         assert (abs(values.mean(0) - truth) < 4 * error).all()
         assert (error < 0.01 * truth).all()

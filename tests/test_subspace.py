@@ -46,7 +46,7 @@ def test_filters_take_the_norm_of_the_trained_filters():
 
 def test_hessian_subspace_spans_the_top_eigenvectors():
     params, data = mlp_problem()
-    space = js.hessian_subspace(mlp_loss, params, data, 3, tol=1e-5)
+    space = js.hessian_subspace(jax.random.key(0), mlp_loss, params, data, 3, tol=1e-5)
     flat, unravel = jax.flatten_util.ravel_pytree(params)
     hessian = jax.jit(jax.hessian(lambda x: mlp_loss(unravel(x), data).mean()))(flat)
     vectors = np.linalg.eigh(np.asarray(hessian, np.float64))[1][:, ::-1][:, :3]
@@ -61,7 +61,7 @@ def test_a_dimension_out_of_range_is_refused(dim):
     with pytest.raises(js.InputError, match="dimension from 1 to 186"):
         js.random_subspace(KEY, params, dim)
     with pytest.raises(js.InputError, match="dimension from 1 to 186"):
-        js.hessian_subspace(mlp_loss, params, data, dim)
+        js.hessian_subspace(jax.random.key(0), mlp_loss, params, data, dim)
 
 
 def test_other_bad_input_is_refused():

@@ -31,7 +31,7 @@ def test_delta_matches_a_float64_loop(problem, batch_size, point_batch):
     np.testing.assert_array_equal(got.k, np.arange(1, N))
     np.testing.assert_allclose(got.mean, (steps**2).mean(0), rtol=1e-5)
     np.testing.assert_allclose(got.sem, (steps**2).std(0, ddof=1) / np.sqrt(M), rtol=1e-4)
-    np.testing.assert_allclose(got.shape, steps.var(0, ddof=1), rtol=1e-4)
+    np.testing.assert_allclose(got.centered, steps.var(0, ddof=1), rtol=1e-4)
     np.testing.assert_allclose(got.first_order, np.abs(steps).mean(0), rtol=1e-5)
     np.testing.assert_allclose(got.loss_variance, rows.var(1, ddof=1), rtol=1e-5)
     assert not np.any(got.nonfinite)
@@ -120,7 +120,7 @@ def test_isotropic_and_single_probes_match_numpy(problem):
     want = increments64(mlp_losses64(params, data)[None])[0] ** 2
     np.testing.assert_allclose(alone.mean, want, rtol=1e-4, atol=1e-14)
     assert np.isnan(alone.sem).all()
-    assert np.isnan(alone.shape).all()
+    assert np.isnan(alone.centered).all()
 
 
 def test_surface_matches_numpy(problem):

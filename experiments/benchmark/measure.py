@@ -80,7 +80,7 @@ def stages_of(problem: Problem, params: Params, points: int, dim: int) -> list[S
     n, data, key = len(problem.order), problem.samples, problem.keys["probe"]
     forward = lambda: train.mean_loss(problem.loss, params, data, batch_size=1000)  # noqa: E731
     hessian = js.hessian_operator(problem.loss, params, data)
-    solve = lambda: js.top_eigenpairs(hessian, params, dim, key=problem.keys["subspace"])  # noqa: E731
+    solve = lambda: js.top_eigenpairs(problem.keys["subspace"], hessian, params, dim)  # noqa: E731
     pairs = solve()
     space = js.Subspace(params, pairs.vectors)
     everywhere = js.isotropic(key, params, points, 0.01)
@@ -144,7 +144,7 @@ def against_pytorch(problem: Problem, params: Params, dim: int) -> list[Stage]:
     space = js.random_subspace(problem.keys["subspace"], params, dim)
     probe = js.gaussian(problem.keys["probe"], space, ALONG, 0.01)
     hessian = js.hessian_operator(problem.loss, params, problem.samples)
-    search = functools.partial(js.top_eigenpairs, key=problem.keys["subspace"], copies=False)
+    search = functools.partial(js.top_eigenpairs, problem.keys["subspace"], copies=False)
 
     ours = {
         "sweep": timer(lambda: js.delta(problem.loss, probe, few)),

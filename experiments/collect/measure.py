@@ -188,7 +188,7 @@ def _space(problem: Problem, config: Any, params: Params, k: int) -> js.Subspace
         rows, count = spread(k, min(config.hessian_samples, len(problem.order)))
         few = jax.tree.map(lambda leaf: leaf[rows], problem.samples)
         operator = js.hessian_operator(problem.loss, params, few, count=count)
-        pairs = js.top_eigenpairs(operator, params, config.dim, key=key, tol=TOL)
+        pairs = js.top_eigenpairs(key, operator, params, config.dim, tol=TOL)
         return js.Subspace(params, pairs.vectors)
     return js.random_subspace(
         key, params, config.dim, normalization="filter" if config.subspace == "filter" else "unit"
@@ -200,7 +200,7 @@ def _numbers(said: Decision) -> Look:
     if bad:
         raise InputError(
             f"expected finite losses around the network, found NaN or infinity for {bad} of "
-            f"{int(said.count)} samples; lower --sigma"
+            f"{int(said.num_samples)} samples; lower --sigma"
         )
     if np.isnan(said.loss_variance.interval.value):
         raise InputError(
@@ -208,7 +208,7 @@ def _numbers(said: Decision) -> Look:
             "1e18; lower --sigma"
         )
     return Look(
-        np.asarray(said.count),
+        np.asarray(said.num_samples),
         np.asarray(said.loss_variance.interval),
         np.asarray(said.loss_variance.effective),
         _sizes(said.law),

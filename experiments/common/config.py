@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 import tyro
 
@@ -13,6 +15,38 @@ from jaxscape import InputError
 def default(words: str) -> Any:
     """Annotates a flag whose default is nothing: what ``--help`` says in its place."""
     return tyro.conf.arg(help_behavior_hint=f"(default: {words})")
+
+
+class Range(NamedTuple):
+    """What a setting may be, as part of its type: ``points: Annotated[int, at_least(2)] = 256``."""
+
+    holds: Callable[[Any], bool]
+    words: str
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise an ``InputError`` unless the value, or each of several, is in range."""
+        several = isinstance(value, tuple)
+        values = value if several else () if value is None else (value,)
+        if all(map(self.holds, values)) and (values or not several):
+            return
+        words = f"one or more numbers {self.words}" if several else self.words
+        found = (" ".join(f"{v:g}" for v in value) or "none") if several else value
+        raise InputError(f"expected --{name.replace('_', '-')} {words}, found {found}; change it")
+
+
+def at_least(low: float) -> Range:
+    """A finite number of at least ``low``."""
+    return Range(lambda value: low <= value < math.inf, f"of at least {low:g}")
+
+
+def above(low: float) -> Range:
+    """A finite number above ``low``."""
+    return Range(lambda value: low < value < math.inf, f"above {low:g}")
+
+
+def between(low: float, high: float) -> Range:
+    """A number from ``low`` to ``high``."""
+    return Range(lambda value: low <= value <= high, f"from {low:.10g} to {high:.10g}")
 
 
 SIZES = {"mlp": (256, 2), "cnn": (256, 2), "transformer": (24, 1)}
@@ -27,51 +61,41 @@ class ProblemConfig:
     """A name below, npz:PATH of your own, or auto: MNIST where it can be had, else glyphs."""
     data_dir: Annotated[str | None, default("JAXSCAPE_DATA_DIR, else a download")] = None
     """Folder with the data set's files."""
-    k_max: int = 60_000
+    k_max: Annotated[int, at_least(2)] = 60_000
     """Samples, at least 2: w* is trained on them, and k goes up to them."""
     order: Literal["shuffled", "dataset"] = "shuffled"
     """Order of the samples: shuffled by the seed, or as the data set has them."""
     model: Literal["mlp", "cnn", "transformer"] = "mlp"
     """Fully connected, convolutional, or of sequences of tokens, such as sums."""
-    hidden: Annotated[int | None, default("256, of a transformer 24")] = None
+    hidden: Annotated[int | None, at_least(1), default("256, of a transformer 24")] = None
     """Units per hidden layer; of a cnn 8 times its first channels, of a transformer the width."""
-    layers: Annotated[int | None, default("2, of a transformer 1")] = None
+    layers: Annotated[int | None, at_least(0), default("2, of a transformer 1")] = None
     """Number of hidden layers, or of a transformer's blocks."""
-    epochs: int = 10
+    epochs: Annotated[int, at_least(0)] = 10
     """Training, in passes over the samples; 0 leaves the network as initialised."""
-    batch_size: int = 64
+    batch_size: Annotated[int, at_least(1)] = 64
     """Samples per training step."""
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, above(0)] = 1e-3
     """Adam's learning rate: the size of its first steps, in units of the parameters."""
-    seed: int = 0
+    seed: Annotated[int, between(0, 2**32 - 1)] = 0
     """Seed of every random choice, an integer from 0 to 4294967295."""
 
     def __post_init__(self) -> None:
-        """Settle what hangs on other settings."""
+        """Fill in what depends on other settings."""
         for name, usual in zip(("hidden", "layers"), SIZES[self.model], strict=True):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, usual)
 
     def ranges(self) -> list[tuple[str, Any, bool, str]]:
         """Flag, value, whether it is in range, and the range in words."""
-        hidden, layers = self.hidden or 0, self.layers or 0
-        return [
-            ("k-max", self.k_max, self.k_max >= 2, "at least 2"),
-            ("hidden", hidden, hidden >= 1, "at least 1"),
-            ("layers", layers, layers >= 0, "at least 0"),
-            ("epochs", self.epochs, self.epochs >= 0, "at least 0"),
-            ("batch-size", self.batch_size, self.batch_size >= 1, "at least 1"),
-            (
-                "learning-rate",
-                self.learning_rate,
-                0 < self.learning_rate < float("inf"),
-                "a finite number above 0",
-            ),
-            ("seed", self.seed, 0 <= self.seed < 2**32, "from 0 to 4294967295"),
-        ]
+        return []
 
     def check(self) -> None:
         """Raise an ``InputError`` for the first setting out of range."""
+        for name, hint in get_type_hints(type(self), include_extras=True).items():
+            for bound in getattr(hint, "__metadata__", ()):
+                if isinstance(bound, Range):
+                    bound.check(name, getattr(self, name))
         for flag, value, good, words in self.ranges():
             if not good:
                 raise InputError(f"expected --{flag} {words}, found {value}; change it")

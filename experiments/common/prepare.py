@@ -146,7 +146,7 @@ def eigenspace(
         problem.release()
         data = hosts.together(lambda: problem.read(slice(None)))
     operator = js.hessian_operator(problem.loss, params, data, mesh=mesh)
-    pairs = js.top_eigenpairs(operator, params, dim, key=problem.keys["subspace"])
+    pairs = js.top_eigenpairs(problem.keys["subspace"], operator, params, dim)
     if mesh is not None:
         pairs = devices.local(devices.place(pairs, mesh))
     train.wait(pairs)
@@ -177,5 +177,5 @@ def _save(store: Path, name: str, tree: Any) -> None:
 
 def _abstract_pairs(params: Params, dim: int) -> Eigenpairs:
     """What ``top_eigenpairs`` returns, without its values."""
-    solve = lambda w: js.top_eigenpairs(lambda v: v, w, dim, key=jax.random.key(0))  # noqa: E731
+    solve = lambda w: js.top_eigenpairs(jax.random.key(0), lambda v: v, w, dim)  # noqa: E731
     return jax.eval_shape(solve, jax.tree.map(jnp.asarray, params))

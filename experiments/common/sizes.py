@@ -15,7 +15,7 @@ LEVEL = 0.9
 """Of every interval here."""
 
 
-PARTS = ("delta", "delta_shape")
+PARTS = ("delta", "delta_centered")
 
 
 def level_of(arrays: dict[str, np.ndarray], index: int) -> Interval:
@@ -38,7 +38,7 @@ def effective_of(arrays: dict[str, np.ndarray], index: int) -> float:
 def entries_of(
     arrays: dict[str, np.ndarray], index: int, tolerances: Sequence[float]
 ) -> list[dict[str, Any]]:
-    """Per tolerance, K of this order, with its interval over orders, of Δ and of shape delta.
+    """Per tolerance, K of this order, with its interval over orders, of Δ and of centered delta.
 
     Of Δ also K of the order law, and the K_ε with ε² the tolerance: to the landscape of the
     population, and to that of all samples of the run.
@@ -62,10 +62,10 @@ def entries_of(
                 "k": _k(own["delta"], row),
                 "reached": bool(own["delta"].reached[row]),
                 "ci": [_k(orders["delta"].low, row), _k(orders["delta"].high, row)],
-                "shape_k": _k(own["delta_shape"], row),
-                "shape_ci": [
-                    _k(orders["delta_shape"].low, row),
-                    _k(orders["delta_shape"].high, row),
+                "centered_k": _k(own["delta_centered"], row),
+                "centered_ci": [
+                    _k(orders["delta_centered"].low, row),
+                    _k(orders["delta_centered"].high, row),
                 ],
             }
             | _named("law", law, row)

@@ -277,8 +277,8 @@ def ratio(bench: Bench) -> Record:
     ]
     size = num_parameters(bench.problem.initial)
     seen = (
-        f"Subspace over full space, for D = {', '.join(map(str, MANY_DIMS))} (ratio of the means of "
-        f"k²Δ_k over k ≥ 100): {'; '.join(parts)}. A step along all {size:,} parameters at the "
+        f"Subspace over full space, for D = {', '.join(map(str, MANY_DIMS))} (ratio of the means "
+        f"of k²Δ_k over k ≥ 100): {'; '.join(parts)}. A step along all {size:,} parameters at the "
         f"same σ is √(P/D) times as long, {np.sqrt(size / MANY_DIMS[-1]):.0f} times for "
         f"D = {MANY_DIMS[-1]}."
     ) + benches.caveat(bench)

@@ -101,7 +101,7 @@ def _one(bench: Bench, samples: Batch, number: int) -> tuple[np.ndarray, ...]:
         epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate,
     ).params  # fmt: skip
     operator = js.hessian_operator(problem.loss, params, samples)
-    pairs = js.top_eigenpairs(operator, params, DIM, key=key["subspace"], which="magnitude")
+    pairs = js.top_eigenpairs(key["subspace"], operator, params, DIM, which="magnitude")
     space = js.Subspace(params, pairs.vectors)
     points = SIGMA * jax.random.normal(key["probe"], (config.points, DIM))
     first = js.points(benches.leading(space, 1), points[:, :1])

@@ -93,8 +93,8 @@ def _solve(bench: Bench, loss: PerSampleLoss, params: Params, samples: Batch) ->
         for index in range(config.networks):
             w = jax.tree.map(lambda leaf, index=index: leaf[index], params)
             pairs = js.top_eigenpairs(
-                js.hessian_operator(loss, w, samples), w, config.network_dim,
-                key=problem.keys["subspace"], which="magnitude", tol=TOLERANCE, krylov_dim=kept,
+                problem.keys["subspace"], js.hessian_operator(loss, w, samples), w,
+                config.network_dim, which="magnitude", tol=TOLERANCE, krylov_dim=kept,
             )  # fmt: skip
             solved.append(jax.tree.map(np.asarray, pairs._replace(vectors=None)))
             advance(1)

@@ -68,8 +68,8 @@ def _published_theory(bench: Bench, space: js.Subspace) -> dict[str, np.ndarray]
     chosen = np.asarray([k for k in BATCHES if (k + 1) * published.BATCH <= n])
     ks = np.union1d(chosen, chosen + 1)
     spectra = js.prefix_spectra(
-        problem.loss, space.origin, problem.samples, DIM,
-        ks=ks * published.BATCH, key=problem.keys["subspace"], which="magnitude",
+        problem.keys["subspace"], problem.loss, space.origin, problem.samples, DIM,
+        ks=ks * published.BATCH, which="magnitude",
     )  # fmt: skip
     values = dict(zip(ks.tolist(), np.asarray(spectra.values), strict=True))
     theory = [published.theorem(values[k], values[k + 1]) for k in chosen.tolist()]

@@ -114,7 +114,7 @@ def _find(problem: Problem, config: RefitConfig, work: Path) -> Record:
         "excess_exponent": {
             "value": run_folder.plain(gamma.value),
             "sem": run_folder.plain(gamma.sem),
-            "count": gamma.count,
+            "count": gamma.num_ks,
         },
         "sigmas": prediction.per_sigma(arrays, config.shares),
         "sigmas_lowest": prediction.per_sigma(arrays | lowest, config.shares),

@@ -140,7 +140,7 @@ def _overlaps(
             for params in (network, networks[-1]):
                 operator = js.hessian_operator(problem.loss, params, problem.samples, count=int(k))
                 own = js.top_eigenpairs(
-                    operator, params, len(pairs.values), key=problem.keys["subspace"], tol=TOL
+                    problem.keys["subspace"], operator, params, len(pairs.values), tol=TOL
                 )
                 found["overlap"].append(overlap(own.vectors, pairs.vectors))
                 found["eigenvalues"].append(own.values)
@@ -159,8 +159,9 @@ def _overlaps(
 def _landscape(
     problem: Problem, probe: Any, keep: Reduction, shuffles: np.ndarray, ks: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """``distance``, ``_sem``, ``_shape`` [R, K] of every order; ``loss_variance`` and
-    ``shape_variance`` [3], E_q S² between its 90 % limits; ``effective_samples``; ``coordinates``.
+    """``distance``, ``_sem``, ``_centered`` [R, K] of every order; ``loss_variance`` and
+    ``centered_variance`` [3], E_q S² between its 90 % limits; ``effective_samples``;
+    ``coordinates``.
 
     L_k holds other samples in every repeat, at the same points around the first repeat's w*_N.
     """
@@ -172,12 +173,12 @@ def _landscape(
             f"{losses.shape[1]} samples; lower --sigmas"
         )
     rows = [prediction.distances(losses, order, ks) for order in shuffles]
-    seen = js.loss_variance.of(losses)
-    found = {part: js.loss_variance.loss_variance(seen, part) for part in ("delta", "shape")}
+    seen = js.evidence_of(losses)
+    found = {part: js.estimate_loss_variance(seen, part) for part in ("delta", "centered")}
     return {
         **{name: np.stack([row[name] for row in rows]) for name in rows[0]},
         "loss_variance": np.asarray(found["delta"].interval, np.float32),
-        "shape_variance": np.asarray(found["shape"].interval, np.float32),
+        "centered_variance": np.asarray(found["centered"].interval, np.float32),
         "effective_samples": np.asarray(found["delta"].effective),
         "coordinates": np.asarray(probe.coordinates),
     }

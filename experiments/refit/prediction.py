@@ -32,11 +32,11 @@ class Bracket(NamedTuple):
 
 
 class Slope(NamedTuple):
-    """A slope of logarithms, in the mean over repeats, from ``count`` values of k."""
+    """A slope of logarithms, in the mean over repeats, from ``num_ks`` values of k."""
 
     value: float
     sem: float  #: over the repeats; NaN from one
-    count: int  # type: ignore[assignment]  # a field, not tuple.count
+    num_ks: int
 
 
 def distances(
@@ -45,7 +45,7 @@ def distances(
     """E_q[(L_n(w) − L_k(w))²] over the m points for each k, with L_k of the samples ``order[:k]``.
 
     ``distance``: the mean of the square, ``distance_sem`` its standard error over the points,
-    ``distance_shape``: the variance over the points (m − 1 below), which a shift of the whole
+    ``distance_centered``: the variance over the points (m − 1 below), which a shift of the whole
     surface by a constant leaves alone. In float64, from ℓ_i(w) of all samples.
     """
     sums = np.cumsum(np.asarray(losses, np.float64)[:, order], axis=1)
@@ -53,7 +53,7 @@ def distances(
     return {
         "distance": np.mean(gap**2, 0),
         "distance_sem": np.std(gap**2, 0, ddof=1) / np.sqrt(len(gap)),
-        "distance_shape": np.var(gap, 0, ddof=1),
+        "distance_centered": np.var(gap, 0, ddof=1),
     }
 
 
@@ -127,7 +127,7 @@ def per_sigma(arrays: dict[str, np.ndarray], shares: Sequence[float]) -> list[di
     epsilons = np.asarray(shares) * final
     total, shape = (
         k_epsilon(arrays[name], epsilons, int(arrays["k"][-1]))
-        for name in ("loss_variance", "shape_variance")
+        for name in ("loss_variance", "centered_variance")
     )
     entries = []
     for row, sigma in enumerate(arrays["sigma"]):
@@ -135,7 +135,7 @@ def per_sigma(arrays: dict[str, np.ndarray], shares: Sequence[float]) -> list[di
             {"share": share, "epsilon": float(epsilon)}
             | _networks(arrays["k"], excess, epsilon, found[1])
             | {"k_epsilon": int(found[1]), "k_epsilon_ci": [int(found[0]), int(found[2])]}
-            | {"k_epsilon_shape": int(own[1])}
+            | {"k_epsilon_centered": int(own[1])}
             for share, epsilon, found, own in zip(
                 shares, epsilons, total[row], shape[row], strict=True
             )
@@ -144,7 +144,7 @@ def per_sigma(arrays: dict[str, np.ndarray], shares: Sequence[float]) -> list[di
             {
                 "sigma": float(sigma),
                 "loss_variance": plain(arrays["loss_variance"][row]),
-                "shape_variance": plain(arrays["shape_variance"][row]),
+                "centered_variance": plain(arrays["centered_variance"][row]),
                 "effective_samples": plain(arrays["effective_samples"][row]),
                 "sizes": sizes,
                 "foretells": _verdict(sizes),

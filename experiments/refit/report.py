@@ -40,7 +40,7 @@ def networks(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
                 entry[f"{name}_sem"] = run_folder.plain(column.std(ddof=1) / math.sqrt(len(column)))
         for name in ("overlap_refitted", "overlap_fixed"):
             entry[name] = run_folder.plain(arrays[name][row])
-        for name in ("distance", "distance_shape"):
+        for name in ("distance", "distance_centered"):
             squares = arrays[name][:, :, row].mean(1)
             entry[f"rms_{name}"] = [run_folder.plain(math.sqrt(x)) for x in squares]
         law = arrays["loss_variance"][:, 1].astype(np.float64)
@@ -204,7 +204,7 @@ def networks_figure(
 
 
 def distance(arrays: Arrays, *, dataset: str, fallback: bool = False, unit: str = "nats") -> Figure:
-    """√E_q(L_N − L_k)² beside its law and its shape part, and the excess test loss of w*_k.
+    """√E_q(L_N − L_k)² beside its law and its centered part, and the excess test loss of w*_k.
 
     A panel per σ. Points at k = N, where all are 0, are not drawn; nor is a negative excess.
     """
@@ -217,10 +217,10 @@ def distance(arrays: Arrays, *, dataset: str, fallback: bool = False, unit: str 
     shrink = 1 / k - 1 / arrays["k"][-1]
     for row, (axes, sigma) in enumerate(zip(panels, sigmas, strict=True)):
         axes.set_title(rf"$\sigma$ = {sigma:g}")
-        parts = {"distance": "distance", "distance_shape": "shape part"}
+        parts = {"distance": "distance", "distance_centered": "centered part"}
         for column, (part, name) in enumerate(parts.items()):
             _draw(axes, column, k, arrays[part][row][:, :-1], name, root=True)
-            variance = arrays[("loss_variance", "shape_variance")[column]][row][1]
+            variance = arrays[("loss_variance", "centered_variance")[column]][row][1]
             law = np.sqrt(variance * shrink)
             axes.plot(k, law, "--", color=colour(column), label=f"law of the {name}")
         _draw(axes, 6, k, excess, "excess test loss")

@@ -2,7 +2,7 @@
 
 A pilot is the first n samples of some order, met at a few random points; what it says is held
 against all samples at all points. Arrays that hold an interval end in an axis (low, value, high),
-those that hold both parts start with (Δ, shape delta).
+those that hold both parts start with (Δ, centered delta).
 """
 
 from functools import partial
@@ -14,11 +14,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 import jaxscape as js
-from jaxscape import loss_variance, prefix
-from jaxscape.loss_variance import Evidence
+from jaxscape import prefix
+from jaxscape.loss_variance import Evidence, estimate, evidence_of, extend, start
 from jaxscape.sample_size import SufficientSize
 
-PARTS = ("delta", "shape")
+PARTS = ("delta", "centered")
 
 
 class Question(NamedTuple):
@@ -80,12 +80,12 @@ def ask(
 @partial(jax.jit, static_argnames="question")
 def of_all(losses: Float[Array, "M n"], question: Question) -> Answer:
     """What all samples at all points say; r is empty."""
-    states = jax.tree.map(lambda leaf: leaf[None], loss_variance.of(losses))
+    states = jax.tree.map(lambda leaf: leaf[None], evidence_of(losses))
     return jax.tree.map(lambda leaf: leaf[:, 0], _answers(states, question))
 
 
 def last_exceedance(losses: Float[Array, "m n"], tolerance: float) -> Float[Array, "2"]:
-    """K by Definition 4 of this order, for Δ and for shape delta; n where it is not reached."""
+    """K by Definition 4 of this order, for Δ and for centered delta; n where it is not reached."""
     m = losses.shape[0]
     centred = np.sqrt(m / (m - 1)) * (losses - losses.mean(0))
     curves = [jnp.mean(prefix.increments(rows) ** 2, 0) for rows in (losses, centred)]
@@ -119,10 +119,10 @@ def _states(losses: Float[Array, "m n"], sizes: tuple[int, ...]) -> Evidence:
     segments = losses[:, : sizes[-1]].reshape(m, -1, step).swapaxes(0, 1)
 
     def more(state: Evidence, segment: Float[Array, "m b"]) -> tuple[Evidence, Evidence]:
-        state = loss_variance.extend(state, segment)
+        state = extend(state, segment)
         return state, state
 
-    states = jax.lax.scan(more, loss_variance.start(m), segments)[1]
+    states = jax.lax.scan(more, start(m), segments)[1]
     return jax.tree.map(lambda leaf: leaf[np.array(sizes) // step - 1], states)
 
 
@@ -133,10 +133,10 @@ def _answers(states: Evidence, question: Question) -> Answer:
 
 def _answer(part: str, question: Question, state: Evidence) -> Answer:
     tolerance, epsilon, level, run = question
-    found = loss_variance.loss_variance(state, part, level=level)
+    found = estimate(state, part, level=level)
     levels = jnp.stack(found.interval)
     terms = getattr(state, part).largest
-    count = state.prefix.count - 1
+    count = state.prefix.num_samples - 1
     last = js.exceedance_size(terms, count, tolerance, level=level, within=run)
     return Answer(
         levels,

@@ -2,7 +2,7 @@
 
 Figures of what pilots of few samples foretell, from a list of answers.
 
-An answer is a mapping: ``sigma``, ``part`` ("delta" or "shape"), ``pilots`` (each with the
+An answer is a mapping: ``sigma``, ``part`` ("delta" or "centered"), ``pilots`` (each with the
 intervals ``law`` and ``exceedance`` as (low, value, high), None where beyond all numbers, and
 ``coverage``) and ``all``, what all samples say.
 """
@@ -22,7 +22,7 @@ from jaxscape.lab.style import MARKERS, Keywords, canvas, colour, legend
 from jaxscape.loss_variance import TRUSTED
 from jaxscape.sample_size import MOST
 
-NAMES = {"delta": "Δ, level and shape", "shape": "shape delta"}
+NAMES = {"delta": "Δ and its level", "centered": "centered Δ"}
 
 
 QUANTITIES = ("loss_variance", "law", "distance", "exceedance")
@@ -114,7 +114,7 @@ def _level(value: float | None) -> str:
 PILOT = "samples $n$ of the pilot"
 
 
-PART_LABELS = {"delta": r"$\Delta_k$", "shape": r"shape $\tilde\Delta_k$"}
+PART_LABELS = {"delta": r"$\Delta_k$", "centered": r"centered $\tilde\Delta_k$"}
 
 
 KINDS = (("law", "order law"), ("exceedance", "last exceedance of a run"))

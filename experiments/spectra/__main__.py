@@ -129,9 +129,9 @@ def _solve(
         file=stderr,
     )
     started = time.monotonic()
-    options = {"key": problem.keys["subspace"], "reference": space.basis}
+    options = {"reference": space.basis}
     found = js.prefix_spectra(
-        problem.loss, space.origin, problem.samples, space.dim,
+        problem.keys["subspace"], problem.loss, space.origin, problem.samples, space.dim,
         ks=ks, batch_size=BATCH_SIZE, **options,
     )  # fmt: skip
     jax.block_until_ready(found)

@@ -47,7 +47,7 @@ def arrays_of(
         "sigma": np.asarray(sigmas, np.float32),
         "delta": np.stack([curve.mean for curve in curves]),
         "delta_sem": np.stack([curve.sem for curve in curves]),
-        "delta_shape": np.stack([curve.shape for curve in curves]),
+        "delta_centered": np.stack([curve.centered for curve in curves]),
         "delta_first_order": np.stack([curve.first_order for curve in curves]),
         "loss_variance": variance.mean(1),
         "loss_variance_sem": means.std(1, ddof=1) / np.sqrt(means.shape[1]),

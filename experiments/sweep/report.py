@@ -42,7 +42,7 @@ CAPTIONS = {
     "delta_k2": "Δ_k·k²; dashed the order law, its mean over all orders of these samples, which is "
     "flat. The curve of the one order that was run may lie far below it until the few samples "
     "arrive that carry the variance of the loss.",
-    "shape_part": "Δ_k beside its shape part, which leaves out shifts of the whole surface.",
+    "centered": "Δ_k beside its centered part, which leaves out shifts of the whole surface.",
     "sizes": "K against tolerance: markers one past the last exceedance in this order "
     "(Definition 4), lines the order law, which is the mean over orders and so comes earlier.",
     "law": "Monte-Carlo beside the quadratic law, in full and as published (Figure 9 of Nikitin et "
@@ -65,7 +65,7 @@ def figures_of(arrays: dict[str, np.ndarray], found: dict[str, Any]) -> dict[str
     figures = {
         "delta": plot.delta(k, delta, sem, **common),
         "delta_k2": plot.delta_k2(k, delta, sem, loss_variance=arrays["loss_variance"], **common),
-        "shape_part": plot.shape_part(k, delta, arrays["delta_shape"], **common),
+        "centered": plot.centered(k, delta, arrays["delta_centered"], **common),
         "sizes": _sizes(arrays, found["num_samples"], common),
     }
     if "law_total" in arrays:

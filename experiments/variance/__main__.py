@@ -104,7 +104,7 @@ def _find(problem: Problem, config: VarianceConfig, work: Path) -> Record:
 def entries_of(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     """One entry per sigma: of each estimator the points it needs, and how often it was right.
 
-    Those of Δ_k and its shape part are medians over k, coverage is the mean over k.
+    Those of Δ_k and its centered part are medians over k, coverage is the mean over k.
     """
     return [
         {
@@ -113,7 +113,7 @@ def entries_of(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
                 {
                     "name": estimator.name,
                     "delta": float(np.median(arrays["needed_delta"][index, row])),
-                    "shape": float(np.median(arrays["needed_shape"][index, row])),
+                    "centered": float(np.median(arrays["needed_centered"][index, row])),
                     "level": float(arrays["needed_level"][index, row]),
                     "held": float(np.mean(arrays["held_delta"][index, row])),
                     "held_level": float(arrays["held_level"][index, row]),
@@ -127,10 +127,10 @@ def entries_of(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
 
 def table(entries: list[dict[str, Any]]) -> list[list[str]]:
     """Rows of text, the first one the header: points for an error of 1 %, coverage of 90 %."""
-    rows = [["sigma", "points", "for Δ_k", "shape part", "E S²", "held Δ_k", "E S²"]]
+    rows = [["sigma", "points", "for Δ_k", "centered part", "E S²", "held Δ_k", "E S²"]]
     for entry in entries:
         for found in entry["estimators"]:
-            needed = (f"{max(found[part], 1):,.0f}" for part in ("delta", "shape", "level"))
+            needed = (f"{max(found[part], 1):,.0f}" for part in ("delta", "centered", "level"))
             held = (f"{found[part]:.0%}" for part in ("held", "held_level"))
             rows.append([f"{entry['sigma']:g}", found["name"], *needed, *held])
     return rows

@@ -158,7 +158,7 @@ def measure(
 ) -> dict[str, np.ndarray]:
     """The arrays of results.npz at one sigma, in the order of ``ESTIMATORS``.
 
-    ``needed_delta``, ``needed_shape`` [e, K] and ``needed_level`` [e] are numbers of points;
+    ``needed_delta``, ``needed_centered`` [e, K] and ``needed_level`` [e] are numbers of points;
     ``held_*`` alike how often intervals held the mean.
 
     Raises:
@@ -198,7 +198,7 @@ def _ask(
     needed = [points_needed(v, mean, LEAST[e.draw]) for e, v in values.items()]
     held = [share_held(v, mean, GROUP[e.draw]).mean(0) for e, v in values.items()]
     size = (len(expected) - 1) // 2
-    places: dict[str, Any] = {"delta": slice(size), "shape": slice(size, 2 * size), "level": -1}
+    places: dict[str, Any] = {"delta": slice(size), "centered": slice(size, 2 * size), "level": -1}
     return {
         f"{name}_{part}": np.stack(rows)[:, place]
         for name, rows in (("needed", needed), ("held", held))
@@ -214,7 +214,7 @@ def _modelled(theta: Float[Array, "d"], batch: Quadratic) -> Float[Array, "n"]:
 def _expected(model: Quadratic, k: Int[np.ndarray, "K"], sigma: float) -> Float[np.ndarray, "q"]:
     """What the means of the model's squares are, exactly."""
     law = js.quadratic_delta(model, sigma)
-    total, shape = (np.asarray(part, np.float64) for part in (law.total, law.shape))
+    total, shape = (np.asarray(part, np.float64) for part in (law.total, law.centered))
     every = np.arange(1.0, len(total) + 1)
     # Σ k(k+1) δ_k² over all k is (n − 1) S², see ``evidence``
     return np.concatenate([total[k - 1], shape[k - 1], [np.mean(every * (every + 1) * total)]])

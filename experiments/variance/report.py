@@ -10,7 +10,7 @@ from jaxscape.lab.style import MARKERS, Keywords, canvas, colour, legend
 
 PARTS = {
     "delta": r"$\Delta_k$, median over $k$",
-    "shape": r"shape $\tilde\Delta_k$, median over $k$",
+    "centered": r"centered $\tilde\Delta_k$, median over $k$",
     "level": r"$\mathrm{E}_q S^2$",
 }
 

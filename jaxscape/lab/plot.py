@@ -80,7 +80,7 @@ def delta_k2(
     return finish(figure, dots=True)
 
 
-def shape_part(
+def centered(
     k: Int[np.ndarray, "K"],
     total: Float[np.ndarray, "s K"],
     shape: Float[np.ndarray, "s K"],

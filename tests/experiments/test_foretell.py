@@ -23,7 +23,7 @@ def test_distances_are_those_of_a_loop():
         squares = [gap**2 for gap in gaps]
         shape = sum((gap - sum(gaps) / 4) ** 2 for gap in gaps) / 3
         np.testing.assert_allclose(found["distance"][column], sum(squares) / 4, atol=1e-30)
-        np.testing.assert_allclose(found["distance_shape"][column], shape, atol=1e-30)
+        np.testing.assert_allclose(found["distance_centered"][column], shape, atol=1e-30)
         np.testing.assert_allclose(found["distance_sem"][column], np.std(squares) / 3**0.5)
 
 
@@ -61,7 +61,7 @@ def test_the_error_of_the_exponent_is_that_over_repeats():
 
 def rate_of(losses, distance):
     gamma = prediction.slope(distance, losses - losses[:, -1:])
-    exponent = {"value": gamma.value, "sem": run_folder.plain(gamma.sem), "count": gamma.count}
+    exponent = {"value": gamma.value, "sem": run_folder.plain(gamma.sem), "count": gamma.num_ks}
     quantile = lambda p, nu: stats.t.ppf((1 + p) / 2, nu)  # noqa: E731
     with mock.patch.object(report, "two_sided", quantile):
         return report._rate({"excess_exponent": exponent, "repeats": len(losses)})

@@ -84,10 +84,10 @@ def test_curvature_at_parameters_of_half_precision_is_that_of_float32():
     params, data = mlp_problem(n=30)
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
     whole = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), half)
-    space = js.hessian_subspace(mlp_loss, half, data, 2)
+    space = js.hessian_subspace(jax.random.key(0), mlp_loss, half, data, 2)
     equal = lambda f: jax.tree.map(np.testing.assert_array_equal, f(half), f(whole))  # noqa: E731
     equal(lambda w: js.hessian_operator(mlp_loss, w, data)(half))
-    equal(lambda w: js.hessian_subspace(mlp_loss, w, data, 2).basis)
+    equal(lambda w: js.hessian_subspace(jax.random.key(0), mlp_loss, w, data, 2).basis)
     equal(lambda w: js.project(mlp_loss, js.Subspace(w, space.basis), data))
 
 

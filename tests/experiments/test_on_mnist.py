@@ -62,7 +62,7 @@ def test_a_monitor_fed_batches_of_64_ends_and_stops_where_it_should(seen):
     at = int(np.argmax(decisions.stop))
     assert decisions.stop[at]
     assert decisions.exceedance.low.k[at] <= size <= decisions.exceedance.high.k[at]
-    assert size <= decisions.count[at] < N
+    assert size <= decisions.num_samples[at] < N
 
 
 def test_the_mean_over_200_random_orders_is_the_order_law_within_its_error(seen):

@@ -109,7 +109,7 @@ def test_the_landscape_of_the_run_is_a_float64_loop(flags, finished):
                 gaps = [values.mean() - values[order[:k]].mean() for values in losses]
                 measured = arrays["distance"][row, repeat, column]
                 np.testing.assert_allclose(measured, np.mean(np.square(gaps)), rtol=1e-3)
-                shape = arrays["distance_shape"][row, repeat, column]
+                shape = arrays["distance_centered"][row, repeat, column]
                 np.testing.assert_allclose(shape, np.var(gaps, ddof=1), rtol=2e-3)
     assert not arrays["distance"][:, :, -1].any()
 

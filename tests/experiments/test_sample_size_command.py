@@ -45,7 +45,7 @@ def finished(clouds, tmp_path_factory):
 
 
 def parts64(losses):
-    """Losses of Δ, losses of shape delta."""
+    """Losses of Δ, losses of centered delta."""
     m = len(losses)
     return losses, np.sqrt(m / (m - 1)) * (losses - losses.mean(0))
 

@@ -14,11 +14,11 @@ from experiments.common import problem, segments, tables
 from experiments.sweep import report
 
 SHAPES = {
-    "k": "K", "order": "n", "sigma": "s", "delta": "sK", "delta_sem": "sK", "delta_shape": "sK",
+    "k": "K", "order": "n", "sigma": "s", "delta": "sK", "delta_sem": "sK", "delta_centered": "sK",
     "delta_first_order": "sK", "loss_variance": "s", "loss_variance_sem": "s", "eigenvalues": "d",
     "eigenvalue_residuals": "d", "loss_at_origin": "n", "coordinates": "smd",
     "law_total": "sK", "law_offset": "sK", "law_mixed": "sK", "law_gradient": "sK",
-    "law_curvature": "sK", "law_diagonal": "sK", "law_shape": "sK",
+    "law_curvature": "sK", "law_diagonal": "sK", "law_centered": "sK",
 }  # fmt: skip
 
 
@@ -36,7 +36,7 @@ def test_the_run_folder_is_whole(finished):
     np.testing.assert_array_equal(arrays["k"], np.arange(1, 250))
     assert len(set(arrays["order"])) == 250
     assert arrays["order"].max() < 300
-    names = {"delta", "delta_k2", "shape_part", "eigenvalues", "law", "law_parts", "sizes"}
+    names = {"delta", "delta_k2", "centered", "eigenvalues", "law", "law_parts", "sizes"}
     assert {p.name for p in (out / "figures").iterdir()} == {
         f"{name}.{kind}" for name in names for kind in ("png", "pdf")
     }
@@ -62,7 +62,7 @@ def test_the_curves_match_a_float64_loop_over_the_same_points(clouds, finished):
         square = (steps**2).mean(0)
         assert (abs(arrays["delta"][s] - square) <= 1e-5 * square + 2 * first * rounding).all()
         np.testing.assert_allclose(arrays["delta_first_order"][s], first, rtol=1e-5, atol=rounding)
-        np.testing.assert_allclose(arrays["delta_shape"][s], steps.var(0, ddof=1), rtol=1e-3)
+        np.testing.assert_allclose(arrays["delta_centered"][s], steps.var(0, ddof=1), rtol=1e-3)
         np.testing.assert_allclose(
             arrays["loss_variance"][s], np.var(rows, 1, ddof=1).mean(), rtol=1e-5
         )

@@ -121,7 +121,7 @@ def test_shape_part_has_a_labelled_panel_per_sigma(panels):
     k, total, _ = heavy_tailed(500, panels)
     shape = 0.3 * total
     labels = [f"σ = {row}" for row in range(panels)]
-    figure = plot.shape_part(k, total, shape, labels, dataset="MNIST")
+    figure = plot.centered(k, total, shape, labels, dataset="MNIST")
     assert [axes.get_title() for axes in figure.axes] == labels
     labelled = [bool(axes.get_xlabel()) for axes in figure.axes]
     columns = {1: 1, 2: 2, 3: 3, 4: 2, 5: 3, 7: 4}[panels]
@@ -154,7 +154,7 @@ def test_fallback_data_is_marked_on_every_figure():
         for figure in (
             plot.delta(k, curves, sem, LABELS, **about),
             plot.delta_k2(k, curves, sem, LABELS, **about),
-            plot.shape_part(k, curves, curves, LABELS, **about),
+            plot.centered(k, curves, curves, LABELS, **about),
             plot.eigenvalues(np.ones(3), np.zeros(3), **about),
         ):
             assert "glyphs" in figure.get_suptitle()
@@ -165,7 +165,7 @@ def test_zeros_and_a_single_k_are_drawn_without_warning(tmp_path):
     k, curves, sem = heavy_tailed(40)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figure = plot.shape_part(k, curves, 0 * curves, LABELS, dataset="MNIST")
+        figure = plot.centered(k, curves, 0 * curves, LABELS, dataset="MNIST")
         plot.save(figure, tmp_path, "zeros")
         figure = plot.delta(k[:1], curves[:, :1], sem[:, :1], LABELS, dataset="MNIST")
         plot.save(figure, tmp_path, "single")
