@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from jaxscape.lab.dataset import Dataset
+from jaxscape.lab.data import Dataset
 
 PACKAGES = (
     "jaxscape-loss",

@@ -11,7 +11,7 @@ import jaxscape as js
 from experiments import segments
 from experiments.problem import Problem
 from jaxscape import quadratic
-from jaxscape.lab import patience
+from jaxscape.lab import stream
 from jaxscape.quadratic import QuadraticDelta
 from jaxscape.student import two_sided
 
@@ -35,7 +35,7 @@ def arrays_of(
     for segment in segments.of(problem, segments.SIZE):
         model = js.project(problem.loss, space, segment.samples, mesh=mesh)
         carry, law = quadratic.advance(carry, model, wanted, segment.skip)
-        patience.wait(law)
+        stream.wait(law)
         found.append(jax.tree.map(lambda x, skip=segment.skip: np.asarray(x)[:, skip:], law))
     whole = jax.tree.map(lambda *parts: np.concatenate(parts, 1)[:, 1:], *found)
     return {f"law_{name}": values for name, values in whole._asdict().items()}

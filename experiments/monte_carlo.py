@@ -16,7 +16,7 @@ from experiments.problem import Problem
 from experiments.progress import progress
 from experiments.segments import Segment
 from jaxscape import grouped, landscape
-from jaxscape.lab import checkpoint, patience
+from jaxscape.lab import checkpoint, stream
 from jaxscape.probes import Probe
 from jaxscape.reductions import Delta
 
@@ -101,7 +101,7 @@ def _segments(
             problem.loss, probe, segment.samples, carry, keep, skip=segment.skip, **options
         )
         coming = next(left, None)  # read while the device is at work
-        patience.wait((carry, rows))
+        stream.wait((carry, rows))
         _write(state.rows[index], rows, segment)
         points = landscape.by_point(probe, carry, mesh=options["mesh"])
         # one assignment, so that an interruption never parts the position from the carry

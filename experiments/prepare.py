@@ -16,7 +16,7 @@ from experiments import hosts
 from experiments.problem import Problem, ProblemConfig
 from experiments.progress import progress
 from jaxscape import sharding
-from jaxscape.lab import checkpoint, patience, train
+from jaxscape.lab import checkpoint, stream, train
 from jaxscape.lanczos import Eigenpairs
 from jaxscape.probes import Probe
 from jaxscape.types import Params
@@ -148,7 +148,7 @@ def eigenspace(
     pairs = js.top_eigenpairs(operator, params, dim, key=problem.keys["subspace"])
     if mesh is not None:
         pairs = sharding.local(sharding.place(pairs, mesh))
-    patience.wait(pairs)
+    stream.wait(pairs)
     seconds = time.monotonic() - started
     _save(store, "subspace", {"pairs": pairs, "seconds": np.array([seconds], np.float32)})
     return Eigenspace(js.Subspace(params, pairs.vectors), pairs, seconds)

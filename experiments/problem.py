@@ -12,8 +12,8 @@ import numpy as np
 
 from experiments.manual import default
 from jaxscape import InputError, losses
-from jaxscape.lab import data, mapped, models
-from jaxscape.lab.dataset import Dataset
+from jaxscape.lab import data, models, stream
+from jaxscape.lab.data import Dataset
 from jaxscape.lab.models import Model
 from jaxscape.types import Batch, Params, PerSampleLoss
 
@@ -27,7 +27,7 @@ class ProblemConfig:
     """Which network, trained on which samples."""
 
     dataset: str = "auto"
-    """A name below, npz:PATH of your own, or auto: MNIST where it can be had, else glyphs."""
+    """A name below, npz:PATH, tfds:NAME, or auto: MNIST where it can be had, else glyphs."""
     data_dir: Annotated[str | None, default("JAXSCAPE_DATA_DIR, else a download")] = None
     """Folder with the data set's files."""
     k_max: int = 60_000
@@ -105,7 +105,7 @@ class Problem:
     def read(self, positions: slice) -> Batch:
         """Inputs and targets at these positions of the order, in memory."""
         split = {"inputs": self.dataset.train_inputs, "targets": self.dataset.train_targets}
-        return mapped.take(split, self.order[positions])
+        return stream.take(split, self.order[positions])
 
     @functools.cached_property
     def samples(self) -> Batch:

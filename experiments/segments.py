@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.problem import Problem
 from jaxscape.chunks import cut
-from jaxscape.lab import patience
+from jaxscape.lab import stream
 from jaxscape.types import Batch
 
 SIZE = 4000
@@ -41,6 +41,6 @@ def rows(problem: Problem, function: Callable[[Batch], Any]) -> Any:
     found = []
     for segment in of(problem, SIZE):
         kept = function(segment.samples)
-        patience.wait(kept)
+        stream.wait(kept)
         found.append(jax.tree.map(lambda leaf, skip=segment.skip: np.asarray(leaf)[skip:], kept))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *found)

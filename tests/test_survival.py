@@ -11,7 +11,7 @@ from sweeps import read, run
 
 from experiments import monte_carlo, run_folder, sweep, sweep_report
 from jaxscape import quadratic
-from jaxscape.lab import patience, train
+from jaxscape.lab import stream, train
 
 resource = pytest.importorskip("resource", reason="limits of a process are a matter of Unix")
 
@@ -74,7 +74,7 @@ def test_killed_at_random_file_operations(argv, tmp_path, capsys, whole):
 
 STAGES = {
     "training": (train, "_epoch", 2),
-    "eigenpairs": (patience, "wait", 1),
+    "eigenpairs": (stream, "wait", 1),
     "sweep": (monte_carlo, "_write", 3),
     "theory": (quadratic, "advance", 1),
     "figures": (sweep_report, "figures_of", 1),

@@ -9,7 +9,9 @@ from cases import at64, sequence_losses64, transformer64
 import jaxscape as js
 from experiments import problem
 from jaxscape import affine
-from jaxscape.lab import dataset, models
+from jaxscape.lab import data as datasets
+from jaxscape.lab import models
+from jaxscape.lab.readers import Arrays
 from jaxscape.subspace import num_parameters
 from jaxscape.types import InputError
 
@@ -36,8 +38,8 @@ def drawn(model, inputs, seed=1):
 def trained():
     """Loss, parameters and data of a small transformer, built as the commands do."""
     data = sequences()
-    arrays = dataset.Arrays(*(np.asarray(data[name]) for name in ("inputs", "targets")), None, None)
-    built = dataset.build("mine", "", arrays, TOKENS)
+    arrays = Arrays(*(np.asarray(data[name]) for name in ("inputs", "targets")), None, None)
+    built = datasets.build("mine", "", arrays, TOKENS)
     config = problem.ProblemConfig(model="transformer", hidden=WIDTH, layers=1)
     model, loss = problem.network(config, built)
     return loss, drawn(model, data["inputs"]), data

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from jaxscape import losses
 from jaxscape.chunks import cut, length_of, take
-from jaxscape.lab import patience
+from jaxscape.lab import stream
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
 
@@ -100,7 +100,7 @@ def fit(
     means = []
     for number, epoch_key in enumerate(jax.random.split(key, epochs), start=1):
         state, mean = _epoch(loss, batch_size, learning_rate, state, epoch_key, data)
-        patience.wait(state)
+        stream.wait(state)
         means.append(float(mean))
         finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
         if not (finite and np.isfinite(means[-1])):
