@@ -241,9 +241,8 @@ def _published(
     for folder in [root / name, root] if root else []:
         if files.present(folder):
             return build(name, f"files in {folder}", files.read(folder), files.num_classes)
-    for place in _places(data_dir):
-        if any(place.glob(f"{name}/*.*.*/dataset_info.json")):
-            return _of_tfds(name, name, [place])
+    if _found_prepared(name, _places(data_dir)):
+        return _of_tfds(name, name, _places(data_dir))
     folder = _cache(cache_dir) / name
     server = ""
     for url, sha256 in records(name).items():
@@ -258,59 +257,74 @@ def _published(
 
 def _of_tfds(name: str, prepared: str, places: list[Path]) -> Dataset:
     """Data set ``name``: what TensorFlow Datasets calls ``prepared``, in one of ``places``."""
-    try:
-        import tensorflow_datasets as tfds
+    import tensorflow_datasets as tfds
 
-        builders = [tfds.builder(prepared, data_dir=place) for place in places]
-        builder = next((each for each in builders if each.is_prepared()), builders[-1])
-        if not builder.is_prepared():
+    try:
+        if folder := _found_prepared(prepared, places):
+            builders = [tfds.builder_from_directory(folder)]
+        else:  # not there, or named with a version or in a configuration that only it knows
+            builders = [tfds.builder(prepared, data_dir=place) for place in places]
+        is_prepared = [(each.data_path / "dataset_info.json").exists() for each in builders]
+        builder = builders[is_prepared.index(True) if any(is_prepared) else -1]
+        keys = _image_and_label(builder)
+        if not any(is_prepared):
             if is_offline():
                 raise Unavailable(
                     f"expected {prepared} prepared by TensorFlow Datasets in one of "
                     f"{', '.join(map(str, places))}, found none while JAXSCAPE_OFFLINE is set; "
                     "unset it to have it prepared"
                 )
+            _import_tensorflow()
             builder.download_and_prepare()
+        tests = [split for split in ("test", "validation") if split in builder.info.splits]
+        test = _split(builder, tests[0], *keys) if tests else (None, None)
+        arrays = Arrays(*_split(builder, "train", *keys), *test)
         source = f"{builder.data_path}, prepared by TensorFlow Datasets in an order of its own"
-        return build(name, source, *_prepared(builder))
+        return build(name, source, arrays, builder.info.features[keys[1]].num_classes)
     except InputError:
         raise
-    except ImportError as error:
-        raise Unavailable(
-            f"expected TensorFlow, by which TensorFlow Datasets reads and prepares {prepared}, "
-            f"found: {_reason(error)}; pip install '.[tfds]'"
-        ) from error
     except Exception as error:  # TensorFlow raises errors of its own
         raise InputError(
-            f"expected a data set that TensorFlow Datasets prepares or has prepared whole as "
-            f"{prepared}, found: {_reason(error)[:300]}; check the name, or prepare it again"
+            f"expected a data set that TensorFlow Datasets prepares, or has prepared whole, as "
+            f"{prepared} in {', '.join(map(str, places))}, found: {_reason(error)}; check the "
+            "name, or prepare it again"
         ) from error
 
 
-def _prepared(builder: Any) -> tuple[Arrays, int]:
-    """Images [n, h, w, c] with labels of both splits, in the order in which they were prepared."""
+def _found_prepared(name: str, places: list[Path]) -> Path | None:
+    """The folder of the highest version in the first place that has one."""
+
+    def version(folder: Path) -> list[int]:
+        return [int(part) if part.isdigit() else -1 for part in folder.name.split(".")]
+
+    for place in places:
+        if folders := [info.parent for info in place.glob(f"{name}/*.*.*/dataset_info.json")]:
+            return max(folders, key=version)
+    return None
+
+
+def _image_and_label(builder: Any) -> tuple[str, str]:
+    """The names of what is classified and of its class."""
     import tensorflow_datasets as tfds
 
     features = builder.info.features
     image, label = builder.info.supervised_keys or ("image", "label")
-    types = features.get(image), features.get(label)
     if not (
-        isinstance(types[0], tfds.features.Image) and isinstance(types[1], tfds.features.ClassLabel)
+        {image, label} <= set(features)
+        and isinstance(features[image], tfds.features.Image)
+        and isinstance(features[label], tfds.features.ClassLabel)
     ):
         raise InputError(
-            f"expected images with one class each in {builder.data_path}, found "
+            f"expected images with one class each in {builder.name}, found "
             f"{', '.join(features)}; choose an image classification data set"
         )
-    tests = [split for split in ("test", "validation") if split in builder.info.splits]
-    read = functools.partial(_split, builder, image, label, num_classes=types[1].num_classes)
-    return Arrays(*read("train"), *(read(tests[0]) if tests else (None, None))), types[
-        1
-    ].num_classes
+    return image, label
 
 
 def _split(
-    builder: Any, image: str, label: str, split: str, *, num_classes: int
+    builder: Any, split: str, image: str, label: str
 ) -> tuple[UInt8[np.ndarray, "n h w c"], Int[np.ndarray, "n"]]:
+    """Images with labels, in the order in which they were prepared."""
     images, labels = [], []
     for example in _examples(builder, split):
         images.append(example[image])
@@ -321,7 +335,7 @@ def _split(
             f"expected images of bytes and of one size in {where}, found {len(images)} images of "
             f"{len(shapes)} sizes; save them alike as npz:PATH"
         )
-    check_labels(np.array(labels), num_classes, where)
+    check_labels(np.array(labels), builder.info.features[label].num_classes, where)
     return np.stack(images), np.array(labels)
 
 
@@ -331,11 +345,21 @@ def _examples(builder: Any, split: str) -> Any:
 
     if builder.info.file_format.value == "array_record":  # read without TensorFlow
         return builder.as_data_source(split)
-    import tensorflow
-
-    tensorflow.config.set_visible_devices([], "GPU")  # it would take all memory from JAX
+    _import_tensorflow()
     in_turn = tfds.ReadConfig(interleave_cycle_length=1)
     return tfds.as_numpy(builder.as_dataset(split=split, read_config=in_turn))
+
+
+def _import_tensorflow() -> None:
+    """Import it without a GPU, of whose memory it would leave none to JAX."""
+    try:
+        import tensorflow
+    except ImportError as error:
+        raise Unavailable(
+            "expected TensorFlow, by which TensorFlow Datasets prepares and reads data, found "
+            f"none ({_reason(error)}); pip install '.[tfds]'"
+        ) from error
+    tensorflow.config.set_visible_devices([], "GPU")
 
 
 def _glyphs(cache_dir: str | os.PathLike | None, note: str = "") -> Dataset:
@@ -387,7 +411,8 @@ def _cache(cache_dir: str | os.PathLike | None) -> Path:
 def _reason(error: Exception) -> str:
     """The cause in one line; a failed request wraps it in several layers of its own."""
     cause = error.args[0] if error.args else error
-    return " ".join(str(getattr(cause, "reason", cause)).split())
+    lines = str(getattr(cause, "reason", cause)).split("\n")
+    return lines[0] or type(error).__name__
 
 
 def _digest_of(path: Path) -> str:

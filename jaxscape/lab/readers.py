@@ -305,17 +305,16 @@ def read_npz(path: Path) -> tuple[Arrays, int]:
             f"found {', '.join(sorted(stored)) or 'none of them'}; {ADVICE}"
         )
     splits = [[stored[key] for key in pair] for pair in (needed[:2], needed[2:]) if pair]
-    if all(_are_tokens(*split) for split in splits):
+    tokens = all(_are_tokens(*split) for split in splits)
+    if tokens:
         splits = [[np.asarray(array, np.int64) for array in split] for split in splits]
-        check, final = _check_tokens, np.int32
-    else:
-        check, final = _check_values, None
+    check = _check_tokens if tokens else _check_values
     for split, where in zip(splits, (str(path), f"the test split of {path}"), strict=False):
-        check(*split, where)
+        check(split[0], split[1], where)
         for train, array in zip(splits[0], split, strict=True):
             _check_alike(train, array, path)
-    count = _num_classes(splits, final is not None, path)
-    found = [array if final is None else array.astype(final) for split in splits for array in split]
+    count = _num_classes(splits, tokens, path)
+    found = [array.astype(np.int32) if tokens else array for split in splits for array in split]
     return Arrays(*found[:2], *(found[2:] or (None, None))), count
 
 
