@@ -12,11 +12,19 @@ from jaxscape.types import InputError
 pytestmark = pytest.mark.usefixtures("alone")
 
 
+class WithoutTensorFlow:
+    """A finder that finds everything but TensorFlow."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "tensorflow":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
 @pytest.fixture
 def no_tensorflow(monkeypatch):
-    import tensorflow_datasets  # noqa: F401  # which may look for it when it is imported
-
-    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [WithoutTensorFlow, *sys.meta_path])
 
 
 def test_prepared_in_its_default_place_is_read_without_tensorflow(alone, no_network, no_tensorflow):
