@@ -1,6 +1,6 @@
 """Data sets that TensorFlow Datasets has prepared, or prepares."""
 
-import sys
+import importlib.util
 
 import files
 import numpy as np
@@ -12,22 +12,12 @@ from jaxscape.types import InputError
 pytestmark = pytest.mark.usefixtures("alone")
 
 
-class WithoutTensorFlow:
-    """A finder that finds everything but TensorFlow."""
-
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        if name == "tensorflow":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+without_tensorflow = pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow") is not None, reason="TensorFlow is installed"
+)
 
 
-@pytest.fixture
-def no_tensorflow(monkeypatch):
-    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
-    monkeypatch.setattr(sys, "meta_path", [WithoutTensorFlow, *sys.meta_path])
-
-
-def test_prepared_in_its_default_place_is_read_without_tensorflow(alone, no_network, no_tensorflow):
+def test_shards_of_array_records_in_the_default_place(alone, no_network):
     arrays = files.digits()
     folder = files.prepare(alone / "tensorflow_datasets", arrays)
     for name in ("mnist", "tfds:mnist"):
@@ -39,7 +29,8 @@ def test_prepared_in_its_default_place_is_read_without_tensorflow(alone, no_netw
     assert no_network == []
 
 
-def test_records_that_need_tensorflow_say_so_where_it_is_missing(alone, no_tensorflow):
+@without_tensorflow
+def test_records_that_need_tensorflow_say_so_where_it_is_missing(alone):
     files.prepare(alone / "tensorflow_datasets", files.digits(), "tfrecord")
     with pytest.raises(InputError, match=r"expected TensorFlow, .*pip install '\.\[tfds\]'"):
         data.load("mnist")
