@@ -135,6 +135,9 @@ def load(
     ``auto`` is MNIST where it can be had, else ``glyphs`` with a ``note`` that says why. No other
     name is ever replaced by another data set.
 
+    >>> load("sums").train_inputs.shape
+    (60000, 11)
+
     Args:
         name: one of ``NAMES``; ``npz:PATH`` as ``readers.read_npz`` explains.
         data_dir: folder of the user's data; by default $JAXSCAPE_DATA_DIR, where it is set.
