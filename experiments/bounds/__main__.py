@@ -55,7 +55,7 @@ def run(config: BoundsConfig) -> Kept:
     config.check()
     if config.model != "mlp":
         raise InputError(
-            f"expected --model mlp, as the bounds know dense layers, found {config.model}; change it"
+            f"expected --model mlp, which the bounds are of, found {config.model}; change it"
         )
     problem = problems.load(config)
     if not problem.dataset.num_classes:

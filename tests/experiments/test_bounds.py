@@ -197,7 +197,7 @@ def test_an_exceeded_bound_is_named_and_nothing_measured_is_refused(done):
 def test_bad_input_is_one_line(tmp_path, capsys):
     numbers = {"targets": np.linspace(0, 1, 80, dtype=np.float32)}
     for more, arrays, word in (
-        (["--model", "cnn"], {}, "as the bounds know dense layers"),
+        (["--model", "cnn"], {}, "which the bounds are of"),
         (["--norms", "0"], {}, "at least 1"),
         (["--points", "1"], {}, "at least 2"),
         (["--sigma", "inf"], {}, "above 0"),
