@@ -21,12 +21,15 @@ from experiments.common.console import progress
 from experiments.common.problem import Problem
 from jaxscape import InputError, reductions
 from jaxscape.lab import checkpoint
-from jaxscape.lab.train import TEST_BATCH, State, correct, mean_loss, prefix_epoch
+from jaxscape.lab.train import State, correct, descend, drawn, mean_loss
 from jaxscape.loss_variance import Interval
 from jaxscape.monitor import Decision
 from jaxscape.types import Batch, Params, PerSampleLoss
 
 Train = Callable[[State, int, int], State]
+
+TEST_BATCH = 1000
+"""Test samples per chunk."""
 
 
 def arrivals(n: int, size: int) -> np.ndarray:
@@ -48,17 +51,20 @@ def start(problem: Problem, config: Any) -> State:
 def trainer(problem: Problem, config: Any) -> Train:
     """``train(state, number, k)``: the steps after arrival ``number``, on the first k samples.
 
-    One compiled program for every number and k: see ``jaxscape.lab.refit.epoch``. Of two networks,
-    the steps after the same arrival have the same keys, whatever their k.
+    One compiled program serves every number and k: see ``jaxscape.lab.train.drawn``. Of two
+    networks, the steps after the same arrival have the same keys, whatever their k.
     """
     optimizer = optax.adam(config.learning_rate)
     each = steps(problem, config)
-    run = jax.jit(prefix_epoch(problem.loss, optimizer, steps=each, batch_size=config.batch_size))
-    order = jnp.arange(len(problem.order))
+
+    @jax.jit
+    def run(state: State, key: jax.Array, k: jax.Array, samples: Batch) -> State:
+        batches = drawn(key, k, steps=each, batch_size=config.batch_size)
+        return descend(problem.loss, optimizer, state, samples, batches)[0]
 
     def train(state: State, number: int, k: int) -> State:
         key = jax.random.fold_in(problem.keys["train"], number)
-        return run(state, key, jnp.asarray(k, jnp.int32), problem.samples, order)
+        return run(state, key, jnp.asarray(k, jnp.int32), problem.samples)
 
     return train
 
