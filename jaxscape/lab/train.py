@@ -3,7 +3,6 @@
 Networks side by side are stacked: their parameters have leaves ``[R, ...]`` and each has a key.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from jaxscape import losses
 from jaxscape.batching import cut, length_of, take
+from jaxscape.lab import stream
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
 CACHE = 32 * 2**20
@@ -100,7 +100,7 @@ def fit(
     means = np.zeros((epochs, num), np.float32)
     for number, step_keys in enumerate(epoch_keys, start=1):
         states, found = run(states, step_keys, data, seen)
-        wait(states)
+        stream.wait(states)
         means[number - 1] = found
         _check_finite(states.params, means[number - 1], seen, f"epoch {number} of {epochs}"
                       f" at --learning-rate {learning_rate}")  # fmt: skip
@@ -283,16 +283,3 @@ def correct(outputs: Float[Array, "n *a c"], targets: Int[Array, "n *a"]) -> Flo
     """
     right = (outputs.argmax(-1) == targets) | (targets < 0)
     return right.reshape(len(targets), -1).all(-1).astype(jnp.float32)
-
-
-def wait(tree: Any) -> None:
-    """Return once all arrays of ``tree`` are computed; Ctrl-C can interrupt it.
-
-    ``jax.block_until_ready`` does not react to a signal before it is done.
-    """
-    pause = 1e-4
-    arrays = (leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array))
-    for leaf in arrays:
-        while not leaf.is_ready():  # type: ignore[attr-defined]  # missing in JAX's stubs
-            time.sleep(pause)
-            pause = min(2 * pause, 0.05)
