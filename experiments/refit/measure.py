@@ -13,14 +13,14 @@ from jaxtyping import Array
 import jaxscape as js
 from experiments.common import console, prepare
 from experiments.common.console import progress
-from experiments.common.problem import Problem
+from experiments.common.problem import Problem, tests_of
 from experiments.refit import prediction
 from jaxscape import InputError, reductions
 from jaxscape.lab import checkpoint, train
 from jaxscape.lanczos import Eigenpairs
 from jaxscape.prefix_spectra import geometric, overlap
 from jaxscape.reductions import Reduction
-from jaxscape.types import Batch, Params, PerSampleLoss
+from jaxscape.types import Params
 
 TOL = 1e-3
 """Relative residual of the eigenpairs along k, which only their span is wanted of."""
@@ -114,7 +114,7 @@ def _refit(
     if repeat:  # the first order is the samples' own
         samples = jax.tree.map(lambda x: x[order], samples)
     each = lambda params: [jax.tree.map(lambda x, i=i: x[i], params) for i in range(num)]  # noqa: E731
-    metrics, test = _tests(problem)
+    metrics, test = tests_of(problem)
     rows = []
 
     def on_epoch(number: int, params: Params) -> None:
@@ -140,22 +140,6 @@ def _refit(
         on_epoch=on_epoch,
     )
     return each(fitted.params), {name: np.array([row[name] for row in rows]) for name in metrics}
-
-
-def _tests(problem: Problem) -> tuple[dict[str, PerSampleLoss], Batch]:
-    """What is measured on each test sample, and the test samples."""
-    data = problem.dataset
-
-    def right(params: Params, batch: Batch) -> jax.Array:
-        return train.correct(problem.apply(params, batch["inputs"]), batch["targets"])
-
-    metrics = {"test_loss": problem.loss}
-    if data.num_classes:
-        metrics["test_accuracy"] = right
-    return metrics, {
-        "inputs": jnp.asarray(data.test_inputs),
-        "targets": jnp.asarray(data.test_targets),
-    }
 
 
 def _own_losses(

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from jaxscape import losses
 from jaxscape.batching import cut, length_of, take
-from jaxscape.lab.stream import wait
+from jaxscape.lab import stream
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
 CACHE = 32 * 2**20
@@ -100,7 +100,7 @@ def fit(
     means = np.zeros((epochs, num), np.float32)
     for number, step_keys in enumerate(epoch_keys, start=1):
         states, found = run(states, step_keys, data, seen)
-        wait(states)
+        stream.wait(states)
         means[number - 1] = found
         _check_finite(states.params, means[number - 1], seen, f"epoch {number} of {epochs}"
                       f" at --learning-rate {learning_rate}")  # fmt: skip
