@@ -14,7 +14,7 @@ from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
 
 def cross_entropy(
-    logits: Float[Array, "n *t c"], targets: Int[Array, "n *t"]
+    logits: Float[ArrayLike, "n *t c"], targets: Int[ArrayLike, "n *t"]
 ) -> Float[Array, "n *t"]:
     """ℓ_i = log Σ_c exp(z_c − z_y), in nats; of each token, where there is an axis of tokens.
 
@@ -22,12 +22,13 @@ def cross_entropy(
     keeps its digits in float32, where ``logsumexp(z) − z_y`` has none left. NaN for a target that
     is not among the classes 0..c−1.
 
-    >>> cross_entropy(jnp.array([[0.0, 0.0], [20.0, 0.0]]), jnp.array([1, 0])).tolist()
-    [0.6931471824645996, 2.0611535811454473e-09]
+    >>> loss = cross_entropy(jnp.array([[0.0, 0.0], [20.0, 0.0]]), jnp.array([1, 0]))
+    >>> print(f"{loss[0]:.4f} {loss[1]:.3g}")
+    0.6931 2.06e-09
     """
-    logits = working(logits)
-    own = jnp.arange(logits.shape[-1]) == targets[..., None]
-    margins = logits - jnp.sum(jnp.where(own, logits, 0), -1, keepdims=True)
+    z = working(jnp.asarray(logits))
+    own = jnp.arange(z.shape[-1]) == jnp.asarray(targets)[..., None]
+    margins = z - jnp.sum(jnp.where(own, z, 0), -1, keepdims=True)
     top = jax.lax.stop_gradient(margins.max(-1))  # at least 0, the margin of the own class
     rest = jnp.sum(jnp.where(own, 0, jnp.exp(margins - top[..., None])), -1)
     loss = top + jnp.where(top > 0, jnp.log(jnp.exp(-top) + rest), jnp.log1p(rest))
@@ -35,7 +36,7 @@ def cross_entropy(
 
 
 def squared_error(
-    outputs: Float[Array, "n ..."], targets: Shaped[ArrayLike, "n ..."]
+    outputs: Float[ArrayLike, "n ..."], targets: Shaped[ArrayLike, "n ..."]
 ) -> Float[Array, "n"]:
     """ℓ_i = ½‖f(x_i) − y_i‖², summed over all axes but the first.
 
@@ -46,13 +47,13 @@ def squared_error(
         InputError: outputs and targets of different shapes, which would broadcast.
     """
     _check_same_shape("outputs", outputs, targets)
-    outputs, targets = working((outputs, targets))
-    difference = (outputs - targets).reshape(outputs.shape[0], -1)
+    found, wanted = working((jnp.asarray(outputs), jnp.asarray(targets)))
+    difference = (found - wanted).reshape(found.shape[0], -1)
     return 0.5 * jnp.sum(difference**2, -1)
 
 
 def binary_cross_entropy(
-    logits: Float[Array, "n ..."], targets: Shaped[ArrayLike, "n ..."]
+    logits: Float[ArrayLike, "n ..."], targets: Shaped[ArrayLike, "n ..."]
 ) -> Float[Array, "n"]:
     """ℓ_i = Σ y log(1 + exp(−z)) + (1 − y) log(1 + exp(z)), in nats, over all axes but the first.
 
@@ -60,22 +61,23 @@ def binary_cross_entropy(
     logits z, so that small losses keep their digits; y may be anything from 0 to 1, or Boolean.
     NaN for a target outside.
 
-    >>> binary_cross_entropy(jnp.array([0.0, 20.0]), jnp.array([True, True])).tolist()
-    [0.6931471824645996, 2.0611536921677498e-09]
+    >>> loss = binary_cross_entropy(jnp.array([0.0, 20.0]), jnp.array([True, True]))
+    >>> print(f"{loss[0]:.4f} {loss[1]:.3g}")
+    0.6931 2.06e-09
 
     Raises:
         InputError: logits and targets of different shapes, which would broadcast.
     """
     _check_same_shape("logits", logits, targets)
-    logits = working(logits)
-    targets = jnp.asarray(targets, logits.dtype)
-    loss = targets * jax.nn.softplus(-logits) + (1 - targets) * jax.nn.softplus(logits)
-    loss = jnp.where((targets >= 0) & (targets <= 1), loss, jnp.nan)
+    z = working(jnp.asarray(logits))
+    y = jnp.asarray(targets, z.dtype)
+    loss = y * jax.nn.softplus(-z) + (1 - y) * jax.nn.softplus(z)
+    loss = jnp.where((y >= 0) & (y <= 1), loss, jnp.nan)
     return jnp.sum(loss.reshape(loss.shape[0], -1), -1)
 
 
 def per_sequence(
-    tokens: Float[Array, "n t"], mask: Bool[Array, "n t"], *, mean: bool = True
+    tokens: Float[ArrayLike, "n t"], mask: Bool[ArrayLike, "n t"], *, mean: bool = True
 ) -> Float[Array, "n"]:
     """The mean, or the sum, of the losses of each sequence's own tokens, not of its padding.
 
@@ -95,9 +97,9 @@ def per_sequence(
         InputError: token losses and a mask of different shapes, which would broadcast.
     """
     _check_same_shape("token losses", tokens, mask, "a mask")
-    tokens, mask = working(tokens), jnp.asarray(mask, bool)
-    total = jnp.sum(tokens, -1, where=mask)
-    return total / jnp.sum(mask, -1) if mean else total
+    own = jnp.asarray(mask, bool)
+    total = jnp.sum(working(jnp.asarray(tokens)), -1, where=own)
+    return total / jnp.sum(own, -1) if mean else total
 
 
 def supervised(

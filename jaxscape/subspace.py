@@ -33,8 +33,8 @@ class Subspace:
     >>> space = js.Subspace(jnp.ones(3), jnp.eye(3)[:2])
     >>> space.at(jnp.array([0.5, -1.0])).tolist()
     [1.5, 0.0, 1.0]
-    >>> space.coordinates_of(jnp.array([1.5, 0.0, 7.0])).round(3).tolist()
-    [0.5, -1.0]
+    >>> print(space.coordinates_of(jnp.array([1.5, 0.0, 7.0])))  # the closest point
+    [ 0.5 -1. ]
     """
 
     origin: Params
@@ -199,8 +199,8 @@ def hessian_subspace(
     >>> loss = lambda w, x: (x @ w) ** 2 / 2
     >>> data = jnp.diag(jnp.array([3.0, 2.0, 1.0]))
     >>> space = js.hessian_subspace(jax.random.key(0), loss, jnp.zeros(3), data, dim=2)
-    >>> space.eigenvalues.round(3).tolist()  # of diag(9, 4, 1) / 3
-    [3.0, 1.333]
+    >>> print(space.eigenvalues.round(2))  # of diag(9, 4, 1) / 3
+    [3.   1.33]
 
     Args:
         key: Draws the first vector of the Lanczos iteration.

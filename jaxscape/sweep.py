@@ -343,8 +343,8 @@ def _walk(
     probe: Probe,
     data: Batch,
     carry: Carry,
-    samples: tuple[Array, Array],
-    points: tuple[Array, Array],
+    samples: tuple[Any, Array],
+    points: tuple[Any, Any],
 ) -> tuple[Carry, Any]:
     """What one device does: its chunks of samples, each at its blocks of points.
 
