@@ -6,7 +6,6 @@ that a million points of a large network never exist together.
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -21,22 +20,6 @@ from jaxscape.types import InputError, Params, Scalar
 
 BITS = 23  # binary digits of a Sobol' coordinate: with half a step added, float32 holds them
 RANDOMISATIONS = 8
-
-
-@runtime_checkable
-class Probe(Protocol):
-    """A pytree with ``num_points`` points of parameter space.
-
-    Where only groups of points are independent, it says how many in ``groups``, as a
-    ``SubspaceProbe`` does.
-    """
-
-    @property
-    def num_points(self) -> int:
-        """The number m of points."""
-
-    def at(self, index: Int[ArrayLike, ""]) -> Params:
-        """The parameters of point ``index``."""
 
 
 @jax.tree_util.register_dataclass

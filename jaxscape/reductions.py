@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxscape.prefix import Prefix, Steps
-from jaxscape.probes import Probe
+from jaxscape.types import Probe
 
 State = tuple[Any, Any]  # by point, by sample
 

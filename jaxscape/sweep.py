@@ -21,9 +21,9 @@ from jaxtyping import Array, Float, Int
 
 from jaxscape import batching, devices, first_layer, losses, prefix, reductions
 from jaxscape.prefix import Prefix
-from jaxscape.probes import Probe, SubspaceProbe, single
+from jaxscape.probes import SubspaceProbe, single
 from jaxscape.reductions import Delta, Reduction, Surface
-from jaxscape.types import Batch, InputError, Params, PerSampleLoss
+from jaxscape.types import Batch, InputError, Params, PerSampleLoss, Probe
 
 BATCHES = 8  # batches per chunk: a point's parameters, once made, serve so many
 

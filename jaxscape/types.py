@@ -1,10 +1,11 @@
-"""The words that all modules share: parameters, batches, losses, operators, and the one error."""
+"""The words that all modules share: parameters, batches, losses, probes, operators, the error."""
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
-from jaxtyping import Array, Float, Real
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, Real
 
 Params: TypeAlias = Any
 """Any pytree of floating-point arrays: the parameters w, or a direction shaped like them."""
@@ -20,6 +21,22 @@ Matvec: TypeAlias = Callable[[Params], Params]
 
 Scalar: TypeAlias = int | float | np.number | Real[Array, ""]
 """A number, which may be traced."""
+
+
+@runtime_checkable
+class Probe(Protocol):
+    """Points of parameter space, as a pytree; ``probes`` makes them.
+
+    Where only groups of points are independent, it says how many in ``groups``, as a
+    ``SubspaceProbe`` does.
+    """
+
+    @property
+    def num_points(self) -> int:
+        """The number m of points."""
+
+    def at(self, index: Int[ArrayLike, ""]) -> Params:
+        """The parameters of point ``index``."""
 
 
 class InputError(ValueError):

@@ -44,9 +44,7 @@ def test_samples_met_before_change_nothing():
     assert int(state.num_samples) == 30
     np.testing.assert_array_equal(steps.k[5:], np.arange(20, 30))
     np.testing.assert_allclose(state.mean, losses.mean(1), rtol=1e-6)
-    np.testing.assert_allclose(
-        steps.increment[:, 5:], increments64(losses)[:, 19:], rtol=2e-5
-    )
+    np.testing.assert_allclose(steps.increment[:, 5:], increments64(losses)[:, 19:], rtol=2e-5)
 
 
 @pytest.mark.parametrize("offset", [1e3, -1e3])

@@ -57,7 +57,6 @@ def test_hessian_subspace_spans_the_top_eigenvectors():
     rows = np.concatenate(leaves, 1)
     np.testing.assert_allclose(np.abs(np.diag(rows @ vectors)), 1, atol=1e-4)
 
-
     rayleigh = np.einsum("dp,pq,dq->d", rows, hessian, rows)
     np.testing.assert_allclose(space.eigenvalues, rayleigh, rtol=1e-4)
     residuals = np.linalg.norm(rows @ hessian - rayleigh[:, None] * rows, axis=1)
@@ -71,13 +70,10 @@ def test_coordinates_are_those_of_the_closest_point(normalization):
     theta = jnp.array([0.5, -1.0, 2.0, 0.0])
     np.testing.assert_allclose(space.coordinates_of(space.at(theta)), theta, atol=1e-5)
     away = jax.tree.map(lambda w: w + jnp.cos(jnp.arange(w.size)).reshape(w.shape), params)
-    rows = np.concatenate(
-        [np.reshape(x, (4, -1)) for x in jax.tree.leaves(float64(space.basis))], axis=1
-    )
-    offset = np.concatenate(
-        [(a - w).ravel() for a, w in zip(*map(jax.tree.leaves, map(float64, (away, params))))]
-    )
-    want = np.linalg.lstsq(rows.T, offset)[0]
+    leaves = [np.reshape(x, (4, -1)) for x in jax.tree.leaves(float64(space.basis))]
+    moves = jax.tree.map(np.subtract, float64(away), float64(params))
+    offset = np.concatenate([x.ravel() for x in jax.tree.leaves(moves)])
+    want = np.linalg.lstsq(np.concatenate(leaves, 1).T, offset)[0]
     np.testing.assert_allclose(jax.jit(space.coordinates_of)(away), want, rtol=1e-4, atol=1e-5)
 
 

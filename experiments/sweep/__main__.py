@@ -19,10 +19,10 @@ from experiments.common.problem import Problem
 from experiments.sweep import report
 from experiments.sweep.measure import Result, arrays_of, read, summary_of, write
 from jaxscape.lanczos import Eigenpairs
-from jaxscape.probes import RANDOMISATIONS, Probe, fits
+from jaxscape.probes import RANDOMISATIONS, fits
 from jaxscape.reductions import Delta
 from jaxscape.subspace import check_dim
-from jaxscape.types import Params
+from jaxscape.types import Params, Probe
 
 
 @dataclass(frozen=True)

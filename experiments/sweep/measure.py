@@ -14,10 +14,9 @@ from experiments.common import run_folder, segments, tables
 from experiments.common.problem import Problem
 from jaxscape.lab import train
 from jaxscape.lanczos import Eigenpairs
-from jaxscape.probes import Probe
 from jaxscape.reductions import Delta
 from jaxscape.trees import num_parameters
-from jaxscape.types import Params
+from jaxscape.types import Params, Probe
 
 
 class Result(NamedTuple):
