@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxscape as js
-from experiments.common import law, law_figures, report, tables
+from experiments.common import law, report, tables
 from experiments.common.report import Picture
 from jaxscape.lab import plot
 
@@ -75,8 +75,8 @@ def figures_of(arrays: dict[str, np.ndarray], found: dict[str, Any]) -> dict[str
             "its diagonal form (published)": arrays["law_diagonal"],
         }
         parts = {part: arrays[f"law_{part}"] for part in PARTS}
-        figures["law"] = law_figures.law(k, delta, theory, **common)
-        figures["law_parts"] = law_figures.parts(k, parts, labels, **marks)
+        figures["law"] = plot.law(k, delta, theory, **common)
+        figures["law_parts"] = plot.law_parts(k, parts, labels, **marks)
     if len(arrays["eigenvalues"]):
         figures["eigenvalues"] = plot.eigenvalues(
             arrays["eigenvalues"],
@@ -95,7 +95,7 @@ def _sizes(arrays: dict[str, np.ndarray], num_samples: int, common: dict[str, An
     measured = np.asarray(js.sufficient_size(arrays["delta"][:, None], tolerances).k)
     law = js.increment_size(arrays["loss_variance"][:, None], tolerances)
     predicted = np.where(law.reached, law.k, np.nan)
-    return law_figures.sizes(tolerances, measured, predicted, num_samples, **common)
+    return plot.sufficient_sizes(tolerances, measured, predicted, num_samples, **common)
 
 
 def write(
