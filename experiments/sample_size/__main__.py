@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 import jaxscape as js
-from experiments.common import cli, console, prepare, run_folder, sizes
+from experiments.common import cli, console, prepare, run_folder, tables
 from experiments.common import problem as problems
 from experiments.common.config import ProblemConfig, default
 from experiments.common.problem import Problem
@@ -140,10 +140,10 @@ def _find(problem: Problem, config: SampleSizeConfig, work: Path) -> Record:
     figures = {
         "pilots": report.pilots(answers, arrays["pilot"], n, **about),
         "coverage": report.coverage(
-            answers, arrays["pilot"], sizes.LEVEL, config.trials, **run_folder.marks(problem)
+            answers, arrays["pilot"], tables.LEVEL, config.trials, **run_folder.marks(problem)
         ),
     }
-    return Record(arrays, {"num_samples": n, "level": sizes.LEVEL, "answers": answers}, figures)
+    return Record(arrays, {"num_samples": n, "level": tables.LEVEL, "answers": answers}, figures)
 
 
 def per_sample_losses(problem: Problem, probe: Probe) -> Float[Array, "m n"]:
@@ -172,7 +172,7 @@ def ask(losses: Float[Array, "M n"], config: SampleSizeConfig) -> dict[str, np.n
     not reached; ``held_*`` is whether a trial's interval held.
     """
     n = losses.shape[1]
-    question = Question(config.tolerance, config.epsilon, sizes.LEVEL, n)
+    question = Question(config.tolerance, config.epsilon, tables.LEVEL, n)
     found = measure.ask(
         jax.random.key(config.seed),
         losses,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 
 import jaxscape as js
-from experiments.common import cli, console, law, prepare, run_folder, tables
+from experiments.common import cli, console, prepare, run_folder, segments, tables
 from experiments.common import problem as problems
 from experiments.common.config import ProblemConfig, default
 from experiments.common.problem import Problem
@@ -54,7 +54,12 @@ class VarianceConfig(ProblemConfig):
         enough = self.points >= 128 and fits(self.points, NETS)
         return [
             *super().ranges(),
-            ("dim", self.dim, 1 <= self.dim <= law.MAX_DIM, f"from 1 to {law.MAX_DIM}"),
+            (
+                "dim",
+                self.dim,
+                1 <= self.dim <= segments.MAX_LAW_DIM,
+                f"from 1 to {segments.MAX_LAW_DIM}",
+            ),
             ("sigmas", words, good, "one or more finite numbers above 0"),
             ("points", self.points, enough, "a power of two of at least 128"),
         ]

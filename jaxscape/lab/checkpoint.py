@@ -53,10 +53,8 @@ def save(folder: str | Path, name: str, tree: Any) -> None:
 
 def exists(folder: str | Path, name: str) -> bool:
     """Whether ``folder`` holds a whole item ``name``."""
-    if not (Path(folder) / name).is_dir():
-        return False
-    with _manager(folder, name, read_only=True) as manager:
-        return manager.latest_step() is not None
+    item = Path(folder) / name  # Orbax gives a version its number once it is whole
+    return item.is_dir() and any(path.name.isdigit() for path in item.iterdir())
 
 
 def restore(folder: str | Path, name: str, like: Any) -> Any:
@@ -128,8 +126,6 @@ def _manager(folder: str | Path, name: str, *, read_only: bool) -> Iterator[ocp.
     logger, told = logging.getLogger("absl"), sys.unraisablehook
     level = logger.level
     logger.setLevel(logging.CRITICAL)
-    me = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
     sys.unraisablehook = lambda found: None if _is_late(found.exc_value) else told(found)
     try:
         options = ocp.CheckpointManagerOptions(
@@ -138,12 +134,11 @@ def _manager(folder: str | Path, name: str, *, read_only: bool) -> Iterator[ocp.
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
             create=False,
-            multiprocessing_options=alone,
         )
         with ocp.CheckpointManager(
             Path(folder).resolve() / name,
             options=options,
-            item_handlers=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+            item_handlers=ocp.StandardCheckpointHandler(),
         ) as manager:
             yield manager
     except Exception:
