@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,7 +32,7 @@ def initialize() -> None:
     """
     jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM
     try:
-        given = {  # JAX itself reads the address alone
+        given: dict[str, Any] = {  # JAX itself reads the address alone
             name: int(os.environ[f"JAX_{name.upper()}"])
             for name in ("num_processes", "process_id")
             if f"JAX_{name.upper()}" in os.environ

@@ -102,8 +102,12 @@ def at_random(
 ) -> tuple[js.Subspace, float]:
     """``dim`` random directions through ``params``, "random" or "filter"; seconds."""
     started = time.monotonic()
-    normalization = "unit" if kind == "random" else "filter"
-    space = js.random_subspace(problem.keys["subspace"], params, dim, normalization=normalization)
+    space = js.random_subspace(
+        problem.keys["subspace"],
+        params,
+        dim,
+        normalization="unit" if kind == "random" else "filter",
+    )
     checkpoint.save(store, "subspace", {"basis": space.basis})
     return space, time.monotonic() - started
 

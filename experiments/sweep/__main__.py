@@ -32,6 +32,10 @@ class SweepConfig(ProblemConfig):
     evaluates every sample's loss at random points along them, and writes Δ_k = E[(L_{k+1} −
     L_k)²] of every k < k_max with figures and a report into a run folder.
 
+    With --distributed every process of a cluster that JAX detects runs this command, on a file
+    system that all share. Elsewhere JAX_COORDINATOR_ADDRESS (HOST:PORT of process 0),
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID say which they are.
+
     Examples:
         python -m experiments.sweep --k-max 60000               # MNIST where it can be had
         python -m experiments.sweep --dataset glyphs --k-max 3000 --epochs 2      # a first look
@@ -61,7 +65,7 @@ class SweepConfig(ProblemConfig):
     devices: Annotated[int | None, default("all that JAX sees")] = None
     """Number of devices that share the work, those of all processes together."""
     distributed: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Share the work with other processes, each started with this command and the same --out."""
+    """Share the work with the other processes of a cluster, each started with this command."""
     precision: Literal["highest", "high", "default"] = "highest"
     """Precision of matrix products on a GPU or TPU; highest is float32."""
 
