@@ -70,7 +70,7 @@ loss = js.losses.supervised(model.apply)  # cross-entropy of each sample, in nat
 init_key, train_key, probe_key = jax.random.split(jax.random.key(0), 3)
 start = model.init(init_key, samples["inputs"])
 fitted = train.fit(
-    loss, start, samples, epochs=EPOCHS, batch_size=64, learning_rate=1e-3, key=train_key
+    train_key, loss, start, samples, epochs=EPOCHS, batch_size=64, learning_rate=1e-3
 )
 params = fitted.params
 

@@ -117,13 +117,10 @@ def _networks(problem: Problem) -> Callable[[], float]:
     options: dict[str, Any] = {"epochs": 1, "batch_size": 64, "learning_rate": 1e-3}
     alone = timer(
         lambda: [
-            train.fit(problem.loss, problem.initial, samples, key=key, **options).params
-            for key in keys
+            train.fit(key, problem.loss, problem.initial, samples, **options).params for key in keys
         ]
     )
-    together = timer(
-        lambda: train.fit_many(problem.loss, params, samples, keys=keys, **options).params
-    )
+    together = timer(lambda: train.fit(keys, problem.loss, params, samples, **options).params)
     return lambda: alone() / together()
 
 

@@ -1,9 +1,4 @@
-"""Training of a network on the samples met so far, while more arrive.
-
-What the monitor makes of the landscape around a network that is still being trained.
-
-A network that is trained while its samples arrive, until the monitor says that they suffice.
-"""
+"""A network that is trained while its samples arrive, and what the monitor says meanwhile."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -18,15 +13,20 @@ import optax
 import jaxscape as js
 from experiments.common import console, prepare
 from experiments.common.console import progress
-from experiments.common.problem import Problem
+from experiments.common.problem import Problem, tests_of
 from jaxscape import InputError, reductions
 from jaxscape.lab import checkpoint
-from jaxscape.lab.train import TEST_BATCH, State, correct, mean_loss, prefix_epoch
+from jaxscape.lab.train import State, descend, drawn, mean_loss
 from jaxscape.loss_variance import Interval
 from jaxscape.monitor import Decision
 from jaxscape.types import Batch, Params, PerSampleLoss
 
 Train = Callable[[State, int, int], State]
+Test = Callable[[Params], dict[str, float]]
+Arrays = dict[str, np.ndarray]
+
+TEST_BATCH = 1000
+"""Test samples per chunk."""
 
 
 def arrivals(n: int, size: int) -> np.ndarray:
@@ -48,45 +48,35 @@ def start(problem: Problem, config: Any) -> State:
 def trainer(problem: Problem, config: Any) -> Train:
     """``train(state, number, k)``: the steps after arrival ``number``, on the first k samples.
 
-    One compiled program for every number and k: see ``jaxscape.lab.refit.epoch``. Of two networks,
-    the steps after the same arrival have the same keys, whatever their k.
+    One compiled program serves every number and k: see ``jaxscape.lab.train.drawn``. Of two
+    networks, the steps after the same arrival have the same keys, whatever their k.
     """
     optimizer = optax.adam(config.learning_rate)
     each = steps(problem, config)
-    run = jax.jit(prefix_epoch(problem.loss, optimizer, steps=each, batch_size=config.batch_size))
-    order = jnp.arange(len(problem.order))
+
+    @jax.jit
+    def run(state: State, key: jax.Array, k: jax.Array, samples: Batch) -> State:
+        batches = drawn(key, k, steps=each, batch_size=config.batch_size)
+        return descend(problem.loss, optimizer, state, samples, batches)[0]
 
     def train(state: State, number: int, k: int) -> State:
         key = jax.random.fold_in(problem.keys["train"], number)
-        return run(state, key, jnp.asarray(k, jnp.int32), problem.samples, order)
+        return run(state, key, jnp.asarray(k, jnp.int32), problem.samples)
 
     return train
 
 
-def test_metrics(problem: Problem) -> dict[str, PerSampleLoss]:
-    """What is measured on each test sample: the loss; of classes, 1 where it is told right."""
-
-    def right(params: Params, batch: Batch) -> jax.Array:
-        return correct(problem.apply(params, batch["inputs"]), batch["targets"])
-
-    found = {"test_loss": problem.loss}
-    return found | {"test_accuracy": right} if problem.dataset.num_classes else found
-
-
-def tester(
-    problem: Problem, measured: dict[str, PerSampleLoss]
-) -> Callable[[Params], dict[str, float]]:
-    """``test(params)``: the means over the test split of what is ``measured``.
+def tester(metrics: dict[str, PerSampleLoss], samples: Batch) -> Test:
+    """``test(params)``: the means of ``metrics`` over the test samples.
 
     Raises:
         InputError: a loss that is not finite, as that of a network which diverged.
     """
-    samples = _split(problem)
 
     def test(params: Params) -> dict[str, float]:
         found = {
             name: float(mean_loss(metric, params, samples, batch_size=TEST_BATCH))
-            for name, metric in measured.items()
+            for name, metric in metrics.items()
         }
         if not np.isfinite(found["test_loss"]):
             raise InputError(
@@ -98,25 +88,16 @@ def tester(
     return test
 
 
-def final(
-    problem: Problem, measured: dict[str, PerSampleLoss], params: Params
-) -> dict[str, np.ndarray]:
-    """What is ``measured`` of each sample of the test split, under its name after ``final_``."""
+def final(metrics: dict[str, PerSampleLoss], samples: Batch, params: Params) -> Arrays:
+    """The ``metrics`` of each test sample, under their names after ``final_``."""
     return {
-        f"final_{name}": np.asarray(js.per_sample_losses(metric, params, _split(problem)))
-        for name, metric in measured.items()
+        f"final_{name}": np.asarray(js.per_sample_losses(metric, params, samples))
+        for name, metric in metrics.items()
     }
-
-
-def _split(problem: Problem) -> Batch:
-    data = problem.dataset
-    return {"inputs": jnp.asarray(data.test_inputs), "targets": jnp.asarray(data.test_targets)}
 
 
 LEVEL = 0.9
 """Of every interval."""
-
-
 TOL = 1e-2
 """Relative residual of the eigenpairs, which only their span is wanted of."""
 
@@ -126,7 +107,7 @@ class Look(NamedTuple):
 
     look_k: np.ndarray  #: samples met
     loss_variance: np.ndarray  #: E_q S², ``[3]``
-    effective: np.ndarray  #: by how many samples it is carried
+    effective: np.ndarray  #: effective sample size
     law: np.ndarray  #: K of the order law, ``[3]``
     exceedance: np.ndarray  #: K of Definition 4 over orders, ``[3]``
     stop: np.ndarray
@@ -167,7 +148,7 @@ def watcher(problem: Problem, config: Any) -> Callable[[Params, int], Look]:
     )
 
     def look(params: Params, k: int) -> Look:
-        space = _space(problem, config, params, k)
+        space = directions(problem, config, params, k)
         probe = prepare.probe(problem, params, space, config.points, config.sigma)
         state = monitor.init()
         for first in range(0, k, config.arrivals):
@@ -179,7 +160,7 @@ def watcher(problem: Problem, config: Any) -> Callable[[Params, int], Look]:
     return look
 
 
-def _space(problem: Problem, config: Any, params: Params, k: int) -> js.Subspace:
+def directions(problem: Problem, config: Any, params: Params, k: int) -> js.Subspace:
     """The directions of the settings' kind through ``params``, from the first k samples alone.
 
     The Hessian is that of samples spread evenly over them, whatever the order."""
@@ -221,12 +202,6 @@ def _sizes(interval: Interval) -> np.ndarray:
     return np.array([float(size.k) if size.reached else np.inf for size in interval])
 
 
-Arrays = dict[str, np.ndarray]
-
-
-Test = Callable[[Params], dict[str, float]]
-
-
 class Stop(NamedTuple):
     """The first look at which the monitor said stop."""
 
@@ -238,15 +213,15 @@ def measure(problem: Problem, config: Any, store: Path) -> Arrays:
     """The arrays of results.npz: A arrivals, C looks, n test samples; accuracies only of classes.
 
     ``k`` [A], ``test_loss``, ``test_accuracy`` [A] after each arrival; those of
-    ``collect_monitor.Look`` [C, ...]; ``order`` [k_max]; ``final_test_loss``,
+    ``Look`` [C, ...]; ``order`` [k_max]; ``final_test_loss``,
     ``final_test_accuracy`` [n] of the last network on each test sample. Where it stopped, ``k`` and
     all of the tests once more with ``stopped_`` before the name, from the stop on: of the network
     that trained on without new samples.
     """
     counts = arrivals(len(problem.order), config.arrivals)
-    metrics = test_metrics(problem)
+    tests = tests_of(problem)
     train = trainer(problem, config)
-    test = tester(problem, metrics)
+    test = tester(*tests)
     look = watcher(problem, config)
     at = looks(counts, config.growth)
     started = time.monotonic()
@@ -254,12 +229,12 @@ def measure(problem: Problem, config: Any, store: Path) -> Arrays:
     arrays, last, stop = _collect(counts, at, state, train, test, look)
     what = f"{len(counts)} arrivals, {len(at)} looks of the monitor"
     console.stage("collected", what, time.monotonic() - started)
-    arrays |= {"order": problem.order, **final(problem, metrics, last)}
+    arrays |= {"order": problem.order, **final(*tests, last)}
     networks = {"all": last}
     if stop is not None:
         started = time.monotonic()
         found, networks["stopped"] = _go_on(counts, stop, train, test)
-        found |= final(problem, metrics, networks["stopped"])
+        found |= final(*tests, networks["stopped"])
         arrays |= {f"stopped_{name}": values for name, values in found.items()}
         what = f"on {counts[stop.number]:,} samples, the steps that were left"
         console.stage("trained", what, time.monotonic() - started)
@@ -275,7 +250,7 @@ def _collect(
     test: Test,
     look: Callable[[Params, int], Look],
 ) -> tuple[Arrays, Params, Stop | None]:
-    """Train on all that arrive. The monitor looks on after its stop: would it stand by it?"""
+    """Train on all that arrive. The monitor also looks after its first stop."""
     stop, tested, said = None, [], []
     with progress("collecting", len(counts), "arrivals") as advance:
         for number, k in enumerate(counts.tolist()):

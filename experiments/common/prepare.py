@@ -45,19 +45,19 @@ def fit(
     samples = problem.samples if config.epochs else problem.read(slice(1))  # only its shape is used
     with progress("training", config.epochs, "epochs") as advance:
 
-        def on_epoch(number: int, loss: float, params: Params) -> None:
-            del number, loss
+        def on_epoch(number: int, params: Params) -> None:
+            del number
             visit(params)
             advance(1)
 
         return train.fit(
+            problem.keys["train"],
             problem.loss,
             problem.initial,
             samples,
             epochs=config.epochs,
             batch_size=config.batch_size,
             learning_rate=config.learning_rate,
-            key=problem.keys["train"],
             on_epoch=on_epoch,
         ).params
 

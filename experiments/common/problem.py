@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.common.config import ProblemConfig
 from jaxscape import InputError, losses
-from jaxscape.lab import data, models, stream
+from jaxscape.lab import data, models, stream, train
 from jaxscape.lab.data import Dataset
 from jaxscape.lab.models import Model
 from jaxscape.types import Batch, Params, PerSampleLoss
@@ -76,6 +76,19 @@ def check_test_split(problem: Problem) -> None:
             f"expected a data set with a test split, found none in {problem.dataset.name}; add "
             "test_inputs and test_targets, or name another"
         )
+
+
+def tests_of(problem: Problem) -> tuple[dict[str, PerSampleLoss], Batch]:
+    """What is measured on each test sample (loss; of classes, 1 where correct), and the samples."""
+
+    def right(params: Params, batch: Batch) -> jax.Array:
+        return train.correct(problem.apply(params, batch["inputs"]), batch["targets"])
+
+    data, metrics = problem.dataset, {"test_loss": problem.loss}
+    if data.num_classes:
+        metrics["test_accuracy"] = right
+    samples = {"inputs": data.test_inputs, "targets": data.test_targets}
+    return metrics, jax.tree.map(jnp.asarray, samples)
 
 
 def network(config: ProblemConfig, dataset: Dataset) -> tuple[Model, PerSampleLoss]:

@@ -1,6 +1,7 @@
 """What is measured of networks refitted on the first k samples, as arrays."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,20 @@ from jaxtyping import Array
 import jaxscape as js
 from experiments.common import console, prepare
 from experiments.common.console import progress
-from experiments.common.problem import Problem
+from experiments.common.problem import Problem, tests_of
 from experiments.refit import prediction
 from jaxscape import InputError, reductions
 from jaxscape.lab import checkpoint, train
 from jaxscape.lanczos import Eigenpairs
 from jaxscape.prefix_spectra import geometric, overlap
 from jaxscape.reductions import Reduction
-from jaxscape.types import Batch, Params
+from jaxscape.types import Params
 
 TOL = 1e-3
 """Relative residual of the eigenpairs along k, which only their span is wanted of."""
+
+TEST_BATCH = 1000
+"""Test samples per chunk."""
 
 
 def measure(problem: Problem, config: Any, store: Path) -> dict[str, np.ndarray]:
@@ -82,42 +86,60 @@ def _networks(
     problem: Problem, config: Any, ks: np.ndarray
 ) -> tuple[list[Params], dict[str, np.ndarray]]:
     """The networks of the first repeat, and the losses of all."""
-    data = problem.dataset
-    test = {"inputs": jnp.asarray(data.test_inputs), "targets": jnp.asarray(data.test_targets)}
-
-    def right(params: Params, batch: Batch) -> jax.Array:
-        return train.correct(problem.apply(params, batch["inputs"]), batch["targets"])
-
-    metrics = {"test_loss": problem.loss}
-    if data.num_classes:
-        metrics["test_accuracy"] = right
     rows, first = [], []
     shuffles = orders(problem, config)
     total = config.repeats * config.epochs
     with progress("refitting", total, f"epochs of {len(ks)} networks") as advance:
         for repeat, order in enumerate(shuffles):
-            fitted = train.fit_prefixes(
-                problem.loss,
-                problem.initial,
-                problem.samples,
-                ks,
-                order=order,
-                epochs=config.epochs,
-                steps=steps(problem, config),
-                batch_size=config.batch_size,
-                learning_rate=config.learning_rate,
-                key=jax.random.fold_in(problem.keys["train"], repeat),
-                test=test,
-                metrics=metrics,
-                together=config.together,
-                on_epoch=lambda number: advance(1),
-            )
-            networks = [jax.tree.map(lambda x, i=i: x[i], fitted.params) for i in range(len(ks))]
+            networks, tested = _refit(problem, config, ks, repeat, order, lambda: advance(1))
             if not repeat:
                 first.extend(networks)
-            rows.append(fitted.metrics | _own_losses(problem, networks, order, ks))
+            rows.append(tested | _own_losses(problem, networks, order, ks))
     stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     return first, {"orders": shuffles, **stacked}
+
+
+def _refit(
+    problem: Problem,
+    config: Any,
+    ks: np.ndarray,
+    repeat: int,
+    order: np.ndarray,
+    advance: Callable[[], Any],
+) -> tuple[list[Params], dict[str, np.ndarray]]:
+    """One network on the first k samples of ``order`` for each k, all from the same parameters
+    with the same keys; their test losses and accuracies after every epoch [E, K].
+    """
+    samples, num = problem.samples, len(ks)
+    if repeat:  # the first order is the samples' own
+        samples = jax.tree.map(lambda x: x[order], samples)
+    each = lambda params: [jax.tree.map(lambda x, i=i: x[i], params) for i in range(num)]  # noqa: E731
+    metrics, test = tests_of(problem)
+    rows = []
+
+    def on_epoch(number: int, params: Params) -> None:
+        del number
+        networks = each(params)
+        rows.append({
+            name: [train.mean_loss(metric, w, test, batch_size=TEST_BATCH) for w in networks]
+            for name, metric in metrics.items()
+        })  # fmt: skip
+        advance()
+
+    fitted = train.fit(
+        jnp.stack([jax.random.fold_in(problem.keys["train"], repeat)] * num),
+        problem.loss,
+        jax.tree.map(lambda x: jnp.stack([x] * num), problem.initial),
+        samples,
+        ks=ks,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        # a CPU's cache holds the state of one network
+        together=config.together or (1 if jax.default_backend() == "cpu" else num),
+        on_epoch=on_epoch,
+    )
+    return each(fitted.params), {name: np.array([row[name] for row in rows]) for name in metrics}
 
 
 def _own_losses(

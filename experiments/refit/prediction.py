@@ -1,4 +1,4 @@
-"""Whether K, from the landscape, foretells where refitted networks stop gaining from more data.
+"""Whether K, from the landscape, predicts where refitted networks stop gaining from more data.
 
 Both sides are in units of the loss. The landscape's is the root mean square distance of L_k from
 L_N, √(E_qS² (1/k − 1/N)); the networks' is the excess test loss of w*_k over w*_N, which a
@@ -147,7 +147,7 @@ def per_sigma(arrays: dict[str, np.ndarray], shares: Sequence[float]) -> list[di
                 "centered_variance": plain(arrays["centered_variance"][row]),
                 "effective_samples": plain(arrays["effective_samples"][row]),
                 "sizes": sizes,
-                "foretells": _verdict(sizes),
+                "predicts": _verdict(sizes),
                 "rank_correlation": plain(rank_correlation(arrays["distance"][row], excess)),
             }
         )

@@ -1,7 +1,4 @@
-"""What the refitted networks said, as entries, tables and sentences.
-
-Figures of networks refitted on the first k samples, from arrays.
-"""
+"""Tables and figures of networks refitted on the first k samples, from arrays."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -61,7 +58,8 @@ def text(found: dict[str, Any]) -> str:
         "their excess test loss falls below ε for good; each: in single repeats; K_ε: the law's",
         as_text(sizes_table(sigmas)),
         "",
-        *sentences(found),
+        as_text(verdict_table(found)),
+        rate(found),
     ]
     return "\n".join(parts)
 
@@ -113,72 +111,42 @@ def _span(bracket: list[int]) -> str:
     return f"{low:,} to {high:,}" if low else f"up to {high:,}"
 
 
-def sentences(found: dict[str, Any]) -> list[str]:
-    """What follows from the numbers."""
-    places = [
-        _place(entry, when)
-        for key, when in (("sigmas", "at the end"), ("sigmas_lowest", "at its lowest"))
-        for entry in found[key]
-    ]
-    return [*places, *_choice(found), _rate(found), *_order(found)]
+def verdict_table(found: dict[str, Any]) -> list[list[str]]:
+    """Rows of text, the first one the header: at how many ε each σ predicts where networks stop."""
+    rows = [["sigma", "test loss", "K_ε / k", f"within a factor {prediction.FACTOR:g}", "predicts"]]
+    rows[0].append("rank correlation")
+    for key, when in (("sigmas", "at the end"), ("sigmas_lowest", "lowest")):
+        for entry in found[key]:
+            factors = [size["factor"] for size in entry["sizes"] if size["factor"] is not None]
+            right = sum(1 / prediction.FACTOR <= x <= prediction.FACTOR for x in factors)
+            rank = entry["rank_correlation"]
+            rows.append(
+                [
+                    f"{entry['sigma']:g}",
+                    when,
+                    f"{min(factors):.2g} to {max(factors):.2g}" if factors else "-",
+                    f"{right} of {len(factors)} ε",
+                    {True: "yes", False: "no", None: "cannot tell"}[entry["predicts"]],
+                    "-" if rank is None else f"{rank:+.2f}",
+                ]
+            )
+    return rows
 
 
-def _place(entry: dict[str, Any], when: str) -> str:
-    start = f"σ = {entry['sigma']:g}, test loss {when}: "
-    factors = [size["factor"] for size in entry["sizes"] if size["factor"] is not None]
-    if entry["foretells"] is None:
-        return start + "no ε lies within the grid of k: cannot tell"
-    low, high = min(factors), max(factors)
-    miss = f"K_ε is {low:.2g} to {high:.2g} times the k where its excess falls below ε"
-    if entry["foretells"]:
-        return f"{start}{miss}: it foretells where, within a factor {prediction.FACTOR:g}"
-    right = sum(1 / prediction.FACTOR <= x <= prediction.FACTOR for x in factors)
-    return (
-        f"{start}{miss}: it does NOT foretell where, being right within a factor "
-        f"{prediction.FACTOR:g} at {right} of {len(factors)} ε"
-    )
-
-
-def _choice(found: dict[str, Any]) -> list[str]:
-    """A warning where only some σ foretell: which ones is known only once networks are refitted."""
-    verdicts = {entry["foretells"] for entry in found["sigmas"]}
-    if not {True, False} <= verdicts:
-        return []
-    levels = [entry["loss_variance"][1] for entry in found["sigmas"]]
-    span = f"E_q S² goes from {min(levels):.3g} to {max(levels):.3g} {found['unit']}² with σ"
-    return [
-        f"choice: the answer hangs on σ ({span}), and nothing here tells beforehand which to take"
-    ]
-
-
-def _rate(found: dict[str, Any]) -> str:
+def rate(found: dict[str, Any]) -> str:
     """Whether γ may be 1, by a 95 % interval of Student's t over the repeats."""
     gamma, repeats = found["excess_exponent"], found["repeats"]
     if gamma["value"] is None:
-        return "rate: too few k with a clear excess test loss to tell"
-    start = f"rate: excess test loss ∝ distance^γ with γ = {gamma['value']:.2f}"
+        return "too few k with a clear excess test loss for its exponent"
+    start = f"excess test loss ∝ distance^γ: γ = {gamma['value']:.2f}"
     if gamma["sem"] is None:
-        return (
-            f"{start} ({gamma['count']} values of k); one repeat has no error: cannot tell whether "
-            "it is the 1 that K_ε at every ε needs"
-        )
+        return f"{start} from {gamma['count']} values of k; one repeat has no error: cannot tell"
     reach = float(two_sided(0.95, repeats - 1)) * gamma["sem"]
     agree = "may be" if abs(gamma["value"] - 1) <= reach else "is not"
     return (
         f"{start} ± {gamma['sem']:.2f} ({gamma['count']} values of k, {repeats} repeats), which "
-        f"{agree} the 1 that K_ε at every ε needs"
+        f"{agree} the 1 that K_ε needs to be right at every ε"
     )
-
-
-def _order(found: dict[str, Any]) -> list[str]:
-    pairs = [(entry["sigma"], entry["rank_correlation"]) for entry in found["sigmas"]]
-    known = [f"{value:+.2f} at σ = {sigma:g}" for sigma, value in pairs if value is not None]
-    if not known:
-        return []
-    spread = 1 / math.sqrt(found["repeats"] - 1)
-    start = "order: at equal k, the rank correlation of distance and test loss over the repeats is"
-    chance = f"by chance alone its standard deviation is up to {spread:.2f}"
-    return [f"{start} {', '.join(known)}; {chance}"]
 
 
 Arrays = Mapping[str, np.ndarray]
@@ -239,10 +207,10 @@ def sizes(
 ) -> Figure:
     """K_ε of each σ, and the k from which on the excess test loss is below ε, against ε.
 
-    ``entries`` are those of ``foretell.per_sigma``. The vertical black bars run from the last k of
-    the grid that exceeds ε to the next, between which the networks' size lies.
+    ``entries`` are those of ``prediction.per_sigma``. Black bars run from the last k of the grid
+    that exceeds ε to the next: the networks' size lies between them.
     """
-    title = f"Does K foretell where more data stops paying? {dataset}"
+    title = f"Does K predict where more data stops paying? {dataset}"
     xlabel = rf"$\varepsilon$ ({unit})"
     figure, (axes,) = canvas(title, xlabel, "samples", fallback=fallback)
     for row, entry in enumerate(entries):

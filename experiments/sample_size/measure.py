@@ -1,12 +1,12 @@
 """What pilots of a few samples say of the sample size that suffices, and how often they are right.
 
-A pilot is the first n samples of some order, met at a few random points; what it says is held
-against all samples at all points. Arrays that hold an interval end in an axis (low, value, high),
-those that hold both parts start with (Δ, centered delta).
+A pilot is the first n samples of some order at a few random points. It is compared with all samples
+at all points. Arrays of intervals end in an axis (low, value, high). Those of both parts start with
+an axis (Δ, centered Δ).
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 import jaxscape as js
-from jaxscape import prefix
+from experiments.common.problem import Problem
+from experiments.common.sizes import LEVEL
+from jaxscape import InputError, prefix, reductions
 from jaxscape.loss_variance import Evidence, estimate, evidence_of, extend, start
+from jaxscape.probes import Probe
 from jaxscape.sample_size import SufficientSize
 
 PARTS = ("delta", "centered")
@@ -27,14 +30,14 @@ class Question(NamedTuple):
     tolerance: float  #: of Δ_k, in units of the loss squared
     epsilon: float  #: root mean square distance to the population's landscape, units of the loss
     level: float  #: of every interval
-    run: int  #: samples of the run whose K by Definition 4 is foretold
+    run: int  #: samples of the run whose K by Definition 4 is predicted
 
 
 class Answer(NamedTuple):
     """What a pilot says, ``[2, *r, 3]``; a K is infinite where it is beyond all numbers."""
 
     loss_variance: Float[Array, "2 *r 3"]  #: E_q S²
-    effective: Float[Array, "2 *r"]  #: by how many samples it is carried
+    effective: Float[Array, "2 *r"]  #: effective sample size
     law: Float[Array, "2 *r 3"]  #: K of the order law
     distance: Float[Array, "2 *r 3"]  #: K_ε to the population
     exceedance: Float[Array, "2 *r 3"]  #: K of Definition 4 in a run, its value the median
@@ -45,6 +48,60 @@ class Trials(NamedTuple):
 
     answer: Answer  #: r = (R, sizes)
     exceedance: Float[Array, "2 R"]  #: K by Definition 4 of each whole order; n: not reached
+
+
+def per_sample_losses(problem: Problem, probe: Probe) -> Float[Array, "m n"]:
+    """ℓ_i(w) of every sample at every point.
+
+    Raises:
+        InputError: a loss that is NaN or infinite.
+    """
+    keep = reductions.losses(probe.num_points)
+    losses = js.evaluate(problem.loss, probe, problem.samples, keep)
+    bad = np.flatnonzero(~np.isfinite(losses).all(0))
+    if bad.size:
+        raise InputError(
+            f"expected finite losses, found NaN or infinity for {bad.size} of {losses.shape[1]} "
+            f"samples, the first at position {bad[0]}; lower --sigmas"
+        )
+    return losses
+
+
+def arrays_of(losses: Float[Array, "M n"], config: Any) -> dict[str, np.ndarray]:
+    """The arrays of results.npz at one sigma.
+
+    ``own_*`` are pilots along the order of the data, ``trial_*`` those of random orders, ``true_*``
+    what all samples at all points say, for both parts. ``own_k``, ``trial_k`` and, at all points,
+    ``true_k`` are Definition 4's K of each order run to its end, n where it is not reached.
+    ``held_*`` is whether a trial's interval held.
+    """
+    n = losses.shape[1]
+    question = Question(config.tolerance, config.epsilon, LEVEL, n)
+    found = ask(
+        jax.random.key(config.seed),
+        losses,
+        doubling(config.first_pilot, n),
+        num_points=config.pilot_points,
+        num_trials=config.trials,
+        question=question,
+    )
+    truth = of_all(losses, question)
+    own = jax.tree.map(lambda leaf: leaf[:, 0], found)
+    trials = jax.tree.map(lambda leaf: leaf[:, 1:], found)
+    arrays = {
+        **_named("own", own.answer),
+        **_named("trial", trials.answer),
+        **_named("true", truth),
+        **{f"held_{what}": hits for what, hits in held(trials, truth).items()},
+        "own_k": own.exceedance,
+        "trial_k": trials.exceedance,
+        "true_k": last_exceedance(losses, config.tolerance),
+    }
+    return {name: np.asarray(values) for name, values in arrays.items()}
+
+
+def _named(prefix: str, answer: Answer) -> dict[str, Array]:
+    return {f"{prefix}_{name}": values for name, values in answer._asdict().items()}
 
 
 @partial(jax.jit, static_argnames=("sizes", "num_points", "num_trials", "question"))
@@ -94,10 +151,10 @@ def last_exceedance(losses: Float[Array, "m n"], tolerance: float) -> Float[Arra
 
 
 def held(trials: Trials, truth: Answer) -> dict[str, Bool[np.ndarray, "2 R sizes"]]:
-    """Whether each pilot's interval holds what it is about.
+    """Whether each pilot's interval holds what it predicts.
 
-    E_q S² and both K that follow from it are held against ``truth``, those of all samples at all
-    points; Definition 4's K against that of the pilot's own order, once run to its end.
+    E_q S² and both K that follow from it are compared with ``truth``, those of all samples at all
+    points. Definition 4's K is compared with that of the pilot's own order, run to its end.
     """
     said = trials.answer
     return {

@@ -1,6 +1,4 @@
-"""What the pilots said of the sample size, as entries and as tables of text.
-
-Figures of what pilots of few samples foretell, from a list of answers.
+"""Tables and figures of what pilots of a few samples predict.
 
 An answer is a mapping: ``sigma``, ``part`` ("delta" or "centered"), ``pilots`` (each with the
 intervals ``law`` and ``exceedance`` as (low, value, high), None where beyond all numbers, and
@@ -23,8 +21,6 @@ from jaxscape.loss_variance import TRUSTED
 from jaxscape.sample_size import MOST
 
 NAMES = {"delta": "Δ and its level", "centered": "centered Δ"}
-
-
 QUANTITIES = ("loss_variance", "law", "distance", "exceedance")
 
 
@@ -40,7 +36,7 @@ def answers_of(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
 
 def _entry(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     """Of one sigma and part; ``held_*`` are [R, sizes], ``own_*`` [sizes, 3]."""
-    carried = arrays["trial_effective"] >= TRUSTED
+    trusted = arrays["trial_effective"] >= TRUSTED
     return {
         "pilots": [
             {
@@ -48,13 +44,13 @@ def _entry(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
                 **{key: plain(arrays[f"own_{key}"][i]) for key in QUANTITIES},
                 "coverage": {key: _share(arrays[f"held_{key}"][:, i]) for key in QUANTITIES},
             }
-            for i in range(carried.shape[1])
+            for i in range(trusted.shape[1])
         ],
         "all": {key: plain(arrays[f"true_{key}"][1]) for key in QUANTITIES[:3]}
         | {"exceedance": plain(arrays["true_k"])},
-        "carried": _share(carried),
-        "coverage_carried": {key: _share(arrays[f"held_{key}"][carried]) for key in QUANTITIES},
-        "coverage_others": {key: _share(arrays[f"held_{key}"][~carried]) for key in QUANTITIES},
+        "trusted": _share(trusted),
+        "coverage_trusted": {key: _share(arrays[f"held_{key}"][trusted]) for key in QUANTITIES},
+        "coverage_others": {key: _share(arrays[f"held_{key}"][~trusted]) for key in QUANTITIES},
     }
 
 
@@ -65,9 +61,9 @@ def _share(hits: np.ndarray) -> float | None:
 def table(entry: dict[str, Any], sizes: Sequence[int], n: int) -> list[list[str]]:
     """Rows of text, the first one the header, the last one what all samples at all points say.
 
-    A row is the pilot along the order of the data; only "held" is of the random orders' pilots.
+    A row is the pilot along the order of the data. Only "held" is of the random orders' pilots.
     """
-    rows = [["pilot", "E S²", "90 %", "held", "carried by", "K, order law, 90 %"]]
+    rows = [["pilot", "E S²", "90 %", "held", "effective", "K, order law, 90 %"]]
     rows[0] += [f"K, run of {n:,}, 90 %", "held", "K_ε, 90 %"]
     for size, pilot in zip(sizes, entry["pilots"], strict=True):
         low, value, high = pilot["loss_variance"]
@@ -93,18 +89,17 @@ def table(entry: dict[str, Any], sizes: Sequence[int], n: int) -> list[list[str]
     return rows
 
 
-def sentence(entry: dict[str, Any]) -> str:
-    """How much more a pilot is worth that is carried by enough samples, in a line or two."""
-    told = []
-    for which, share in (("carried", entry["carried"]), ("others", 1 - entry["carried"])):
+def trust_table(entry: dict[str, Any]) -> list[list[str]]:
+    """Rows of text, the first one the header: coverage by the pilots' effective sample size."""
+    rows = [["effective sample size", "of all pilots", "held E S²", "held K of a run"]]
+    for name, which, share in (
+        (f"at least {TRUSTED}", "trusted", entry["trusted"]),
+        ("less", "others", 1 - entry["trusted"]),
+    ):
         held = entry[f"coverage_{which}"]
-        if held["law"] is not None:
-            size = f"at least {TRUSTED}" if which == "carried" else "fewer"
-            told.append(
-                f"pilots carried by {size} samples ({share:.0%} of all): E S² held by "
-                f"{held['loss_variance']:.1%}, K of a run by {held['exceedance']:.1%}"
-            )
-    return "\n".join(told)
+        cells = (share, held["loss_variance"], held["exceedance"])
+        rows.append([name, *("-" if x is None else f"{x:.1%}" for x in cells)])
+    return rows
 
 
 def _level(value: float | None) -> str:
@@ -112,11 +107,7 @@ def _level(value: float | None) -> str:
 
 
 PILOT = "samples $n$ of the pilot"
-
-
 PART_LABELS = {"delta": r"$\Delta_k$", "centered": r"centered $\tilde\Delta_k$"}
-
-
 KINDS = (("law", "order law"), ("exceedance", "last exceedance of a run"))
 
 
@@ -134,7 +125,7 @@ def pilots(
 
     Lines are what all samples say: of the order law, and of the one order that was run.
     """
-    title = rf"Sample size foretold, $\Delta_k$ < {tolerance:g} {unit}²: {dataset}"
+    title = rf"Sample size predicted, $\Delta_k$ < {tolerance:g} {unit}²: {dataset}"
     figure, panels = canvas(title, PILOT, "$K$ (samples)", fallback=fallback, panels=len(answers))
     for axes, answer in zip(panels, answers, strict=True):
         _title(axes, answer)
@@ -150,7 +141,7 @@ def pilots(
         axes.set(xscale="log", yscale="log")
     legend(
         figure,
-        "bars: 90 % interval of a pilot; lines of the same colour: all samples, to be hit; "
+        "bars: 90 % interval of a pilot; lines of the same colour: all samples; "
         f"grey: {num_samples:,} samples",
     )
     return figure
@@ -165,7 +156,7 @@ def coverage(
     dataset: str,
     fallback: bool = False,
 ) -> Figure:
-    """How often the pilots' intervals held what they are about, a panel per answer."""
+    """How often the pilots' intervals held what they predict, a panel per answer."""
     title = f"Coverage of {level:.0%} intervals over {trials} random orders: {dataset}"
     ylabel = "share of pilots"
     figure, panels = canvas(title, PILOT, ylabel, fallback=fallback, panels=len(answers))

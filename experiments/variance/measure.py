@@ -1,10 +1,8 @@
 """How many points an estimator of a mean needs, from a pool of points drawn its way.
 
-A pool holds the values whose mean is wanted, ``[groups, size, q]``: groups are independent of each
-other, the points of a group are not, and 2^j of its points in a row, from a multiple of 2^j on,
-are as good as its first 2^j.
-
-The squares whose means are Δ_k and its kin, at every point of each kind, and their model's.
+A pool holds the values whose mean is wanted, ``[groups, size, q]``. Groups are independent of each
+other; the points of a group are not. 2^j of its points in a row, from a multiple of 2^j on, are as
+good as its first 2^j.
 """
 
 import functools
@@ -26,12 +24,8 @@ from jaxscape.types import Batch, PerSampleLoss
 
 ERROR = 0.01
 """Standard error that is asked for, as a share of the mean."""
-
-
 LEVEL = 0.9
 """Of the intervals whose coverage is counted."""
-
-
 FEW = 64
 """Points from which such an interval is formed."""
 
@@ -56,8 +50,6 @@ ESTIMATORS = (
 
 LEAST = {"gaussian": 1, "pairs": 2, "sobol": 1}
 """Points of the smallest group."""
-
-
 GROUP = {"gaussian": 1, "pairs": 2, "sobol": FEW // RANDOMISATIONS}
 """Points of a group where there are ``FEW`` in all."""
 
@@ -214,10 +206,10 @@ def _modelled(theta: Float[Array, "d"], batch: Quadratic) -> Float[Array, "n"]:
 def _expected(model: Quadratic, k: Int[np.ndarray, "K"], sigma: float) -> Float[np.ndarray, "q"]:
     """What the means of the model's squares are, exactly."""
     law = js.quadratic_delta(model, sigma)
-    total, shape = (np.asarray(part, np.float64) for part in (law.total, law.centered))
+    total, centered = (np.asarray(part, np.float64) for part in (law.total, law.centered))
     every = np.arange(1.0, len(total) + 1)
-    # Σ k(k+1) δ_k² over all k is (n − 1) S², see ``evidence``
-    return np.concatenate([total[k - 1], shape[k - 1], [np.mean(every * (every + 1) * total)]])
+    # Σ k(k+1) δ_k² over all k is (n − 1) S², see ``loss_variance``
+    return np.concatenate([total[k - 1], centered[k - 1], [np.mean(every * (every + 1) * total)]])
 
 
 def _see(loss: PerSampleLoss, probe: Any, data: Batch, k: Int[np.ndarray, "K"]) -> Seen:

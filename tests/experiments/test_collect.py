@@ -59,13 +59,13 @@ SPACES = {}
 def stopped(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stopped")
     argv = clouds(folder / "clouds.npz")
-    find = measure._space
+    find = measure.directions
 
     def noted(found, config, params, k):
         SPACES[k] = find(found, config, params, k)
         return SPACES[k]
 
-    with mock.patch.object(measure, "_space", noted):
+    with mock.patch.object(measure, "directions", noted):
         said = finish(argv, folder / "run")
     return argv, folder / "run", *said
 
@@ -263,19 +263,22 @@ def test_what_is_printed_follows_from_the_summary(stopped, unstopped):
     text = report.text(summary)
     k, entry = summary["stopped_k"], summary["test_accuracy"]
     assert f"stopped at k = {k} of 270 ({k / 270:.1%})" in text
-    assert f"there {entry['at_stop']:.2%}" in text
-    assert f"with all data {entry['all']:.2%}" in text
-    for name, gap, verdict in (
-        ("test_accuracy", -0.03, "-3 ± 1 percentage points, a cost"),
-        ("test_accuracy", 0.03, "+3 ± 1 percentage points, a gain"),
-        ("test_accuracy", 0.019, "+1.9 ± 1 percentage points, no clear"),
-        ("test_loss", 0.03, "+0.03 ± 0.01 nats, a cost"),
-        ("test_loss", -0.03, "-0.03 ± 0.01 nats, a gain"),
+    row = next(line.split() for line in text.splitlines() if line.strip().startswith("accuracy"))
+    assert row[1:4] == [f"{entry[name]:.2%}" for name in ("all", "at_stop", "stopped")]
+    for name, gap, shown, verdict in (
+        ("test_accuracy", -0.03, "-3 ± 1 %", "a cost"),
+        ("test_accuracy", 0.03, "+3 ± 1 %", "a gain"),
+        ("test_accuracy", 0.019, "+1.9 ± 1 %", "no clear difference"),
+        ("test_loss", 0.03, "+0.03 ± 0.01 nats", "a cost"),
+        ("test_loss", -0.03, "-0.03 ± 0.01 nats", "a gain"),
     ):
         scores = summary[name] | {"difference": gap, "difference_sem": 0.01}
-        assert verdict in report.text(summary | {name: scores})
+        lines = report.text(summary | {name: scores}).splitlines()
+        (line,) = (line for line in lines if line.strip().startswith(name.removeprefix("test_")))
+        assert shown in line
+        assert verdict in line
     assert "not stopped by k = 270" in report.text(never)
-    assert f"test loss {never['test_loss']['all']:.4g}" in report.text(never)
+    assert report.text(never).split()[-1] == f"{never['test_loss']['all']:.4g}"
 
 
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, capsys):
@@ -285,7 +288,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, capsys):
     for more, words in (
         (["--arrivals", "0"], "at least 1"),
         (["--growth", "0.9"], "at least 1"),
-        (["--epochs", "0"], "--epochs at least 1"),
+        (["--epochs", "0"], "--epochs of at least 1"),
         (["--points", "1"], "at least 2"),
         (["--tolerance", "0"], "above 0"),
         (["--sigma", "inf"], "above 0"),

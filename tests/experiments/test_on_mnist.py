@@ -33,8 +33,8 @@ def seen():
     model = models.build("mlp", num_outputs=10, hidden=32, layers=1)
     loss = losses.supervised(model.apply, losses.cross_entropy)
     initial = model.init(jax.random.key(0), samples["inputs"])
-    options = {"epochs": 1, "batch_size": 128, "learning_rate": 1e-3, "key": jax.random.key(1)}
-    params = train.fit(loss, initial, samples, **options).params
+    options = {"epochs": 1, "batch_size": 128, "learning_rate": 1e-3}
+    params = train.fit(jax.random.key(1), loss, initial, samples, **options).params
     space = js.random_subspace(jax.random.key(2), params, 10)
     probe = js.gaussian(jax.random.key(3), space, M, 1.0)
     return js.evaluate(loss, probe, samples, reductions.losses(M))

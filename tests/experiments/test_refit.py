@@ -159,11 +159,10 @@ def test_the_sizes_of_the_summary_follow_from_the_arrays(finished, capsys):
             assert size["networks"] == [low, int(k[last + 1])]
             if 0 < low < k[-2]:
                 right.append(low / 2 <= size_law <= 2 * k[last + 1])
-        assert entry["foretells"] == (all(right) if right else None)
-    verdicts = [e["foretells"] for key in ("sigmas", "sigmas_lowest") for e in summary[key]]
-    text = report.text(summary)
-    assert text.count("NOT foretell") == verdicts.count(False)
-    assert text.count("it foretells") == verdicts.count(True)
+        assert entry["predicts"] == (all(right) if right else None)
+    verdicts = [e["predicts"] for key in ("sigmas", "sigmas_lowest") for e in summary[key]]
+    words = {True: "yes", False: "no", None: "cannot tell"}
+    assert [row[4] for row in report.verdict_table(summary)[1:]] == [words[v] for v in verdicts]
 
 
 def test_the_lowest_test_loss_is_judged_as_the_last(finished):
@@ -186,7 +185,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(flags, tmp_path, capsys):
         (["--k-min", "280"], "below --k-max"),
         (["--num-ks", "1"], "at least 2"),
         (["--repeats", "0"], "at least 1"),
-        (["--epochs", "0"], "--epochs at least 1"),
+        (["--epochs", "0"], "--epochs of at least 1"),
         (["--together", "0"], "at least 1"),
         (["--shares", "0"], "above 0"),
         (["--sigmas", "nan"], "above 0"),

@@ -64,7 +64,7 @@ def rate_of(losses, distance):
     exponent = {"value": gamma.value, "sem": run_folder.plain(gamma.sem), "count": gamma.num_ks}
     quantile = lambda p, nu: stats.t.ppf((1 + p) / 2, nu)  # noqa: E731
     with mock.patch.object(report, "two_sided", quantile):
-        return report._rate({"excess_exponent": exponent, "repeats": len(losses)})
+        return report.rate({"excess_exponent": exponent, "repeats": len(losses)})
 
 
 def test_noise_alone_is_seldom_taken_for_another_rate():

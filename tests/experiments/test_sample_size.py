@@ -33,11 +33,9 @@ def clouds(tmp_path_factory):
 def finished(clouds, tmp_path_factory):
     """A run, with the losses that its pilots saw."""
     seen, out = [], tmp_path_factory.mktemp("runs") / "run"
-    look = sample_size.per_sample_losses
+    look = measure.per_sample_losses
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            sample_size, "per_sample_losses", lambda *a: seen.append(look(*a)) or seen[-1]
-        )
+        patch.setattr(measure, "per_sample_losses", lambda *a: seen.append(look(*a)) or seen[-1])
         with drawing.coarsely():
             assert sample_size.main([*clouds, "--sigmas", "0.5", "2", "--out", str(out)]) == 0
     with np.load(out / "results.npz", allow_pickle=False) as arrays:
@@ -95,7 +93,7 @@ def test_what_is_held_is_what_lies_inside(finished):
     answers = json.loads((out / "summary.json").read_text())["answers"]
     assert [(a["sigma"], a["part"]) for a in answers[:3]] == [
         (0.5, "delta"),
-        (0.5, "shape"),
+        (0.5, "centered"),
         (2.0, "delta"),
     ]
     share = arrays["held_exceedance"][1, 0, :, 2].mean()
@@ -120,10 +118,10 @@ def test_pilots_double_up_to_half(first, n, sizes):
 
 def test_bad_input_is_one_line(clouds, tmp_path, capsys):
     for more, word in (
-        (["--first-pilot", "81"], "from 2 to 80"),
-        (["--pilot-points", "13"], "from 2 to 12"),
-        (["--tolerance", "0"], "--tolerance a finite number above 0"),
-        (["--epsilon", "nan"], "--epsilon a finite number above 0"),
+        (["--first-pilot", "81"], "at most 80, half of --k-max"),
+        (["--pilot-points", "13"], "at most 12, --points"),
+        (["--tolerance", "0"], "--tolerance above 0"),
+        (["--epsilon", "nan"], "--epsilon above 0"),
         (["--trials", "0"], "at least 1"),
     ):
         assert sample_size.main([*clouds, *more, "--out", str(tmp_path / "run")]) == 2
@@ -138,4 +136,4 @@ def test_losses_that_are_not_finite_are_refused():
     probe = js.points(space, jnp.array([[0.0, 0.0], [1.0, 0.0]]))
     here = SimpleNamespace(loss=lambda w, x: x / (1 - w["w"][0]), samples=jnp.ones(3))
     with pytest.raises(js.InputError, match="lower --sigmas"):
-        sample_size.per_sample_losses(here, probe)
+        measure.per_sample_losses(here, probe)
