@@ -32,13 +32,14 @@ def save(folder: str | Path, name: str, tree: Any) -> None:
     instant leaves one of the two whole.
 
     ``tree`` holds JAX or NumPy arrays with at least one entry each; random keys go through
-    ``jax.random.key_data``. Of several hosts (``jax.distributed``) each reads and writes for
-    itself, so one of them alone may. Raises ``OSError`` where it cannot be written (a full disk, an
-    unwritable folder), with the last good version left as it was.
+    ``jax.random.key_data``. With several processes (``jax.distributed``) all of them save and
+    restore the same arrays together, in a folder that they share; process 0 writes. Raises
+    ``OSError`` where it cannot be written (a full disk, an unwritable folder), with the last good
+    version left as it was.
     """
     try:
         if jax.process_count() > 1:
-            tree = jax.device_get(tree)  # Orbax takes a JAX array for one that all hosts share
+            tree = jax.device_get(tree)  # Orbax takes a JAX array for one spread over processes
         Path(folder).resolve().joinpath(name).mkdir(parents=True, exist_ok=True)
         with _manager(folder, name, read_only=False) as manager:
             last = manager.latest_step()
