@@ -22,6 +22,8 @@ from jaxscape.monitor import Decision
 from jaxscape.types import Batch, Params, PerSampleLoss
 
 Arrays = dict[str, np.ndarray]
+Train = Callable[[State, int, int], State]
+Tests = tuple[dict[str, PerSampleLoss], Batch]
 
 TEST_BATCH = 1000
 """Test samples per chunk."""
@@ -46,7 +48,8 @@ def measure(problem: Problem, config: Any, store: Path) -> Arrays:
     at = looks(counts, config.growth)
     train, look, tests = trainer(problem, config), watcher(problem, config), tests_of(problem)
     started = time.monotonic()
-    tested, said, stops, state = [], [], [], start(problem, config)
+    stops: list[tuple[int, State]] = []
+    tested, said, state = [], [], start(problem, config)
     with progress("collecting", len(counts), "arrivals") as advance:
         for number, k in enumerate(counts.tolist()):
             state = train(state, number, k)
@@ -63,17 +66,24 @@ def measure(problem: Problem, config: Any, store: Path) -> Arrays:
     arrays |= final(*tests, state.params)
     if stops:
         started, (stop, state) = time.monotonic(), stops[0]
-        tested = tested[stop : stop + 1]
-        for number in range(stop + 1, len(counts)):
-            state = train(state, number, int(counts[stop]))
-            tested.append(scores(*tests, state.params))
-        networks["stopped"] = state.params
-        found = {"k": counts[stop:], **_columns(tested), **final(*tests, state.params)}
+        found, networks["stopped"] = _go_on(counts, stop, state, train, tests)
         arrays |= {f"stopped_{name}": values for name, values in found.items()}
         what = f"on {counts[stop]:,} samples, the steps that were left"
         console.stage("trained", what, time.monotonic() - started)
     checkpoint.save(store, "collected", networks)
     return arrays
+
+
+def _go_on(
+    counts: np.ndarray, stop: int, state: State, train: Train, tests: Tests
+) -> tuple[Arrays, Params]:
+    """Train the network of arrival ``stop`` on what it has met, as many steps as the other."""
+    tested = [scores(*tests, state.params)]
+    for number in range(stop + 1, len(counts)):
+        state = train(state, number, int(counts[stop]))
+        tested.append(scores(*tests, state.params))
+    found = {"k": counts[stop:], **_columns(tested), **final(*tests, state.params)}
+    return found, state.params
 
 
 def _columns(rows: Sequence[dict[str, Any]]) -> Arrays:
@@ -96,7 +106,7 @@ def start(problem: Problem, config: Any) -> State:
     return State(problem.initial, optax.adam(config.learning_rate).init(problem.initial))
 
 
-def trainer(problem: Problem, config: Any) -> Callable[[State, int, int], State]:
+def trainer(problem: Problem, config: Any) -> Train:
     """``train(state, number, k)``: the steps after arrival ``number``, on the first k samples.
 
     One compiled program serves every number and k: see ``jaxscape.lab.train.drawn``. Of two
