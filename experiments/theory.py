@@ -17,13 +17,11 @@ from experiments.common import (
     segments,
     tables,
 )
-from experiments.common import problem as problems
 from experiments.common.config import ProblemConfig, above, at_least, between, default
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Kept, Record
 from jaxscape import InputError
 from jaxscape.lab import plot
-from jaxscape.subspace import check_dim
 
 
 @dataclass(frozen=True)
@@ -62,19 +60,9 @@ class TheoryConfig(ProblemConfig):
 
 
 def run(config: TheoryConfig) -> Kept:
-    """Compare, print the table, and write the run folder.
-
-    Raises:
-        InputError: settings or data that cannot be used.
-    """
-    config.check()
-    problem = problems.load(config)
-    check_dim(config.dim, problem.initial)
-    console.problem(problem, config.order)
-    found = run_folder.keep("theory", config, problem, lambda work: _find(problem, config, work))
-    print(tables.as_text(tables.law_table(found.summary["sigmas"])))
-    print(f"\nfigure: {found.folder / 'figures' / 'agreement.png'}")
-    return found
+    """Compare, print the table, and write the run folder; see ``run_folder.run``."""
+    show = lambda kept: tables.as_text(tables.law_table(kept.summary["sigmas"]))  # noqa: E731
+    return run_folder.run("theory", config, _find, show)
 
 
 def _find(problem: Problem, config: TheoryConfig, work: Path) -> Record:

@@ -3,20 +3,17 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 
 from experiments.common import cli, console, prepare, run_folder, tables
-from experiments.common import problem as problems
 from experiments.common.config import ProblemConfig, above, at_least, default
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Kept, Record
 from experiments.sample_size import measure, report
 from jaxscape import InputError
-from jaxscape.subspace import check_dim
 
 
 @dataclass(frozen=True)
@@ -64,20 +61,9 @@ class SampleSizeConfig(ProblemConfig):
 
 
 def run(config: SampleSizeConfig) -> Kept:
-    """Ask the pilots, print the tables, and write the run folder.
-
-    Raises:
-        InputError: settings or data that cannot be used.
-    """
-    config.check()
-    problem = problems.load(config)
-    check_dim(config.dim, problem.initial)
-    console.problem(problem, config.order)
-    find = partial(_find, problem, config)
-    found = run_folder.keep("sample_size", config, problem, find)
-    print(report.text(found.summary))
-    print(f"\nfigures: {found.folder / 'figures'}")
-    return found
+    """Ask the pilots, print the tables, and write the run folder; see ``run_folder.run``."""
+    show = lambda kept: report.text(kept.summary)  # noqa: E731
+    return run_folder.run("sample_size", config, _find, show)
 
 
 def _find(problem: Problem, config: SampleSizeConfig, work: Path) -> Record:
