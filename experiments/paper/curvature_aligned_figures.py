@@ -1,7 +1,4 @@
-"""Figures of the family of criteria of "Curvature-Aligned Probing" (2026), from arrays.
-
-Figures of the error of the quadratic model, from arrays.
-"""
+"""Figures of the experiments of "Curvature-Aligned Probing" (2026), from arrays."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,12 +13,14 @@ from jaxscape.lab.style import MARKERS, PREFIX, STYLE, Keywords, canvas, colour,
 Arrays = Mapping[str, np.ndarray]
 
 
-def family(arrays: Arrays, *, dataset: str, fallback: bool = False, unit: str = "nats²") -> Figure:
+def family(arrays: Arrays, *, dataset: str, fallback: bool = False, unit: str = "nats") -> Figure:
     """k √Δ_k of every member, a panel per σ, in the unit of the loss."""
     panels = [rf"$\sigma$ = {sigma:g}" for sigma in arrays["sigma"]]
-    title = f"The family of criteria: {dataset}"
-    ylabel = rf"$k\,\sqrt{{\Delta_k}}$   ({unit.rstrip('²')})"
-    figure, axes = canvas(title, PREFIX, ylabel, fallback=fallback, panels=len(panels))
+    ylabel = rf"$k\,\sqrt{{\Delta_k}}$   ({unit})"
+    figure, axes = canvas(
+        f"The family of criteria: {dataset}", PREFIX, ylabel,
+        fallback=fallback, panels=len(panels),
+    )  # fmt: skip
     k = arrays["k"].astype(np.float64)
     for index, (panel, name) in enumerate(zip(axes, panels, strict=True)):
         panel.set_title(name)
