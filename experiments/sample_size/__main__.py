@@ -8,7 +8,7 @@ from typing import Annotated
 
 import numpy as np
 
-from experiments.common import cli, console, prepare, run_folder, sizes
+from experiments.common import cli, console, prepare, run_folder, tables
 from experiments.common import problem as problems
 from experiments.common.config import ProblemConfig, above, at_least, default
 from experiments.common.problem import Problem
@@ -114,10 +114,10 @@ def _find(problem: Problem, config: SampleSizeConfig, work: Path) -> Record:
     figures = {
         "pilots": report.pilots(answers, arrays["pilot"], n, **about),
         "coverage": report.coverage(
-            answers, arrays["pilot"], sizes.LEVEL, config.trials, **run_folder.marks(problem)
+            answers, arrays["pilot"], tables.LEVEL, config.trials, **run_folder.marks(problem)
         ),
     }
-    return Record(arrays, {"num_samples": n, "level": sizes.LEVEL, "answers": answers}, figures)
+    return Record(arrays, {"num_samples": n, "level": tables.LEVEL, "answers": answers}, figures)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -32,13 +32,14 @@ def save(folder: str | Path, name: str, tree: Any) -> None:
     instant leaves one of the two whole.
 
     ``tree`` holds JAX or NumPy arrays with at least one entry each; random keys go through
-    ``jax.random.key_data``. Of several hosts (``jax.distributed``) each reads and writes for
-    itself, so one of them alone may. Raises ``OSError`` where it cannot be written (a full disk, an
-    unwritable folder), with the last good version left as it was.
+    ``jax.random.key_data``. With several processes (``jax.distributed``) all of them save and
+    restore the same arrays together, in a folder that they share; process 0 writes. Raises
+    ``OSError`` where it cannot be written (a full disk, an unwritable folder), with the last good
+    version left as it was.
     """
     try:
         if jax.process_count() > 1:
-            tree = jax.device_get(tree)  # Orbax takes a JAX array for one that all hosts share
+            tree = jax.device_get(tree)  # Orbax takes a JAX array for one spread over processes
         Path(folder).resolve().joinpath(name).mkdir(parents=True, exist_ok=True)
         with _manager(folder, name, read_only=False) as manager:
             last = manager.latest_step()
@@ -53,10 +54,8 @@ def save(folder: str | Path, name: str, tree: Any) -> None:
 
 def exists(folder: str | Path, name: str) -> bool:
     """Whether ``folder`` holds a whole item ``name``."""
-    if not (Path(folder) / name).is_dir():
-        return False
-    with _manager(folder, name, read_only=True) as manager:
-        return manager.latest_step() is not None
+    item = Path(folder) / name  # Orbax gives a version its number once it is whole
+    return item.is_dir() and any(path.name.isdigit() for path in item.iterdir())
 
 
 def restore(folder: str | Path, name: str, like: Any) -> Any:
@@ -128,8 +127,6 @@ def _manager(folder: str | Path, name: str, *, read_only: bool) -> Iterator[ocp.
     logger, told = logging.getLogger("absl"), sys.unraisablehook
     level = logger.level
     logger.setLevel(logging.CRITICAL)
-    me = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
     sys.unraisablehook = lambda found: None if _is_late(found.exc_value) else told(found)
     try:
         options = ocp.CheckpointManagerOptions(
@@ -138,12 +135,11 @@ def _manager(folder: str | Path, name: str, *, read_only: bool) -> Iterator[ocp.
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
             create=False,
-            multiprocessing_options=alone,
         )
         with ocp.CheckpointManager(
             Path(folder).resolve() / name,
             options=options,
-            item_handlers=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+            item_handlers=ocp.StandardCheckpointHandler(),
         ) as manager:
             yield manager
     except Exception:
