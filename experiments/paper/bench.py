@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from jaxtyping import Array, Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 import jaxscape as js
 from experiments.common import console, prepare, run_folder
@@ -21,6 +23,7 @@ from experiments.common.prepare import Eigenspace
 from experiments.common.problem import Problem
 from jaxscape import InputError
 from jaxscape.lab import checkpoint
+from jaxscape.lab.style import canvas
 from jaxscape.trees import num_parameters
 from jaxscape.types import Params
 
@@ -182,10 +185,13 @@ class Bench:
         """The unit of a loss."""
         return "nats" if self.problem.dataset.num_classes else "loss"
 
-    @property
-    def marks(self) -> dict[str, Any]:
-        """What every figure says of its data."""
-        return run_folder.marks(self.problem)
+    def canvas(
+        self, title: str, xlabel: str, ylabel: str, panels: int = 1
+    ) -> tuple[Figure, Sequence[Axes]]:
+        """An empty figure that names its data, with ``panels`` axes of common scale."""
+        label = self.problem.dataset.label
+        fallback = bool(self.problem.dataset.note)
+        return canvas(f"{title}: {label}", xlabel, ylabel, fallback=fallback, panels=panels)
 
     @functools.cached_property
     def trained(self) -> Params:
@@ -212,7 +218,9 @@ class Bench:
     def inexact(self) -> list[str]:
         """A note on eigenpairs that did not converge; none where all did."""
         lost = int((~np.asarray(self.hessian.pairs.converged)).sum())
-        return [f"{lost} of {TOP} eigenpairs did not converge: directions are inexact"] if lost else []
+        return (
+            [f"{lost} of {TOP} eigenpairs did not converge: directions are inexact"] if lost else []
+        )
 
     def normals(self, num_points: int, dim: int) -> Float[np.ndarray, "m d"]:
         """Standard normal coordinates; a smaller ``dim`` has the leading ones of a larger."""

@@ -50,7 +50,7 @@ def family(bench: Bench) -> Record:
     rows[0] += [f"top {dim}" for dim in FAMILY_DIMS]
     for sigma, whole, parts in zip(FAMILY_SIGMAS, everywhere, along, strict=True):
         rows.append([f"σ = {sigma:g}", *(f"{level:.4g}" for level in (single, whole, *parts))])
-    figure = figures.family(arrays, unit=bench.unit, **bench.marks)
+    figure = figures.family(bench, arrays)
     words = {"tables": [rows], "notes": bench.inexact()}
     return Record(arrays, {"single": single} | words, {"family": figure})
 
@@ -67,7 +67,7 @@ def ratio(bench: Bench) -> Record:
     longer = f"{np.sqrt(size / FAMILY_DIMS[-1]):.0f}, for D = {FAMILY_DIMS[-1]}"
     note = f"a step along all P = {size:,} parameters is longer by √(P/D), {longer}"
     words = {"tables": [rows], "notes": [note, *bench.inexact()]}
-    figure = figures.ratio(arrays, **bench.marks)
+    figure = figures.ratio(bench, arrays)
     found = {"ratio": ratios.tolist()} | words
     return Record(arrays | {"ratio": ratios}, found, {"ratio": figure})
 
@@ -119,7 +119,7 @@ def model_error(bench: Bench) -> Record:
         rows.append([f"{sigma:.3g}", f"{level:.4g}", f"{error:.2g}"])
     note = f"along the top {TOP} eigenvectors; within 10 % up to σ = {_or_none(last)}"
     words = {"tables": [rows], "notes": [note, *bench.inexact()]}
-    figure = figures.errors(arrays, **bench.marks)
+    figure = figures.errors(bench, arrays)
     return Record(arrays, {"within_ten_percent": last} | words, {"errors": figure})
 
 
@@ -129,7 +129,7 @@ def error_map(bench: Bench) -> Record:
     off = _off(arrays)
     rows = [["directions D", "largest σ with quadratic / direct within 10 % of 1"]]
     rows += [[str(d), _or_none(_last_within(row))] for d, row in zip(ERROR_DIMS, off, strict=True)]
-    figure = figures.error_map(ERROR_DIMS, ERROR_SIGMAS, off, **bench.marks)
+    figure = figures.error_map(bench, arrays, off)
     words = {"tables": [rows], "notes": bench.inexact()}
     return Record(arrays | {"relative_error": off}, words, {"error_map": figure})
 
@@ -208,7 +208,7 @@ def convergence(bench: Bench) -> Record:
         rows.append([name, f"{error[0]:.1%}", f"{error[-1]:.1%}", whole])
     header = ["Monte-Carlo over closed form", f"error, {counts[0]} points"]
     header += [f"error, {counts[-1]} points", f"all {total} points"]
-    figure = figures.convergence(arrays, sigma=SIGMA, dim=TOP, **bench.marks)
+    figure = figures.convergence(bench, arrays, SIGMA)
     words = {"tables": [[header, *rows]], "notes": [f"σ = {SIGMA:g}, D = {TOP}"]}
     found = {"closed_form": closed, "bias": biases, "bias_sem": sems} | words
     return Record(arrays, found, {"convergence": figure})
@@ -227,11 +227,11 @@ def stages(bench: Bench) -> Record:
     n = len(bench.problem.order)
     forward, passes = spent["forward"], in_passes(spent, products, n / _part(n))
     totals = {name: sum(passes[stage] for stage in used) for name, used in ESTIMATORS.items()}
-    figure = figures.stages(ESTIMATORS, passes, **bench.marks)
+    figure = figures.stages(bench, ESTIMATORS, passes)
     rows = [["estimator", "forward passes", "of them eigenpairs"]]
     rows += [[name, f"{x:.0f}", f"{passes['eigenpairs']:.0f}"] for name, x in totals.items()]
     notes = [
-        f"{bench.config.points} points, D = {TOP}, {products} Hessian products; compilation left out",
+        f"{bench.config.points} points, D = {TOP}, {products} Hessian products",
         "the closed form serves every σ at once, the others one each",
     ]
     names, values = (np.asarray(list(x)) for x in (passes, passes.values()))

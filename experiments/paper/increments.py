@@ -6,13 +6,13 @@ standardised, and starts from PyTorch's default initialisation: every parameter 
 inputs is uniform on ±1/√f.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
 import jaxscape as js
@@ -23,7 +23,7 @@ from experiments.paper import published
 from experiments.paper.bench import SIGMAS, Bench, leading
 from jaxscape import prefix
 from jaxscape.lab import train
-from jaxscape.lab.style import PREFIX, canvas, draw_mean, finish
+from jaxscape.lab.style import PREFIX, draw_mean, finish
 from jaxscape.reductions import Delta
 from jaxscape.types import Batch, Params
 
@@ -50,7 +50,9 @@ def fig4(bench: Bench) -> Record:
     """Δ_k at four σ along ten random filter-normalised directions."""
     space = bench.directions("filter", DIM)
     cases = [Case(f"σ = {sigma:g}", space, sigma) for sigma in (0.1, 1.0, 5.0, 10.0)]
-    return _record(bench, cases, _measured(bench, cases), f"{DIM} random filter-normalised directions")
+    return _record(
+        bench, cases, _measured(bench, cases), f"{DIM} random filter-normalised directions"
+    )
 
 
 def fig5(bench: Bench) -> Record:
@@ -126,20 +128,18 @@ def _record(
         "dim": np.asarray([case.space.dim for case in cases]),
         "k": np.arange(1, arrays["delta"].shape[1] + 1),
     }
-    panels = {CORRECTED: _curves(labels, arrays["delta"], arrays["delta_sem"])}
+    panels = {CORRECTED: [*zip(labels, arrays["delta"], arrays["delta_sem"], strict=True)]}
     if bench.config.as_published:
         old = arrays["published_delta"]
         arrays["published_k"] = np.arange(1, old.shape[1] + 1)
-        panels[PUBLISHED] = _curves(labels, old, np.zeros_like(old))
-    unit = bench.unit + "²"
-    about = bench.marks | {"unit": unit, "where": where}
+        panels[PUBLISHED] = [*zip(labels, old, np.zeros_like(old), strict=True)]
     figures = {
-        "delta": draw(panels, scaled=False, **about),
-        "delta_k2": draw(panels, scaled=True, **about),
+        "delta": draw(bench, where, panels, scaled=False),
+        "delta_k2": draw(bench, where, panels, scaled=True),
     }
     entries = levels(arrays, labels)
     first = arrays["k"][tables.late(arrays["k"])][0]
-    notes = [f"Δ_k·k² along the {where}, in {unit}, mean over k ≥ {first} samples"]
+    notes = [f"Δ_k·k² along the {where}, in {bench.unit}², mean over k ≥ {first} samples"]
     if bench.config.as_published:
         notes.append("k in batches of 64 alone makes the published level 64 times lower")
     found = {"where": where, "points": bench.config.points, "curves": entries}
@@ -172,7 +172,9 @@ def _table(entries: Sequence[dict[str, Any]]) -> list[list[str]]:
         "same, all directions": "all_directions_mean_delta_k2",
     }
     columns = {title: key for title, key in columns.items() if key in entries[0]}
-    rows = [[entry["label"], *(f"{entry[key]:.3g}" for key in columns.values())] for entry in entries]
+    rows = [
+        [entry["label"], *(f"{entry[key]:.3g}" for key in columns.values())] for entry in entries
+    ]
     return [["", *columns], *rows]
 
 
@@ -251,67 +253,43 @@ def around(bench: Bench, samples: Batch, space: js.Subspace, number: int) -> dic
 
 def _with_replication(bench: Bench, found: Record) -> Record:
     """Add the published computation on networks trained as in the reference code."""
-    samples = standardised(bench)
-    networks = []
+    samples, networks = standardised(bench), []
     with progress("networks as published", NETWORKS, "networks") as advance:
         for number in range(NETWORKS):
             networks.append(around(bench, samples, eigenvectors(bench, samples, number), number))
             advance(1)
     again = {name: np.stack([each[name] for each in networks]) for name in networks[0]}
-    unit = bench.unit + "²"
-    late = {name: [tables.level(np.arange(1, len(x) + 1), x) for x in again[name]] for name in NAMES}
-    what = f"{NETWORKS} networks trained as published, loss {again['train_loss'].mean():.3g}"
-    rows = [[what, f"Δ_k·k² ({unit})", "least", "most"]]
+    k_of = lambda curve: np.arange(1, len(curve) + 1)  # noqa: E731
+    late = {name: [tables.level(k_of(x), x) for x in again[name]] for name in NAMES}
+    mean = lambda rows: np.mean(rows, 0)  # noqa: E731
+    sem = lambda rows: np.std(rows, 0, ddof=1) / np.sqrt(NETWORKS)  # noqa: E731
+    what = f"{NETWORKS} networks trained as published, loss {mean(again['train_loss']):.3g}"
+    rows = [[what, "Δ_k·k²", "least", "most"]]
     for name, label in NAMES.items():
-        mean, sem = np.mean(late[name]), np.std(late[name], ddof=1) / np.sqrt(NETWORKS)
-        rows.append([label, f"{mean:.3g} ± {sem:.2g}", f"{min(late[name]):.3g}", f"{max(late[name]):.3g}"])
+        ends = (f"{end(late[name]):.3g}" for end in (min, max))
+        rows.append([label, f"{mean(late[name]):.3g} ± {sem(late[name]):.2g}", *ends])
     rows.append(["published on MNIST", f"{LEVEL}", "", ""])
-    curves = _curves(
-        ["first direction", "all ten"],
-        [again[name].mean(0) for name in ("published", "all_directions")],
-        [again[name].std(0, ddof=1) / np.sqrt(NETWORKS) for name in ("published", "all_directions")],
-    )
+    labels = {"first direction": again["published"], "all ten": again["all_directions"]}
+    panel = {
+        "as published: k in batches of 64": [(n, mean(x), sem(x)) for n, x in labels.items()],
+    }
     where = f"{NETWORKS} networks trained as published, σ = {SIGMA:g}"
-    panel = {"as published: k in batches of 64": curves}
-    figure = draw(panel, scaled=True, where=where, unit=unit, **bench.marks)
-    summary = dict(found.summary) | {
+    summary = found.summary | {
         "replication_levels": late,
         "replication_train_loss": again["train_loss"].tolist(),
         "tables": [*found.summary["tables"], rows],
     }
-    arrays = dict(found.arrays) | {f"replication_{name}": x for name, x in again.items()}
-    return Record(arrays, summary, dict(found.figures) | {"replication": figure})
-
-
-class Curve(NamedTuple):
-    """A named curve over k = 1..K with its Monte-Carlo error."""
-
-    label: str
-    values: Float[np.ndarray, "K"]
-    sem: Float[np.ndarray, "K"]
-
-
-def _curves(
-    labels: Sequence[str], values: Sequence[np.ndarray], sem: Sequence[np.ndarray]
-) -> list[Curve]:
-    return [Curve(*row) for row in zip(labels, values, sem, strict=True)]
+    arrays = found.arrays | {f"replication_{name}": x for name, x in again.items()}
+    figure = draw(bench, where, panel, scaled=True)
+    return Record(arrays, summary, {**found.figures, "replication": figure})
 
 
 def draw(
-    panels: Mapping[str, Sequence[Curve]],
-    *,
-    scaled: bool,
-    where: str,
-    dataset: str,
-    fallback: bool = False,
-    unit: str = "nats²",
+    bench: Bench, where: str, panels: Mapping[str, Iterable[tuple[str, Any, Any]]], *, scaled: bool
 ) -> Figure:
-    """Δ_k, or where ``scaled`` Δ_k·k², of the curves of each named panel, on common axes."""
+    """Δ_k, or where ``scaled`` Δ_k·k², of named curves over k = 1..K with their standard errors."""
     quantity = r"$\Delta_k \cdot k^2$" if scaled else r"$\Delta_k$"
-    figure, axes = canvas(
-        f"{where}: {dataset}", PREFIX, f"{quantity}   ({unit})",
-        fallback=fallback, panels=len(panels),
-    )  # fmt: skip
+    figure, axes = bench.canvas(where, PREFIX, f"{quantity}   ({bench.unit}²)", len(panels))
     for panel, (name, curves) in zip(axes, panels.items(), strict=True):
         panel.set_title("\n".join(name.split(": ")))
         if "batches" in name:

@@ -16,7 +16,7 @@ from experiments.common.run_folder import Record
 from experiments.paper import published
 from experiments.paper.bench import Bench
 from jaxscape.lab import train
-from jaxscape.lab.style import MARKERS, Keywords, canvas, colour, legend
+from jaxscape.lab.style import MARKERS, Keywords, colour, legend
 from jaxscape.lanczos import Eigenpairs
 from jaxscape.trees import num_parameters
 from jaxscape.types import Batch, Params, PerSampleLoss
@@ -59,12 +59,11 @@ def fig1(bench: Bench) -> Record:
         "train_loss": float(fitted.epoch_losses[-1].mean()),
     }
     notes = [
-        f"{found['networks']} networks of {found['hidden']} units per layer, {count:,} samples, "
-        f"mean training loss {found['train_loss']:.3g}",
-        f"{found['negative']} of {values.size} eigenvalues are negative, which ‖Hv‖ cannot show; "
+        f"{config.networks} networks, {count:,} samples, training loss {found['train_loss']:.3g}",
+        f"{found['negative']} of {values.size} eigenvalues are negative, which ‖Hv‖ cannot show",
         f"{values.size - found['converged']} did not reach the relative residual {TOLERANCE:g}",
     ]
-    figure = draw(curves, num_samples=count, unit=bench.unit, **bench.marks)
+    figure = draw(bench, curves, count)
     words = {"tables": [_table(values)], "notes": notes}
     return Record(arrays, found | words, {"eigenvalues": figure})
 
@@ -119,19 +118,12 @@ def _table(values: Float[np.ndarray, "R d"]) -> list[list[str]]:
     return rows
 
 
-def draw(
-    curves: Mapping[str, Float[np.ndarray, "R d"]],
-    *,
-    num_samples: int,
-    dataset: str,
-    fallback: bool = False,
-    unit: str = "nats",
-) -> Figure:
+def draw(bench: Bench, curves: Mapping[str, Float[np.ndarray, "R d"]], num_samples: int) -> Figure:
     """Eigenvalues in descending order: mean over R networks, their range as a band."""
     count = len(next(iter(curves.values())))
-    title = f"Leading Hessian eigenvalues of {count} networks, {num_samples:,} samples: {dataset}"
-    ylabel = rf"eigenvalue $\lambda_j$ ({unit} per unit of $w$ squared)"
-    figure, (axes,) = canvas(title, "index $j$", ylabel, fallback=fallback)
+    title = f"Leading Hessian eigenvalues of {count} networks, {num_samples:,} samples"
+    ylabel = rf"eigenvalue $\lambda_j$ ({bench.unit} per unit of $w$ squared)"
+    figure, (axes,) = bench.canvas(title, "index $j$", ylabel)
     lowest = min(values.min() for values in curves.values())
     for row, (label, values) in enumerate(curves.items()):
         index = np.arange(1, values.shape[1] + 1)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 import jaxscape as js
-from experiments.common import prepare, surfaces
+from experiments.common import prepare, run_folder, surfaces
 from experiments.common.run_folder import Record
 from experiments.common.surfaces import REACH, WORDS, Sheets
 from experiments.paper import published
@@ -62,8 +62,8 @@ def _record(bench: Bench, kind: str, quantity: str) -> Record:
         shown |= dict(zip(names, old[f"published_{quantity}"], strict=True))
         rough = [roughness(arrays[name][0]) for name in (f"published_{quantity}", quantity)]
         notes.append(
-            "as published, each grid point draws its own batches: roughness of the small-k surface "
-            f"{rough[0]:.2g}, with the same samples at every point {rough[1]:.2g} (noise 1, smooth 0)"
+            "roughness of the small-k surface (noise 1, smooth 0), each grid point with batches of "
+            f"its own, as published: {rough[0]:.2g}; with the same samples: {rough[1]:.2g}"
         )
     found = surfaces.summarise(corrected) | {"radius": config.radius}
     words = {"tables": [surfaces.table(found)], "notes": notes}
@@ -106,7 +106,7 @@ def _figures(
     if quantity == "increment":
         shown = {name: sheet**2 for name, sheet in shown.items()}
         symbol, unit = r"$(L_{k+1} - L_k)^2$", f"{unit}²"
-    marks: dict[str, Any] = bench.marks
+    marks: dict[str, Any] = run_folder.marks(bench.problem)
     marks |= {"title": f"{symbol} along {WORDS[kind]}", "quantity": f"{symbol} ({unit})"}
     return {
         "contours": plot.contours(steps, shown, **marks),
@@ -118,19 +118,19 @@ def trajectory(bench: Bench) -> Record:
     """L_k on the two principal components of the training trajectory, with the trajectory."""
     problem = bench.problem
     points, _ = prepare.trajectory(problem, bench.config, bench.store)
-    space, along, shares = js.trajectory_subspace(jax.tree.map(jnp.asarray, points), 2)
-    path, explained = np.asarray(along), np.asarray(shares).tolist()
+    space, along, parts = js.trajectory_subspace(jax.tree.map(jnp.asarray, points), 2)
+    path, explained = np.asarray(along), np.asarray(parts).tolist()
     radius = REACH * float(np.abs(path).max())
     found = surfaces.evaluate(problem, space, radius, bench.config.num, (SMALL, len(problem.order)))
     figures = surfaces.figures_of(
-        found, WORDS["trajectory"], path, unit=bench.unit, **bench.marks
+        found, WORDS["trajectory"], path, unit=bench.unit, **run_folder.marks(problem)
     )
     numbers = surfaces.summarise(found) | {"explained": explained}
     i, j = (int(np.abs(found.steps - x).argmin()) for x in path[0])
+    shares = " and ".join(f"{share:.0%}" for share in explained)
     notes = [
-        f"two principal components hold {explained[0]:.0%} and {explained[1]:.0%} of the summed "
-        f"squared distance from w* over {len(path) - 1} epochs",
-        f"loss of all samples near the projection of the initial network: {found.loss[-1][i, j]:.3g}",
+        f"two principal components hold {shares} of the summed squared distance from w*",
+        f"loss of all samples where training starts, projected: {found.loss[-1][i, j]:.3g}",
     ]
     kept = {name: figures[name] for name in ("loss", "loss_3d")}
     words = {"tables": [surfaces.table(numbers)], "notes": notes}

@@ -12,7 +12,7 @@ from experiments.common.run_folder import Record
 from experiments.paper import curvature_aligned, increments, published
 from experiments.paper.bench import SIGMAS, Bench
 from experiments.paper.increments import DIM
-from jaxscape.lab.style import MARKERS, PREFIX, Keywords, canvas, colour, legend, log_bins
+from jaxscape.lab.style import MARKERS, PREFIX, Keywords, colour, legend, log_bins
 
 BATCHES = (1, 4, 16, 64, 256)
 """Values of k, in batches, at which Theorem 1 is evaluated as published."""
@@ -23,7 +23,7 @@ def fig9(bench: Bench) -> Record:
     model = curvature_aligned.leading(curvature_aligned.project(bench), DIM)
     laws = js.quadratic_delta(model, np.asarray(SIGMAS, np.float32))._asdict()
     measured = increments.along_eigenvectors(bench)
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "sigma": np.asarray(SIGMAS, np.float32),
         "k": np.arange(1, len(measured[0]["delta"]) + 1),
         "delta": np.stack([found["delta"] for found in measured]),
@@ -47,7 +47,7 @@ def fig9(bench: Bench) -> Record:
         for row, sigma in enumerate(SIGMAS)
     ]
     panels = {f"σ = {sigma:g}": _curves(arrays, row) for row, sigma in enumerate(SIGMAS)}
-    figure = draw(panels, marked, unit=bench.unit + "²", **bench.marks)
+    figure = draw(bench, panels, marked)
     found = {"sigmas": entries, "tables": [tables.law_table(entries)], "notes": notes}
     return Record(arrays, found, {"theorem": figure})
 
@@ -84,16 +84,13 @@ def _published_theory(bench: Bench) -> dict[str, np.ndarray]:
 
 
 def draw(
+    bench: Bench,
     panels: Mapping[str, Mapping[str, Float[np.ndarray, "K"]]],
     marked: Mapping[str, tuple[Int[np.ndarray, "c"], Float[np.ndarray, "c"]]],
-    *,
-    dataset: str,
-    fallback: bool = False,
-    unit: str = "nats²",
 ) -> Figure:
     """Δ_k·k² of named curves over k = 1..K, a panel per σ; ``marked`` values are in each."""
-    title, ylabel = f"Theory against experiment: {dataset}", rf"$\Delta_k \cdot k^2$   ({unit})"
-    figure, axes = canvas(title, PREFIX, ylabel, fallback=fallback, panels=len(panels))
+    ylabel = rf"$\Delta_k \cdot k^2$   ({bench.unit}²)"
+    figure, axes = bench.canvas("Theory against experiment", PREFIX, ylabel, len(panels))
     for panel, (name, curves) in zip(axes, panels.items(), strict=True):
         panel.set_title(name)
         for row, (label, values) in enumerate(curves.items()):

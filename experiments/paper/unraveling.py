@@ -51,7 +51,7 @@ def unraveling(bench: Bench) -> Record:
         "beta": BETA,
         "unit": bench.unit,
     }
-    figures = unraveling_report.figures_of(arrays, law, found, **bench.marks)
+    figures = unraveling_report.figures_of(bench, arrays, law, found)
     words = {"tables": [unraveling_report.table(found)], "notes": unraveling_report.notes(found)}
     return Record(arrays, found | words, figures)
 
@@ -118,10 +118,10 @@ def _of_depth(
     initial, sizes = stacked_initial(of_width, config.widths, keys, task.samples["inputs"])
     apply = of_width(max(config.widths)).apply
     loss = losses.supervised(apply, losses.cross_entropy if classes else losses.squared_error)
-    right = _right(apply) if classes else None
     params = _fit(bench, loss, initial, task.samples, depth)
-    values, correct = evaluate(loss, right, params, task.samples)
-    tested = None if task.tests is None else evaluate(loss, right, params, task.tests)[1]
+    look = partial(evaluate, loss, apply if classes else None, params)
+    values, correct = look(task.samples)
+    tested = None if task.tests is None else look(task.tests)[1]
     values = np.asarray(values)
     entries = [
         {
@@ -189,26 +189,19 @@ def stacked_initial(
     return jax.tree.map(corners, wide, *shapes), sizes
 
 
-def _right(apply: Any) -> PerSampleLoss:
-    """1 for each sample whose largest output is that of its class, else 0."""
-
-    def right(params: Params, batch: Batch) -> Float[Array, "n"]:
-        return train.correct(apply(params, batch["inputs"]), batch["targets"])
-
-    return right
-
-
 @partial(jax.jit, static_argnums=(0, 1))
 def evaluate(
-    loss: PerSampleLoss, right: PerSampleLoss | None, params: Params, data: Batch
+    loss: PerSampleLoss, apply: Callable[..., Array] | None, params: Params, data: Batch
 ) -> tuple[Float[Array, "w n"], Float[Array, "w"] | None]:
-    """ℓ_i and the mean of ``right`` of stacked networks, in one pass over chunks of samples."""
+    """ℓ_i of stacked networks, and with ``apply`` their accuracy, in one pass over chunks."""
     pieces = batching.cut(batching.length_of(data), BATCH_SIZE)
 
     def at(w: Params, batch: Batch) -> tuple[Array, Array]:
         with jax.default_matmul_precision("highest"):
             values = loss(w, batch)
-            return values, jnp.zeros_like(values) if right is None else right(w, batch)
+            if apply is None:
+                return values, jnp.zeros_like(values)
+            return values, train.correct(apply(w, batch["inputs"]), batch["targets"])
 
     def chunk(_: None, start: Array) -> tuple[None, tuple[Array, Array]]:
         batch = batching.take(data, start, pieces.size)
@@ -216,7 +209,7 @@ def evaluate(
 
     rows = jax.lax.scan(chunk, None, jnp.asarray(pieces.starts))[1]
     values, correct = batching.join(pieces, rows)
-    return values.T, None if right is None else correct.mean(0)
+    return values.T, None if apply is None else correct.mean(0)
 
 
 def _curves(bench: Bench, values: Float[np.ndarray, "d w n"]) -> dict[str, np.ndarray]:
@@ -224,7 +217,7 @@ def _curves(bench: Bench, values: Float[np.ndarray, "d w n"]) -> dict[str, np.nd
     started = time.monotonic()
     depths, widths, n = values.shape
     flat = values.reshape(-1, n)
-    orders = over_orders(bench.problem.keys["order"], flat, bench.config.orders)
+    orders = over_orders(jax.random.split(bench.problem.keys["order"], bench.config.orders), flat)
     found: dict[str, Any] = {
         "increment": orders.mean,
         "increment_square": orders.square,
@@ -248,16 +241,12 @@ class Orders(NamedTuple):
     """Of δ_k²."""
 
 
-def over_orders(key: Key[Array, ""], losses: Float[ArrayLike, "m n"], num_orders: int) -> Orders:
-    """The mean of |δ_k| and of δ_k² over ``num_orders`` orders drawn with equal probability.
-
-    All points see the same orders. Memory is that of a few copies of the losses ℓ_i [m, n].
-    """
-    return _over_orders(jax.random.split(key, num_orders), jnp.asarray(losses))
-
-
 @jax.jit
-def _over_orders(keys: Key[Array, "R"], losses: Float[Array, "m n"]) -> Orders:
+def over_orders(keys: Key[Array, "R"], losses: Float[Array, "m n"]) -> Orders:
+    """The mean of |δ_k| and of δ_k² over R orders drawn with equal probability, one for each key.
+
+    All points see the same orders. Memory is that of a few copies of the losses ℓ_i.
+    """
     m, n = losses.shape
     losses -= jnp.median(losses, -1, keepdims=True)  # δ stays; exactly 0 where all losses are equal
 

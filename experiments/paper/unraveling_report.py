@@ -13,7 +13,8 @@ from experiments.common import tables
 from experiments.common.problem import Problem
 from experiments.common.run_folder import plain
 from experiments.common.tables import decay_exponent
-from jaxscape.lab.style import MARKERS, PREFIX, Keywords, canvas, colour, legend
+from experiments.paper.bench import Bench
+from jaxscape.lab.style import MARKERS, PREFIX, Keywords, colour, legend
 from jaxscape.prefix_spectra import geometric
 
 STUCK = 0.95
@@ -109,29 +110,26 @@ def table(found: Mapping[str, Any]) -> list[list[str]]:
 
 
 def notes(found: Mapping[str, Any]) -> list[str]:
-    """How to read the table, and how many networks failed to train."""
+    """How to read the table, and how many networks failed to train (see ``is_stuck``)."""
     networks, first = found["networks"], found["late_from"]
     stuck = sum(entry["stuck"] for entry in networks)
     return [
-        f"mean over {found['orders']} orders of {found['num_samples']:,} samples; (k+1) |δ_k| in "
-        f"{found['unit']}, mean over k ≥ {first}; law: M n/(n−1), which needs no orders",
-        f"exponential averages (β = {found['beta']:g}) over the law at k = {first}; exponent: α of "
-        f"|δ_k| falling as k^−α from there on",
-        f"{stuck} of {len(networks)} failed to train: accuracy no better than a constant guess's, "
-        f"or loss above {STUCK:.0%} of its {found['guess_loss']:.3g}",
+        f"mean over {found['orders']} orders of {found['num_samples']:,} samples, k ≥ {first}",
+        "law: M n/(n−1), from the mean absolute deviation M of the losses, without any order",
+        f"exponential averages (β = {found['beta']:g}) are those at k = {first}",
+        f"{stuck} of {len(networks)} failed to train: no better than a constant guess",
     ]
 
 
 def figures_of(
+    bench: Bench,
     arrays: Mapping[str, np.ndarray],
     law: Float[np.ndarray, "d w K"],
     found: Mapping[str, Any],
-    **marks: Any,
 ) -> dict[str, Figure]:
     """The averaged increments, as they should be and as published, and their levels."""
     depths, widths = arrays["depth"].tolist(), arrays["width"].tolist()
     at = geometric(1, len(arrays["k"]), DRAWN)
-    marks |= {"unit": found["unit"]}
     over = f"mean of {found['orders']} orders"
     averages = {
         "smoothed": ("increments", f"{over}, exponential average along $k$"),
@@ -139,40 +137,36 @@ def figures_of(
     }
     figures = {
         name: increments(
-            at, arrays[which][..., at - 1], law[..., at - 1], depths, widths,
-            average=average, **marks,
+            bench, at, arrays[which][..., at - 1], law[..., at - 1], depths, widths, average
         )
         for which, (name, average) in averages.items()
         if which in arrays
-    }  # fmt: skip
+    }
     level, train_loss = (
         np.reshape([entry[name] for entry in found["networks"]], (len(depths), len(widths)))
         for name in ("level", "train_loss")
     )
-    figures["levels"] = levels(widths, depths, arrays["deviation"], level, train_loss, **marks)
+    figures["levels"] = levels(bench, widths, depths, arrays["deviation"], level, train_loss)
     return figures
 
 
 def increments(
+    bench: Bench,
     k: Int[np.ndarray, "K"],
     curves: Float[np.ndarray, "d w K"],
     law: Float[np.ndarray, "d w K"],
     depths: Sequence[int],
     widths: Sequence[int],
-    *,
     average: str,
-    dataset: str,
-    fallback: bool = False,
-    unit: str = "nats",
 ) -> Figure:
     """|δ_k| averaged along k as ``average`` says, a panel per depth, a curve per width, its law.
 
     Zeros, such as the whole curve of a network that gives every sample the same loss, are not
     drawn.
     """
-    title = f"$|L_{{k+1}} - L_k|$ at $w^*$, {average}: {dataset}"
-    ylabel = rf"$|L_{{k+1}} - L_k|$   ({unit})"
-    figure, panels = canvas(title, PREFIX, ylabel, fallback=fallback, panels=len(depths))
+    size = "$|L_{k+1} - L_k|$"
+    title, ylabel = f"{size} at $w^*$, {average}", f"{size}   ({bench.unit})"
+    figure, panels = bench.canvas(title, PREFIX, ylabel, len(depths))
     for axes, depth, rows, laws in zip(panels, depths, curves, law, strict=True):
         axes.set_title(f"hidden layers: {depth}")
         for row, (width, values) in enumerate(zip(widths, rows, strict=True)):
@@ -193,21 +187,16 @@ def increments(
 
 
 def levels(
+    bench: Bench,
     widths: Sequence[int],
     depths: Sequence[int],
     deviation: Float[np.ndarray, "d w"],
     level: Float[np.ndarray, "d w"],
     train_loss: Float[np.ndarray, "d w"],
-    *,
-    dataset: str,
-    fallback: bool = False,
-    unit: str = "nats",
 ) -> Figure:
     """The level of (k+1) |δ_k|, by law and over orders, beside the training loss, over widths."""
-    title = f"What a network sets is the level: {dataset}"
-    figure, (left, right) = canvas(
-        title, "units per hidden layer", f"loss ({unit})", fallback=fallback, panels=2
-    )
+    title, xlabel = "What a network sets is the level", "units per hidden layer"
+    figure, (left, right) = bench.canvas(title, xlabel, f"loss ({bench.unit})", 2)
     left.set_title("$M$ (line), $(k+1)\\,|\\delta_k|$ (marker)")
     right.set_title("training loss $L_n(w^*)$")
     for row, depth in enumerate(depths):
