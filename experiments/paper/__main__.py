@@ -94,8 +94,8 @@ def _make(figure: str, bench: Bench, out: Path, settings: dict[str, Any]) -> Pat
     print(f"\n{figure}: {_title(figure)}", flush=True)
     find = lambda work: FIGURES[figure](bench)  # noqa: E731
     found = run_folder.write(out, settings, bench.config, bench.problem, find)
-    print("\n\n".join(map(tables.as_text, found.summary["tables"])))
-    print("\n".join(found.summary["notes"]))
+    texts = map(tables.as_text, found.summary["tables"])
+    print("\n".join([*texts, *found.summary["notes"]]))
     print(f"{time.monotonic() - started:.0f} s, {out}", flush=True)
     return out
 

@@ -111,7 +111,7 @@ def _family_levels(
 def model_error(bench: Bench) -> Record:
     """The error of the quadratic model against σ, on the points of direct Monte-Carlo."""
     arrays = bench.kept("errors", lambda: _errors(bench))
-    off, last = arrays["pointwise"][-1], _last_within(_off(arrays)[-1])
+    off, last = arrays["pointwise"][-1], last_within(_off(arrays)[-1])
     rows = [["σ", "quadratic / direct", "error of an increment, relative"]]
     for sigma, level, error in zip(
         ERROR_SIGMAS, (arrays["quadratic"] / arrays["direct"])[-1], off, strict=True
@@ -128,7 +128,7 @@ def error_map(bench: Bench) -> Record:
     arrays = bench.kept("errors", lambda: _errors(bench))
     off = _off(arrays)
     rows = [["directions D", "largest σ with quadratic / direct within 10 % of 1"]]
-    rows += [[str(d), _or_none(_last_within(row))] for d, row in zip(ERROR_DIMS, off, strict=True)]
+    rows += [[str(d), _or_none(last_within(row))] for d, row in zip(ERROR_DIMS, off, strict=True)]
     figure = figures.error_map(bench, arrays, off)
     words = {"tables": [rows], "notes": bench.inexact()}
     return Record(arrays | {"relative_error": off}, words, {"error_map": figure})
@@ -139,7 +139,7 @@ def _off(arrays: Mapping[str, np.ndarray]) -> Float[np.ndarray, "D s"]:
     return np.abs(arrays["quadratic"] / arrays["direct"] - 1)
 
 
-def _last_within(off: Float[np.ndarray, "s"]) -> float | None:
+def last_within(off: Float[np.ndarray, "s"]) -> float | None:
     """The last σ before the error first exceeds 10 %."""
     count = int(np.argmax(np.append(off, np.inf) > 0.1))
     return ERROR_SIGMAS[count - 1] if count else None

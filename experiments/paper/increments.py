@@ -126,7 +126,7 @@ def _record(
     arrays |= {
         "sigma": np.asarray([case.sigma for case in cases], np.float32),
         "dim": np.asarray([case.space.dim for case in cases]),
-        "k": np.arange(1, arrays["delta"].shape[1] + 1),
+        "k": np.arange(1, arrays["delta"].shape[1] + 1, dtype=np.int32),
     }
     panels = {CORRECTED: [*zip(labels, arrays["delta"], arrays["delta_sem"], strict=True)]}
     if bench.config.as_published:

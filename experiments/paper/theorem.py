@@ -25,7 +25,7 @@ def fig9(bench: Bench) -> Record:
     measured = increments.along_eigenvectors(bench)
     arrays: dict[str, np.ndarray] = {
         "sigma": np.asarray(SIGMAS, np.float32),
-        "k": np.arange(1, len(measured[0]["delta"]) + 1),
+        "k": np.arange(1, len(measured[0]["delta"]) + 1, dtype=np.int32),
         "delta": np.stack([found["delta"] for found in measured]),
         "delta_sem": np.stack([found["delta_sem"] for found in measured]),
         **{f"law_{name}": np.asarray(values) for name, values in laws.items()},

@@ -104,7 +104,7 @@ def table(found: Mapping[str, Any]) -> list[list[str]]:
     for entry in found["networks"]:
         numbers = ((entry[name], style) for name, style in columns.values())
         cells = ("-" if value is None else f"{value:{style}}" for value, style in numbers)
-        mark = "failed to train" if entry["stuck"] else ""
+        mark = "failed to train" if entry["stuck"] else "trained"
         rows.append([f"{entry['depth']}", f"{entry['width']}", *cells, mark])
     return rows
 
@@ -117,7 +117,7 @@ def notes(found: Mapping[str, Any]) -> list[str]:
         f"mean over {found['orders']} orders of {found['num_samples']:,} samples, k ≥ {first}",
         "law: M n/(n−1), from the mean absolute deviation M of the losses, without any order",
         f"exponential averages (β = {found['beta']:g}) are those at k = {first}",
-        f"{stuck} of {len(networks)} failed to train: no better than a constant guess",
+        f"{stuck} of {len(networks)} networks do no better than a constant guess",
     ]
 
 
