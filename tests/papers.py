@@ -1,8 +1,5 @@
 """A small bench of the papers' figures, beside it NumPy: a network of one hidden layer."""
 
-import contextlib
-from unittest import mock
-
 import command
 import jax
 import numpy as np
@@ -11,53 +8,54 @@ from sweeps import flax_losses64
 
 import jaxscape as js
 from experiments.common import problem as problems
-from experiments.common.prepare import Directions
-from experiments.paper import bench as benches
 from experiments.paper.bench import TOP, Bench, PaperConfig
+from jaxscape.lab import checkpoint
 from jaxscape.lanczos import Eigenpairs
 
 POINTS = 4
+SECONDS = np.zeros(1, np.float32)
 
 
-@contextlib.contextmanager
 def bench(folder, **settings):
     """300 samples around w*, here an untrained network, and 16 random directions for eigenvectors.
 
-    A figure's numbers are to be right wherever it looks, so nothing is trained or solved for.
+    Both are left in the folder as an earlier figure would, so that nothing is trained or solved
+    for: a figure's numbers are to be right wherever it looks.
     """
     command.clouds(folder / "clouds.npz")
-    small = {"k_max": 300, "hidden": 16, "layers": 1, "epochs": 2, "points": POINTS, "num": 3}
+    small = {"k_max": 300, "hidden": 24, "layers": 1, "epochs": 2, "points": POINTS, "num": 3}
+    small |= {"networks": 2, "network_hidden": 2, "network_dim": 12, "network_samples": 90}
     config = PaperConfig(
         figures=("fig1",), dataset=f"npz:{folder / 'clouds.npz'}", many_points=8, **small | settings
     )
     problem = problems.load(config)
-    space = js.random_subspace(jax.random.key(1), problem.initial, TOP)
-    values, good = np.linspace(4, 1, TOP), np.ones(TOP, bool)
-    pairs = Eigenpairs(values, space.basis, values / 1e6, good, np.int32(40))
-    found = Directions(space, pairs, 0.0)
-    with (
-        mock.patch.object(benches, "trained", return_value=problem.initial),
-        mock.patch.object(benches, "hessian", return_value=found),
-    ):
-        yield Bench(problem, config, folder)
+    checkpoint.save(folder, "trained", {"params": problem.initial, "seconds": SECONDS})
+    basis = js.random_subspace(jax.random.key(1), problem.initial, TOP).basis
+    values = np.linspace(4, 1, TOP, dtype=np.float32)
+    pairs = Eigenpairs(values, basis, values / 1_000_000, np.ones(TOP, bool), np.int32(40))
+    checkpoint.save(folder, "subspace", {"pairs": pairs, "seconds": SECONDS})
+    return Bench(problem, config, folder)
 
 
-def losses64(given, space, coordinates):
+def losses64(samples, space, coordinates):
     """ℓ_i(w(θ)) of every sample at the rows θ, [m, n]."""
-    return np.stack([flax_losses64(at64(space, theta), given.problem.samples)
-                     for theta in coordinates])  # fmt: skip
+    return np.stack([flax_losses64(at64(space, theta), samples) for theta in coordinates])
 
 
-def batch_means(row, start=0):
-    """The means of batches of 64."""
-    return [np.mean(row[i : i + 64]) for i in range(start, len(row), 64)]
+def close(found, expected, rtol=1e-4):
+    """Curves agree after k² has taken out their fall."""
+    scale = (np.arange(1, np.shape(expected)[-1] + 1) + 1.0) ** 2
+    np.testing.assert_allclose(
+        found * scale, expected * scale, rtol=rtol, atol=rtol * 1e-2 * np.max(expected * scale)
+    )
 
 
 def published64(key, rows):
-    """Δ_k as published: k in batches, the samples of each point in an order of its own."""
+    """Δ_k as published: k in batches of 64, the samples of each point in an order of its own."""
     squares = []
     for point_key, row in zip(jax.random.split(key, len(rows)), rows, strict=True):
-        means = batch_means(row[np.asarray(jax.random.permutation(point_key, len(row)))])
+        row = np.asarray(row, np.float64)[np.asarray(jax.random.permutation(point_key, len(row)))]
+        means = [np.mean(row[i : i + 64]) for i in range(0, len(row), 64)]
         prefix = [np.mean(means[: k + 1]) for k in range(len(means))]
         squares.append(np.diff(prefix) ** 2)
     return np.mean(squares, 0)

@@ -1,4 +1,4 @@
-"""Self-contained HTML files about runs, from jinja2 templates beside this file."""
+"""Self-contained HTML files about runs, from jinja2 templates."""
 
 import base64
 import os
@@ -15,7 +15,7 @@ class Picture(NamedTuple):
     caption: str
 
 
-def write(folder: Path, template: str, pictures: list[Picture], **values: Any) -> None:
+def write(folder: Path, template: str | Path, pictures: list[Picture], **values: Any) -> None:
     """Fill ``template``, with ``folder/figures/NAME.png`` embedded, as ``folder/report.html``."""
     images = [image(folder / "figures", picture) for picture in pictures]
     render(folder, template, pictures=images, **values)
@@ -27,16 +27,17 @@ def image(folder: Path, picture: Picture) -> dict[str, str]:
     return {"name": picture.name, "caption": picture.caption, "data": data}
 
 
-def render(folder: Path, template: str, **values: Any) -> None:
-    """Fill ``template`` and write it as ``folder/report.html`` in one step."""
+def render(folder: Path, template: str | Path, **values: Any) -> None:
+    """Fill ``template``, beside this file or a path, as ``folder/report.html`` in one step."""
+    path = Path(__file__).parent / template
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(path.parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    html = environment.get_template(template).render(**values)
+    html = environment.get_template(path.name).render(**values)
     beside = folder / "report.html.new"
     beside.write_text(html, encoding="utf-8")
     os.replace(beside, folder / "report.html")

@@ -1,17 +1,13 @@
-"""Every figure of the three papers, as published beside how it should be.
-
-One page of every figure that has been made.
-"""
+"""Every figure of the three papers, one folder each, and one page of all that have been made."""
 
 import json
 import shlex
-import textwrap
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.common import cli, console, report, run_folder
+from experiments.common import cli, console, report, run_folder, tables
 from experiments.common import problem as problems
 from experiments.common.report import Picture
 from experiments.common.run_folder import Record
@@ -30,7 +26,7 @@ FIGURES: dict[str, Callable[[Bench], Record]] = {
     "fig8": increments.fig8,
     "fig9": theorem.fig9,
     "trajectory": surfaces.trajectory,
-    "unraveling": unraveling.find,
+    "unraveling": unraveling.unraveling,
     "family": curvature_aligned.family,
     "ratio": curvature_aligned.ratio,
     "model-error": curvature_aligned.model_error,
@@ -39,13 +35,12 @@ FIGURES: dict[str, Callable[[Bench], Record]] = {
     "stages": curvature_aligned.stages,
 }
 
-
 SHARED = "shared"
 """The folder beside the figures' own that holds what was computed for one and serves others."""
 
 
 def run(config: PaperConfig) -> dict[str, Path]:
-    """Make the chosen figures that are not there yet; the folder of each.
+    """Make the chosen figures that are not there yet, and return the folder of each.
 
     Raises:
         InputError: settings or data that cannot be used; figures that failed, named once the
@@ -58,21 +53,20 @@ def run(config: PaperConfig) -> dict[str, Path]:
     check_sizes(config, problem, chosen)
     console.problem(problem, config.order)
     print("settings: " + ", ".join(f"{n} {v}" for n, v in config.settings().items()), flush=True)
-    name = f"paper-{problem.dataset.label}-{config.short_hash()}"
-    out = run_folder.absolute(config.out or Path("runs") / name)
-    settings = config.settings() | {"data_sha256": problem.dataset.sha256}
+    out = run_folder.out_of("paper", config, problem)
+    settings = run_folder.settings_of(config, problem)
     _claim(out, settings)
     bench = Bench(problem, config, out / SHARED)
-    folders, failed = {}, {}
+    folders, failed = {}, []
     for figure in chosen:
         try:
             folders[figure] = _make(figure, bench, out / figure, settings)
         except InputError as error:
-            failed[figure] = str(error)
+            failed.append(f"{figure}: {error}")
             continue
-        write(out, {name: _title(name) for name in FIGURES}, bench)
+        write_report(out, bench)
     if failed:
-        raise InputError("; ".join(f"{figure}: {error}" for figure, error in failed.items()))
+        raise InputError("; ".join(failed))
     print(f"\nreport: {out / 'report.html'}")
     return folders
 
@@ -92,7 +86,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
 
 
 def _make(figure: str, bench: Bench, out: Path, settings: dict[str, Any]) -> Path:
-    """One figure's run folder, and its paragraph on stdout."""
+    """One figure's run folder, and its tables on stdout."""
     started = time.monotonic()
     if run_folder.is_finished(out, settings):
         print(f"\n{figure}: finished before, left as it is: {out}", flush=True)
@@ -100,7 +94,8 @@ def _make(figure: str, bench: Bench, out: Path, settings: dict[str, Any]) -> Pat
     print(f"\n{figure}: {_title(figure)}", flush=True)
     find = lambda work: FIGURES[figure](bench)  # noqa: E731
     found = run_folder.write(out, settings, bench.config, bench.problem, find)
-    print(textwrap.fill(found.summary["seen"], 100))
+    texts = map(tables.as_text, found.summary["tables"])
+    print("\n".join([*texts, *found.summary["notes"]]))
     print(f"{time.monotonic() - started:.0f} s, {out}", flush=True)
     return out
 
@@ -109,33 +104,40 @@ def _title(figure: str) -> str:
     return (FIGURES[figure].__doc__ or figure).splitlines()[0]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; its exit status."""
-    return cli.main("paper", PaperConfig, run, argv)
-
-
-def write(out: Path, titles: Mapping[str, str], bench: Bench) -> None:
-    """``out/report.html``: each figure of ``titles`` that is there, with its paragraph."""
-    done = [name for name in titles if (out / name / "summary.json").exists()]
+def write_report(out: Path, bench: Bench) -> None:
+    """``out/report.html``: each figure that is there, with its tables."""
     dataset, config = bench.problem.dataset, bench.config
     report.render(
         out,
-        "paper.html.j2",
-        sections=[_section(out / name, name, titles[name]) for name in done],
+        Path(__file__).parent / "paper.html.j2",
+        sections=[
+            _section(out, name) for name in FIGURES if (out / name / "summary.json").exists()
+        ],
         dataset=dataset.name,
         note=dataset.note,
         settings=config.settings(),
-        flags=_flags(config),
+        flags=flags_of(config),
     )
 
 
-def _flags(config: PaperConfig) -> str:
+def _section(out: Path, name: str) -> dict[str, Any]:
+    figures = out / name / "figures"
+    summary = json.loads((out / name / "summary.json").read_text())
+    pictures = [
+        report.image(figures, Picture(path.stem, path.stem))
+        for path in sorted(figures.glob("*.png"))
+    ]
+    words = {key: summary[key] for key in ("tables", "notes")}
+    return {"name": name, "title": _title(name), "pictures": pictures} | words
+
+
+def flags_of(config: PaperConfig) -> str:
     """What to type after a figure's name to get it again."""
-    usual = PaperConfig().settings()
-    given = {name: x for name, x in config.settings().items() if x != usual[name]}
-    words = []
-    for name, value in given.items():
+    usual, words = PaperConfig().settings(), []
+    for name, value in config.settings().items():
         flag = name.replace("_", "-")
+        if value == usual[name]:
+            continue
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
         else:
@@ -144,14 +146,9 @@ def _flags(config: PaperConfig) -> str:
     return " ".join(words)
 
 
-def _section(folder: Path, name: str, title: str) -> dict[str, Any]:
-    figures = folder / "figures"
-    seen = json.loads((folder / "summary.json").read_text())["seen"]
-    pictures = [
-        report.image(figures, Picture(path.stem, path.stem))
-        for path in sorted(figures.glob("*.png"))
-    ]
-    return {"name": name, "title": title, "seen": seen, "pictures": pictures}
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; its exit status."""
+    return cli.main("paper", PaperConfig, run, argv)
 
 
 if __name__ == "__main__":

@@ -1,29 +1,29 @@
-"""The settings that all figures of the papers share.
+"""What all figures share: the settings, the data, w*, and the directions and points around it."""
 
-What the figures share: the problem, the trained network, directions through it.
-
-Whether the chosen figures can be made of these networks and data.
-"""
-
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from jaxtyping import Array, Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 import jaxscape as js
 from experiments.common import console, prepare, run_folder
 from experiments.common import problem as problems
-from experiments.common.config import ProblemConfig, default
+from experiments.common.config import ProblemConfig, Range, above, at_least, default
 from experiments.common.prepare import Eigenspace
 from experiments.common.problem import Problem
 from jaxscape import InputError
 from jaxscape.lab import checkpoint
+from jaxscape.lab.style import canvas
 from jaxscape.trees import num_parameters
 from jaxscape.types import Params
 
@@ -32,23 +32,30 @@ Name = Literal[
     "unraveling", "family", "ratio", "model-error", "convergence", "error-map", "stages",
 ]  # fmt: skip
 
-
 LEAST = 256
-"""Samples without which some figure would be empty."""
-
+"""Samples without which some figure would be empty: four published batches."""
 
 QUICK = {
     "k_max": 3000, "epochs": 5, "points": 16, "num": 21, "networks": 8, "network_samples": 1000,
     "network_dim": 16, "orders": 20, "many_points": 64,
 }  # fmt: skip
-"""Largest values that --quick leaves."""
+"""Upper limits that --quick sets."""
+
+TOP = 16
+"""Eigenvectors that the figures share; each takes the leading ones."""
+
+SIGMAS = (0.01, 1.0)
+"""Standard deviations close to w* and far from it, for the figures that the papers give one σ."""
+
+DIRECTIONS = {"fig2": 2, "fig3": 2, "fig4": 10, "fig5": 256, "trajectory": 2, "unraveling": 0}
+"""Numbers of directions of the figures that use other directions than the top eigenvectors."""
 
 
 @dataclass(frozen=True)
 class PaperConfig(ProblemConfig):
     """Every figure of the three papers, as published beside how it should be.
 
-    Each figure makes a folder of its own, with arrays and one paragraph of what is seen; a figure
+    Each figure makes a folder of its own, with arrays and a table of what is seen; a figure
     that is there is left as it is. Where the published computation differs (only the first
     direction applied, k in batches of 64, the samples reshuffled for each draw, magnitudes of
     eigenvalues), it is laid over.
@@ -59,7 +66,7 @@ class PaperConfig(ProblemConfig):
       fig4, fig5   Δ_k at four σ; in four dimensions
       fig6, fig7   as fig2 and fig3, on the top two eigenvectors
       fig8, fig9   Δ_k on the top ten eigenvectors; theory against experiment
-      trajectory   L_k where training went
+      trajectory   L_k along the path of training
 
     Kiselev and Grabovoy 2024:
       unraveling   |L_{k+1} − L_k| over widths and depths, fully connected whatever the model
@@ -83,63 +90,43 @@ class PaperConfig(ProblemConfig):
     """At most 3000 samples, 16 points, grids of 21, 8 networks."""
     as_published: bool = True
     """Lay the published computation over, where it differs."""
-    points: int = 64
+    points: Annotated[int, at_least(2)] = 64
     """Random points per curve, at least 2."""
-    many_points: int = 256
+    many_points: Annotated[int, at_least(8)] = 256
     """Most random points of the figure convergence, at least 8."""
-    num: int = 41
+    num: Annotated[int, Range(lambda num: num >= 3 and num % 2 == 1, "odd and at least 3")] = 41
     """Grid points along each direction of a surface, odd."""
-    radius: float = 1.0
+    radius: Annotated[float, above(0)] = 1.0
     """Half a surface's width, in units of the parameters (fig2, fig3: of the filters' norms)."""
-    networks: int = 50
+    networks: Annotated[int, at_least(2)] = 50
     """Number of networks whose eigenvalues fig1 averages, at least 2."""
-    network_samples: int = 6000
+    network_samples: Annotated[int, at_least(2)] = 6000
     """Samples of those networks and their Hessians."""
-    network_hidden: int = 64
+    network_hidden: Annotated[int, at_least(1)] = 64
     """Units per hidden layer of those networks."""
-    network_dim: int = 32
+    network_dim: Annotated[int, at_least(1)] = 32
     """Number of eigenvalues of each of them."""
-    widths: tuple[int, ...] = (4, 8, 16, 32, 64)
+    widths: Annotated[tuple[int, ...], at_least(1)] = (4, 8, 16, 32, 64)
     """Units per hidden layer of the networks of unraveling."""
-    depths: tuple[int, ...] = (1, 3, 5, 7, 10)
+    depths: Annotated[tuple[int, ...], at_least(1)] = (1, 3, 5, 7, 10)
     """Numbers of hidden layers of the networks of unraveling."""
-    orders: int = 100
+    orders: Annotated[int, at_least(1)] = 100
     """Number of random orders over which unraveling averages."""
     out: Annotated[Path | None, default("runs/paper-<dataset>-<hash of the settings>")] = None
     """Folder of all figures."""
 
-    def ranges(self) -> list[tuple[str, Any, bool, str]]:
-        """See ``ProblemConfig.ranges``."""
-        least = [
-            (name.replace("_", "-"), getattr(self, name), getattr(self, name) >= low, words)
-            for name, low, words in (
-                ("points", 2, "at least 2"),
-                ("many_points", 8, "at least 8"),
-                ("networks", 2, "at least 2"),
-                ("network_samples", 2, "at least 2"),
-                ("network_hidden", 1, "at least 1"),
-                ("network_dim", 1, "at least 1"),
-                ("orders", 1, "at least 1"),
+    def check(self) -> None:
+        """See ``ProblemConfig.check``."""
+        super().check()
+        if bool(self.figures) == self.all:
+            found = " ".join(self.figures) + " and --all" if self.all else "neither"
+            raise InputError(f"expected --all, or else names of figures, found {found}; see --help")
+        if self.k_max < LEAST and self.figures != ("unraveling",):
+            raise InputError(f"expected --k-max of at least {LEAST}, found {self.k_max}; raise it")
+        if self.epochs < 2 and (self.all or "trajectory" in self.figures):
+            raise InputError(
+                f"expected --epochs of at least 2 for a trajectory, found {self.epochs}; raise it"
             )
-        ]
-        listed = [
-            (name, " ".join(map(str, values)) or "none", bool(values) and min(values) >= 1,
-             "one or more, each at least 1")
-            for name, values in (("widths", self.widths), ("depths", self.depths))
-        ]  # fmt: skip
-        chosen = bool(self.figures) != self.all
-        enough = self.k_max >= LEAST or self.figures == ("unraveling",)
-        moves = self.epochs >= 2 or not (self.all or "trajectory" in self.figures)
-        return [
-            *super().ranges(),
-            ("k-max", self.k_max, enough, f"at least {LEAST}, four published batches"),
-            *least,
-            *listed,
-            ("num", self.num, self.num >= 3 and self.num % 2 == 1, "an odd number of at least 3"),
-            ("radius", self.radius, 0 < self.radius < float("inf"), "a finite number above 0"),
-            ("epochs", self.epochs, moves, "at least 2 for a trajectory"),
-            ("all", " ".join(self.figures) or "neither", chosen, "or else names of figures"),
-        ]
 
     def sized(self) -> "PaperConfig":
         """These settings made small where ``quick`` is set."""
@@ -147,59 +134,126 @@ class PaperConfig(ProblemConfig):
             return self
         return replace(self, **{n: min(getattr(self, n), most) for n, most in QUICK.items()})
 
+    def narrow(self) -> "PaperConfig":
+        """The settings of the networks of fig1."""
+        return replace(self, hidden=self.network_hidden)
+
     def settings(self) -> dict[str, Any]:
         """See ``ProblemConfig.settings``."""
         which = ("figures", "all", "quick")
         return {n: value for n, value in super().settings().items() if n not in which}
 
 
-TOP = 16
-"""Eigenvectors that the figures share; each takes the leading ones."""
+def check_sizes(config: PaperConfig, problem: Problem, figures: Sequence[str]) -> None:
+    """Check that each figure can be made of these networks and data.
+
+    Raises:
+        InputError: fewer parameters than directions, or sequences of tokens for unraveling, whose
+            networks are fully connected whatever the model.
+    """
+    if problem.dataset.has_tokens and "unraveling" in figures:
+        raise InputError(
+            "expected images or vectors for unraveling, found sequences of tokens in "
+            f"{problem.dataset.name}; name the other figures one by one, or another --dataset"
+        )
+    for figure in figures:
+        if figure == "fig1":
+            model, _ = problems.network(config.narrow(), problem.dataset)
+            inputs = problem.dataset.train_inputs[:1]
+            size = num_parameters(jax.eval_shape(model.init, problem.keys["init"], inputs))
+            least, flags = config.network_dim, "lower --network-dim, or raise --network-hidden"
+        else:
+            size, flags = num_parameters(problem.initial), "raise --hidden"
+            least = DIRECTIONS.get(figure, TOP)
+        if size < least:
+            raise InputError(
+                f"expected at least {least} parameters, one per direction of {figure}, found "
+                f"{size}; {flags}"
+            )
 
 
-SIGMAS = (0.01, 1.0)
-"""Standard deviations close to w* and far from it, for the figures that the papers give one σ."""
-
-
-class Bench(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Bench:
     """A problem, and the folder in which what was computed for one figure serves the next."""
 
     problem: Problem
     config: PaperConfig
     store: Path
 
+    @property
+    def unit(self) -> str:
+        """The unit of a loss."""
+        return "nats" if self.problem.dataset.num_classes else "loss"
 
-def trained(bench: Bench) -> Params:
-    """w*."""
-    return prepare.trained(bench.problem, bench.config, bench.store)[0]
+    def canvas(
+        self, title: str, xlabel: str, ylabel: str, panels: int = 1
+    ) -> tuple[Figure, Sequence[Axes]]:
+        """An empty figure that names its data, with ``panels`` axes of common scale."""
+        label = self.problem.dataset.label
+        fallback = bool(self.problem.dataset.note)
+        return canvas(f"{title}: {label}", xlabel, ylabel, fallback=fallback, panels=panels)
 
+    @functools.cached_property
+    def trained(self) -> Params:
+        """w*."""
+        return prepare.trained(self.problem, self.config, self.store)[0]
 
-def directions(bench: Bench, kind: str, dim: int) -> js.Subspace:
-    """The subspace of ``dim`` directions, "hessian" or "filter", through w*."""
-    params = trained(bench)
-    if kind == "filter":
-        key = bench.problem.keys["subspace"]
-        return js.random_subspace(key, params, dim, normalization="filter")
-    return leading(jax.tree.map(jnp.asarray, hessian(bench).space), dim)
+    @functools.cached_property
+    def hessian(self) -> Eigenspace:
+        """The top eigenpairs of the Hessian over all samples, as many as any figure needs."""
+        fresh = not checkpoint.exists(self.store, "subspace")
+        dim = min(TOP, num_parameters(self.trained))
+        found = prepare.eigenspace(self.problem, self.trained, dim, self.store)
+        if fresh:
+            console.directions("hessian", found.pairs, found.seconds)
+        return found
 
+    def directions(self, kind: str, dim: int) -> js.Subspace:
+        """The subspace of ``dim`` directions, "hessian" or "filter", through w*."""
+        if kind == "filter":
+            key = self.problem.keys["subspace"]
+            return js.random_subspace(key, self.trained, dim, normalization="filter")
+        return leading(jax.tree.map(jnp.asarray, self.hessian.space), dim)
 
-def hessian(bench: Bench) -> Eigenspace:
-    """The top eigenpairs of the Hessian over all samples, as many as any figure needs."""
-    params = trained(bench)
-    fresh = not checkpoint.exists(bench.store, "subspace")
-    dim = min(TOP, num_parameters(params))
-    found = prepare.eigenspace(bench.problem, params, dim, bench.store)
-    if fresh:
-        console.directions("hessian", found.pairs, found.seconds)
-    return found
+    def inexact(self) -> list[str]:
+        """A note on eigenpairs that did not converge; none where all did."""
+        lost = int((~np.asarray(self.hessian.pairs.converged)).sum())
+        return (
+            [f"{lost} of {TOP} eigenpairs did not converge: directions are inexact"] if lost else []
+        )
 
+    def normals(self, num_points: int, dim: int) -> Float[np.ndarray, "m d"]:
+        """Standard normal coordinates; a smaller ``dim`` has the leading ones of a larger."""
+        key = self.problem.keys["probe"]
+        draw = lambda j: jax.random.normal(jax.random.fold_in(key, j), (num_points,))  # noqa: E731
+        return np.stack([draw(j) for j in range(dim)], -1)
 
-def caveat(bench: Bench, kind: str = "hessian") -> str:
-    """A sentence on eigenpairs that did not converge, where there are any."""
-    if kind != "hessian":
-        return ""
-    lost = int((~np.asarray(hessian(bench).pairs.converged)).sum())
-    return f" {lost} of {TOP} eigenpairs did not converge: directions are inexact." if lost else ""
+    def losses_at(
+        self, space: js.Subspace, coordinates: Float[np.ndarray, "m d"]
+    ) -> Float[Array, "m n"]:
+        """ℓ_i(w(θ)) of every sample at the rows θ.
+
+        Raises:
+            InputError: a loss that is NaN or infinite.
+        """
+        probe = js.points(space, jnp.asarray(coordinates, jnp.float32))
+        reduction = js.reductions.losses(probe.num_points)
+        losses = js.evaluate(self.problem.loss, probe, self.problem.samples, reduction)
+        bad = int((~np.isfinite(losses).all(0)).sum())
+        if bad:
+            raise InputError(
+                f"expected finite losses, found NaN or infinity for {bad} of {losses.shape[1]} "
+                "samples; scale the inputs down, or train with a lower --learning-rate"
+            )
+        return losses
+
+    def kept(self, name: str, find: Callable[[], dict[str, Any]]) -> dict[str, np.ndarray]:
+        """The arrays that ``find`` gives, or gave for another figure: ``store/name.npz``."""
+        path = self.store / f"{name}.npz"
+        if not path.exists():
+            run_folder.write_arrays(path, jax.tree.map(np.asarray, find()))
+        with np.load(path) as arrays:
+            return dict(arrays)
 
 
 def leading(space: js.Subspace, dim: int) -> js.Subspace:
@@ -210,74 +264,3 @@ def leading(space: js.Subspace, dim: int) -> js.Subspace:
 @partial(jax.jit, static_argnums=1)  # all leaves in one program
 def _first(basis: Params, dim: int) -> Params:
     return jax.tree.map(lambda leaf: leaf[:dim], basis)
-
-
-def losses_at(bench: Bench, space: js.Subspace, coordinates: np.ndarray) -> jax.Array:
-    """ℓ_i(w(θ)) of every sample at the rows θ, [m, n].
-
-    Raises:
-        InputError: a loss that is NaN or infinite.
-    """
-    probe = js.points(space, jnp.asarray(coordinates, jnp.float32))
-    reduction = js.reductions.losses(probe.num_points)
-    losses = js.evaluate(bench.problem.loss, probe, bench.problem.samples, reduction)
-    bad = int((~np.isfinite(losses).all(0)).sum())
-    if bad:
-        raise js.InputError(
-            f"expected finite losses, found NaN or infinity for {bad} of {losses.shape[1]} "
-            "samples; scale the inputs down, or train with a lower --learning-rate"
-        )
-    return losses
-
-
-def normals(bench: Bench, num_points: int, dim: int) -> np.ndarray:
-    """Standard normal coordinates [m, d]; a smaller ``dim`` has the leading ones of a larger."""
-    key = bench.problem.keys["probe"]
-    draw = lambda j: jax.random.normal(jax.random.fold_in(key, j), (num_points,))  # noqa: E731
-    return np.stack([draw(j) for j in range(dim)], -1)
-
-
-def unit(problem: Problem) -> str:
-    """The unit of a loss."""
-    return "nats" if problem.dataset.num_classes else "loss"
-
-
-def marks(problem: Problem) -> dict[str, Any]:
-    """What a figure of squared losses says of its data."""
-    return run_folder.marks(problem) | {"unit": unit(problem) + "²"}
-
-
-DIRECTIONS = {"fig2": 2, "fig3": 2, "fig4": 10, "fig5": 256, "trajectory": 2, "unraveling": 0}
-"""Of the figures that take other than the top eigenvectors."""
-
-
-def check_sizes(config: PaperConfig, problem: Problem, figures: Sequence[str]) -> None:
-    """Raise an ``InputError`` for the first figure of more directions than there are parameters.
-
-    Also for unraveling of sequences: its networks are fully connected, whatever the model.
-    """
-    if problem.dataset.has_tokens and "unraveling" in figures:
-        raise InputError(
-            "expected images or vectors for unraveling, found sequences of tokens in "
-            f"{problem.dataset.name}; name the other figures one by one, or another --dataset"
-        )
-    for figure in figures:
-        if figure == "fig1":
-            model, _ = problems.network(narrow(config), problem.dataset)
-            inputs = problem.samples["inputs"][:1]
-            shape = jax.eval_shape(lambda: model.init(problem.keys["init"], inputs))  # noqa: B023
-            size, least = num_parameters(shape), config.network_dim
-            flags = "lower --network-dim, or raise --network-hidden"
-        else:
-            size, least = num_parameters(problem.initial), DIRECTIONS.get(figure, TOP)
-            flags = "raise --hidden"
-        if size < least:
-            raise InputError(
-                f"expected at least {least} parameters, one per direction of {figure}, found "
-                f"{size}; {flags}"
-            )
-
-
-def narrow(config: PaperConfig) -> PaperConfig:
-    """The settings of the networks of fig1."""
-    return replace(config, hidden=config.network_hidden)

@@ -1,24 +1,41 @@
-"""Δ_k of one subspace and σ, as it should be and as Nikitin et al. published it.
+"""Δ_k along random directions and Hessian eigenvectors, Nikitin et al., figures 4, 5 and 8.
 
-Δ_k of Nikitin et al., figures 4, 5 and 8.
+Figure 8 also has networks trained as in the reference code, for the level of Δ_k·k² that it
+reports. There the network is the same, but sees the first 9,984 samples, 156 whole batches,
+standardised, and starts from PyTorch's default initialisation: every parameter of a layer of ``f``
+inputs is uniform on ±1/√f.
 """
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
+from matplotlib.figure import Figure
 
 import jaxscape as js
-from experiments.common import run_folder, tables
+from experiments.common import tables
+from experiments.common.console import progress
 from experiments.common.run_folder import Record
-from experiments.paper import bench as benches
-from experiments.paper import drawings, published, replication
+from experiments.paper import published
 from experiments.paper.bench import SIGMAS, Bench, leading
-from experiments.paper.drawings import Curve
-from experiments.paper.published import delta_and_losses
+from jaxscape import prefix
+from jaxscape.lab import train
+from jaxscape.lab.style import PREFIX, draw_mean, finish
+from jaxscape.reductions import Delta
+from jaxscape.types import Batch, Params
 
 DIM = 10
 """Directions of figures 4, 8 and 9."""
+
+DIMS = (2, 16, 64, 256)
+"""Directions of figure 5."""
+
+CORRECTED = "as it should be: all directions, k in samples"
+
+PUBLISHED = "as published: first direction, k in batches of 64"
 
 
 class Case(NamedTuple):
@@ -29,61 +46,9 @@ class Case(NamedTuple):
     sigma: float
 
 
-class Measured(NamedTuple):
-    """A curve as it should be, and where asked for, as published, [K] in batches."""
-
-    curve: js.reductions.Delta
-    published: np.ndarray | None
-    all_directions: np.ndarray | None  #: as published but for this: all directions are applied
-
-
-def measure(bench: Bench, case: Case, row: int) -> Measured:
-    """Δ_k of one case; published curves of different ``row`` have different orders of samples."""
-    problem, config = bench.problem, bench.config
-    points = case.sigma * benches.normals(bench, config.points, case.space.dim)
-    probe, every = js.points(case.space, points), None
-    key = jax.random.fold_in(problem.keys["order"], row)
-    if config.as_published and case.space.dim <= DIM:
-        curve, losses = delta_and_losses(problem.loss, probe, problem.samples)
-        every = published.delta(key, losses)
-    else:
-        curve = js.delta(problem.loss, probe, problem.samples)
-    if not config.as_published:
-        return Measured(curve, None, None)
-    first = benches.losses_at(bench, leading(case.space, 1), points[:, :1])
-    return Measured(curve, published.delta(key, first), every)
-
-
-def along_eigenvectors(bench: Bench) -> list[Measured]:
-    """Δ_k along the top ten Hessian eigenvectors at both ``SIGMAS``, kept for figures 8 and 9."""
-    space = benches.directions(bench, "hessian", DIM)
-    found = []
-    for row, sigma in enumerate(SIGMAS):
-        kept = bench.store / f"curve-hessian-{row}.npz"
-        if not kept.exists():
-            curve, *old = measure(bench, Case("", space, sigma), row)
-            names = ("published", "all_directions")
-            more = {n: values for n, values in zip(names, old, strict=True) if values is not None}
-            run_folder.write_arrays(kept, jax.tree.map(np.asarray, curve)._asdict() | more)
-        with np.load(kept) as arrays:
-            curve = js.reductions.Delta(*(arrays[n] for n in js.reductions.Delta._fields))
-            found.append(Measured(curve, arrays.get("published"), arrays.get("all_directions")))
-    return found
-
-
-DIMS = (2, 16, 64, 256)
-"""Directions of figure 5."""
-
-
-CORRECTED = "as it should be: all directions, k in samples"
-
-
-PUBLISHED = "as published: first direction, k in batches of 64"
-
-
 def fig4(bench: Bench) -> Record:
     """Δ_k at four σ along ten random filter-normalised directions."""
-    space = benches.directions(bench, "filter", DIM)
+    space = bench.directions("filter", DIM)
     cases = [Case(f"σ = {sigma:g}", space, sigma) for sigma in (0.1, 1.0, 5.0, 10.0)]
     return _record(
         bench, cases, _measured(bench, cases), f"{DIM} random filter-normalised directions"
@@ -92,65 +57,97 @@ def fig4(bench: Bench) -> Record:
 
 def fig5(bench: Bench) -> Record:
     """Δ_k in four dimensions at σ = 1, random filter-normalised."""
-    space = benches.directions(bench, "filter", max(DIMS))
+    space = bench.directions("filter", max(DIMS))
     cases = [Case(f"d = {dim}", leading(space, dim), 1.0) for dim in DIMS]
-    note = " The four published curves share their direction and points; only the orders differ."
     where = "random filter-normalised directions, σ = 1"
-    return _record(bench, cases, _measured(bench, cases), where, note)
+    return _record(bench, cases, _measured(bench, cases), where)
 
 
 def fig8(bench: Bench) -> Record:
     """Δ_k along the top ten Hessian eigenvectors, close to w* and far from it."""
-    space = benches.directions(bench, "hessian", DIM)
+    space = bench.directions("hessian", DIM)
     cases = [Case(f"σ = {sigma:g}", space, sigma) for sigma in SIGMAS]
     where = f"top {DIM} Hessian eigenvectors"
-    found = _record(bench, cases, along_eigenvectors(bench), where, benches.caveat(bench))
-    published = bench.config.as_published and not bench.problem.dataset.has_tokens
-    return replication.add(bench, found) if published else found
+    found = _record(bench, cases, along_eigenvectors(bench), where, bench.inexact())
+    replicated = bench.config.as_published and not bench.problem.dataset.has_tokens
+    return _with_replication(bench, found) if replicated else found
 
 
-def _measured(bench: Bench, cases: list[Case]) -> list[Measured]:
-    return [measure(bench, case, row) for row, case in enumerate(cases)]
+def along_eigenvectors(bench: Bench) -> list[dict[str, np.ndarray]]:
+    """Δ_k along the top ten Hessian eigenvectors at both ``SIGMAS``, for figures 8 and 9."""
+    space = bench.directions("hessian", DIM)
+    return [
+        bench.kept(f"curve-hessian-{row}", lambda: measure(bench, space, SIGMAS[row], row))  # noqa: B023
+        for row in range(len(SIGMAS))
+    ]
+
+
+def _measured(bench: Bench, cases: Sequence[Case]) -> list[dict[str, np.ndarray]]:
+    return [measure(bench, case.space, case.sigma, row) for row, case in enumerate(cases)]
+
+
+def measure(bench: Bench, space: js.Subspace, sigma: float, row: int) -> dict[str, np.ndarray]:
+    """Δ_k at one σ; published curves of different ``row`` have different orders of samples."""
+    points = sigma * bench.normals(bench.config.points, space.dim)
+    losses = bench.losses_at(space, points)
+    curve = curve_of(losses)
+    found = {
+        "delta": np.asarray(curve.mean),
+        "delta_sem": np.asarray(curve.sem),
+        "loss_variance": np.mean(curve.loss_variance),
+    }
+    if bench.config.as_published:
+        key = jax.random.fold_in(bench.problem.keys["order"], row)
+        first = bench.losses_at(leading(space, 1), points[:, :1])
+        found["published_delta"] = published.delta(key, first)
+        found["all_directions_delta"] = published.delta(key, losses)
+    return found
+
+
+@jax.jit
+def curve_of(losses: Float[Array, "m n"]) -> Delta:
+    """What ``js.delta`` gives, from stored per-sample losses at m points."""
+    m, n = losses.shape
+    whole, steps = prefix.extend(prefix.start(m), losses, jnp.ones(n, bool))
+    reduction = js.reductions.delta
+    state = reduction.update(reduction.init(m, n), steps, jnp.arange(m), jnp.ones(m))
+    return reduction.finalize(*state, whole)
 
 
 def _record(
-    bench: Bench, cases: list[Case], measured: list[Measured], where: str, note: str = ""
+    bench: Bench,
+    cases: Sequence[Case],
+    measured: Sequence[dict[str, np.ndarray]],
+    where: str,
+    inexact: Sequence[str] = (),
 ) -> Record:
-    corrected = [each.curve for each in measured]
-    arrays: dict[str, np.ndarray] = {
+    labels = [case.label for case in cases]
+    arrays = {name: np.stack([found[name] for found in measured]) for name in measured[0]}
+    arrays |= {
         "sigma": np.asarray([case.sigma for case in cases], np.float32),
         "dim": np.asarray([case.space.dim for case in cases]),
-        "k": np.asarray(corrected[0].k),
-        "delta": np.stack([curve.mean for curve in corrected]),
-        "delta_sem": np.stack([curve.sem for curve in corrected]),
-        "loss_variance": np.asarray([np.mean(curve.loss_variance) for curve in corrected]),
+        "k": np.arange(1, arrays["delta"].shape[1] + 1, dtype=np.int32),
     }
-    for name in ("published", "all_directions"):
-        if all(getattr(each, name) is not None for each in measured):
-            arrays[f"{name}_delta"] = np.stack([getattr(each, name) for each in measured])
-            arrays["published_k"] = np.arange(1, arrays[f"{name}_delta"].shape[1] + 1)
-    entries = levels(arrays, [case.label for case in cases])
-    marks = benches.marks(bench.problem)
-    panels = _panels(arrays, [case.label for case in cases])
+    panels = {CORRECTED: [*zip(labels, arrays["delta"], arrays["delta_sem"], strict=True)]}
+    if bench.config.as_published:
+        old = arrays["published_delta"]
+        arrays["published_k"] = np.arange(1, old.shape[1] + 1)
+        panels[PUBLISHED] = [*zip(labels, old, np.zeros_like(old), strict=True)]
     figures = {
-        "delta": drawings.increments(panels, scaled=False, where=where, **marks),
-        "delta_k2": drawings.increments(panels, scaled=True, where=where, **marks),
+        "delta": draw(bench, where, panels, scaled=False),
+        "delta_k2": draw(bench, where, panels, scaled=True),
     }
+    entries = levels(arrays, labels)
+    first = arrays["k"][tables.late(arrays["k"])][0]
+    notes = [f"Δ_k·k² along the {where}, in {bench.unit}², mean over k ≥ {first} samples"]
+    if bench.config.as_published:
+        notes.append("k in batches of 64 alone makes the published level 64 times lower")
     found = {"where": where, "points": bench.config.points, "curves": entries}
-    seen = _seen(arrays, entries, where, marks["unit"]) + (note if "published_k" in arrays else "")
-    return Record(arrays, found | {"seen": seen}, figures)
+    words = {"tables": [_table(entries)], "notes": [*notes, *inexact]}
+    return Record(arrays, found | words, figures)
 
 
-def _panels(arrays: dict[str, np.ndarray], labels: list[str]) -> dict[str, list[Curve]]:
-    rows = zip(labels, arrays["delta"], arrays["delta_sem"], strict=True)
-    panels = {CORRECTED: [Curve(label, arrays["k"], mean, sem) for label, mean, sem in rows]}
-    if "published_k" in arrays:
-        older = zip(labels, arrays["published_delta"], strict=True)
-        panels[PUBLISHED] = [Curve(label, arrays["published_k"], old, 0.0) for label, old in older]
-    return panels
-
-
-def levels(arrays: dict[str, np.ndarray], labels: list[str]) -> list[dict[str, Any]]:
+def levels(arrays: dict[str, np.ndarray], labels: Sequence[str]) -> list[dict[str, Any]]:
     """Mean of Δ_k·k² over late k of each curve, as it should be and as published."""
     entries = []
     for row, label in enumerate(labels):
@@ -167,28 +164,138 @@ def levels(arrays: dict[str, np.ndarray], labels: list[str]) -> list[dict[str, A
     return entries
 
 
-def _seen(
-    arrays: dict[str, np.ndarray], entries: list[dict[str, Any]], where: str, unit: str
-) -> str:
-    first = {name: int(arrays[name][tables.late(arrays[name])][0])
-             for name in ("k", "published_k") if name in arrays}  # fmt: skip
-    parts = [
-        f"{entry['mean_delta_k2']:.3g} at {entry['label']} (order law {entry['order_law_k2']:.3g})"
-        for entry in entries
+def _table(entries: Sequence[dict[str, Any]]) -> list[list[str]]:
+    columns = {
+        "Δ_k·k²": "mean_delta_k2",
+        "order law": "order_law_k2",
+        "as published": "published_mean_delta_k2",
+        "same, all directions": "all_directions_mean_delta_k2",
+    }
+    columns = {title: key for title, key in columns.items() if key in entries[0]}
+    rows = [
+        [entry["label"], *(f"{entry[key]:.3g}" for key in columns.values())] for entry in entries
     ]
-    text = (
-        f"Along the {where}, the mean of Δ_k·k² over k ≥ {first['k']} samples is, in {unit}, "
-        f"{', '.join(parts)}."
+    return [["", *columns], *rows]
+
+
+NETWORKS = 4
+"""Networks trained as in the reference code."""
+
+SAMPLES = published.BATCH * (10_000 // published.BATCH)
+
+SIGMA = 1.0
+
+LEVEL = 2.4
+"""Δ_k·k² of the published curve on MNIST, in batches."""
+
+NAMES = {
+    "published": "as published: first direction, k in batches",
+    "all_directions": "same, all directions",
+    "corrected": "as it should be",
+}
+
+
+def standardised(bench: Bench) -> Batch:
+    """The data set's first samples, less the mean, over the standard deviation, of all inputs."""
+    dataset = bench.problem.dataset
+    count = min(SAMPLES, bench.config.k_max)
+    inputs = dataset.train_inputs[:]
+    scaled = (inputs[:count] - inputs.mean()) / max(inputs.std(), np.finfo(np.float32).tiny)
+    return {"inputs": jnp.asarray(scaled), "targets": jnp.asarray(dataset.train_targets[:count])}
+
+
+@jax.jit
+def uniform(key: jax.Array, params: Params) -> Params:
+    """Parameters of the same layers, weights and biases uniform on ±1/√f."""
+
+    def layer(key: jax.Array, values: Params) -> Params:
+        bound = values["kernel"].shape[0] ** -0.5
+        keys = dict(zip(values, jax.random.split(key, len(values)), strict=True))
+        return {
+            name: jax.random.uniform(keys[name], leaf.shape, leaf.dtype, -bound, bound)
+            for name, leaf in values.items()
+        }
+
+    keys = dict(zip(params, jax.random.split(key, len(params)), strict=True))
+    return {name: layer(keys[name], values) for name, values in params.items()}
+
+
+def eigenvectors(bench: Bench, samples: Batch, number: int) -> js.Subspace:
+    """The top ten eigenvectors, by magnitude, at a network trained as in the reference code."""
+    problem, config = bench.problem, bench.config
+    key = {name: jax.random.fold_in(problem.keys[name], number) for name in problem.keys}
+    params = train.fit(
+        key["train"], problem.loss, uniform(key["init"], problem.initial), samples,
+        epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate,
+    ).params  # fmt: skip
+    operator = js.hessian_operator(problem.loss, params, samples)
+    pairs = js.top_eigenpairs(key["subspace"], operator, params, DIM, which="magnitude")
+    return js.Subspace(params, pairs.vectors)
+
+
+def around(bench: Bench, samples: Batch, space: js.Subspace, number: int) -> dict[str, np.ndarray]:
+    """Δ_k at σ = 1 around one such network: "published", "all_directions" and "corrected"."""
+    problem, m = bench.problem, bench.config.points
+    probe, order = (jax.random.fold_in(problem.keys[name], number) for name in ("probe", "order"))
+    points = SIGMA * jax.random.normal(probe, (m, space.dim))
+    losses, first = (
+        js.evaluate(problem.loss, js.points(along, theta), samples, js.reductions.losses(m))
+        for along, theta in ((space, points), (leading(space, 1), points[:, :1]))
     )
-    if "published_k" not in first:
-        return text
-    old = ", ".join(f"{entry['published_mean_delta_k2']:.3g}" for entry in entries)
-    text += (
-        " As published, the first direction alone, another order for each draw, and k, also that "
-        f"of k², in batches of 64 (from {first['published_k']} on), which by itself makes it 64 "
-        f"times smaller: {old}."
-    )
-    if "all_directions_delta" in arrays:
-        every = ", ".join(f"{entry['all_directions_mean_delta_k2']:.3g}" for entry in entries)
-        text += f" The same with all directions: {every}."
-    return text
+    mean = train.mean_loss(problem.loss, space.origin, samples, batch_size=1000)
+    return {
+        "train_loss": np.asarray(mean),
+        "published": published.delta(order, first),
+        "all_directions": published.delta(order, losses),
+        "corrected": np.asarray(curve_of(losses).mean),
+    }
+
+
+def _with_replication(bench: Bench, found: Record) -> Record:
+    """Add the published computation on networks trained as in the reference code."""
+    samples, networks = standardised(bench), []
+    with progress("networks as published", NETWORKS, "networks") as advance:
+        for number in range(NETWORKS):
+            networks.append(around(bench, samples, eigenvectors(bench, samples, number), number))
+            advance(1)
+    again = {name: np.stack([each[name] for each in networks]) for name in networks[0]}
+    k_of = lambda curve: np.arange(1, len(curve) + 1)  # noqa: E731
+    late = {name: [tables.level(k_of(x), x) for x in again[name]] for name in NAMES}
+    mean = lambda rows: np.mean(rows, 0)  # noqa: E731
+    sem = lambda rows: np.std(rows, 0, ddof=1) / np.sqrt(NETWORKS)  # noqa: E731
+    what = f"{NETWORKS} networks trained as published, loss {mean(again['train_loss']):.3g}"
+    rows = [[what, "Δ_k·k²", "least", "most"]]
+    for name, label in NAMES.items():
+        ends = (f"{end(late[name]):.3g}" for end in (min, max))
+        rows.append([label, f"{mean(late[name]):.3g} ± {sem(late[name]):.2g}", *ends])
+    rows.append(["published on MNIST", f"{LEVEL}", "", ""])
+    labels = {"first direction": again["published"], "all ten": again["all_directions"]}
+    panel = {
+        "as published: k in batches of 64": [(n, mean(x), sem(x)) for n, x in labels.items()],
+    }
+    where = f"{NETWORKS} networks trained as published, σ = {SIGMA:g}"
+    summary = found.summary | {
+        "replication_levels": late,
+        "replication_train_loss": again["train_loss"].tolist(),
+        "tables": [*found.summary["tables"], rows],
+    }
+    arrays = found.arrays | {f"replication_{name}": x for name, x in again.items()}
+    figure = draw(bench, where, panel, scaled=True)
+    return Record(arrays, summary, {**found.figures, "replication": figure})
+
+
+def draw(
+    bench: Bench, where: str, panels: Mapping[str, Iterable[tuple[str, Any, Any]]], *, scaled: bool
+) -> Figure:
+    """Δ_k, or where ``scaled`` Δ_k·k², of named curves over k = 1..K with their standard errors."""
+    quantity = r"$\Delta_k \cdot k^2$" if scaled else r"$\Delta_k$"
+    figure, axes = bench.canvas(where, PREFIX, f"{quantity}   ({bench.unit}²)", len(panels))
+    for panel, (name, curves) in zip(axes, panels.items(), strict=True):
+        panel.set_title("\n".join(name.split(": ")))
+        if "batches" in name:
+            panel.set_xlabel("prefix length $k$ (batches)")
+        for row, (label, values, sem) in enumerate(curves):
+            k = np.arange(1, len(values) + 1)
+            scale = k**2.0 if scaled else 1.0
+            draw_mean(panel, row, k, values * scale, sem * scale, label)
+    return finish(figure, dots=False)

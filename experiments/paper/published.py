@@ -1,6 +1,4 @@
-"""Δ_k and the losses that the published computation takes it from, in one pass over the samples.
-
-The published computations, flaws included, to be laid over the corrected ones.
+"""The published computations, flaws included, to be laid over the corrected ones.
 
 The reference code zips the d directions with the P parameters, so that only the first direction
 is ever applied; its data loader shuffles, so that every draw of a point has an order of its own;
@@ -8,65 +6,19 @@ k counts batches of 64, the loss of a batch being its mean; means over the first
 subtracted from each other in float32.
 """
 
-import functools
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-import jaxscape as js
-from jaxscape import sweep
 from jaxscape.batching import length_of
-from jaxscape.prefix import Prefix, Steps
 from jaxscape.probes import SubspaceProbe
-from jaxscape.reductions import Delta, Reduction
-from jaxscape.types import Batch, PerSampleLoss, Probe
-
-
-def delta_and_losses(
-    loss: PerSampleLoss, probe: Probe, data: Batch
-) -> tuple[Delta, Float[Array, "m n"]]:
-    """What ``js.delta`` gives, and ℓ_i(w) of every sample at every point.
-
-    Raises:
-        InputError: see ``js.delta``.
-    """
-    m = probe.num_points
-    curve, losses = js.evaluate(
-        loss, probe, data, both(js.reductions.delta, js.reductions.losses(m))
-    )
-    sweep.check_delta(curve, m)
-    return curve, losses
-
-
-@functools.cache  # the same reduction is the same compiled program
-def both(first: Reduction, second: Reduction) -> Reduction:
-    """Two reductions side by side; the result is the pair of theirs."""
-    pair = (first, second)
-
-    def init(t: int, b: int) -> tuple[Any, Any]:
-        return _swapped(each.init(t, b) for each in pair)
-
-    def update(state: tuple[Any, Any], steps: Steps, index: Array, weight: Array):
-        each = zip(pair, _swapped(state), strict=True)
-        return _swapped(one.update(own, steps, index, weight) for one, own in each)
-
-    def finalize(by_point: Any, by_sample: Any, prefix: Prefix) -> tuple[Any, ...]:
-        each = zip(pair, by_point, by_sample, strict=True)
-        return tuple(one.finalize(points, samples, prefix) for one, points, samples in each)
-
-    return Reduction(init, update, finalize)
-
-
-def _swapped(rows: Any) -> tuple[Any, ...]:
-    """((a, b), (c, d)) as ((a, c), (b, d))."""
-    return tuple(zip(*rows, strict=True))
-
+from jaxscape.types import Batch, PerSampleLoss
 
 BATCH = 64
+"""Samples per batch of the reference code."""
 
 
 def delta(key: Key[Array, ""], losses: Float[Array, "m n"]) -> Float[np.ndarray, "K"]:

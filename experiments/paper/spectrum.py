@@ -1,20 +1,22 @@
-"""Leading eigenvalues of many networks, Nikitin et al., figure 1."""
+"""Leading Hessian eigenvalues of many networks, Nikitin et al., figure 1."""
 
 import time
+from collections.abc import Mapping
 
 import jax
 import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
 
 import jaxscape as js
-from experiments.common import console, run_folder
+from experiments.common import console
 from experiments.common import problem as problems
 from experiments.common.console import progress
 from experiments.common.run_folder import Record
-from experiments.paper import bench as benches
-from experiments.paper import drawings, published
-from experiments.paper.bench import Bench, narrow
+from experiments.paper import published
+from experiments.paper.bench import Bench
 from jaxscape.lab import train
-from jaxscape.lab.models import Model
+from jaxscape.lab.style import MARKERS, Keywords, colour, legend
 from jaxscape.lanczos import Eigenpairs
 from jaxscape.trees import num_parameters
 from jaxscape.types import Batch, Params, PerSampleLoss
@@ -25,22 +27,19 @@ TOLERANCE = 1e-2
 
 def fig1(bench: Bench) -> Record:
     """Eigenvalues of largest magnitude, in descending order, over networks of other seeds."""
-    problem, config = bench.problem, bench.config
-    count = min(config.network_samples, len(problem.order))
-    samples = jax.tree.map(lambda leaf: leaf[:count], problem.samples)
-    model, loss = problems.network(narrow(config), problem.dataset)
-    networks = _trained(bench, model, loss, samples)
-    solved = _solve(bench, loss, networks.params, samples)
+    config = bench.config
+    loss, samples, fitted = networks(bench)
+    count = len(samples["targets"])
+    solved = _solve(bench, loss, fitted.params, samples)
     values, residuals = (
         np.stack([getattr(pairs, name) for pairs in solved]) for name in ("values", "residuals")
     )
     order = np.argsort(-values, -1)
     values, residuals = (np.take_along_axis(x, order, -1) for x in (values, residuals))
-    converged = int(sum(int(pairs.converged.sum()) for pairs in solved))
     arrays = {
         "eigenvalues": values,
         "eigenvalue_residuals": residuals,
-        "epoch_losses": networks.epoch_losses,
+        "epoch_losses": fitted.epoch_losses,
     }
     curves = {"with their sign": values}
     if config.as_published:
@@ -51,35 +50,43 @@ def fig1(bench: Bench) -> Record:
         "hidden": config.network_hidden,
         "num_samples": count,
         "dim": config.network_dim,
-        "converged": converged,
+        "converged": int(sum(int(pairs.converged.sum()) for pairs in solved)),
         "eigenpairs": values.size,
         "products": int(sum(int(pairs.matvecs) for pairs in solved)),
         "negative": int((values < 0).sum()),
         "mean": values.mean(0).tolist(),
         "standard_deviation": values.std(0, ddof=1).tolist(),
-        "train_loss": float(networks.epoch_losses[-1].mean()),
+        "train_loss": float(fitted.epoch_losses[-1].mean()),
     }
-    marks = run_folder.marks(problem) | {"unit": benches.unit(problem), "num_samples": count}
-    figures = {"eigenvalues": drawings.spectrum(curves, **marks)}
-    return Record(arrays, found | {"seen": _seen(found, values)}, figures)
+    notes = [
+        f"{config.networks} networks, {count:,} samples, training loss {found['train_loss']:.3g}",
+        f"{found['negative']} of {values.size} eigenvalues are negative, which ‖Hv‖ cannot show",
+        f"{values.size - found['converged']} did not reach the relative residual {TOLERANCE:g}",
+    ]
+    figure = draw(bench, curves, count)
+    words = {"tables": [_table(values)], "notes": notes}
+    return Record(arrays, found | words, {"eigenvalues": figure})
 
 
-def _trained(bench: Bench, model: Model, loss: PerSampleLoss, samples: Batch) -> train.Fitted:
-    """Networks from their own initialisations, side by side on the same samples."""
+def networks(bench: Bench) -> tuple[PerSampleLoss, Batch, train.Fitted]:
+    """Networks from their own initialisations, trained side by side on the same samples."""
     problem, config = bench.problem, bench.config
+    count = min(config.network_samples, len(problem.order))
+    samples = jax.tree.map(lambda leaf: leaf[:count], problem.samples)
+    model, loss = problems.network(config.narrow(), problem.dataset)
     init, fit = (
         jax.random.split(problem.keys[name], config.networks) for name in ("init", "train")
     )
     started = time.monotonic()
     with progress("networks", config.epochs, "epochs") as advance:
-        networks = train.fit(
+        fitted = train.fit(
             fit, loss, jax.vmap(lambda key: model.init(key, samples["inputs"]))(init), samples,
             epochs=config.epochs, batch_size=config.batch_size,
             learning_rate=config.learning_rate, on_epoch=lambda *_: advance(1),
         )  # fmt: skip
-    what = f"{config.networks} networks, {config.epochs} epochs of {len(samples['targets']):,}"
+    what = f"{config.networks} networks, {config.epochs} epochs of {count:,}"
     console.stage("trained", what, time.monotonic() - started)
-    return networks
+    return loss, samples, fitted
 
 
 def _solve(bench: Bench, loss: PerSampleLoss, params: Params, samples: Batch) -> list[Eigenpairs]:
@@ -101,16 +108,33 @@ def _solve(bench: Bench, loss: PerSampleLoss, params: Params, samples: Batch) ->
     return solved
 
 
-def _seen(found: dict, values: np.ndarray) -> str:
-    first, last = values[:, 0], values[:, -1]
-    spread = [column.std(ddof=1) / abs(column.mean()) for column in (first, last)]
-    lost = found["eigenpairs"] - found["converged"]
-    return (
-        f"{found['networks']} networks of {found['hidden']} units per layer, trained side by side "
-        f"on {found['num_samples']:,} samples (mean training loss {found['train_loss']:.3g}): the "
-        f"largest eigenvalue is {first.mean():.3g} in the mean (standard deviation "
-        f"{spread[0]:.0%}), the one of index {found['dim']} {last.mean():.3g} ({spread[1]:.0%}). "
-        f"{found['negative']} of the "
-        f"{values.size} eigenvalues of largest magnitude are negative, which ‖Hv‖ cannot show; "
-        f"{lost} did not reach the relative residual {TOLERANCE:g}."
-    )
+def _table(values: Float[np.ndarray, "R d"]) -> list[list[str]]:
+    """The first, middle and last eigenvalue over the networks."""
+    rows = [["index j", "mean λ_j", "standard deviation", "least", "most"]]
+    for j in sorted({0, values.shape[1] // 2, values.shape[1] - 1}):
+        column = values[:, j]
+        numbers = (column.mean(), column.std(ddof=1), column.min(), column.max())
+        rows.append([str(j + 1), *(f"{number:.3g}" for number in numbers)])
+    return rows
+
+
+def draw(bench: Bench, curves: Mapping[str, Float[np.ndarray, "R d"]], num_samples: int) -> Figure:
+    """Eigenvalues in descending order: mean over R networks, their range as a band."""
+    count = len(next(iter(curves.values())))
+    title = f"Leading Hessian eigenvalues of {count} networks, {num_samples:,} samples"
+    ylabel = rf"eigenvalue $\lambda_j$ ({bench.unit} per unit of $w$ squared)"
+    figure, (axes,) = bench.canvas(title, "index $j$", ylabel)
+    lowest = min(values.min() for values in curves.values())
+    for row, (label, values) in enumerate(curves.items()):
+        index = np.arange(1, values.shape[1] + 1)
+        style: Keywords = {"marker": MARKERS[row], "ms": 5 if row == 0 else 8, "lw": 1.6}
+        style |= {"mfc": colour(row) if row == 0 else "none", "color": colour(row), "label": label}
+        axes.plot(index, values.mean(0), **style)
+        if row == 0:
+            spread = values.std(0, ddof=1)
+            ends = (values.mean(0) - spread, values.mean(0) + spread)
+            axes.fill_between(index, values.min(0), values.max(0), color=colour(row), alpha=0.15)
+            axes.fill_between(index, *ends, color=colour(row), alpha=0.3, lw=0)
+    axes.set_yscale("log" if lowest > 0 else "linear")
+    legend(figure, "line: mean over networks; bands: one standard deviation, and the extremes")
+    return figure

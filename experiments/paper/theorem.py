@@ -1,15 +1,18 @@
 """Theory against experiment, Nikitin et al., figure 9."""
 
+from collections.abc import Mapping
+
 import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.figure import Figure
 
 import jaxscape as js
 from experiments.common import tables
 from experiments.common.run_folder import Record
-from experiments.paper import bench as benches
-from experiments.paper import curvature_aligned, drawings, increments, published
+from experiments.paper import curvature_aligned, increments, published
 from experiments.paper.bench import SIGMAS, Bench
-from experiments.paper.drawings import Curve
 from experiments.paper.increments import DIM
+from jaxscape.lab.style import MARKERS, PREFIX, Keywords, colour, legend, log_bins
 
 BATCHES = (1, 4, 16, 64, 256)
 """Values of k, in batches, at which Theorem 1 is evaluated as published."""
@@ -17,58 +20,56 @@ BATCHES = (1, 4, 16, 64, 256)
 
 def fig9(bench: Bench) -> Record:
     """Δ_k along the top ten eigenvectors: Monte-Carlo, the full law, Theorem 1's part alone."""
-    problem = bench.problem
-    space = benches.directions(bench, "hessian", DIM)
     model = curvature_aligned.leading(curvature_aligned.project(bench), DIM)
     laws = js.quadratic_delta(model, np.asarray(SIGMAS, np.float32))._asdict()
     measured = increments.along_eigenvectors(bench)
-    k = np.asarray(measured[0].curve.k)
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "sigma": np.asarray(SIGMAS, np.float32),
-        "k": k,
-        "delta": np.stack([found.curve.mean for found in measured]),
-        "delta_sem": np.stack([found.curve.sem for found in measured]),
+        "k": np.arange(1, len(measured[0]["delta"]) + 1, dtype=np.int32),
+        "delta": np.stack([found["delta"] for found in measured]),
+        "delta_sem": np.stack([found["delta_sem"] for found in measured]),
         **{f"law_{name}": np.asarray(values) for name, values in laws.items()},
     }
-    marked = {}
+    marked, notes = {}, bench.inexact()
     if bench.config.as_published:
-        old = [found.published for found in measured if found.published is not None]
-        arrays["published_delta"] = np.stack(old)
-        arrays |= _published_theory(bench, space)
-        marked["Theorem 1, as published"] = (
-            arrays["published_theory_k"], arrays["published_theory"],
-        )  # fmt: skip
+        arrays["published_delta"] = np.stack([found["published_delta"] for found in measured])
+        arrays |= _published_theory(bench)
+        k, theory = arrays["published_theory_k"], arrays["published_theory"]
+        marked["Theorem 1, as published"] = k, theory
+        for sigma, old in zip(SIGMAS, arrays["published_delta"], strict=True):
+            ratio = np.exp(np.mean(np.log(theory / old[k - 1])))
+            notes.append(
+                f"Theorem 1 as published, which has no σ, over the published experiment at "
+                f"σ = {sigma:g}: {ratio:.2g}, geometric mean over {len(k)} k"
+            )
     entries = [
-        {"sigma": sigma} | tables.agreement(arrays, row, tables.late(k))
+        {"sigma": sigma} | tables.agreement(arrays, row, tables.late(arrays["k"]))
         for row, sigma in enumerate(SIGMAS)
     ]
     panels = {f"σ = {sigma:g}": _curves(arrays, row) for row, sigma in enumerate(SIGMAS)}
-    figure = drawings.theorem(panels, marked, **benches.marks(problem))
-    found = {"sigmas": entries, "seen": _seen(entries, arrays) + benches.caveat(bench)}
+    figure = draw(bench, panels, marked)
+    found = {"sigmas": entries, "tables": [tables.law_table(entries)], "notes": notes}
     return Record(arrays, found, {"theorem": figure})
 
 
-def _curves(arrays: dict[str, np.ndarray], row: int) -> list[Curve]:
-    rows = {
+def _curves(arrays: dict[str, np.ndarray], row: int) -> dict[str, np.ndarray]:
+    names = {
         "Monte-Carlo": "delta",
         "full law": "law_total",
         "Theorem 1's part": "law_curvature",
+        "experiment, as published": "published_delta",
     }
-    curves = [Curve(name, arrays["k"], arrays[key][row], 0.0) for name, key in rows.items()]
-    if "published_delta" in arrays:
-        old = arrays["published_delta"][row]
-        curves.append(Curve("experiment, as published", np.arange(1, len(old) + 1), old, 0.0))
-    return curves
+    return {name: arrays[key][row] for name, key in names.items() if key in arrays}
 
 
-def _published_theory(bench: Bench, space: js.Subspace) -> dict[str, np.ndarray]:
+def _published_theory(bench: Bench) -> dict[str, np.ndarray]:
     """Theorem 1 from magnitudes of eigenvalues of H_k and H_{k+1}, k in batches."""
     problem = bench.problem
     n = len(problem.order)
     chosen = np.asarray([k for k in BATCHES if (k + 1) * published.BATCH <= n])
     ks = np.union1d(chosen, chosen + 1)
     spectra = js.prefix_spectra(
-        problem.keys["subspace"], problem.loss, space.origin, problem.samples, DIM,
+        problem.keys["subspace"], problem.loss, bench.trained, problem.samples, DIM,
         ks=ks * published.BATCH, which="magnitude",
     )  # fmt: skip
     values = dict(zip(ks.tolist(), np.asarray(spectra.values), strict=True))
@@ -82,27 +83,24 @@ def _published_theory(bench: Bench, space: js.Subspace) -> dict[str, np.ndarray]
     }
 
 
-def _seen(entries: list[dict], arrays: dict[str, np.ndarray]) -> str:
-    text = " ".join(f"σ = {e['sigma']:g}: {_verdict(e)}." for e in entries)
-    if "published_theory" not in arrays:
-        return text
-    k = arrays["published_theory_k"]
-    old = arrays["published_delta"][:, k - 1]
-    ratios = [
-        f"{np.exp(np.mean(np.log(arrays['published_theory'] / row))):.2g} at σ = {sigma:g}"
-        for row, sigma in zip(old, SIGMAS, strict=True)
-    ]
-    return (
-        f"{text} Theorem 1 as published has no σ in it: over the published experiment it is, in "
-        f"the geometric mean over {len(k)} values of k, {' and '.join(ratios)}."
-    )
-
-
-def _verdict(entry: dict) -> str:
-    if "law_holds" not in entry:
-        return "no quadratic law was computed"
-    return (
-        f"the quadratic law {tables.VERDICTS[entry['law_holds']]}, law / Monte-Carlo is "
-        f"{entry['law_over_monte_carlo']:.3g}, its curvature part alone (Theorem 1) "
-        f"{entry['law_curvature_over_monte_carlo']:.2g}"
-    )
+def draw(
+    bench: Bench,
+    panels: Mapping[str, Mapping[str, Float[np.ndarray, "K"]]],
+    marked: Mapping[str, tuple[Int[np.ndarray, "c"], Float[np.ndarray, "c"]]],
+) -> Figure:
+    """Δ_k·k² of named curves over k = 1..K, a panel per σ; ``marked`` values are in each."""
+    ylabel = rf"$\Delta_k \cdot k^2$   ({bench.unit}²)"
+    figure, axes = bench.canvas("Theory against experiment", PREFIX, ylabel, len(panels))
+    for panel, (name, curves) in zip(axes, panels.items(), strict=True):
+        panel.set_title(name)
+        for row, (label, values) in enumerate(curves.items()):
+            k = np.arange(1, len(values) + 1)
+            bins = log_bins(k, values * k**2.0)
+            style: Keywords = {"color": colour(row), "marker": MARKERS[row], "ms": 5, "lw": 1.6}
+            panel.plot(bins.k, bins.mean, markevery=(2 * row, 8), label=label, **style)
+        for row, (label, (k, values)) in enumerate(marked.items(), start=len(curves)):
+            style = {"color": colour(row), "marker": MARKERS[row], "ms": 8, "lw": 0}
+            panel.plot(k, values * k**2.0, label=label, **style)
+        panel.set(xscale="log", yscale="log")
+    legend(figure, "lines: mean per logarithmic bin of k; as published: k in batches of 64")
+    return figure

@@ -1,14 +1,12 @@
-"""What the networks of several widths and depths are given: inputs from −1 to 1, targets.
+"""|L_{k+1} − L_k| at w* over widths and depths, of Kiselev and Grabovoy (2024).
 
-Networks without biases of every width and depth, trained on the same samples.
+Networks without biases of every width and depth are trained on the same samples. Those of one
+depth are one stack of the widest: a ReLU network of few units equals one of many units whose
+further weights are 0. Adam leaves them at exactly 0: a unit whose incoming weights are 0 puts out
+0, where the derivative of ReLU is taken as 0, so no gradient reaches the weights on either side.
 
-|L_{k+1} − L_k| over widths and depths, of Kiselev and Grabovoy (2024).
-
-Networks of several widths as one stack of the widest.
-
-A ReLU network of few units equals one of many units whose further weights are 0. Adam leaves them
-at exactly 0: a unit whose incoming weights are 0 puts out 0, where the derivative of ReLU is taken
-as 0, so no gradient reaches the weights on either side of it.
+Exactly, |δ_k| = |ℓ_{k+1} − L_k| / (k+1). The numerator, what sample k+1 brings that is new, keeps
+its level along k where samples are exchangeable; the factor 1/(k+1) is algebra.
 """
 
 import time
@@ -19,32 +17,54 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
-from matplotlib.figure import Figure
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, Key
 
 from experiments.common import console
 from experiments.common.console import progress
 from experiments.common.problem import Problem
-from experiments.common.run_folder import Record, marks
-from experiments.paper import bench as benches
+from experiments.common.run_folder import Record
 from experiments.paper import unraveling_report
 from experiments.paper.bench import Bench
-from jaxscape import InputError, batching, losses
+from jaxscape import InputError, batching, losses, prefix
 from jaxscape.lab import checkpoint, models, train
 from jaxscape.lab.models import Model
-from jaxscape.prefix_spectra import geometric
 from jaxscape.types import Batch, Params, PerSampleLoss
+
+BATCH_SIZE = 1000
+"""Samples per chunk where losses are taken."""
+
+BETA = 0.99
+"""Of the exponential average along k."""
+
+
+def unraveling(bench: Bench) -> Record:
+    """|L_{k+1} − L_k| at w* over widths and depths, networks without biases, mean over orders."""
+    config, problem = bench.config, bench.problem
+    values, entries = trained(bench)
+    arrays = {"depth": np.asarray(config.depths), "width": np.asarray(config.widths)}
+    arrays |= _curves(bench, values)
+    law = first_order_law(arrays["deviation"][..., None], values.shape[-1], arrays["k"])
+    found = unraveling_report.summarise(arrays, law, entries, problem) | {
+        "orders": config.orders,
+        "num_samples": values.shape[-1],
+        "beta": BETA,
+        "unit": bench.unit,
+    }
+    figures = unraveling_report.figures_of(bench, arrays, law, found)
+    words = {"tables": [unraveling_report.table(found)], "notes": unraveling_report.notes(found)}
+    return Record(arrays, found | words, figures)
 
 
 class Task(NamedTuple):
-    """What the networks are given: inputs from −1 to 1, targets."""
+    """What the networks are trained and tested on: inputs from −1 to 1, targets."""
 
     samples: Batch
     tests: Batch | None
     num_outputs: int
 
 
-def of(problem: Problem) -> Task:
+def task_of(problem: Problem) -> Task:
     """The problem's data, its inputs scaled so that the training samples' span −1 to 1.
 
     Images, whose values go from 0 to 1, become 2x − 1.
@@ -52,7 +72,7 @@ def of(problem: Problem) -> Task:
     Raises:
         InputError: inputs that are all equal.
     """
-    inputs = problem.samples["inputs"]
+    inputs, dataset = problem.samples["inputs"], problem.dataset
     num_outputs = jax.eval_shape(problem.apply, problem.initial, inputs[:1]).shape[-1]
     low, high = float(jnp.min(inputs)), float(jnp.max(inputs))
     if not low < high:
@@ -67,36 +87,22 @@ def of(problem: Problem) -> Task:
             targets = targets.reshape(-1, num_outputs)
         return {"inputs": 2 * (jnp.asarray(inputs) - low) / (high - low) - 1, "targets": targets}
 
-    dataset = problem.dataset
-    tests = None
-    if dataset.test_inputs is not None:
-        tests = ready(dataset.test_inputs, dataset.test_targets)
+    has_tests = dataset.test_inputs is not None
+    tests = ready(dataset.test_inputs, dataset.test_targets) if has_tests else None
     return Task(ready(inputs, problem.samples["targets"]), tests, num_outputs)
 
 
-BATCH_SIZE = 1000
-"""Samples per chunk where losses are taken."""
+def trained(bench: Bench) -> tuple[Float[np.ndarray, "d w n"], list[dict[str, Any]]]:
+    """ℓ_i(w*) of d depths by w widths, and an entry per network, depth after depth.
 
-
-class Networks(NamedTuple):
-    """What d depths by w widths came to."""
-
-    losses: Float[np.ndarray, "d w n"]  #: ℓ_i(w*)
-    entries: list[dict[str, Any]]  #: depth after depth, in each width after width
-
-
-def trained(bench: Bench) -> Networks:
-    """All networks; those of one depth are trained in one compiled program.
+    Those of one depth are trained in one compiled program.
 
     Raises:
         InputError: inputs that are all equal, or a network that diverged.
     """
-    task = of(bench.problem)
+    task = task_of(bench.problem)
     found = [_of_depth(bench, task, depth) for depth in bench.config.depths]
-    return Networks(
-        np.stack([values for values, _ in found]),
-        [entry for _, entries in found for entry in entries],
-    )
+    return np.stack([values for values, _ in found]), [e for _, entries in found for e in entries]
 
 
 def _of_depth(
@@ -112,10 +118,10 @@ def _of_depth(
     initial, sizes = stacked_initial(of_width, config.widths, keys, task.samples["inputs"])
     apply = of_width(max(config.widths)).apply
     loss = losses.supervised(apply, losses.cross_entropy if classes else losses.squared_error)
-    right = _right(apply) if classes else None
     params = _fit(bench, loss, initial, task.samples, depth)
-    values, trained = look(loss, right, params, task.samples)
-    tested = None if task.tests is None else look(loss, right, params, task.tests)[1]
+    look = partial(evaluate, loss, apply if classes else None, params)
+    values, correct = look(task.samples)
+    tested = None if task.tests is None else look(task.tests)[1]
     values = np.asarray(values)
     entries = [
         {
@@ -123,7 +129,7 @@ def _of_depth(
             "width": width,
             "num_parameters": sizes[row],
             "train_loss": float(values[row].mean(dtype=np.float64)),
-            "train_accuracy": None if trained is None else float(trained[row]),
+            "train_accuracy": None if correct is None else float(correct[row]),
             "test_accuracy": None if tested is None else float(tested[row]),
         }
         for row, width in enumerate(config.widths)
@@ -150,107 +156,6 @@ def _fit(bench: Bench, loss: PerSampleLoss, params: Params, samples: Batch, dept
     return found
 
 
-def _right(apply: Any) -> PerSampleLoss:
-    """1 for each sample whose largest output is that of its class, else 0."""
-
-    def right(params: Params, batch: Batch) -> Float[Array, "n"]:
-        return train.correct(apply(params, batch["inputs"]), batch["targets"])
-
-    return right
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def look(
-    loss: PerSampleLoss, right: PerSampleLoss | None, params: Params, data: Batch
-) -> tuple[Float[Array, "w n"], Float[Array, "w"] | None]:
-    """ℓ_i and the mean of ``right`` of stacked networks, in one pass over chunks of samples."""
-    n = batching.length_of(data)
-    pieces = batching.cut(n, BATCH_SIZE)
-
-    def at(w: Params, batch: Batch) -> tuple[Array, Array]:
-        with jax.default_matmul_precision("highest"):
-            values = loss(w, batch)
-            return values, jnp.zeros_like(values) if right is None else right(w, batch)
-
-    def chunk(_: None, start: Array) -> tuple[None, tuple[Array, Array]]:
-        batch = batching.take(data, start, pieces.size)
-        return None, jax.vmap(at, in_axes=(0, None), out_axes=1)(params, batch)
-
-    rows = jax.lax.scan(chunk, None, jnp.asarray(pieces.starts))[1]
-    values, correct = batching.join(pieces, rows)
-    return values.T, None if right is None else correct.mean(0)
-
-
-DRAWN = 400
-"""Values of k, equally spaced in their logarithm, at which curves are drawn."""
-
-
-def find(bench: Bench) -> Record:
-    """|L_{k+1} − L_k| at w* over widths and depths, networks without biases, mean over orders."""
-    config, problem = bench.config, bench.problem
-    networks = trained(bench)
-    arrays = {"depth": np.asarray(config.depths), "width": np.asarray(config.widths)}
-    arrays |= _curves(bench, networks.losses)
-    found = unraveling_report.summarise(arrays, networks.entries, problem) | {
-        "orders": config.orders,
-        "num_samples": networks.losses.shape[-1],
-        "beta": unraveling_report.BETA,
-        "unit": benches.unit(problem),
-    }
-    figures = _figures(arrays, found, marks(problem) | {"unit": found["unit"]})
-    return Record(arrays, found | {"seen": unraveling_report.seen(found)}, figures)
-
-
-def _curves(bench: Bench, losses: Float[np.ndarray, "d w n"]) -> dict[str, np.ndarray]:
-    """Everything that hangs on k, and what the order laws need."""
-    started = time.monotonic()
-    depths, widths, n = losses.shape
-    flat = losses.reshape(-1, n)
-    orders = unraveling_report.over_orders(bench.problem.keys["order"], flat, bench.config.orders)
-    found: dict[str, Any] = {
-        "increment": orders.mean,
-        "increment_square": orders.square,
-        "smoothed": unraveling_report.exponential(orders.mean),
-        "deviation": unraveling_report.deviation(flat),
-        "loss_variance": flat.var(-1, ddof=1, dtype=np.float64),
-    }
-    if bench.config.as_published:
-        found["published"] = unraveling_report.exponential(orders.mean, as_published=True)
-    found = {name: np.asarray(x).reshape(depths, widths, *x.shape[1:]) for name, x in found.items()}
-    console.stage("orders", f"{bench.config.orders} of {n:,} samples", time.monotonic() - started)
-    return {"k": np.arange(1, n)} | found
-
-
-def _figures(
-    arrays: dict[str, np.ndarray], found: dict[str, Any], marks: dict[str, Any]
-) -> dict[str, Figure]:
-    depths, widths = arrays["depth"].tolist(), arrays["width"].tolist()
-    at = geometric(1, len(arrays["k"]), DRAWN)
-    law = unraveling_report.first_order_law(
-        arrays["deviation"][..., None], found["num_samples"], at
-    )
-    over = f"mean of {found['orders']} orders"
-    averages = {
-        "smoothed": ("increments", f"{over}, exponential average along $k$"),
-        "published": ("increments-as-published", f"{over}, averaged along $k$ as published"),
-    }
-    figures = {
-        name: unraveling_report.increments(
-            at, arrays[which][..., at - 1], law, depths, widths, average=average, **marks
-        )
-        for which, (name, average) in averages.items()
-        if which in arrays
-    }
-    level, train_loss = (
-        np.reshape([entry[name] for entry in found["networks"]], (len(depths), len(widths)))
-        for name in ("level", "train_loss")
-    )
-    figures["levels"] = unraveling_report.levels(
-        widths, depths, arrays["deviation"], level, train_loss, **marks
-    )
-    return figures
-
-
 def stacked_initial(
     build: Callable[[int], Model],
     widths: Sequence[int],
@@ -259,10 +164,15 @@ def stacked_initial(
 ) -> tuple[Params, list[int]]:
     """Initial parameters, leaves ``[R, a, b]``, and the number of parameters of each network.
 
-    ``build(width)`` is an mlp without biases, of the same depth at every width. Each network is a
-    corner of one of the widest, drawn from its key, times √(fan-in of the widest / own fan-in):
-    LeCun's normal, which is Flax's default, has a standard deviation of 1/√fan-in. Thus one
-    compiled program draws them all.
+    Each network is a corner of one of the widest, drawn from its key, times √(fan-in of the
+    widest / own fan-in): LeCun's normal, which is Flax's default, has a standard deviation of
+    1/√fan-in. Thus one compiled program draws them all.
+
+    Args:
+        build: ``build(width)`` is an mlp without biases, of the same depth at every width.
+        widths: units per hidden layer of each network.
+        keys: one for each network.
+        inputs: of the data, for their shape.
     """
     wide = jax.vmap(lambda key: build(max(widths)).init(key, inputs))(keys)
     shapes = [jax.eval_shape(build(width).init, keys[0], inputs) for width in widths]
@@ -277,3 +187,128 @@ def stacked_initial(
 
     sizes = [sum(leaf.size for leaf in jax.tree.leaves(shape)) for shape in shapes]
     return jax.tree.map(corners, wide, *shapes), sizes
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def evaluate(
+    loss: PerSampleLoss, apply: Callable[..., Array] | None, params: Params, data: Batch
+) -> tuple[Float[Array, "w n"], Float[Array, "w"] | None]:
+    """ℓ_i of stacked networks, and with ``apply`` their accuracy, in one pass over chunks."""
+    pieces = batching.cut(batching.length_of(data), BATCH_SIZE)
+
+    def at(w: Params, batch: Batch) -> tuple[Array, Array]:
+        with jax.default_matmul_precision("highest"):
+            values = loss(w, batch)
+            if apply is None:
+                return values, jnp.zeros_like(values)
+            return values, train.correct(apply(w, batch["inputs"]), batch["targets"])
+
+    def chunk(_: None, start: Array) -> tuple[None, tuple[Array, Array]]:
+        batch = batching.take(data, start, pieces.size)
+        return None, jax.vmap(at, in_axes=(0, None), out_axes=1)(params, batch)
+
+    rows = jax.lax.scan(chunk, None, jnp.asarray(pieces.starts))[1]
+    values, correct = batching.join(pieces, rows)
+    return values.T, None if apply is None else correct.mean(0)
+
+
+def _curves(bench: Bench, values: Float[np.ndarray, "d w n"]) -> dict[str, np.ndarray]:
+    """Everything that depends on k, and what the order laws need."""
+    started = time.monotonic()
+    depths, widths, n = values.shape
+    flat = values.reshape(-1, n)
+    orders = over_orders(jax.random.split(bench.problem.keys["order"], bench.config.orders), flat)
+    found: dict[str, Any] = {
+        "increment": orders.mean,
+        "increment_square": orders.square,
+        "smoothed": exponential(orders.mean),
+        "deviation": deviation(flat),
+        "loss_variance": flat.var(-1, ddof=1, dtype=np.float64),
+    }
+    if bench.config.as_published:
+        found["published"] = exponential(orders.mean, as_published=True)
+    found = {name: np.asarray(x).reshape(depths, widths, *x.shape[1:]) for name, x in found.items()}
+    console.stage("orders", f"{bench.config.orders} of {n:,} samples", time.monotonic() - started)
+    return {"k": np.arange(1, n)} | found
+
+
+class Orders(NamedTuple):
+    """Means over R random orders, at m points for k = 1..n−1."""
+
+    mean: Float[Array, "m n-1"]
+    """Of |δ_k|."""
+    square: Float[Array, "m n-1"]
+    """Of δ_k²."""
+
+
+@jax.jit
+def over_orders(keys: Key[Array, "R"], losses: Float[Array, "m n"]) -> Orders:
+    """The mean of |δ_k| and of δ_k² over R orders drawn with equal probability, one for each key.
+
+    All points see the same orders. Memory is that of a few copies of the losses ℓ_i.
+    """
+    m, n = losses.shape
+    losses -= jnp.median(losses, -1, keepdims=True)  # δ stays; exactly 0 where all losses are equal
+
+    def add(total: Orders, key: Key[Array, ""]) -> tuple[Orders, None]:
+        size = jnp.abs(prefix.increments(losses[:, jax.random.permutation(key, n)]))
+        return Orders(total.mean + size, total.square + size**2), None
+
+    zeros = jnp.zeros((m, n - 1), losses.dtype)
+    total, _ = jax.lax.scan(add, Orders(zeros, zeros), keys)
+    return jax.tree.map(lambda x: x / len(keys), total)
+
+
+def deviation(losses: Float[ArrayLike, "m n"]) -> Float[np.ndarray, "m"]:
+    """M = (1/n) Σ_i |ℓ_i − L_n|, the mean absolute deviation at each point."""
+    losses = np.asarray(losses, np.float64)
+    losses = losses - np.median(losses, -1, keepdims=True)  # exactly 0 where all are equal
+    return np.abs(losses - losses.mean(-1, keepdims=True)).mean(-1)
+
+
+def first_order_law(
+    deviation: Float[ArrayLike, "*m"], n: int, k: Int[np.ndarray, "*k"]
+) -> Float[np.ndarray, "..."]:
+    """M n / ((n−1) (k+1)): the average of |δ_k| over all orders of n samples, as k grows.
+
+    Given that sample i comes next, L_k is on average (n L_n − ℓ_i) / (n−1), so that ℓ_i − L_k is
+    n/(n−1) (ℓ_i − L_n) plus a remainder of mean 0. By Jensen's inequality the average of |δ_k| is
+    therefore nowhere below this law; at k = n−1 the remainder is 0, and they are equal. Since a
+    mean is at most a root mean square, it is nowhere above √(S²/(k(k+1))), the root of the order
+    law of δ_k² (``jaxscape.order_law``). The arguments broadcast.
+    """
+    return np.asarray(deviation) * n / (n - 1) / (np.asarray(k, np.float64) + 1)
+
+
+def exponential(
+    values: Float[Array, "... K"], *, beta: float = BETA, as_published: bool = False
+) -> Float[Array, "... K"]:
+    """s_k of |δ_k|, ``values`` at k = 1..K: a / (k+1), with a the average of (j+1) |δ_j|, j ≤ k.
+
+    Weights are in proportion to β^(k−j) and sum to one at every k, as Adam's do (Kingma & Ba 2015,
+    section 3). A multiple of 1/(k+1) is its own average. Where (k+1) |δ_k| has a trend, its average
+    lags 1/(1−β) values behind, as that of any past does. Averaging |δ_k| itself instead is too high
+    at every k: for an exact 1/(k+1) and β = 0.99 more than twice at k = 100.
+
+    As published: s_1 = |δ_1|, then s_k = β s_{k−1} + (1−β) |δ_k|, in which the first value keeps
+    the weight β^(k−1) and the past is not scaled to the present.
+    """
+    values = jnp.asarray(values)
+    k = np.arange(1, values.shape[-1] + 1, dtype=np.float64)
+    if as_published:
+        return _average(values, np.where(k == 1, 1, 1 - beta))
+    return _average(values * (k + 1), (1 - beta) / (1 - beta**k)) / (k + 1)
+
+
+@jax.jit
+def _average(values: Float[Array, "... K"], gains: Float[Array, "K"]) -> Float[Array, "... K"]:
+    """s_k = s_{k−1} + gain_k (y_k − s_{k−1}), s_0 = 0."""
+
+    def step(average: Array, entry: tuple[Array, Array]) -> tuple[Array, Array]:
+        value, gain = entry
+        average = average + gain * (value - average)
+        return average, average
+
+    along = jnp.moveaxis(values, -1, 0)
+    gains = gains.astype(values.dtype)
+    return jnp.moveaxis(jax.lax.scan(step, jnp.zeros_like(along[0]), (along, gains))[1], 0, -1)

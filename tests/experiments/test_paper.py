@@ -1,6 +1,8 @@
+"""The paper command: its figures' folders, its settings, what figures share."""
+
 import json
-import re
 import shlex
+from types import SimpleNamespace
 from typing import get_args
 
 import command
@@ -13,7 +15,7 @@ import pytest
 from experiments.common import cli
 from experiments.paper import __main__ as paper
 from experiments.paper import bench as benches
-from experiments.paper import bench as configs
+from experiments.paper.bench import Bench, PaperConfig
 
 pytestmark = pytest.mark.usefixtures("in_haste")
 MADE = ["fig6", "fig7"]
@@ -39,27 +41,41 @@ def made(flags, tmp_path_factory):
     return out
 
 
-def arrays_of(folder):
-    with np.load(folder / "results.npz") as arrays:
-        return dict(arrays)
-
-
-def test_every_name_has_a_figure():
-    assert list(paper.FIGURES) == list(get_args(configs.Name))
-
-
-def test_every_figure_has_arrays_pictures_and_a_paragraph(made):
-    page = (made / "report.html").read_text()
-    for name in MADE:
-        folder = made / name
-        seen = json.loads((folder / "summary.json").read_text())["seen"]
-        assert seen.endswith(".")
-        assert str(markupsafe.escape(seen)) in page
-        assert not re.search(r"\b(nan|inf)\b", seen)
+def check_folders(out, names):
+    """Arrays, pictures and tables of each figure, the tables also on the page."""
+    page = (out / "report.html").read_text()
+    for name in names:
+        folder = out / name
+        found = json.loads((folder / "summary.json").read_text())
+        cells = [cell for table in found["tables"] for row in table for cell in row]
+        cells += found["notes"]
+        assert len(cells) > 3
+        assert not {"nan", "inf"} & set(" ".join(cells).split())
+        assert all(str(markupsafe.escape(cell)) in page for cell in cells)
         pictures = list((folder / "figures").glob("*.png"))
         assert pictures
         assert all(path.with_suffix(".pdf").exists() for path in pictures)
-        assert arrays_of(folder)
+        with np.load(folder / "results.npz") as arrays:
+            assert all(x.size and np.isfinite(x).all() for x in arrays.values() if x.dtype != "U")
+        assert f"python -m experiments.paper {name} --dataset" in page
+
+
+def test_every_figure_has_arrays_pictures_and_a_table(made):
+    check_folders(made, MADE)
+
+
+@pytest.mark.slow
+def test_all_figures_are_made(flags, tmp_path):
+    names = [name for name in get_args(benches.Name) if name != "stages"]
+    with drawing.coarsely():
+        assert paper.main([*names, *flags, "--out", str(tmp_path / "o")]) == 0
+        assert paper.main(["stages", *flags, "--out", str(tmp_path / "o")]) == 0
+    check_folders(tmp_path / "o", names)
+    assert (tmp_path / "o" / "fig8" / "figures" / "replication.png").exists()
+
+
+def test_every_name_has_a_figure():
+    assert list(paper.FIGURES) == list(get_args(benches.Name))
 
 
 def test_a_figure_that_is_there_is_left_as_it_is(made, flags, capsys):
@@ -74,10 +90,12 @@ def test_a_figure_that_is_there_is_left_as_it_is(made, flags, capsys):
 def test_bad_input_is_one_line(flags, tmp_path, capsys):
     for more, word in (
         ([], "or else names of figures"),
-        (["--all", "fig4"], "or else names of figures"),
+        (["fig4", "--all"], "or else names of figures"),
         (["fig10"], "fig10"),
         (["fig4", "--k-max", "255"], "at least 256"),
         (["fig4", "--num", "4"], "odd"),
+        (["fig4", "--widths", "4", "0"], "--widths"),
+        (["trajectory", "--epochs", "1"], "at least 2 for a trajectory"),
         (["fig5", "--hidden", "2"], "256"),
         (["fig1", "--network-hidden", "1", "--network-dim", "99"], "--network-dim"),
         (["unraveling", "--dataset", "sums", "--model", "transformer"], "sequences of tokens"),
@@ -91,26 +109,30 @@ def test_bad_input_is_one_line(flags, tmp_path, capsys):
 
 
 def test_quick_makes_everything_smaller():
-    config = configs.PaperConfig(all=True, quick=True, points=4)
-    small = config.sized()
+    small = PaperConfig(all=True, quick=True, points=4).sized()
     assert small.k_max == 3000
     assert small.points == 4
-    named = configs.PaperConfig(figures=("fig1",), **configs.QUICK | {"points": 4})
+    named = PaperConfig(figures=("fig1",), **benches.QUICK | {"points": 4})
     assert small.settings() == named.settings()
 
 
-def test_the_report_says_how_to_get_a_figure_again(made):
-    config = configs.PaperConfig(figures=("fig4",), dataset="npz:a b.npz", as_published=False)
-    for settings in (config, configs.PaperConfig(all=True, quick=True, widths=(2, 3)).sized()):
-        words = shlex.split(paper._flags(settings))
-        again = cli.parse("paper", configs.PaperConfig, ["fig4", *words])
+def test_the_report_says_how_to_get_a_figure_again():
+    config = PaperConfig(figures=("fig4",), dataset="npz:a b.npz", as_published=False)
+    for settings in (config, PaperConfig(all=True, quick=True, widths=(2, 3)).sized()):
+        words = shlex.split(paper.flags_of(settings))
+        again = cli.parse("paper", PaperConfig, ["fig4", *words])
         assert again.settings() == settings.settings()
-    assert "experiments.paper fig6 --dataset" in (made / "report.html").read_text()
 
 
 def test_points_of_fewer_directions_are_those_of_more():
-    class Bench:
-        problem = type("Problem", (), {"keys": {"probe": jax.random.key(0)}})
-
-    few, many = (benches.normals(Bench, 5, dim) for dim in (2, 9))
+    bench = Bench(SimpleNamespace(keys={"probe": jax.random.key(0)}), None, None)
+    few, many = (bench.normals(5, dim) for dim in (2, 9))
     np.testing.assert_array_equal(few, many[:, :2])
+
+
+def test_what_was_found_for_one_figure_is_kept_for_another(tmp_path):
+    bench = Bench(None, None, tmp_path)
+    first = bench.kept("curve", lambda: {"delta": np.arange(3)})
+    second = bench.kept("curve", lambda: {"delta": np.zeros(3)})
+    np.testing.assert_array_equal(first["delta"], [0, 1, 2])
+    np.testing.assert_array_equal(second["delta"], [0, 1, 2])

@@ -10,10 +10,12 @@ from cases import increments64
 from experiments.common import problem as problems
 from experiments.paper import unraveling, unraveling_report
 from experiments.paper.bench import Bench, PaperConfig
+from experiments.paper.unraveling import exponential
 from jaxscape import InputError, losses
 from jaxscape.lab import checkpoint, models, train
 
 WIDTHS = (2, 5)
+pytestmark = pytest.mark.usefixtures("in_haste")
 
 
 def build(width, layers=2, num_outputs=4):
@@ -82,7 +84,7 @@ def test_the_law_bounds_the_mean_of_all_orders_and_meets_it_at_the_end():
     every = np.array(list(itertools.permutations(values)))
     mean = abs(increments64(every)).mean(0)
     k = np.arange(1, 6)
-    law = unraveling_report.first_order_law(unraveling_report.deviation(values[None]), 6, k)
+    law = unraveling.first_order_law(unraveling.deviation(values[None]), 6, k)
     root = np.sqrt(values.var(ddof=1) / k / (k + 1))
     assert (law <= mean * (1 + 1e-12)).all()
     assert (mean <= root).all()
@@ -94,16 +96,14 @@ def test_means_over_orders_are_those_of_the_orders():
     values = np.random.default_rng(0).exponential(size=(3, 40)).astype(np.float32)
     values[1] = 1.7  # all losses equal: exactly 0
     key = jax.random.key(1)
-    got = unraveling_report.over_orders(key, values, 5)
+    got = unraveling.over_orders(jax.random.split(key, 5), jnp.asarray(values))
     orders = [np.asarray(jax.random.permutation(child, 40)) for child in jax.random.split(key, 5)]
     each = np.stack([increments64(values[:, order]) for order in orders])
     rows = np.array([0, 2])
     np.testing.assert_allclose(got.mean[rows], abs(each).mean(0)[rows], rtol=1e-5, atol=1e-9)
     np.testing.assert_allclose(got.square[rows], (each**2).mean(0)[rows], rtol=1e-5, atol=1e-12)
     assert not np.any(got.mean[1])
-    assert unraveling_report.deviation(values)[1] == 0
-    with pytest.raises(InputError, match="over at least 1 order"):
-        unraveling_report.over_orders(key, values, 0)
+    assert unraveling.deviation(values)[1] == 0
 
 
 def bench(tmp_path, targets, **settings):
@@ -124,9 +124,9 @@ def classes(inputs):
     return inputs[:, :3].argmax(1).astype(np.int32)
 
 
-def test_the_figure_of_features(tmp_path, monkeypatch):
+def test_the_figure_of_features(tmp_path):
     given = bench(tmp_path, classes, epochs=5)
-    found = unraveling.find(given)
+    found = unraveling.unraveling(given)
     assert found.arrays["increment"].shape == (1, 2, 149)
     wide, narrow = found.summary["networks"]
     assert [(e["depth"], e["width"], e["num_parameters"]) for e in (wide, narrow)] == [
@@ -138,24 +138,34 @@ def test_the_figure_of_features(tmp_path, monkeypatch):
         assert abs(entry["level_over_law"] - 1) < 0.1
         assert entry["published_over_law"] > 2 * entry["smoothed_over_law"]
     assert set(found.figures) == {"increments", "increments-as-published", "levels"}
-    assert "mean over 30 orders of 150 samples" in found.summary["seen"]
-    monkeypatch.setattr(train, "fit", None)  # the second time from the checkpoint
-    again = unraveling.trained(given)
-    assert all(again.entries[0][name] == wide[name] for name in again.entries[0])
-    np.testing.assert_array_equal(
-        unraveling_report.deviation(again.losses), found.arrays["deviation"]
-    )
+    losses = unraveling.trained(given)[0]  # again, from the checkpoint
+    np.testing.assert_array_equal(unraveling.deviation(losses), found.arrays["deviation"])
+    rows = [row[:4] for row in found.summary["tables"][0][1:]]
+    assert rows == [
+        ["1", str(e["width"]), f"{e['train_loss']:.3g}", f"{e['train_accuracy']:.1%}"]
+        for e in (wide, narrow)
+    ]
+
+
+def test_networks_that_an_earlier_figure_trained_are_taken_as_they_are(tmp_path):
+    given = bench(tmp_path, classes, epochs=5)
+    zeros = {"Dense_0": {"kernel": np.zeros((2, 4, 5), np.float32)},
+             "Dense_1": {"kernel": np.zeros((2, 5, 3), np.float32)}}  # fmt: skip
+    checkpoint.save(given.store, "unraveling-1", zeros)
+    losses, entries = unraveling.trained(given)
+    np.testing.assert_allclose(losses, np.log(3), rtol=1e-6)
+    assert [entry["depth"] for entry in entries] == [1, 1]
 
 
 def test_inputs_go_from_minus_one_to_one_and_values_as_targets_have_no_accuracy(tmp_path):
     given = bench(tmp_path, lambda x: x[:, 0].astype(np.float32), epochs=2)
-    task = unraveling.of(given.problem)
+    task = unraveling.task_of(given.problem)
     assert (task.samples["inputs"].min(), task.samples["inputs"].max()) == (-1, 1)
     initial = np.float64(given.problem.samples["inputs"])
     span = initial.max() - initial.min()
     want = 2 * (np.float64(given.problem.dataset.test_inputs) - initial.min()) / span - 1
     np.testing.assert_allclose(task.tests["inputs"], want, atol=1e-6)
-    networks = unraveling.trained(given)
+    losses, entries = unraveling.trained(given)
     shapes = {"Dense_0": {"kernel": (2, 4, 5)}, "Dense_1": {"kernel": (2, 5, 1)}}
     like = jax.tree.map(
         lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32),
@@ -165,8 +175,8 @@ def test_inputs_go_from_minus_one_to_one_and_values_as_targets_have_no_accuracy(
     hidden = np.maximum(np.float64(task.samples["inputs"]) @ store["Dense_0"]["kernel"][1], 0)
     outputs = (hidden @ store["Dense_1"]["kernel"][1])[:, 0]
     targets = np.float64(given.problem.samples["targets"])
-    np.testing.assert_allclose(networks.losses[0, 1], 0.5 * (outputs - targets) ** 2, rtol=1e-4)
-    assert networks.entries[1]["train_accuracy"] is None
+    np.testing.assert_allclose(losses[0, 1], 0.5 * (outputs - targets) ** 2, rtol=1e-4)
+    assert entries[1]["train_accuracy"] is None
     guess = unraveling_report.constant_guess(given.problem)
     assert guess.guess_accuracy is None
     np.testing.assert_allclose(guess.guess_loss, 0.5 * ((targets - targets.mean()) ** 2).mean())
@@ -177,24 +187,18 @@ def test_networks_that_failed_to_train_are_named():
     curve = {"increment": 0.4 / (k + 1), "smoothed": 0.4 / (k + 1), "published": 2 / (k + 1)}
     guess = unraveling_report.Guess(1.1, 0.4)
     networks = []
-    for width, train_loss, accuracy, scale in (
-        (4, 1.1, 0.3, 0),
-        (8, 0.5, 0.3, 1),
-        (16, 0.5, 0.9, 1),
-    ):
-        entry = {"depth": 10, "width": width, "train_loss": train_loss, "train_accuracy": accuracy}
+    for train_loss, accuracy, scale in ((1.1, 0.3, 0), (0.5, 0.3, 1), (0.5, 0.9, 1)):
+        entry = {"depth": 10, "width": 8, "train_loss": train_loss, "train_accuracy": accuracy}
+        law = unraveling.first_order_law(0.4 * 299 / 300 * scale, 300, k)
         scaled = {name: scale * values for name, values in curve.items()}
-        told = unraveling_report.measures(k, 0.4 * 299 / 300 * scale, scaled)
-        networks.append(entry | told | {"stuck": guess.beats(entry), "exponent": 1.0})
-    assert networks[0]["level_over_law"] is None
-    np.testing.assert_allclose(networks[1]["level_over_law"], 1, rtol=1e-6)
-    found = {"networks": networks, **guess._asdict(), "late_from": 100, "orders": 3, "beta": 0.99,
-             "num_samples": 300, "unit": "nats"}  # fmt: skip
-    text = unraveling_report.seen(found)
-    assert "2 failed to train" in text
-    assert "1.1: 10 layers of 4; 10 layers of 8." in text
-    assert "|δ_k| is 0, in 10 layers of 4." in text
-    assert "5.0 times" in text
+        numbers = unraveling_report.measures(k, law, scaled)
+        stuck = unraveling_report.is_stuck(entry, guess)
+        networks.append(entry | numbers | {"stuck": stuck, "exponent": 1.0})
+    header, *rows = unraveling_report.table({"networks": networks})
+    column = {name: [row[header.index(name)] for row in rows] for name in header}
+    assert column["over law"] == ["-", "1.000", "1.000"]
+    assert column["as published"] == ["-", "5.0", "5.0"]
+    assert column[""] == ["failed to train", "failed to train", "trained"]
 
 
 def test_inputs_that_are_all_equal_are_refused(tmp_path):
@@ -202,4 +206,46 @@ def test_inputs_that_are_all_equal_are_refused(tmp_path):
     flat = np.ones_like(given.problem.dataset.train_inputs)
     dataset = dataclasses.replace(given.problem.dataset, train_inputs=flat)
     with pytest.raises(InputError, match="expected inputs that differ"):
-        unraveling.of(dataclasses.replace(given.problem, dataset=dataset))
+        unraveling.task_of(dataclasses.replace(given.problem, dataset=dataset))
+
+
+K = np.arange(1, 60_001)
+EXACT = (1 / (K + 1.0)).astype(np.float32)
+
+
+def loop64(values, beta, *, as_published):
+    """The definitions, in float64, value after value."""
+    found, k = [], np.arange(1, len(values) + 1)
+    for last in k:
+        if as_published:
+            weights = (1 - beta) * beta ** (last - k[:last]) * np.where(k[:last] == 1, 0, 1)
+            weights[0] = beta ** (last - 1)
+            found.append(weights @ values[:last])
+        else:
+            weights = beta ** (last - k[:last])
+            scaled = values[:last] * (k[:last] + 1)
+            found.append(weights @ scaled / weights.sum() / (last + 1))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("as_published", [False, True])
+def test_averages_are_those_of_the_definition(as_published):
+    values = np.random.default_rng(0).exponential(size=(2, 3, 70)).astype(np.float32)
+    found = exponential(values, beta=0.8, as_published=as_published)
+    assert found.shape == values.shape
+    for row, want in zip(found.reshape(6, 70), values.astype(float).reshape(6, 70), strict=True):
+        np.testing.assert_allclose(row, loop64(want, 0.8, as_published=as_published), rtol=1e-5)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.99, 0.9999])
+def test_an_exact_curve_is_its_own_average_at_every_k(beta):
+    assert abs(np.asarray(exponential(EXACT, beta=beta)) / EXACT - 1).max() < 1e-3
+
+
+def test_as_published_an_exact_curve_is_20_times_too_high_at_100():
+    found = np.asarray(exponential(EXACT, as_published=True)) / EXACT
+    assert 20 < found[99] < 21
+    assert found[0] == 1
+    # averaging y/(k+1) and multiplying back weighs y itself, as Adam does: that is not enough
+    found = np.asarray(exponential(EXACT / (K + 1))) * (K + 1) / EXACT
+    assert found[99] > 2

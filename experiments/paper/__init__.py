@@ -1,1 +1,0 @@
-"""Every figure of the three papers, as published beside how it should be."""

@@ -1,0 +1,271 @@
+"""Figures 1 to 9 and the trajectory, and the published computations, against float64 NumPy."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import papers
+import pytest
+from cases import at64, increments64, law64
+from jax.flatten_util import ravel_pytree
+from papers import close
+from sweeps import flax_losses64
+
+import jaxscape as js
+from experiments.common import prepare
+from experiments.common.surfaces import REACH
+from experiments.paper import increments, published, spectrum, surfaces, theorem
+from experiments.paper.bench import SIGMAS, leading
+from jaxscape import losses
+
+K = np.arange(1, 300)
+LATE = K >= 100
+pytestmark = pytest.mark.usefixtures("in_haste")
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    return papers.bench(tmp_path_factory.mktemp("paper"))
+
+
+def dense64(params, samples):
+    """The Hessian of the mean loss of a network of one hidden layer, in float64."""
+    with jax.enable_x64(True):
+        flat, unravel = ravel_pytree(jax.tree.map(lambda x: jnp.asarray(x, float), params))
+        inputs = jnp.asarray(samples["inputs"], float)
+
+        def mean(w):
+            first, last = (unravel(w)[f"Dense_{i}"] for i in range(2))
+            hidden = jax.nn.relu(inputs @ first["kernel"] + first["bias"])
+            outputs = hidden @ last["kernel"] + last["bias"]
+            return losses.cross_entropy(outputs, jnp.asarray(samples["targets"])).mean()
+
+        return np.asarray(jax.jit(jax.hessian(mean))(flat))
+
+
+def test_figure_1_has_the_eigenvalues_of_the_dense_hessians_of_its_networks(bench):
+    found = spectrum.fig1(bench)
+    _, samples, fitted = spectrum.networks(bench)  # again: the same keys, the same networks
+    expected = []
+    for row in range(2):
+        params = jax.tree.map(lambda x, row=row: np.asarray(x[row]), fitted.params)
+        values = np.linalg.eigvalsh(dense64(params, samples))
+        expected.append(sorted(sorted(values, key=abs)[:-13:-1], reverse=True))
+    assert np.min(expected) < 0  # of other sign than the magnitude
+    values = found.arrays["eigenvalues"]
+    np.testing.assert_allclose(values, expected, rtol=2e-3, atol=1e-3 * np.max(expected))
+    magnitudes = np.sort(np.abs(values))[:, ::-1]
+    np.testing.assert_array_equal(found.arrays["published_eigenvalues"], magnitudes)
+    assert found.summary["negative"] == np.sum(values < 0)
+    np.testing.assert_allclose(found.summary["mean"], values.mean(0), rtol=1e-6)
+    spread = np.abs(values[0] - values[1]) / np.sqrt(2)
+    np.testing.assert_allclose(found.summary["standard_deviation"], spread, rtol=1e-4)
+    assert found.summary["converged"] == found.summary["eigenpairs"] == 24
+    assert found.summary["tables"][0][1][:2] == ["1", f"{values[:, 0].mean():.3g}"]
+
+
+def check_curve(bench, found, space, sigma, row):
+    """Every number of one curve; ``found`` has those of a case."""
+    theta = sigma * bench.normals(papers.POINTS, space.dim)
+    samples = bench.problem.samples
+    rows = papers.losses64(samples, space, theta)
+    squares = increments64(rows) ** 2
+    close(found["delta"], squares.mean(0))
+    close(found["delta_sem"], squares.std(0, ddof=1) / 2, rtol=1e-3)
+    np.testing.assert_allclose(found["loss_variance"], rows.var(1, ddof=1).mean(), rtol=1e-5)
+    key = jax.random.fold_in(bench.problem.keys["order"], row)
+    first = papers.losses64(samples, leading(space, 1), theta[:, :1])
+    close(found["published_delta"], papers.published64(key, first), rtol=2e-3)
+    close(found["all_directions_delta"], papers.published64(key, rows), rtol=2e-3)
+
+
+def check_figure(bench, found, cases):
+    """``cases`` are subspaces with their σ; the levels are those of the arrays."""
+    table = found.summary["tables"][0][1:]
+    for row, (space, sigma) in enumerate(cases):
+        arrays = {name: x[row] for name, x in found.arrays.items() if len(x) == len(table)}
+        check_curve(bench, arrays, space, sigma, row)
+        levels = (
+            np.mean((arrays["delta"] * K**2.0)[LATE]),
+            arrays["loss_variance"],
+            *(
+                np.mean((arrays[name] * np.arange(1, 5) ** 2.0)[1:])  # later half of few batches
+                for name in ("published_delta", "all_directions_delta")
+            ),
+        )
+        np.testing.assert_allclose([float(x) for x in table[row][1:]], levels, rtol=6e-3)
+        entry = found.summary["curves"][row]
+        np.testing.assert_allclose(list(entry.values())[1:], levels, rtol=1e-5)
+
+
+def test_figure_4_is_a_float64_loop_at_every_sigma(bench):
+    space = bench.directions("filter", 10)
+    found = increments.fig4(bench)
+    assert found.arrays["sigma"].tolist() == [np.float32(0.1), 1, 5, 10]
+    check_figure(bench, found, zip([space] * 4, (0.1, 1.0, 5.0, 10.0), strict=True))
+
+
+def test_figure_5_is_a_float64_loop_in_every_dimension(bench):
+    found = increments.fig5(bench)
+    space = bench.directions("filter", 256)
+    check_figure(bench, found, [(leading(space, dim), 1.0) for dim in (2, 16, 64, 256)])
+    levels = [entry["mean_delta_k2"] for entry in found.summary["curves"]]
+    assert levels == sorted(levels)  # more directions change more, but not as published:
+    old = [entry["published_mean_delta_k2"] for entry in found.summary["curves"]]
+    assert max(old) / min(old) < levels[-1] / levels[0]
+
+
+def test_figures_8_and_9_are_float64_loops_along_the_eigenvectors(bench):
+    space = bench.directions("hessian", 10)
+    curves = increments.along_eigenvectors(bench)
+    for row, (found, sigma) in enumerate(zip(curves, SIGMAS, strict=True)):
+        check_curve(bench, found, space, sigma, row)
+    found, samples = theorem.fig9(bench).arrays, bench.problem.samples
+    model = papers.quadratic64(space, samples)
+    names = ("offset", "mixed", "gradient", "curvature", "total", "centered", "diagonal")
+    for row, sigma in enumerate(SIGMAS):
+        np.testing.assert_array_equal(found["delta"][row], curves[row]["delta"])
+        for name, expected in zip(names, law64(model, sigma), strict=True):
+            scale = (K + 1.0) ** 2
+            np.testing.assert_allclose(
+                found[f"law_{name}"][row] * scale, expected * scale, rtol=1e-3,
+                atol=1e-5 * np.max(np.abs(expected * scale)),
+            )  # fmt: skip
+    assert found["published_eigenvalues_k"].tolist() == [1, 2]
+    magnitudes = []
+    for k in (64, 128):
+        first = jax.tree.map(lambda x, k=k: np.asarray(x[:k]), samples)
+        values = np.linalg.eigvalsh(dense64(space.origin, first))
+        magnitudes.append(np.sort(np.abs(values))[:-11:-1])
+    np.testing.assert_allclose(found["published_eigenvalues"], magnitudes, rtol=1e-3)
+    change = magnitudes[1] - magnitudes[0]
+    expected = (2 * np.sum(change**2) + np.sum(change) ** 2) / 4
+    np.testing.assert_allclose(found["published_theory"], [expected], rtol=1e-2)
+    assert found["published_theory_k"].tolist() == [1]
+
+
+def test_networks_trained_as_published_are_measured_on_their_own_samples(bench):
+    samples = increments.standardised(bench)
+    for number in range(2):
+        keys = {n: jax.random.fold_in(key, number) for n, key in bench.problem.keys.items()}
+        params = increments.uniform(keys["init"], bench.problem.initial)
+        space = js.Subspace(params, bench.directions("hessian", 10).basis)
+        found = increments.around(bench, samples, space, number)
+        theta = np.asarray(jax.random.normal(keys["probe"], (papers.POINTS, 10)))
+        every = papers.losses64(samples, space, theta)
+        first = papers.losses64(samples, leading(space, 1), theta[:, :1])
+        close(found["corrected"], (increments64(every) ** 2).mean(0))
+        close(found["published"], papers.published64(keys["order"], first), rtol=2e-3)
+        close(found["all_directions"], papers.published64(keys["order"], every), rtol=2e-3)
+        mean = flax_losses64(params, samples).mean()
+        np.testing.assert_allclose(found["train_loss"], mean, rtol=1e-5)
+
+
+def test_a_network_trained_as_published_starts_and_sees_what_the_reference_code_gives_it():
+    """PyTorch's bounds layer by layer; the first whole batches, scaled by all inputs."""
+    params = {"Dense_0": {"kernel": jnp.zeros((400, 300)), "bias": jnp.zeros(300)}}
+    drawn = increments.uniform(jax.random.key(0), params)["Dense_0"]
+    for name, leaf in drawn.items():
+        assert 0.049 < jnp.abs(leaf).max() < 0.05, name
+        np.testing.assert_allclose(leaf.std(), 0.05 / np.sqrt(3), rtol=0.1)
+    inputs = np.random.default_rng(0).uniform(size=(300, 5)).astype(np.float32)
+    dataset = SimpleNamespace(train_inputs=inputs, train_targets=np.arange(300))
+    small = SimpleNamespace(
+        problem=SimpleNamespace(dataset=dataset), config=SimpleNamespace(k_max=256)
+    )
+    samples = increments.standardised(small)
+    expected = (inputs.astype(np.float64) - inputs.mean()) / inputs.std()
+    np.testing.assert_allclose(samples["inputs"], expected[:256], rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(samples["targets"], np.arange(256))
+
+
+PAIRS = [("filter", surfaces.fig2, surfaces.fig3), ("hessian", surfaces.fig6, surfaces.fig7)]
+
+
+@pytest.mark.parametrize(("kind", "loss", "step"), PAIRS, ids=lambda x: getattr(x, "__name__", x))
+def test_surfaces_are_float64_loops(bench, kind, loss, step):
+    rows = grid64(bench, bench.directions(kind, 2), bench.config.radius)
+    steps = increments64(rows)
+    for record, name in ((loss(bench), "loss"), (step(bench), "increment")):
+        arrays = {name: np.reshape(x, (2, 9)) for name, x in record.arrays.items() if x.ndim == 3}
+        assert record.arrays["k"].tolist() == [1, 299]
+        for column, k in enumerate((1, 299)):
+            np.testing.assert_allclose(arrays["loss"][column], rows[:, :k].mean(1), rtol=1e-5)
+            np.testing.assert_allclose(
+                arrays["increment"][column], steps[:, k - 1], rtol=1e-4, atol=1e-7
+            )
+        check_published(bench, rows, arrays)
+        assert record.arrays["published_k"].tolist() == [1, 4]
+        sheet = record.arrays[f"published_{name}"][0]
+        assert f"as published: {roughness(sheet):.2g}" in record.summary["notes"][-1]
+
+
+def grid64(bench, space, radius):
+    """The losses at the nine points of the grid, row by row, [9, n]."""
+    steps = np.linspace(-radius, radius, 3)
+    return papers.losses64(bench.problem.samples, space, [(a, b) for a in steps for b in steps])
+
+
+def check_published(bench, rows, arrays):
+    """k in batches, drawn anew at each point; of all batches but one, the last one is random."""
+    for point, row in enumerate(rows):
+        key = jax.random.fold_in(bench.problem.keys["order"], point)
+        drawn = row[np.asarray(jax.random.permutation(key, 300))[:128]]
+        first, second = drawn[:64].mean(), drawn[64:].mean()
+        last = drawn[-44:].mean()  # 300 samples are four batches of 64 and one of 44
+        before = (row.sum() - 44 * last) / 256
+        expected = {
+            "published_loss": (first, before),
+            "published_increment": ((second - first) / 2, (last - before) / 5),
+        }
+        for name, values in expected.items():
+            np.testing.assert_allclose(arrays[name][:, point], values, rtol=1e-3, atol=1e-6)
+
+
+def roughness(sheet):
+    """Root mean square second difference, over √6 times the standard deviation."""
+    a = np.asarray(sheet, np.float64)
+    bends = [(a[i - 1] - 2 * a[i] + a[i + 1]) for i in range(1, len(a) - 1)]
+    bends += [(a[:, i - 1] - 2 * a[:, i] + a[:, i + 1]) for i in range(1, len(a) - 1)]
+    return np.sqrt(np.mean(np.square(bends)) / 6) / a.std()
+
+
+@pytest.mark.parametrize("n", [200, 256])
+def test_the_last_step_is_that_of_a_loader_with_a_short_last_batch(n):
+    rows = np.random.default_rng(1).exponential(size=(9, n))
+    means = np.stack([[np.mean(row[i : i + 64]) for i in range(0, n, 64)] for row in rows])
+    before, step = published.last_step(rows.mean(1), rows[:, 192:].mean(1), n)
+    np.testing.assert_allclose(before, means[:, :-1].mean(1), rtol=1e-6)
+    np.testing.assert_allclose(step, means.mean(1) - means[:, :-1].mean(1), rtol=1e-5)
+
+
+def test_the_published_theorem_pairs_magnitudes_by_index():
+    values, after = np.array([3.0, -5.0, 1.0]), np.array([2.0, -4.0, 2.0])
+    change = np.array([4.0, 2.0, 2.0]) - np.array([5.0, 3.0, 1.0])
+    expected = (2 * (change**2).sum() + change.sum() ** 2) / 4
+    np.testing.assert_allclose(published.theorem(values, after), expected)
+
+
+def test_the_trajectory_is_a_projection_and_its_plane_a_float64_loop(bench):
+    """The networks before training and after each of two epochs."""
+    found = surfaces.trajectory(bench)
+    points, _ = prepare.trajectory(bench.problem, bench.config, bench.store)  # restored
+    leaves = [np.asarray(x, np.float64).reshape(3, -1) for x in jax.tree.leaves(points)]
+    moves = np.concatenate(leaves, 1)
+    moves = moves - moves[-1]
+    values, vectors = np.linalg.eigh(moves.T @ moves)
+    axes, path = vectors[:, :-3:-1], found.arrays["trajectory"]
+    np.testing.assert_allclose(np.abs(path), np.abs(moves @ axes), atol=1e-5)
+    np.testing.assert_allclose(found.summary["explained"], values[:-3:-1] / values.sum(), rtol=1e-4)
+    plane = js.trajectory_subspace(points, 2).space
+    reach = REACH * np.abs(path).max()
+    np.testing.assert_allclose(found.arrays["steps"], [-reach, 0, reach], rtol=1e-6)
+    rows = grid64(bench, plane, reach)
+    for column, k in enumerate((1, 300)):
+        expected = rows[:, :k].mean(1).reshape(3, 3)
+        np.testing.assert_allclose(found.arrays["loss"][column], expected, rtol=1e-5)
+    ends = jax.tree.map(lambda x: x[-1], points)
+    whole = flax_losses64(at64(js.Subspace(ends, plane.basis), (0, 0)), bench.problem.samples)
+    assert found.summary["tables"][0][-1][1] == f"{whole.mean():.4g}"
+    assert set(found.figures) == {"loss", "loss_3d"}
