@@ -1,4 +1,8 @@
-"""The curvature of a mean of per-sample losses as operators on pytrees."""
+"""The Hessian and the Gauss-Newton matrix of a mean loss, as operators on pytrees.
+
+``hessian_operator`` and ``ggn_operator`` build an operator; ``_apply`` sums its products over
+chunks of samples, on one device or on each device of a mesh.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -23,7 +27,7 @@ static = {"static": True}
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Hessian:
-    """v ↦ (1/k) Σ_{i≤k} ∇²ℓ_i(w) v; built by ``hvp``."""
+    """v ↦ (1/k) Σ_{i≤k} ∇²ℓ_i(w) v; built by ``hessian_operator``."""
 
     params: Params
     data: Batch
@@ -48,7 +52,7 @@ class Hessian:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class GaussNewton:
-    """v ↦ (1/k) Σ_{i≤k} J_iᵀ H_i J_i v; built by ``ggn_vp``."""
+    """v ↦ (1/k) Σ_{i≤k} J_iᵀ H_i J_i v; built by ``ggn_operator``."""
 
     params: Params
     data: Batch
@@ -85,20 +89,33 @@ def hessian_operator(
     """The Hessian of the mean loss over all of ``data``, or its first ``count`` samples.
 
     H_k v = (1/k) Σ_{i≤k} ∇²ℓ_i(w) v at w = ``params``, forward over reverse (Pearlmutter 1994,
-    "Fast exact multiplication by the Hessian"), ``batch_size`` samples at a time with products at
-    the highest precision. Every sample weighs 1/k, whether or not ``batch_size`` divides k. The
-    operator is a pytree, works under ``jit``, ``vmap`` and in loops, and is compiled once for each
-    ``loss`` (the same function object) and set of shapes: k may be traced, one program serves
-    every k, and a product costs ⌈k/batch_size⌉ chunks.
+    "Fast exact multiplication by the Hessian"), with matrix products at the highest precision.
+    Every sample weighs 1/k, whether or not ``batch_size`` divides k. The operator is a pytree and
+    works under ``jit``, ``vmap`` and in loops. It is compiled once for each ``loss`` (the same
+    function object) and set of shapes.
 
-    With a ``mesh`` (``sharding.mesh``) all its devices share the samples, whatever its axes are
-    called: each holds as many, sums those of its own that are among the first k, and one exchange
-    of P numbers ends a product.
+    Args:
+        loss: ``loss(params, batch) -> [n]``, one value per sample.
+        params: w, a pytree of floating-point arrays.
+        data: n samples, a pytree of arrays with a common leading axis.
+        batch_size: samples per chunk. A product costs ⌈k/batch_size⌉ chunks.
+        count: k, by default n. It may be traced: one program serves every k.
+        mesh: all its devices (``devices.mesh``) share the samples. Each sums over its own that are
+            among the first k, and one exchange of P numbers ends a product.
 
     Raises:
         InputError: ``loss`` does not return ``[n]``, parameters that are not floating point,
             samples without a common axis, ``batch_size`` below 1, a ``count`` outside 1..n, or a
             vector of another shape.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> def loss(w, batch):
+        ...     return 0.5 * (batch["x"] @ w - batch["y"]) ** 2
+        >>> data = {"x": jnp.array([[1.0, 0.0], [1.0, 2.0]]), "y": jnp.zeros(2)}
+        >>> hessian = hessian_operator(loss, jnp.zeros(2), data)    # (1/n) Σ x xᵀ
+        >>> hessian(jnp.array([1.0, 0.0]))
+        Array([1., 1.], dtype=float32)
     """
     _validate(loss, params, data, batch_size, count)
     return _build(Hessian, (losses.bind(loss),), params, data, batch_size, count, mesh)
@@ -120,7 +137,18 @@ def ggn_operator(
     the Jacobian of f_i and H_i the Hessian of ℓ_i = ``output_loss(f, batch)[i]`` in f_i
     (Schraudolph 2002, "Fast curvature matrix-vector products", section 3). It equals the Hessian
     where f is linear in the parameters, and is positive semidefinite where ℓ_i is convex in f_i.
-    Otherwise as ``hvp``.
+
+    Args:
+        model: ``model(params, batch)``, outputs f with a leading axis of n samples.
+        output_loss: ``output_loss(f, batch) -> [n]``.
+        params: as for ``hessian_operator``, like all further arguments.
+        data: n samples.
+        batch_size: samples per chunk.
+        count: k, by default n.
+        mesh: devices that share the samples.
+
+    Raises:
+        InputError: as ``hessian_operator`` does.
     """
 
     def loss(weights: Params, batch: Batch) -> Float[Array, "n"]:
