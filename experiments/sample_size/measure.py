@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 import jaxscape as js
 from jaxscape import prefix
-from jaxscape.loss_variance import Evidence, estimate, evidence_of, extend, start
+from jaxscape.loss_variance import Evidence, estimate_loss_variance, evidence_of, extend, start
 from jaxscape.sample_size import SufficientSize
 
 PARTS = ("delta", "centered")
@@ -133,7 +133,7 @@ def _answers(states: Evidence, question: Question) -> Answer:
 
 def _answer(part: str, question: Question, state: Evidence) -> Answer:
     tolerance, epsilon, level, run = question
-    found = estimate(state, part, level=level)
+    found = estimate_loss_variance(state, part, level=level)
     levels = jnp.stack(found.interval)
     terms = getattr(state, part).largest
     count = state.prefix.num_samples - 1
