@@ -39,34 +39,24 @@ class Ritz(NamedTuple):
     """All Ritz pairs (θ_i, Vᵀs_i), the wanted ones first, with residuals of the first ``num``."""
 
     values: Float[Array, "r"]
-    coefficients: Float[Array, "r r"]
-    """Row i holds s_i."""
+    coefficients: Float[Array, "r r"]  # row i holds s_i
     residuals: Float[Array, "num"]
     converged: Bool[Array, "num"]
-    pending: Bool[Array, "num"]
-    """Wanted, present in the basis, not yet converged."""
-    nearly: Bool[Array, "num"]
-    """Present, with a residual of at most ``SLACK`` times the limit."""
-    rounding: Float[Array, ""]
-    """Residuals below this are noise."""
+    pending: Bool[Array, "num"]  # wanted, present in the basis, not yet converged
+    nearly: Bool[Array, "num"]  # present, with a residual of at most ``SLACK`` times the limit
+    rounding: Float[Array, ""]  # residuals below this are noise
 
 
 class State(NamedTuple):
     """The basis, its products with H, and what is known from them."""
 
-    basis: Float[Array, "r p"]
-    """V, orthonormal rows; unused rows are zero."""
-    images: Float[Array, "r p"]
-    """V H, kept so that residuals are computed, not estimated."""
-    projected: Float[Array, "r r"]
-    """T = V H Vᵀ."""
-    size: Int[Array, ""]
-    """Rows in use."""
-    last: Float[Array, "p"]
-    """The newest image, made orthogonal to the basis."""
+    basis: Float[Array, "r p"]  # V, orthonormal rows; unused rows are zero
+    images: Float[Array, "r p"]  # V H, kept so that residuals are computed, not estimated
+    projected: Float[Array, "r r"]  # T = V H Vᵀ
+    size: Int[Array, ""]  # rows in use
+    last: Float[Array, "p"]  # the newest image, made orthogonal to the basis
     ritz: Ritz
-    searched: Int[Array, ""]
-    """Products of the search for repeated eigenvalues since it last found one."""
+    searched: Int[Array, ""]  # products of the search for repeated eigenvalues since its last find
     restarts: Int[Array, ""]
     matvecs: Int[Array, ""]
     key: Key[Array, ""]

@@ -37,10 +37,8 @@ from jaxscape.types import Batch, InputError, PerSampleLoss
 LARGEST = 1024
 """How many of the largest terms are kept."""
 
-
 TRUSTED = 10
 """Effective sample size from which on an estimate is more than an order of magnitude."""
-
 
 HELD = 2**21
 """Losses that ``loss_variance`` holds at a time."""
@@ -111,10 +109,7 @@ def loss_variance(
         level: the probability with which the interval holds E_q S².
         fixed_points: whether E_q is the mean over these very points; see
             ``estimate_loss_variance``.
-        batch_size: as for ``evaluate``, like all further arguments.
-        point_batch: points at a time.
-        precision: of matrix products.
-        mesh: devices that share points and samples.
+        batch_size, point_batch, precision, mesh: as for ``evaluate``.
 
     Raises:
         InputError: fewer than 2 samples; a loss that is NaN or infinite (only where the result is
@@ -359,7 +354,6 @@ def _error(terms: Terms, points: Terms | None, samples: Terms, level: float) -> 
 
 LIMITS = (-3.0, 15.0)
 """Of log10 t."""
-
 
 HALVINGS = 40
 
