@@ -167,7 +167,7 @@ def _check_evidence(evidence: Evidence) -> None:
         )
 
 
-def evidence_of(losses: Float[Array, "m n"]) -> Evidence:
+def evidence_of(losses: Float[ArrayLike, "m n"]) -> Evidence:
     """The evidence of stored losses ℓ_i(w) of n samples at m points, for further estimates.
 
     Example:
@@ -179,7 +179,7 @@ def evidence_of(losses: Float[Array, "m n"]) -> Evidence:
         >>> evidence.delta.largest[:3].tolist()    # the terms k(k+1) Δ_k, in descending order
         [3.0, 1.0, 0.0]
     """
-    return extend(start(losses.shape[0]), losses)
+    return extend(start(jnp.shape(losses)[0]), losses)
 
 
 def start(num_points: int) -> Evidence:
@@ -362,7 +362,7 @@ MANY = 30.0
 """Degrees of freedom from which on the expansion is exact to float32."""
 
 
-def two_sided(level: float, freedom: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+def two_sided(level: Float[ArrayLike, ""], freedom: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
     """The t with P(|T| ≤ t) = ``level``, for T with any real ν = ``freedom`` degrees of freedom.
 
     Bisects log t in P(|T| > t) = I_x(ν/2, ½), x = ν/(ν + t²), the regularised incomplete beta
@@ -372,7 +372,7 @@ def two_sided(level: float, freedom: Float[ArrayLike, "*s"]) -> Float[Array, "*s
     freedom = jnp.asarray(freedom, jnp.result_type(float))
     few = jnp.clip(freedom, jnp.finfo(freedom.dtype).tiny, MANY)
 
-    def halve(_: int, limits: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Int[Array, ""], limits: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = limits
         middle = (low + high) / 2
         outside = betainc(few / 2, 0.5, few / (few + 100**middle))
@@ -385,7 +385,7 @@ def two_sided(level: float, freedom: Float[ArrayLike, "*s"]) -> Float[Array, "*s
     return jnp.where(freedom > 0, t, jnp.inf)
 
 
-def _expansion(level: float, freedom: Float[Array, "*s"]) -> Float[Array, "*s"]:
+def _expansion(level: Float[ArrayLike, ""], freedom: Float[Array, "*s"]) -> Float[Array, "*s"]:
     z = ndtri((1 + level) / 2)
     first = (z**3 + z) / 4
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96

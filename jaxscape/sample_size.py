@@ -11,14 +11,14 @@
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from jaxscape import prefix
 from jaxscape.loss_variance import Interval, check_level
@@ -26,7 +26,7 @@ from jaxscape.types import InputError
 
 
 def order_law(
-    loss_variance: Float[ArrayLike, "*m"], k: Int[ArrayLike, "*k"]
+    loss_variance: Float[ArrayLike, "*#s"], k: Int[ArrayLike, "*#s"]
 ) -> Float[Array, "..."]:
     """S²(w) / (k (k+1)): the mean of δ_k(w)² over all orders of the n samples, exactly.
 
@@ -40,9 +40,9 @@ def order_law(
 
 
 def distance_law(
-    loss_variance: Float[ArrayLike, "*m"],
-    k: Int[ArrayLike, "*k"],
-    to: Int[ArrayLike, "*k"] | float = jnp.inf,
+    loss_variance: Float[ArrayLike, "*#s"],
+    k: Int[ArrayLike, "*#s"],
+    to: Num[ArrayLike, "*#s"] = jnp.inf,
 ) -> Float[Array, "..."]:
     """S²(w) |1/k − 1/to|: the mean of (L_to(w) − L_k(w))² over all orders, exactly.
 
@@ -71,10 +71,11 @@ class SufficientSize(NamedTuple):
 
 
 @jax.jit
-def sufficient_size(delta: Float[Array, "*r n-1"], tolerance: Float[Array, "*t"]) -> SufficientSize:
+def sufficient_size(delta: Float[Array, "*r K"], tolerance: Float[Array, "*t"]) -> SufficientSize:
     """K = inf{k : Δ_k' < tolerance for all k' ≥ k}, one past the last exceedance.
 
-    Definition 4 of Nikitin et al. 2025. ``delta`` holds Δ_1, ..., Δ_{n−1}; a NaN among them
+    Definition 4 of Nikitin et al. 2025. ``delta`` holds Δ_1, ..., Δ_K of K + 1 samples; a NaN
+    among them
     counts as an exceedance. ``tolerance`` has the units of ``delta``.
 
     Raises:
@@ -98,7 +99,7 @@ def sufficient_size(delta: Float[Array, "*r n-1"], tolerance: Float[Array, "*t"]
 
 @jax.jit
 def increment_size(
-    loss_variance: Float[Array, "*v"], tolerance: Float[Array, "*t"]
+    loss_variance: Float[Array, "*#t"], tolerance: Float[Array, "*#t"]
 ) -> SufficientSize:
     """K of the order law: the smallest k with E_qS² / (k (k+1)) < tolerance.
 
@@ -121,7 +122,9 @@ def increment_size(
 
 @jax.jit
 def distance_size(
-    loss_variance: Float[Array, "*v"], epsilon: Float[Array, "*t"], to: float = jnp.inf
+    loss_variance: Float[Array, "*#t"],
+    epsilon: Float[Array, "*#t"],
+    to: Num[ArrayLike, ""] = jnp.inf,
 ) -> SufficientSize:
     """K_ε: the smallest k with E_qS² |1/k − 1/to| < ε², a root mean square distance below ε.
 
@@ -147,7 +150,7 @@ def smallest(
 ) -> SufficientSize:
     """The smallest k ≥ 1 at which a condition holds that holds from there on, by bisection."""
 
-    def halve(_: int, limits: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Int[Array, ""], limits: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = limits  # it fails at ``low``, or that is 0; it holds at ``high`` if anywhere
         middle = low + (high - low) // 2
         below = holds(jnp.maximum(middle, 1)) & (middle > 0)
@@ -164,18 +167,18 @@ class RandomOrders(NamedTuple):
 
     delta: Float[Array, "R n-1"]
 
-    def bands(self, quantiles: Float[Array, "q"]) -> Float[Array, "q n-1"]:
+    def bands(self, quantiles: Sequence[float] | Float[ArrayLike, "q"]) -> Float[Array, "q K"]:
         """The quantiles of Δ_k over the orders, for every k."""
         return jnp.quantile(self.delta, jnp.asarray(quantiles), axis=0)
 
-    def sufficient_size(self, tolerance: Float[Array, "t"]) -> SufficientSize:
+    def sufficient_size(self, tolerance: Float[ArrayLike, "t"]) -> SufficientSize:
         """K by Definition 4 in each order, ``[t, R]``."""
         find = partial(sufficient_size, self.delta)
         return jax.lax.map(find, jnp.asarray(tolerance, self.delta.dtype))
 
 
 def random_orders(
-    key: Key[Array, ""], losses: Float[Array, "m n"], num_orders: int
+    key: Key[Array, ""], losses: Float[ArrayLike, "m n"], num_orders: int
 ) -> RandomOrders:
     """Δ_k = E_q[δ_k²] for every k in each of ``num_orders`` orders drawn with equal probability.
 
@@ -205,10 +208,10 @@ def random_orders(
 def _random_orders(keys: Key[Array, "R"], losses: Float[Array, "m n"]) -> Float[Array, "R n-1"]:
     m, n = losses.shape
 
-    def one(key: Key[Array, ""]) -> Float[Array, "n-1"]:
+    def one(key: Key[Array, ""]) -> Float[Array, "K"]:
         order = jax.random.permutation(key, n)
 
-        def add(total: Float[Array, "n-1"], row: Float[Array, "n"]):
+        def add(total: Float[Array, "K"], row: Float[Array, "n"]):
             return total + prefix.increments(row[order]) ** 2, None
 
         return jax.lax.scan(add, jnp.zeros(n - 1, losses.dtype), losses)[0] / m
