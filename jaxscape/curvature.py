@@ -41,9 +41,9 @@ def hessian_operator(
         loss: ``loss(params, batch) -> [n]``, one value per sample.
         params: w, a pytree of floating-point arrays.
         data: n samples, a pytree of arrays with a common leading axis.
-        batch_size: samples per chunk. A product costs ⌈k/batch_size⌉ chunks.
+        batch_size: Samples per chunk. A product costs ⌈k/batch_size⌉ chunks.
         count: k, by default n. It may be traced: one program serves every k.
-        mesh: all its devices (``devices.mesh``) share the samples. Each sums over its own that are
+        mesh: All its devices (``devices.mesh``) share the samples. Each sums over its own that are
             among the first k, and one exchange of P numbers ends a product.
 
     Raises:
@@ -84,7 +84,7 @@ def ggn_operator(
     Args:
         model: ``model(params, batch)``, outputs f with a leading axis of n samples.
         output_loss: ``output_loss(f, batch) -> [n]``.
-        params, data, batch_size, count, mesh: as for ``hessian_operator``.
+        params, data, batch_size, count, mesh: As for ``hessian_operator``.
 
     Raises:
         InputError: as ``hessian_operator`` does.

@@ -18,7 +18,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxscape.trees import check_floating, check_like, num_parameters, working
-from jaxscape.types import InputError, Matvec, Params
+from jaxscape.types import InputError, Matvec, Params, Scalar
 
 
 class Eigenpairs(NamedTuple):
@@ -73,7 +73,7 @@ def top_eigenpairs(
     num: int,
     *,
     which: Literal["largest", "smallest", "magnitude"] = "largest",
-    tol: float | Float[Array, ""] = 1e-4,
+    tol: Scalar = 1e-4,
     max_restarts: int = 100,
     krylov_dim: int | None = None,
     find_repeated: bool = True,
@@ -87,22 +87,22 @@ def top_eigenpairs(
     limit is rounding, so an exact zero eigenvalue counts as converged.
 
     Args:
-        key: of the random starting vectors, and of the sign of each eigenvector, which would
+        key: Of the random starting vectors, and of the sign of each eigenvector, which would
             otherwise depend on rounding.
         matvec: H. A pytree (``hessian_operator``, or ``jax.tree_util.Partial(f, arrays)``) is
             compiled once per set of shapes; a plain closure once per call.
-        like: a pytree with the structure, shapes and types of an eigenvector, half precision
+        like: A pytree with the structure, shapes and types of an eigenvector, half precision
             raised to float32; values are not read.
-        num: how many, 1 ≤ num ≤ P.
-        which: algebraically "largest" (descending) or "smallest" (ascending), or by "magnitude"
+        num: How many, 1 ≤ num ≤ P.
+        which: Algebraically "largest" (descending) or "smallest" (ascending), or by "magnitude"
             (descending, sign kept).
-        tol: relative residual that counts as converged.
-        max_restarts: afterwards the best pairs so far are returned, some not ``converged``; so
+        tol: Relative residual that counts as converged.
+        max_restarts: Afterwards the best pairs so far are returned, some not ``converged``; so
             they are when a product is not finite.
-        krylov_dim: vectors kept, min(num + 3, P) ≤ krylov_dim ≤ P; by default min(2·num + 20, P).
+        krylov_dim: Vectors kept, min(num + 3, P) ≤ krylov_dim ≤ P; by default min(2·num + 20, P).
             They and their products are 2·krylov_dim·P numbers, a restart takes as many again. Few
             vectors leave no room to search for repeated eigenvalues.
-        find_repeated: whether to go on once all pairs have converged, in search of further copies
+        find_repeated: Whether to go on once all pairs have converged, in search of further copies
             of a repeated eigenvalue, for about a third more products. Without it a copy may be
             missed, as by ARPACK. The Hessian of a trained network repeats no leading eigenvalue.
 
@@ -127,9 +127,7 @@ def top_eigenpairs(
     return _solve(hoist(matvec, like), key, tol, max_restarts, like=_shapes(like), **options)
 
 
-def _check(
-    p: int, num: int, which: str, tol: float | Float[Array, ""], max_restarts: int, dim: int
-) -> None:
+def _check(p: int, num: int, which: str, tol: Scalar, max_restarts: int, dim: int) -> None:
     if not 1 <= num <= p:
         raise InputError(f"expected 1 <= num <= {p} (the parameters), found {num}; change num")
     if which not in WHICH:
@@ -294,7 +292,7 @@ def _rayleigh_ritz(
     *,
     num: int,
     which: str,
-    tol: float | Float[Array, ""],
+    tol: Scalar,
 ) -> Ritz:
     """The eigenpairs of T over its first ``size`` rows, with the true residuals of the wanted."""
     # Unused rows get a value below all others, so that eigh mixes none of them with a used one

@@ -30,9 +30,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxscape import batching, prefix, reductions
 from jaxscape.prefix import Pair, Prefix
-from jaxscape.probes import Probe
 from jaxscape.sweep import evaluate
-from jaxscape.types import Batch, InputError, PerSampleLoss
+from jaxscape.types import Batch, InputError, PerSampleLoss, Probe, Scalar
 
 LARGEST = 1024
 """How many of the largest terms are kept."""
@@ -105,11 +104,11 @@ def loss_variance(
         loss: ``loss(params, batch) -> [n]``, one value per sample.
         probe: m points w.
         data: n ≥ 2 samples, or an iterator of batches.
-        part: of Δ or of centered delta.
-        level: the probability with which the interval holds E_q S².
-        fixed_points: whether E_q is the mean over these very points; see
+        part: Of Δ or of centered delta.
+        level: The probability with which the interval holds E_q S².
+        fixed_points: Whether E_q is the mean over these very points; see
             ``estimate_loss_variance``.
-        batch_size, point_batch, precision, mesh: as for ``evaluate``.
+        batch_size, point_batch, precision, mesh: As for ``evaluate``.
 
     Raises:
         InputError: fewer than 2 samples; a loss that is NaN or infinite (only where the result is
@@ -247,10 +246,10 @@ def estimate_loss_variance(
     from the first loss on that is not finite.
 
     Args:
-        evidence: of ``evidence_of``, or of ``extend`` for samples that stream in.
+        evidence: Of ``evidence_of``, or of ``extend`` for samples that stream in.
         part: "delta" for Δ, "centered" for centered delta.
-        level: a probability.
-        fixed_points: whether E_q is the mean over these very points. Otherwise the interval allows
+        level: A probability.
+        fixed_points: Whether E_q is the mean over these very points. Otherwise the interval allows
             for the spread of the m points as well.
 
     Raises:
@@ -323,10 +322,10 @@ def mean_interval(
     coverage. No interval computed from a pilot covers samples that matter and of which it has none.
 
     Args:
-        samples: the terms.
-        largest: the largest of them.
-        points: the same quantity by point; None where the points are fixed.
-        level: a probability.
+        samples: The terms.
+        largest: The largest of them.
+        points: The same quantity by point; None where the points are fixed.
+        level: A probability.
 
     Returns:
         From 0 to infinity where the terms are all 0, or where one term or one point leaves the
@@ -362,7 +361,7 @@ MANY = 30.0
 """Degrees of freedom from which on the expansion is exact to float32."""
 
 
-def two_sided(level: Float[ArrayLike, ""], freedom: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+def two_sided(level: Scalar, freedom: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
     """The t with P(|T| ≤ t) = ``level``, for T with any real ν = ``freedom`` degrees of freedom.
 
     Bisects log t in P(|T| > t) = I_x(ν/2, ½), x = ν/(ν + t²), the regularised incomplete beta
@@ -385,7 +384,7 @@ def two_sided(level: Float[ArrayLike, ""], freedom: Float[ArrayLike, "*s"]) -> F
     return jnp.where(freedom > 0, t, jnp.inf)
 
 
-def _expansion(level: Float[ArrayLike, ""], freedom: Float[Array, "*s"]) -> Float[Array, "*s"]:
+def _expansion(level: Scalar, freedom: Float[Array, "*s"]) -> Float[Array, "*s"]:
     z = ndtri((1 + level) / 2)
     first = (z**3 + z) / 4
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96

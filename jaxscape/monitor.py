@@ -58,9 +58,9 @@ def monitor(
 
     Args:
         num_points: m, the rows of the losses.
-        tolerance: of Δ_k, in units of the loss squared.
-        level: the probability with which each interval holds its K.
-        at_least: the smallest count to stop at.
+        tolerance: Of Δ_k, in units of the loss squared.
+        level: The probability with which each interval holds its K.
+        at_least: The smallest count to stop at.
 
     Raises:
         InputError: num_points or at_least below 1, a tolerance not above 0, a level outside 0..1.

@@ -70,18 +70,18 @@ def prefix_spectra(
     rounding, the rest are zero to within their residuals.
 
     Args:
-        key: of the random starting vectors, the same for every k.
+        key: Of the random starting vectors, the same for every k.
         loss: ``loss(params, batch) -> [n]``, one value per sample.
         params: w.
         data: n samples in order.
         num: d.
-        ks: values of k; by default ``geometric(min(n, 10), n)``.
-        reference: leaves ``[d', ...]``, orthonormal, such as the basis of ``hessian_subspace``;
+        ks: Values of k; by default ``geometric(min(n, 10), n)``.
+        reference: Leaves ``[d', ...]``, orthonormal, such as the basis of ``hessian_subspace``;
             then ``overlap`` is that of each k's eigenvectors with them.
-        keep_vectors: also return the eigenvectors, K·d·P numbers.
+        keep_vectors: Also return the eigenvectors, K·d·P numbers.
         which: "largest", "smallest" or "magnitude", as for ``top_eigenpairs``.
-        tol: relative residual that counts as converged.
-        batch_size: samples per chunk.
+        tol: Relative residual that counts as converged.
+        batch_size: Samples per chunk.
 
     Raises:
         InputError: a k that is no whole number or outside 1..n, a reference unlike the

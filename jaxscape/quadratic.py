@@ -74,10 +74,10 @@ def project(
 
     Args:
         loss: ``loss(params, batch) -> [n]``, one value per sample.
-        space: w(θ) = w* + Σ_j θ_j v_j, of d directions.
+        space: W(θ) = w* + Σ_j θ_j v_j, of d directions.
         data: n samples.
-        batch_size: samples per chunk.
-        mesh: all its devices (``devices.mesh``) share the samples.
+        batch_size: Samples per chunk.
+        mesh: All its devices (``devices.mesh``) share the samples.
 
     Raises:
         InputError: a loss that is not one value per sample, no samples, or a batch_size below 1.
@@ -185,10 +185,10 @@ def advance(
     """Carry the law on over the n samples of ``model``, as each of them joins.
 
     Args:
-        before: the prefix means so far.
-        model: of n further samples.
-        sigma: one or more standard deviations.
-        skip: how many of the first samples have been met already. They change nothing, and their
+        before: The prefix means so far.
+        model: Of n further samples.
+        sigma: One or more standard deviations.
+        skip: How many of the first samples have been met already. They change nothing, and their
             entries mean nothing.
 
     Returns:

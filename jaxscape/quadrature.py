@@ -61,10 +61,10 @@ def spectral_density(
     Hessians.) Where the Krylov space is exhausted early, the remaining nodes have weight 0.
 
     Args:
-        key: of the random sign vectors.
+        key: Of the random sign vectors.
         matvec: H, as for ``top_eigenpairs``.
-        like: a pytree with the structure, shapes and types of an eigenvector.
-        num_probes: random vectors, at least 2 for a standard error.
+        like: A pytree with the structure, shapes and types of an eigenvector.
+        num_probes: Random vectors, at least 2 for a standard error.
         num_steps: Lanczos steps from each, 1 ≤ num_steps ≤ P. Memory is num_steps·P numbers.
 
     Raises:
@@ -98,10 +98,10 @@ def trace(key: Key[Array, ""], matvec: Matvec, like: Params, *, num_probes: int)
     E zᵀHz = tr H, with variance 2 Σ_{i≠j} H_ij² per vector for symmetric H (Hutchinson 1989).
 
     Args:
-        key: of the random sign vectors.
+        key: Of the random sign vectors.
         matvec: H, as for ``top_eigenpairs``.
-        like: a pytree with the structure, shapes and types of an eigenvector.
-        num_probes: random vectors, at least 2 for a standard error.
+        like: A pytree with the structure, shapes and types of an eigenvector.
+        num_probes: Random vectors, at least 2 for a standard error.
 
     Raises:
         InputError: fewer than 2 probes.

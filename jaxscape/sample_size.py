@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from jaxscape import prefix
 from jaxscape.loss_variance import Interval, check_level
-from jaxscape.types import InputError
+from jaxscape.types import InputError, Scalar
 
 
 def order_law(
@@ -50,7 +50,7 @@ def distance_law(
 
     Args:
         loss_variance: S², as for ``order_law``.
-        k: samples of the prefix.
+        k: Samples of the prefix.
         to: k + b for b further samples (``order_law`` where b = 1); n for the full data; infinite
             for the population from which the samples are drawn, S²(w)/k.
     """
@@ -124,7 +124,7 @@ def increment_size(
 def distance_size(
     loss_variance: Float[Array, "*#t"],
     epsilon: Float[Array, "*#t"],
-    to: Num[ArrayLike, ""] = jnp.inf,
+    to: Scalar = jnp.inf,
 ) -> SufficientSize:
     """K_ε: the smallest k with E_qS² |1/k − 1/to| < ε², a root mean square distance below ε.
 
@@ -185,7 +185,7 @@ def random_orders(
     One order and one point at a time, so that memory beyond the losses is that of the result.
 
     Args:
-        key: of the orders.
+        key: Of the orders.
         losses: ℓ_i(w) of n samples at m points, as ``evaluate`` with ``reductions.losses(m)`` gives
             them. For centered delta give √(m/(m−1)) (ℓ_i − mean of ℓ_i over the points).
         num_orders: R, at least 1.
@@ -226,7 +226,7 @@ def exceedance_size(
     tolerance: Float[Array, "*t"],
     *,
     level: float = 0.9,
-    within: float = math.inf,
+    within: int | float = math.inf,
 ) -> Interval:
     """The median of Definition 4's K over orders, and limits that hold it with chance ``level``.
 
@@ -246,10 +246,10 @@ def exceedance_size(
     the tolerance; otherwise the limits are too wide.
 
     Args:
-        terms: the largest of ``count`` terms z, as ``Evidence.delta.largest`` holds them.
-        count: how many terms there are, one less than the samples.
-        tolerance: of Δ_k, in units of the loss squared.
-        level: the chance with which the limits hold K.
+        terms: The largest of ``count`` terms z, as ``Evidence.delta.largest`` holds them.
+        count: How many terms there are, one less than the samples.
+        tolerance: Of Δ_k, in units of the loss squared.
+        level: The chance with which the limits hold K.
         within: n of a run of n samples, which sees no later exceedance: λ(k) − λ(n) takes the place
             of λ(k).
 

@@ -70,7 +70,7 @@ loss = js.losses.supervised(model.apply)  # cross-entropy of each sample, in nat
 init_key, train_key, probe_key = jax.random.split(jax.random.key(0), 3)
 start = model.init(init_key, known["inputs"])
 params = train.fit(
-    loss, start, known, epochs=EPOCHS, batch_size=64, learning_rate=1e-3, key=train_key
+    train_key, loss, start, known, epochs=EPOCHS, batch_size=64, learning_rate=1e-3
 ).params
 space = js.hessian_subspace(probe_key, loss, params, known, dim=10)
 probes = {sigma: js.gaussian(probe_key, space, POINTS, sigma) for sigma in (0.01, 1.0)}

@@ -1,4 +1,4 @@
-"""E_q S² and its interval against definitions in float64, SciPy, and the coverage of simulations."""
+"""E_q S² and its interval against float64, SciPy, and coverage in simulations."""
 
 import functools
 import itertools
@@ -22,7 +22,6 @@ from jaxscape.loss_variance import (
     terms_of,
     two_sided,
 )
-
 
 LOSSES = np.random.default_rng(0).pareto(2.5, (5, 300)).astype(np.float32)
 
@@ -134,7 +133,7 @@ def network():
 def test_in_one_call_it_is_the_estimate_from_all_losses(network, part, source):
     probe, data, losses = network
     if source == "iterator":
-        data = (jax.tree.map(lambda x, a=a: x[a : a + 40], data) for a in (0, 40, 80))
+        data = iter([jax.tree.map(lambda x, a=a: x[a : a + 40], data) for a in (0, 40, 80)])
     got = js.loss_variance(mlp_loss, probe, data, part=part, level=0.8)
     want = js.estimate_loss_variance(evidence_of(jnp.asarray(losses, jnp.float32)), part, level=0.8)
     index = ["delta", "centered"].index(part)

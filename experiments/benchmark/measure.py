@@ -17,10 +17,9 @@ from experiments.common.console import seconds, timer
 from experiments.common.problem import Problem
 from jaxscape import batching
 from jaxscape.lab import stream, train
-from jaxscape.probes import Probe
 from jaxscape.quadratic import project
 from jaxscape.trees import num_parameters
-from jaxscape.types import Params
+from jaxscape.types import Params, Probe
 
 SQUARE = 2048
 """Side of the matrices whose product measures the machine."""
@@ -117,13 +116,10 @@ def _networks(problem: Problem) -> Callable[[], float]:
     options: dict[str, Any] = {"epochs": 1, "batch_size": 64, "learning_rate": 1e-3}
     alone = timer(
         lambda: [
-            train.fit(problem.loss, problem.initial, samples, key=key, **options).params
-            for key in keys
+            train.fit(key, problem.loss, problem.initial, samples, **options).params for key in keys
         ]
     )
-    together = timer(
-        lambda: train.fit_many(problem.loss, params, samples, keys=keys, **options).params
-    )
+    together = timer(lambda: train.fit(keys, problem.loss, params, samples, **options).params)
     return lambda: alone() / together()
 
 

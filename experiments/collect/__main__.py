@@ -1,14 +1,14 @@
-"""Effective training: samples arrive until the monitor of the landscape says that they suffice."""
+"""The command ``collect``: samples arrive until the monitor of the landscape says stop."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from experiments.collect import measure, report
 from experiments.common import cli, console, run_folder
 from experiments.common import problem as problems
-from experiments.common.config import ProblemConfig, default
+from experiments.common.config import ProblemConfig, above, at_least, default
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Kept, Record
 from jaxscape.subspace import check_dim
@@ -22,14 +22,14 @@ class CollectConfig(ProblemConfig):
     Samples arrive batch by batch, up to k_max. After each arrival the network takes the same number
     of Adam steps, each on samples drawn uniformly, with replacement, from all met so far. From time
     to time the monitor looks at the losses of all samples met at random points around the network
-    as it is then, and foretells from which K on Δ_k, the mean squared change of the mean loss by
-    one more sample, stays below the tolerance; where that many are met, it says stop. The network
+    as it is then, and predicts from which K on Δ_k, the mean squared change of the mean loss by
+    one more sample, stays below the tolerance. Once that many are met, it says stop. The network
     that stopped then trains on without new samples, so that it takes the same number of steps in
     total as the one that meets all; both are compared on the test split. The monitor knows nothing
     of the test split: whether stopping cost accuracy is what the command finds out.
 
     K grows about as 1/√tolerance, which says how still the landscape is, not how good the network.
-    At σ = 1 most samples have a say in Δ_k; at 0.01 a few of large loss carry it, and the monitor
+    At σ = 1 most samples contribute to Δ_k. At 0.01 a few of large loss dominate it; the monitor
     goes on until it has met enough of them.
 
     Examples:
@@ -37,51 +37,30 @@ class CollectConfig(ProblemConfig):
         python -m experiments.collect --dataset glyphs --k-max 5000 --tolerance 1e-3  # a first look
     """
 
-    k_max: int = 60_000
+    k_max: Annotated[int, at_least(2)] = 60_000
     """Samples, at least 2, that arrive unless the monitor stops them."""
-    epochs: int = 10
+    epochs: Annotated[int, at_least(1)] = 10
     """Training, in passes over k_max samples, in equal parts after each arrival."""
-    arrivals: int = 1000
+    arrivals: Annotated[int, at_least(1)] = 1000
     """Samples that arrive at a time."""
-    growth: float = 1.25
+    growth: Annotated[float, at_least(1)] = 1.25
     """The monitor looks again at this many times the samples of its last look; 1: always."""
     subspace: Literal["hessian", "random", "filter"] = "hessian"
     """Directions: top Hessian eigenvectors, or random (unit norm or filter-normalised)."""
-    dim: int = 10
+    dim: Annotated[int, at_least(1)] = 10
     """Number of directions."""
-    hessian_samples: int = 2000
+    hessian_samples: Annotated[int, at_least(1)] = 2000
     """Samples, of those met, whose Hessian the eigenvectors are of."""
-    sigma: float = 1.0
+    sigma: Annotated[float, above(0)] = 1.0
     """Standard deviation σ along each direction, in units of the parameters."""
-    points: int = 64
+    points: Annotated[int, at_least(2)] = 64
     """Random points around the network, at least 2."""
-    tolerance: float = 1e-5
+    tolerance: Annotated[float, above(0)] = 1e-5
     """The monitor stops once Δ_k stays below it, in nats² (squared units of the loss)."""
-    at_least: int = 1000
+    at_least: Annotated[int, above(0)] = 1000
     """Fewest samples at which the monitor may stop."""
     out: Annotated[Path | None, default("runs/collect-<dataset>-<hash of the settings>")] = None
     """Run folder."""
-
-    def ranges(self) -> list[tuple[str, Any, bool, str]]:
-        """See ``ProblemConfig.ranges``."""
-        least = [
-            (name, value, value >= low, f"at least {low}")
-            for name, value, low in (
-                ("epochs", self.epochs, 1),
-                ("arrivals", self.arrivals, 1),
-                ("dim", self.dim, 1),
-                ("hessian-samples", self.hessian_samples, 1),
-                ("points", self.points, 2),
-                ("at-least", self.at_least, 1),
-            )
-        ]
-        positive = [
-            (name, value, 0 < value < float("inf"), "a finite number above 0")
-            for name, value in (("sigma", self.sigma), ("tolerance", self.tolerance))
-        ]
-        growth = 1 <= self.growth < float("inf")
-        growing = ("growth", self.growth, growth, "a finite number of at least 1")
-        return [*super().ranges(), *least, growing, *positive]
 
 
 def run(config: CollectConfig) -> Kept:
@@ -103,21 +82,18 @@ def run(config: CollectConfig) -> Kept:
 
 def _find(problem: Problem, config: CollectConfig, work: Path) -> Record:
     arrays = measure.measure(problem, config, work / "checkpoint")
-    unit = "nats" if problem.dataset.num_classes else "loss"
     found = {
         "num_parameters": num_parameters(problem.initial),
         "steps_per_arrival": measure.steps(problem, config),
         "tolerance": config.tolerance,
-        "unit": unit,
+        "unit": "nats" if problem.dataset.num_classes else "loss",
         **report.summarise(arrays),
     }
     marks = run_folder.marks(problem)
-    figures = {
-        "monitor": report.monitor(arrays, config.tolerance, **marks),
-        "test_loss": report.loss(arrays, unit=unit, **marks),
-    }
-    if "test_accuracy" in arrays:
-        figures["test_error"] = report.error(arrays, **marks)
+    figures = {"monitor": report.monitor(arrays, config.tolerance, **marks)}
+    for metric, name in (("test_loss", "test_loss"), ("test_accuracy", "test_error")):
+        if metric in arrays:
+            figures[name] = report.network(arrays, metric, unit=found["unit"], **marks)
     return Record(arrays, found, figures)
 
 

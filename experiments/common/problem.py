@@ -1,4 +1,4 @@
-"""What is probed: a network trained on the first samples of a data set."""
+"""The problem of a run: samples of a data set in order, a network, its loss, random keys."""
 
 import functools
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.common.config import ProblemConfig
 from jaxscape import InputError, losses
-from jaxscape.lab import data, models, stream
+from jaxscape.lab import data, models, stream, train
 from jaxscape.lab.data import Dataset
 from jaxscape.lab.models import Model
 from jaxscape.types import Batch, Params, PerSampleLoss
@@ -36,7 +36,7 @@ class Problem:
 
     @functools.cached_property
     def samples(self) -> Batch:
-        """All of them on the device: inputs [k_max, ...], targets [k_max, ...]."""
+        """All samples on the device: inputs [k_max, ...], targets [k_max, ...]."""
         try:
             return jax.tree.map(jnp.asarray, self.read(slice(None)))
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -46,7 +46,7 @@ class Problem:
             ) from error
 
     def release(self) -> None:
-        """Give back what ``samples`` takes; they are read anew when they are asked for again."""
+        """Free the memory of ``samples``, which are read again at their next use."""
         self.__dict__.pop("samples", None)
 
 
@@ -76,6 +76,19 @@ def check_test_split(problem: Problem) -> None:
             f"expected a data set with a test split, found none in {problem.dataset.name}; add "
             "test_inputs and test_targets, or name another"
         )
+
+
+def tests_of(problem: Problem) -> tuple[dict[str, PerSampleLoss], Batch]:
+    """What is measured on each test sample (loss; of classes, 1 where correct), and the samples."""
+
+    def right(params: Params, batch: Batch) -> jax.Array:
+        return train.correct(problem.apply(params, batch["inputs"]), batch["targets"])
+
+    data, metrics = problem.dataset, {"test_loss": problem.loss}
+    if data.num_classes:
+        metrics["test_accuracy"] = right
+    samples = {"inputs": data.test_inputs, "targets": data.test_targets}
+    return metrics, jax.tree.map(jnp.asarray, samples)
 
 
 def network(config: ProblemConfig, dataset: Dataset) -> tuple[Model, PerSampleLoss]:
@@ -115,7 +128,7 @@ def _network(
 
 
 def _sequence(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """The mean cross-entropy of the tokens that count, in nats."""
+    """The mean cross-entropy of the tokens with a target, in nats."""
     return losses.per_sequence(losses.cross_entropy(logits, targets), targets >= 0)
 
 

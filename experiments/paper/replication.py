@@ -97,7 +97,7 @@ def _one(bench: Bench, samples: Batch, number: int) -> tuple[np.ndarray, ...]:
     problem, config = bench.problem, bench.config
     key = {name: jax.random.fold_in(problem.keys[name], number) for name in problem.keys}
     params = train.fit(
-        problem.loss, uniform(key["init"], problem.initial), samples, key=key["train"],
+        key["train"], problem.loss, uniform(key["init"], problem.initial), samples,
         epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate,
     ).params  # fmt: skip
     operator = js.hessian_operator(problem.loss, params, samples)

@@ -64,7 +64,7 @@ def fig1(bench: Bench) -> Record:
     return Record(arrays, found | {"seen": _seen(found, values)}, figures)
 
 
-def _trained(bench: Bench, model: Model, loss: PerSampleLoss, samples: Batch) -> train.Ensemble:
+def _trained(bench: Bench, model: Model, loss: PerSampleLoss, samples: Batch) -> train.Fitted:
     """Networks from their own initialisations, side by side on the same samples."""
     problem, config = bench.problem, bench.config
     init, fit = (
@@ -72,11 +72,10 @@ def _trained(bench: Bench, model: Model, loss: PerSampleLoss, samples: Batch) ->
     )
     started = time.monotonic()
     with progress("networks", config.epochs, "epochs") as advance:
-        networks = train.fit_many(
-            loss, jax.vmap(lambda key: model.init(key, samples["inputs"]))(init), samples,
+        networks = train.fit(
+            fit, loss, jax.vmap(lambda key: model.init(key, samples["inputs"]))(init), samples,
             epochs=config.epochs, batch_size=config.batch_size,
-            learning_rate=config.learning_rate, keys=fit,
-            on_epoch=lambda number: advance(1),
+            learning_rate=config.learning_rate, on_epoch=lambda *_: advance(1),
         )  # fmt: skip
     what = f"{config.networks} networks, {config.epochs} epochs of {len(samples['targets']):,}"
     console.stage("trained", what, time.monotonic() - started)

@@ -140,11 +140,11 @@ def _fit(bench: Bench, loss: PerSampleLoss, params: Params, samples: Batch, dept
         return checkpoint.restore(bench.store, name, params)
     key = jax.random.fold_in(bench.problem.keys["train"], depth)
     with progress(f"depth {depth}", config.epochs, "epochs") as advance:
-        found = train.fit_many(
-            loss, params, samples,
+        found = train.fit(
+            jax.random.split(key, len(config.widths)), loss, params, samples,
             epochs=config.epochs, batch_size=config.batch_size,
-            learning_rate=config.learning_rate, keys=jax.random.split(key, len(config.widths)),
-            together=len(config.widths), on_epoch=lambda number: advance(1),
+            learning_rate=config.learning_rate, together=len(config.widths),
+            on_epoch=lambda *_: advance(1),
         ).params  # fmt: skip
     checkpoint.save(bench.store, name, found)
     return found

@@ -1,4 +1,4 @@
-"""Whether K foretells where more data stops paying: networks refitted on the first k samples."""
+"""The command ``refit``: does K predict where more data stops paying?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,17 +9,18 @@ import numpy as np
 
 from experiments.common import cli, console, run_folder
 from experiments.common import problem as problems
-from experiments.common.config import ProblemConfig, default
+from experiments.common.config import ProblemConfig, above, at_least, default
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Kept, Record
 from experiments.refit import measure, prediction, report
 from jaxscape.subspace import check_dim
 from jaxscape.trees import num_parameters
+from jaxscape.types import InputError
 
 
 @dataclass(frozen=True)
 class RefitConfig(ProblemConfig):
-    """Whether K foretells where more data stops paying: networks refitted on the first k samples.
+    """Whether K predicts where more data stops paying: networks refitted on the first k samples.
 
     Trains a network on the first k samples for each of a geometric grid of k, from one
     initialisation. All take the same number of optimiser steps, epochs · k_max / batch_size; each
@@ -33,51 +34,32 @@ class RefitConfig(ProblemConfig):
         python -m experiments.refit --dataset glyphs --k-max 3000 --num-ks 4 --repeats 1
     """
 
-    epochs: int = 5
+    epochs: Annotated[int, at_least(1)] = 5
     """Training budget of every network, in passes over all k_max samples."""
-    k_min: int = 250
+    k_min: Annotated[int, at_least(1)] = 250
     """Fewest samples that a network is refitted on."""
-    num_ks: int = 12
+    num_ks: Annotated[int, at_least(2)] = 12
     """Number of values of k, from k_min to k_max in equal ratios."""
-    repeats: int = 3
+    repeats: Annotated[int, at_least(1)] = 3
     """Number of times all are refitted, with other minibatches and another shuffled order."""
-    together: Annotated[int | None, default("1 on a CPU, else all")] = None
+    together: Annotated[int | None, at_least(1), default("1 on a CPU, else all")] = None
     """Number of networks trained side by side, under one vmap."""
-    dim: int = 10
+    dim: Annotated[int, at_least(1)] = 10
     """Number of eigenvectors, of the Hessian over all samples at their network."""
-    sigmas: tuple[float, ...] = (0.01, 1.0)
+    sigmas: Annotated[tuple[float, ...], above(0)] = (0.01, 1.0)
     """Standard deviations σ along each direction, in units of the parameters."""
-    points: int = 64
+    points: Annotated[int, at_least(2)] = 64
     """Random points at each σ, at least 2."""
-    shares: tuple[float, ...] = (10.0, 5.0, 2.0, 1.0, 0.5)
+    shares: Annotated[tuple[float, ...], above(0)] = (10.0, 5.0, 2.0, 1.0, 0.5)
     """Targets of the excess test loss, as multiples of the final test loss."""
     out: Annotated[Path | None, default("runs/refit-<dataset>-<hash of the settings>")] = None
     """Run folder."""
 
-    def ranges(self) -> list[tuple[str, Any, bool, str]]:
-        """See ``ProblemConfig.ranges``."""
-        least = [
-            (name, value, value >= low, f"at least {low}")
-            for name, value, low in (
-                ("epochs", self.epochs, 1),
-                ("num-ks", self.num_ks, 2),
-                ("repeats", self.repeats, 1),
-                ("together", 1 if self.together is None else self.together, 1),
-                ("dim", self.dim, 1),
-                ("points", self.points, 2),
-            )
-        ]
-        positive = [
-            (
-                name,
-                " ".join(f"{value:g}" for value in values) or "none",
-                bool(values) and all(0 < value < float("inf") for value in values),
-                "one or more finite numbers above 0",
-            )
-            for name, values in (("sigmas", self.sigmas), ("shares", self.shares))
-        ]
-        first = ("k-min", self.k_min, 1 <= self.k_min < self.k_max, "from 1 to below --k-max")
-        return [*super().ranges(), first, *least, *positive]
+    def check(self) -> None:
+        """See ``ProblemConfig.check``."""
+        super().check()
+        if self.k_min >= self.k_max:
+            raise InputError(f"expected --k-min below --k-max, {self.k_max}, found {self.k_min}")
 
 
 def run(config: RefitConfig) -> Kept:
@@ -123,7 +105,7 @@ def _find(problem: Problem, config: RefitConfig, work: Path) -> Record:
     figures = {
         "networks": report.networks_figure(arrays, **marks),
         "distance": report.distance(arrays, **marks),
-        "sizes": report.sizes(arrays["k"], found["sigmas"], **marks),
+        "sizes": report.sizes(found, **marks),
         "overlap": report.overlaps(arrays, **run_folder.marks(problem)),
     }
     return Record(arrays, found, figures)

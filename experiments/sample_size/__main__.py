@@ -1,33 +1,27 @@
-"""The sample size that suffices as pilots of few samples foretell it, against all samples."""
+"""The command ``sample_size``: what pilots of a few samples predict, against all samples."""
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import jax
 import numpy as np
-from jaxtyping import Array, Float
 
-import jaxscape as js
-from experiments.common import cli, console, prepare, run_folder, sizes
+from experiments.common import cli, console, prepare, run_folder, tables
 from experiments.common import problem as problems
-from experiments.common.config import ProblemConfig, default
+from experiments.common.config import ProblemConfig, above, at_least, default
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Kept, Record
-from experiments.common.tables import as_text
 from experiments.sample_size import measure, report
-from experiments.sample_size.measure import Answer, Question
-from experiments.sample_size.report import NAMES, answers_of, sentence, table
-from jaxscape import InputError, reductions
-from jaxscape.probes import Probe
+from jaxscape import InputError
 from jaxscape.subspace import check_dim
 
 
 @dataclass(frozen=True)
 class SampleSizeConfig(ProblemConfig):
-    """The sample size that suffices as pilots of few samples foretell it, against all samples.
+    """The sample size that suffices as pilots of a few samples predict it, against all samples.
 
     Trains a network, evaluates every sample's loss at random points along its top Hessian
     eigenvectors, and asks pilots of n = 250, 500, 1000, ... samples, each at a few of the points,
@@ -39,55 +33,34 @@ class SampleSizeConfig(ProblemConfig):
         python -m experiments.sample_size --dataset glyphs --k-max 3000 --trials 20  # a first look
     """
 
-    dim: int = 10
+    dim: Annotated[int, at_least(1)] = 10
     """Number of eigenvectors."""
-    sigmas: tuple[float, ...] = (0.01, 1.0)
+    sigmas: Annotated[tuple[float, ...], at_least(0)] = (0.01, 1.0)
     """Standard deviations σ along each direction, in units of the parameters."""
-    points: int = 512
-    """Random points at each σ, at which all samples are what pilots are held against."""
-    pilot_points: int = 64
+    points: Annotated[int, at_least(2)] = 512
+    """Random points at each σ, at which pilots are compared with all samples."""
+    pilot_points: Annotated[int, at_least(2)] = 64
     """Points of each pilot, drawn from those of --points."""
-    first_pilot: int = 250
+    first_pilot: Annotated[int, at_least(2)] = 250
     """Samples of the smallest pilot; each next has twice as many, up to half of k_max."""
-    trials: int = 200
+    trials: Annotated[int, at_least(1)] = 200
     """Number of random orders over which the coverage of the intervals is counted."""
-    tolerance: float = 1e-6
+    tolerance: Annotated[float, above(0)] = 1e-6
     """Tolerance of Δ_k, in nats² (squared units of the loss)."""
-    epsilon: float = 0.01
+    epsilon: Annotated[float, above(0)] = 0.01
     """Root mean square distance to the population's landscape, in nats (units of the loss)."""
     out: Annotated[Path | None, default("runs/sample_size-<dataset>-<hash of the settings>")] = None
     """Run folder."""
 
-    def ranges(self) -> list[tuple[str, Any, bool, str]]:
-        """See ``ProblemConfig.ranges``."""
-        finite = all(0 <= sigma < float("inf") for sigma in self.sigmas)
-        words = " ".join(f"{sigma:g}" for sigma in self.sigmas) or "none"
-        most = self.k_max // 2
-        few, many = self.pilot_points, self.points
-        positive = [
-            (name, value, 0 < value < float("inf"), "a finite number above 0")
-            for name, value in (("tolerance", self.tolerance), ("epsilon", self.epsilon))
-        ]
-        return [
-            *super().ranges(),
-            ("dim", self.dim, self.dim >= 1, "at least 1"),
-            (
-                "sigmas",
-                words,
-                bool(self.sigmas) and finite,
-                "one or more finite numbers of at least 0",
-            ),
-            ("points", many, many >= 2, "at least 2"),
-            ("pilot-points", few, 2 <= few <= many, f"from 2 to {many}, the points"),
-            (
-                "first-pilot",
-                self.first_pilot,
-                2 <= self.first_pilot <= most,
-                f"from 2 to {most}, half of --k-max",
-            ),
-            ("trials", self.trials, self.trials >= 1, "at least 1"),
-            *positive,
-        ]
+    def check(self) -> None:
+        """See ``ProblemConfig.check``."""
+        super().check()
+        for flag, value, most, what in (
+            ("pilot-points", self.pilot_points, self.points, "--points"),
+            ("first-pilot", self.first_pilot, self.k_max // 2, "half of --k-max"),
+        ):
+            if value > most:
+                raise InputError(f"expected --{flag} of at most {most}, {what}, found {value}")
 
 
 def run(config: SampleSizeConfig) -> Kept:
@@ -100,13 +73,9 @@ def run(config: SampleSizeConfig) -> Kept:
     problem = problems.load(config)
     check_dim(config.dim, problem.initial)
     console.problem(problem, config.order)
-    found = run_folder.keep(
-        "sample_size", config, problem, lambda work: _find(problem, config, work)
-    )
-    for entry in found.summary["answers"]:
-        print(f"\nσ = {entry['sigma']:g}, {NAMES[entry['part']]}")
-        print(as_text(table(entry, found.arrays["pilot"].tolist(), found.summary["num_samples"])))
-        print(sentence(entry))
+    find = partial(_find, problem, config)
+    found = run_folder.keep("sample_size", config, problem, find)
+    print(report.text(found.summary))
     print(f"\nfigures: {found.folder / 'figures'}")
     return found
 
@@ -120,84 +89,24 @@ def _find(problem: Problem, config: SampleSizeConfig, work: Path) -> Record:
     for sigma in config.sigmas:
         started = time.monotonic()
         probe = prepare.probe(problem, params, found.space, config.points, sigma)
-        losses = per_sample_losses(problem, probe)
-        console.stage(
-            f"losses, σ = {sigma:g}", f"{config.points} points", time.monotonic() - started
-        )
-        started = time.monotonic()
-        by_sigma.append(ask(losses, config))
-        what = f"{config.trials} orders at {config.pilot_points} points each"
+        by_sigma.append(measure.arrays_of(measure.per_sample_losses(problem, probe), config))
+        what = f"{config.points} points, {config.trials} orders at {config.pilot_points} of them"
         console.stage(f"pilots, σ = {sigma:g}", what, time.monotonic() - started)
     arrays = {name: np.stack([arrays[name] for arrays in by_sigma]) for name in by_sigma[0]}
-    n = len(problem.order)
-    arrays |= {
-        "sigma": np.asarray(config.sigmas, np.float32),
-        "pilot": np.asarray(measure.doubling(config.first_pilot, n)),
+    arrays["sigma"] = np.asarray(config.sigmas, np.float32)
+    arrays["pilot"] = np.asarray(measure.doubling(config.first_pilot, len(problem.order)))
+    summary = {
+        "num_samples": len(problem.order),
+        "level": tables.LEVEL,
+        "answers": report.answers_of(arrays),
     }
-    answers = answers_of(arrays)
+    marks = run_folder.marks(problem)
     unit = "nats" if problem.dataset.num_classes else "loss"
-    about = {"tolerance": config.tolerance, "unit": unit, **run_folder.marks(problem)}
     figures = {
-        "pilots": report.pilots(answers, arrays["pilot"], n, **about),
-        "coverage": report.coverage(
-            answers, arrays["pilot"], sizes.LEVEL, config.trials, **run_folder.marks(problem)
-        ),
+        "pilots": report.pilots(summary, config.tolerance, unit=unit, **marks),
+        "coverage": report.coverage(summary, config.trials, **marks),
     }
-    return Record(arrays, {"num_samples": n, "level": sizes.LEVEL, "answers": answers}, figures)
-
-
-def per_sample_losses(problem: Problem, probe: Probe) -> Float[Array, "m n"]:
-    """ℓ_i(w) of every sample at every point.
-
-    Raises:
-        InputError: a loss that is NaN or infinite.
-    """
-    keep = reductions.losses(probe.num_points)
-    losses = js.evaluate(problem.loss, probe, problem.samples, keep)
-    bad = np.flatnonzero(~np.isfinite(losses).all(0))
-    if bad.size:
-        raise InputError(
-            f"expected finite losses, found NaN or infinity for {bad.size} of {losses.shape[1]} "
-            f"samples, the first at position {bad[0]}; lower --sigmas"
-        )
-    return losses
-
-
-def ask(losses: Float[Array, "M n"], config: SampleSizeConfig) -> dict[str, np.ndarray]:
-    """The arrays of results.npz at one sigma.
-
-    ``own_*`` are pilots along the order of the data, ``trial_*`` those of random orders, ``true_*``
-    what all samples at all points say, for both parts as in ``pilots``; ``own_k``, ``trial_k``
-    and, at all points, ``true_k`` are Definition 4's K of each order run to its end, n where it is
-    not reached; ``held_*`` is whether a trial's interval held.
-    """
-    n = losses.shape[1]
-    question = Question(config.tolerance, config.epsilon, sizes.LEVEL, n)
-    found = measure.ask(
-        jax.random.key(config.seed),
-        losses,
-        measure.doubling(config.first_pilot, n),
-        num_points=config.pilot_points,
-        num_trials=config.trials,
-        question=question,
-    )
-    truth = measure.of_all(losses, question)
-    own = jax.tree.map(lambda leaf: leaf[:, 0], found)
-    trials = jax.tree.map(lambda leaf: leaf[:, 1:], found)
-    arrays = {
-        **_named("own", own.answer),
-        **_named("trial", trials.answer),
-        **_named("true", truth),
-        **{f"held_{what}": hits for what, hits in measure.held(trials, truth).items()},
-        "own_k": own.exceedance,
-        "trial_k": trials.exceedance,
-        "true_k": measure.last_exceedance(losses, config.tolerance),
-    }
-    return {name: np.asarray(values) for name, values in arrays.items()}
-
-
-def _named(prefix: str, answer: Answer) -> dict[str, Array]:
-    return {f"{prefix}_{name}": values for name, values in answer._asdict().items()}
+    return Record(arrays, summary, figures)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Figure of how many points each estimator needs, from a list of entries."""
+"""Table and figure of how many points each estimator needs, from the arrays of ``results.npz``."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,7 +6,43 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments.variance.measure import ESTIMATORS
 from jaxscape.lab.style import MARKERS, Keywords, canvas, colour, legend
+
+
+def entries_of(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """One entry per sigma: of each estimator the points it needs, and its coverage.
+
+    Points for Δ_k and its centered part are medians over k. Coverage is the mean over k.
+    """
+    numbers = {
+        "delta": np.median(arrays["needed_delta"], -1),
+        "centered": np.median(arrays["needed_centered"], -1),
+        "level": arrays["needed_level"],
+        "held": np.mean(arrays["held_delta"], -1),
+        "held_level": arrays["held_level"],
+    }
+    names = [estimator.name for estimator in ESTIMATORS]
+    return [
+        {"sigma": float(sigma)}
+        | {"estimators": [
+            {"name": name} | {key: float(values[index, row]) for key, values in numbers.items()}
+            for row, name in enumerate(names)
+        ]}
+        for index, sigma in enumerate(arrays["sigma"])
+    ]  # fmt: skip
+
+
+def table(entries: list[dict[str, Any]]) -> list[list[str]]:
+    """Rows of text, the first one the header: points for an error of 1 %, coverage of 90 %."""
+    rows = [["sigma", "points", "for Δ_k", "centered part", "E S²", "held Δ_k", "E S²"]]
+    for entry in entries:
+        for found in entry["estimators"]:
+            needed = (f"{max(found[part], 1):,.0f}" for part in ("delta", "centered", "level"))
+            held = (f"{found[part]:.0%}" for part in ("held", "held_level"))
+            rows.append([f"{entry['sigma']:g}", found["name"], *needed, *held])
+    return rows
+
 
 PARTS = {
     "delta": r"$\Delta_k$, median over $k$",
@@ -20,8 +56,7 @@ def points_needed(
 ) -> Figure:
     """Points for a standard error of 1 % by each estimator, a panel per entry.
 
-    An entry holds ``sigma`` and ``estimators``, each with its ``name`` and the numbers ``delta``,
-    ``shape`` and ``level``; less than one point is drawn as one.
+    Less than one point is drawn as one.
     """
     title = f"Points for a standard error of 1 %: {dataset}"
     figure, panels = canvas(title, "", "points", fallback=fallback, panels=len(entries))

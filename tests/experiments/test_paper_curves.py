@@ -98,9 +98,9 @@ def test_networks_trained_as_published_are_measured_on_their_own_samples(bench, 
     seen, along = [], benches.directions(bench, "hessian", 10).basis
     pairs = Eigenpairs(np.ones(10), along, np.ones(10), np.ones(10, bool), 0)
 
-    def fit(loss, params, samples, **options):
+    def fit(key, loss, params, samples, **options):
         seen.append((params, samples))
-        return train.Trained(params, np.ones(1))
+        return train.Fitted(params, np.ones(1))
 
     monkeypatch.setattr(train, "fit", fit)
     monkeypatch.setattr(js, "top_eigenpairs", lambda *args, **options: pairs)

@@ -39,7 +39,7 @@ def dense64(params, samples):
 
 
 def test_eigenvalues_are_those_of_the_dense_hessians_of_the_networks(bench, monkeypatch):
-    fit, fitted = train.fit_many, []
+    fit, fitted = train.fit, []
     noted = lambda *a, **options: fitted.append(fit(*a, **options)) or fitted[0]  # noqa: E731
     monkeypatch.setattr(train, "fit", noted)
     found = spectrum.fig1(bench)

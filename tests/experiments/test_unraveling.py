@@ -48,14 +48,12 @@ def test_narrow_networks_train_among_wide_ones_as_they_would_alone():
     initial, sizes = unraveling.stacked_initial(build, WIDTHS, keys, data["inputs"])
     options = {"epochs": 3, "batch_size": 16, "learning_rate": 0.01}
     loss = losses.supervised(build(max(WIDTHS)).apply)
-    together = train.fit_many(loss, initial, data, keys=keys, together=2, **options)
+    together = train.fit(keys, loss, initial, data, together=2, **options)
     for row, width in enumerate(WIDTHS):
         shapes = jax.eval_shape(build(width).init, keys[0], data["inputs"])
         assert sizes[row] == sum(leaf.size for leaf in jax.tree.leaves(shapes))
         own = jax.tree.map(lambda leaf, like, row=row: corner(leaf, row, like)[0], initial, shapes)
-        alone = train.fit(
-            losses.supervised(build(width).apply), own, data, key=keys[row], **options
-        )
+        alone = train.fit(keys[row], losses.supervised(build(width).apply), own, data, **options)
         np.testing.assert_allclose(
             together.epoch_losses[:, row], alone.epoch_losses, rtol=1e-5, atol=1e-6
         )

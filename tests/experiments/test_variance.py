@@ -84,7 +84,7 @@ def test_independent_points_need_what_a_float64_loop_says(line):
     steps = increments64(losses)[:, arrays["k"] - 1]
     for name, squares in (
         ("delta", steps**2),
-        ("shape", (steps - steps.mean(0)) ** 2),
+        ("centered", (steps - steps.mean(0)) ** 2),
         ("level", losses.var(1, ddof=1)),
     ):
         want = squares.var(0) / (0.01 * squares.mean(0)) ** 2

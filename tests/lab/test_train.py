@@ -1,12 +1,17 @@
+"""Training, against Adam written out in NumPy and least squares."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from jaxscape import losses
 from jaxscape.lab import train
 from jaxscape.types import InputError
+
+RATE = 0.05
+N = 37
+KS = (5, 20, 37)
 
 
 def linear(params, inputs):
@@ -16,7 +21,7 @@ def linear(params, inputs):
 squared = losses.supervised(linear, losses.squared_error)
 
 
-def regression(n=37, f=3):
+def regression(n=N, f=3):
     """A least-squares problem and its exact solution."""
     draw = np.random.default_rng(0)
     inputs = draw.normal(size=(n, f)).astype(np.float32)
@@ -27,76 +32,133 @@ def regression(n=37, f=3):
     return start, {"inputs": jnp.asarray(inputs), "targets": jnp.asarray(targets)}, solution
 
 
-def fit(start, data, **changes):
-    settings = {"epochs": 3, "batch_size": 8, "learning_rate": 0.05, "key": jax.random.key(1)}
-    return train.fit(squared, start, data, **settings | changes)
+def networks(num):
+    """Stacked starts of ``num`` networks."""
+    return {"w": jax.random.normal(jax.random.key(7), (num, 3, 1)), "b": jnp.zeros((num, 1))}
+
+
+def fit(start, data, key=None, **changes):
+    settings = {"epochs": 3, "batch_size": 8, "learning_rate": RATE}
+    key = jax.random.key(1) if key is None else key
+    return train.fit(key, squared, start, data, **settings | changes)
+
+
+def weights(params, *row):
+    """The columns of inputs' weights and of the bias, one below the other."""
+    return np.concatenate([np.ravel(params["w"][row]), np.ravel(params["b"][row])])[:, None]
+
+
+def adam64(w, data, batches):
+    """Adam's formula on the mean loss of each batch of rows, and the mean loss of all of them."""
+    inputs = np.c_[np.float64(data["inputs"]), np.ones(N)]
+    m, v, seen = 0.0, 0.0, []
+    for t, rows in enumerate(batches, start=1):
+        error = inputs[rows] @ w - np.float64(data["targets"])[rows]
+        seen.extend(0.5 * error**2)
+        gradient = inputs[rows].T @ error / len(rows)
+        m = 0.9 * m + 0.1 * gradient
+        v = 0.999 * v + 0.001 * gradient**2
+        w = w - RATE * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+    return w, np.mean(seen)
+
+
+def shuffled64(key, batch_size):
+    """A fresh permutation in ⌈n / b⌉ near-equal batches, the last one of what is left."""
+    order = np.asarray(jax.random.permutation(key, N))
+    size = -(-N // -(-N // batch_size))
+    return [order[first : first + size] for first in range(0, N, size)]
+
+
+def drawn64(key, k, batch_size):
+    """As many batches, each drawn with replacement from the first k."""
+    keys = jax.random.split(key, -(-N // batch_size))
+    return [np.asarray(jax.random.randint(key, (batch_size,), 0, k)) for key in keys]
 
 
 def test_full_batch_training_finds_the_least_squares_solution():
     start, data, solution = regression()
-    trained = fit(start, data, epochs=600, batch_size=37)
-    found = np.r_[trained.params["w"], trained.params["b"][None]]
-    np.testing.assert_allclose(found, solution, atol=1e-3)
+    trained = fit(start, data, epochs=600, batch_size=N)
+    np.testing.assert_allclose(weights(trained.params), solution, atol=1e-3)
     assert trained.epoch_losses.shape == (600,)
     assert trained.epoch_losses[0] > 100 * trained.epoch_losses[-1]
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 8, 37, 100])
-def test_epoch_equals_a_plain_numpy_loop_of_adam(batch_size):
-    """Fresh permutation, ⌈n/b⌉ near-equal batches, the last one of what is left, Adam's formula."""
+def test_an_epoch_equals_a_plain_numpy_loop_of_adam(batch_size):
     start, data, _ = regression()
-    key, rate, n = jax.random.key(5), 0.05, 37
-    optimizer = optax.adam(rate)
-    run = train.epoch(squared, optimizer, batch_size=batch_size)
-    state, mean = jax.jit(run)(train.State(start, optimizer.init(start)), key, data)
-
-    order = np.asarray(jax.random.permutation(key, n))
-    inputs = np.c_[np.float64(data["inputs"]), np.ones(n)][order]
-    targets = np.float64(data["targets"])[order]
-    count = -(-n // batch_size)
-    size = -(-n // count)
-    w, m, v, total = np.zeros((4, 1)), 0.0, 0.0, 0.0
-    for t, first in enumerate(range(0, n, size), start=1):
-        x, y = inputs[first : first + size], targets[first : first + size]
-        error = x @ w - y
-        total += 0.5 * np.sum(error**2)
-        gradient = x.T @ error / len(x)
-        m = 0.9 * m + 0.1 * gradient
-        v = 0.999 * v + 0.001 * gradient**2
-        w = w - rate * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
-    np.testing.assert_allclose(np.r_[state.params["w"], state.params["b"][None]], w, rtol=1e-3)
-    np.testing.assert_allclose(mean, total / n, rtol=1e-4)
+    key = jax.random.key(5)
+    found = fit(start, data, key, epochs=1, batch_size=batch_size)
+    (epoch_key,) = jax.random.split(key, 1)
+    w, mean = adam64(np.zeros((4, 1)), data, shuffled64(epoch_key, batch_size))
+    np.testing.assert_allclose(weights(found.params), w, rtol=1e-3)
+    np.testing.assert_allclose(found.epoch_losses, [mean], rtol=1e-4)
 
 
 def test_same_key_is_bit_identical_and_another_key_differs():
     start, data, _ = regression()
-    first, again, other = (fit(start, data, key=jax.random.key(seed)) for seed in (1, 1, 2))
+    first, again, other = (fit(start, data, jax.random.key(seed)) for seed in (1, 1, 2))
     assert jax.tree.all(jax.tree.map(np.array_equal, first, again))
     assert not np.array_equal(first.params["w"], other.params["w"])
     assert not np.array_equal(start["w"], first.params["w"])
 
 
-def test_epochs_are_reported_and_differ_in_their_order():
+def test_epochs_are_reported_with_their_parameters():
     start, data, _ = regression()
     seen = []
-    trained = fit(start, data, on_epoch=lambda number, mean, w: seen.append((number, mean)))
+    trained = fit(start, data, on_epoch=lambda number, params: seen.append((number, params)))
     assert [number for number, _ in seen] == [1, 2, 3]
-    np.testing.assert_array_equal(np.float32([mean for _, mean in seen]), trained.epoch_losses)
+    assert jax.tree.all(jax.tree.map(np.array_equal, seen[-1][1], trained.params))
+    assert len({float(params["b"][0]) for _, params in seen}) == 3
     assert fit(start, data, epochs=0).epoch_losses.shape == (0,)
 
 
-def test_many_networks_side_by_side_equal_each_alone():
+@pytest.mark.parametrize("together", [1, 2, 4, None])
+def test_many_networks_side_by_side_equal_each_alone(together):
     _, data, _ = regression()
-    optimizer = optax.adam(0.05)
-    run = train.epoch(squared, optimizer, batch_size=8)
-    keys = jax.random.split(jax.random.key(0), 4)
-    starts = jax.vmap(lambda key: {"w": jax.random.normal(key, (3, 1)), "b": jnp.zeros(1)})(keys)
-    states = train.State(starts, jax.vmap(optimizer.init)(starts))
-    together, means = jax.jit(jax.vmap(run, (0, 0, None)))(states, keys, data)
-    for i in range(4):
-        alone, mean = run(jax.tree.map(lambda leaf, i=i: leaf[i], states), keys[i], data)
-        np.testing.assert_allclose(together.params["w"][i], alone.params["w"], rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(means[i], mean, rtol=1e-5)
+    starts, keys = networks(4), jax.random.split(jax.random.key(0), 4)
+    found = fit(starts, data, keys, together=together)
+    assert found.epoch_losses.shape == (3, 4)
+    for r in range(4):
+        alone = fit(jax.tree.map(lambda leaf, r=r: leaf[r], starts), data, keys[r])
+        np.testing.assert_allclose(
+            weights(found.params, r), weights(alone.params), rtol=1e-4, atol=1e-6
+        )
+        np.testing.assert_allclose(found.epoch_losses[:, r], alone.epoch_losses, rtol=1e-5)
+
+
+@pytest.mark.parametrize("together", [1, 3])
+def test_each_network_on_its_first_k_samples_equals_adam_on_these(together):
+    _, data, _ = regression()
+    starts, keys = networks(3), jnp.stack([jax.random.key(3)] * 3)
+    found = fit(starts, data, keys, ks=KS, epochs=2, together=together)
+    epoch_keys = jax.random.split(jax.random.key(3), 2)
+    for r, k in enumerate(KS):
+        batches = [rows for key in epoch_keys for rows in drawn64(key, k, 8)]
+        assert max(map(max, batches)) < k
+        w, _ = adam64(np.float64(weights(starts, r)), data, batches)
+        np.testing.assert_allclose(weights(found.params, r), w, rtol=1e-3, atol=1e-5)
+
+
+def test_no_sample_from_k_on_is_read():
+    _, data, _ = regression()
+    starts, keys = networks(3), jax.random.split(jax.random.key(3), 3)
+    found = fit(starts, data, keys, ks=KS)
+    changed = {
+        "inputs": data["inputs"].at[KS[1] :].multiply(-50.0),
+        "targets": data["targets"].at[KS[1] :].set(0),
+    }
+    other = fit(starts, changed, keys, ks=KS)
+    for a, b in zip(jax.tree.leaves(found.params), jax.tree.leaves(other.params), strict=True):
+        np.testing.assert_array_equal(a[:2], b[:2])
+        assert not np.array_equal(a[2], b[2])
+
+
+def test_networks_whose_state_fits_the_cache_are_trained_together():
+    small = {"w": jnp.zeros((50, 1000))}
+    large = {"w": jnp.zeros((3, train.CACHE // 4))}
+    assert train.group_size("cpu", small) == 50
+    assert train.group_size("cpu", large) == 1
+    assert train.group_size("gpu", large) == 3
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 10, 37, 99])
@@ -115,7 +177,7 @@ def test_accuracy_and_mean_loss_equal_numpy(batch_size):
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_a_sequence_is_right_where_every_token_is_that_counts():
+def test_a_sequence_is_correct_where_every_token_is_that_counts():
     draw = np.random.default_rng(2)
     outputs = draw.normal(size=(500, 4, 3)).astype("f4")
     targets = np.where(draw.random((500, 4)) < 0.5, -1, draw.integers(0, 3, (500, 4)))
@@ -129,10 +191,16 @@ def test_a_sequence_is_right_where_every_token_is_that_counts():
     np.testing.assert_allclose(found, np.mean(expected), rtol=1e-6)
 
 
-def test_overflow_says_which_epoch_and_what_to_do():
+def test_divergence_says_where_and_what_to_do():
     start, data, _ = regression()
-    with pytest.raises(InputError, match=r"epoch [123] of 3 .*--learning-rate 1e\+30; lower it"):
+    with pytest.raises(InputError, match=r"NaN .*epoch [123] of 3 .*--learning-rate 1e\+30; lower"):
         fit(start, data, learning_rate=1e30)
+    starts, keys = networks(3), jax.random.split(jax.random.key(3), 3)
+    bad = data | {"inputs": data["inputs"].at[20:].set(jnp.nan)}
+    with pytest.raises(InputError, match="3 of 3 networks in epoch 1 of 3"):
+        fit(starts, bad, keys)
+    with pytest.raises(InputError, match="the networks of k = 37 in"):
+        fit(starts, bad, keys, ks=KS)
 
 
 def test_overflow_in_the_very_last_step_is_seen():
@@ -141,29 +209,35 @@ def test_overflow_in_the_very_last_step_is_seen():
     def steep(params, batch):  # finite at the start, its gradient infinite
         return jnp.sqrt(jnp.abs(squared(params, batch) * params["w"][0, 0]))
 
-    with pytest.raises(InputError, match=r"parameters that are not finite .*epoch 1 of 1"):
-        train.fit(
-            steep, start, data, epochs=1, batch_size=37, learning_rate=0.1, key=jax.random.key(0)
-        )
+    key, settings = jax.random.key(0), {"epochs": 1, "batch_size": N, "learning_rate": 0.1}
+    with pytest.raises(InputError, match=r"losses and parameters.*epoch 1 of 1"):
+        train.fit(key, steep, start, data, **settings)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"epochs": -1}, "epochs, found -1"),
         ({"batch_size": 0}, "at least 1, found 0"),
         ({"learning_rate": 0.0}, "learning rate above 0, found 0.0"),
         ({"learning_rate": float("nan")}, "learning rate above 0, found nan"),
+        ({"together": 0}, "together of at least 1, found 0"),
+        ({"ks": [38]}, r"1 values? of k from 1 to 37, .*found \[38\]"),
+        ({"ks": [0]}, r"1 values? of k from 1 to 37, .*found \[0\]"),
+        ({"ks": [3, 4]}, r"1 values? of k from 1 to 37, .*found \[3, 4\]"),
     ],
 )
-def test_bad_settings_are_refused(changes, said):
+def test_bad_settings_are_refused(changes, message):
     start, data, _ = regression()
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         fit(start, data, **changes)
 
 
-def test_loss_that_is_already_a_mean_is_refused():
+def test_a_network_per_key_and_a_loss_per_sample_are_asked_for():
     start, data, _ = regression()
-    settings = {"epochs": 1, "batch_size": 8, "learning_rate": 0.1, "key": jax.random.key(0)}
+    keys = jax.random.split(jax.random.key(0), 4)
+    with pytest.raises(InputError, match="of 4 networks, one per key"):
+        fit(networks(3), data, keys)
+    settings = {"epochs": 1, "batch_size": 8, "learning_rate": 0.1}
     with pytest.raises(InputError, match="one loss per sample"):
-        train.fit(lambda p, b: squared(p, b).mean(), start, data, **settings)
+        train.fit(keys[0], lambda p, b: squared(p, b).mean(), start, data, **settings)

@@ -1,3 +1,5 @@
+"""What pilots predict, against float64 NumPy."""
+
 import json
 from types import SimpleNamespace
 
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 
 import jaxscape as js
+from experiments.common import cli, prepare, problem
 from experiments.sample_size import __main__ as sample_size
 from experiments.sample_size import measure
 
@@ -32,16 +35,18 @@ def clouds(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(clouds, tmp_path_factory):
     """A run, with the losses that its pilots saw."""
-    seen, out = [], tmp_path_factory.mktemp("runs") / "run"
-    look = sample_size.per_sample_losses
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            sample_size, "per_sample_losses", lambda *a: seen.append(look(*a)) or seen[-1]
-        )
-        with drawing.coarsely():
-            assert sample_size.main([*clouds, "--sigmas", "0.5", "2", "--out", str(out)]) == 0
+    out = tmp_path_factory.mktemp("runs") / "run"
+    argv = [*clouds, "--sigmas", "0.5", "2"]
+    with drawing.coarsely():
+        assert sample_size.main([*argv, "--out", str(out)]) == 0
+    config = cli.parse("sample_size", sample_size.SampleSizeConfig, argv)
+    found = problem.load(config)
+    params, _ = prepare.trained(found, config, out / "checkpoint")
+    space = prepare.eigenspace(found, params, config.dim, out / "checkpoint").space
+    probes = [prepare.probe(found, params, space, config.points, s) for s in config.sigmas]
+    seen = [np.asarray(measure.per_sample_losses(found, probe), np.float64) for probe in probes]
     with np.load(out / "results.npz", allow_pickle=False) as arrays:
-        return out, dict(arrays), [np.asarray(losses, np.float64) for losses in seen]
+        return out, dict(arrays), seen
 
 
 def parts64(losses):
@@ -95,7 +100,7 @@ def test_what_is_held_is_what_lies_inside(finished):
     answers = json.loads((out / "summary.json").read_text())["answers"]
     assert [(a["sigma"], a["part"]) for a in answers[:3]] == [
         (0.5, "delta"),
-        (0.5, "shape"),
+        (0.5, "centered"),
         (2.0, "delta"),
     ]
     share = arrays["held_exceedance"][1, 0, :, 2].mean()
@@ -120,10 +125,10 @@ def test_pilots_double_up_to_half(first, n, sizes):
 
 def test_bad_input_is_one_line(clouds, tmp_path, capsys):
     for more, word in (
-        (["--first-pilot", "81"], "from 2 to 80"),
-        (["--pilot-points", "13"], "from 2 to 12"),
-        (["--tolerance", "0"], "--tolerance a finite number above 0"),
-        (["--epsilon", "nan"], "--epsilon a finite number above 0"),
+        (["--first-pilot", "81"], "at most 80, half of --k-max"),
+        (["--pilot-points", "13"], "at most 12, --points"),
+        (["--tolerance", "0"], "--tolerance above 0"),
+        (["--epsilon", "nan"], "--epsilon above 0"),
         (["--trials", "0"], "at least 1"),
     ):
         assert sample_size.main([*clouds, *more, "--out", str(tmp_path / "run")]) == 2
@@ -138,4 +143,4 @@ def test_losses_that_are_not_finite_are_refused():
     probe = js.points(space, jnp.array([[0.0, 0.0], [1.0, 0.0]]))
     here = SimpleNamespace(loss=lambda w, x: x / (1 - w["w"][0]), samples=jnp.ones(3))
     with pytest.raises(js.InputError, match="lower --sigmas"):
-        sample_size.per_sample_losses(here, probe)
+        measure.per_sample_losses(here, probe)
