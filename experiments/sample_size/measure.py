@@ -17,7 +17,7 @@ import jaxscape as js
 from experiments.common.problem import Problem
 from experiments.common.tables import LEVEL
 from jaxscape import InputError, prefix, reductions
-from jaxscape.loss_variance import Evidence, estimate, evidence_of, extend, start
+from jaxscape.loss_variance import Evidence, estimate_loss_variance, evidence_of, extend, start
 from jaxscape.sample_size import SufficientSize
 from jaxscape.types import Probe
 
@@ -158,7 +158,7 @@ def _answers(states: Evidence, question: Question) -> Said:
 
 
 def _answer(part: str, question: Question, state: Evidence) -> Said:
-    found = estimate(state, part, level=LEVEL)
+    found = estimate_loss_variance(state, part, level=LEVEL)
     levels = jnp.stack(found.interval)
     terms, num = getattr(state, part).largest, state.prefix.num_samples - 1
     last = js.exceedance_size(terms, num, question.tolerance, level=LEVEL, within=question.run)
