@@ -135,7 +135,7 @@ def against_pytorch(problem: Problem, params: Params, dim: int) -> list[Stage]:
     space = js.random_subspace(problem.keys["subspace"], params, dim)
     probe = js.gaussian(problem.keys["probe"], space, ALONG, 0.01)
     hessian = js.hessian_operator(problem.loss, params, problem.samples)
-    search = functools.partial(js.top_eigenpairs, problem.keys["subspace"], copies=False)
+    search = functools.partial(js.top_eigenpairs, problem.keys["subspace"], find_repeated=False)
 
     ours = {
         "sweep": timer(lambda: js.delta(problem.loss, probe, few)),
