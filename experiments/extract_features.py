@@ -1,7 +1,7 @@
 """Features of a data set's images by a Vision Transformer, as an npz: data set."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,25 +9,27 @@ from typing import Annotated, Any
 import numpy as np
 from jaxtyping import Float
 
-from experiments import vision_transformer
 from experiments.common import cli, console
 from experiments.common.config import default
 from experiments.common.console import progress
-from experiments.vision_transformer import Extract
 from jaxscape import InputError
-from jaxscape.lab import cache, data, mapped
-from jaxscape.lab.dataset import Dataset
-from jaxscape.lab.mapped import Mapped
+from jaxscape.lab import data
+from jaxscape.lab.data import Dataset
+from jaxscape.lab.stream import Mapped, blocks
+
+Extract = Callable[[Float[np.ndarray, "n h w c"]], Float[np.ndarray, "n p"]]
+"""From images in [0, 1] to features."""
 
 
 @dataclass(frozen=True)
 class ExtractConfig:
     """Features of a data set's images by a Vision Transformer, as an npz: data set.
 
-    Resizes the images to the model's size, normalises them by its own mean and standard deviation,
-    runs it without gradients, and keeps of each image the class token's output after the last
-    layer. The file serves the other commands as --dataset npz:FILE. Needs PyTorch and transformers:
-    pip install -e '.[features]'. A ViT of base size takes a CPU hours for 60,000 images.
+    Prepares the images as the model's own image processor says (size, mean, standard deviation),
+    runs the model without gradients, and keeps of each image the class token's output after the
+    last layer. The file serves the other commands as --dataset npz:FILE. Needs PyTorch and
+    transformers: pip install -e '.[features]'. A ViT of base size takes a CPU hours for 60,000
+    images.
 
     Examples:
         python -m experiments.extract_features --dataset cifar10 --out features.npz
@@ -36,7 +38,7 @@ class ExtractConfig:
     out: Path
     """The npz file to write, which must not exist."""
     dataset: str = "auto"
-    """A name below, npz:FILE of your own, or auto: MNIST where it can be had, else glyphs."""
+    """A name below, npz:PATH, tfds:NAME, or auto: MNIST where it can be had, else glyphs."""
     data_dir: Annotated[str | None, default("JAXSCAPE_DATA_DIR, else a download")] = None
     """Folder with the data set's files."""
     model: str = "google/vit-base-patch16-224-in21k"
@@ -67,12 +69,12 @@ def run(config: ExtractConfig) -> Path:
     config.check()
     found = data.load(config.dataset, data_dir=config.data_dir)
     _check_images(found)
-    extract = vision_transformer.load(config.model)
+    extract = vision_transformer(config.model)
     if found.note:
         print(f"note: {found.note}")
     print(f"data: {found.name} ({found.source})", flush=True)
     started = time.monotonic()
-    with cache.replacing(config.out) as file:  # opened first: a place that refuses it is told now
+    with data.replacing(config.out) as file:  # opened first: an unwritable place is told now
         arrays: dict[str, Any] = _arrays(found, extract, config.batch_size)
         np.savez(file, **arrays)
     number = sum(len(arrays[name]) for name in arrays if "inputs" in name)
@@ -82,10 +84,76 @@ def run(config: ExtractConfig) -> Path:
     return config.out
 
 
+def vision_transformer(name: str) -> Extract:
+    """``extract(images)``: the class token's output after the last layer, ``p`` numbers per image.
+
+    ``name`` is that of a model on the Hugging Face hub, or a folder. Images in [0, 1] are rounded
+    to bytes, grey ones repeated for each of the model's channels, and prepared by the model's image
+    processor. No gradient is taken. Runs on a GPU where PyTorch has one.
+
+    Raises:
+        InputError: no PyTorch or transformers, no such model, or one without a class token.
+    """
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise InputError(
+            f"expected PyTorch and transformers, found no {error.name}; "
+            "pip install -e '.[features]'"
+        ) from error
+    model, processor = _pretrained(transformers, name)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = model.to(device, torch.float32).eval()
+
+    def extract(images: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n p"]:
+        raw = np.rint(255 * images).astype(np.uint8)
+        raw = np.repeat(raw, _repeats(model, images.shape[-1], name), axis=-1)
+        ready = processor(list(raw), return_tensors="pt", input_data_format="channels_last")
+        with torch.inference_mode():
+            found = model(pixel_values=ready["pixel_values"].to(device, torch.float32))
+        return found.last_hidden_state[:, 0].cpu().numpy()
+
+    return extract
+
+
+def _pretrained(transformers: Any, name: str) -> tuple[Any, Any]:
+    """The model and its image processor."""
+    folder = Path(name).expanduser()
+    where, local = (str(folder), True) if folder.is_dir() else (name, data.is_offline())
+    try:
+        model = transformers.AutoModel.from_pretrained(where, local_files_only=local)
+        if not hasattr(getattr(model, "embeddings", None), "cls_token"):
+            raise InputError(
+                f"expected a Vision Transformer with a class token as {name}, found "
+                f"{type(model).__name__}; choose a ViT, DeiT, BEiT or DINOv2"
+            )
+        return model, transformers.AutoImageProcessor.from_pretrained(where, local_files_only=local)
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(
+            f"expected a model {name} with its image processor, found: {reason}; give --model a "
+            "folder saved with save_pretrained, or a name on the hub with a network and no "
+            "JAXSCAPE_OFFLINE"
+        ) from error
+
+
+def _repeats(model: Any, given: int, name: str) -> int:
+    """How often each channel is repeated; an ``InputError`` where colours do not fit the model."""
+    wanted = model.config.num_channels
+    if given not in (1, wanted):
+        raise InputError(
+            f"expected images of {wanted} channels for {name}, found {given}; choose another model"
+        )
+    return wanted // given
+
+
 def _check_images(found: Dataset) -> None:
     inputs = found.train_inputs
     shape = inputs.shape
-    ends = [(block.min(), block.max()) for block in mapped.blocks(inputs)]
+    ends = [(block.min(), block.max()) for block in blocks(inputs)]
     low, high = min(low for low, _ in ends), max(high for _, high in ends)
     if inputs.ndim != 4 or shape[-1] not in (1, 3) or low < 0 or high > 1:
         raise InputError(

@@ -2,6 +2,7 @@
 
 import http.server
 import os
+import socket
 import tempfile
 import threading
 from pathlib import Path
@@ -71,6 +72,21 @@ def alone(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("JAXSCAPE_OFFLINE", "1")
     return home
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Every attempt to reach anything is noted, then fails."""
+    attempts = []
+
+    def refuse(*args, **kwargs):
+        attempts.append(args)
+        raise OSError("no network in this test")
+
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    return attempts
 
 
 @pytest.fixture

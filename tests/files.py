@@ -1,15 +1,12 @@
 """Tiny data sets in the formats in which the real ones are published."""
 
 import gzip
-import hashlib
 import io
 import json
 import struct
 import tarfile
 
 import numpy as np
-
-from jaxscape.lab.published import Published
 
 
 def idx(array):
@@ -37,17 +34,38 @@ def lay_digits(folder, arrays, *, suffix="", dotted=False):
     return folder
 
 
-def record(path, url="http://127.0.0.1:9/"):
-    """What would be published of the file at ``path``."""
-    raw = path.read_bytes()
-    return Published(url + path.name, len(raw), hashlib.sha256(raw).hexdigest())
+def check(dataset, arrays):
+    """That a data set holds these four arrays."""
+    images, labels, test_images, test_labels = arrays.values()
+    np.testing.assert_array_equal(dataset.train_inputs, np.float32(images[..., None]) / 255)
+    np.testing.assert_array_equal(dataset.train_targets, labels)
+    np.testing.assert_array_equal(dataset.test_inputs, np.float32(test_images[..., None]) / 255)
+    np.testing.assert_array_equal(dataset.test_targets, test_labels)
 
 
-def publish(monkeypatch, folder):
-    """Let the files of ``folder`` count as the published ones of every data set."""
-    records = {path.name: record(path) for path in sorted(folder.iterdir())}
-    monkeypatch.setattr("jaxscape.lab.published.files", lambda name: records)
-    return records
+def cifar(files, per_file=4, seed=0):
+    """Random records of every file (name -> bytes), images and labels of both splits."""
+    rng = np.random.default_rng(seed)
+    members, splits = {}, []
+    for split in (files.train, files.test):
+        images = rng.integers(0, 256, (len(split) * per_file, 32, 32, 3), np.uint8)
+        labels = np.stack([rng.integers(0, c, len(images)) for c in files.classes], 1)
+        for number, file in enumerate(split):
+            raw = b""
+            for i in range(number * per_file, (number + 1) * per_file):
+                planes = [images[i, :, :, colour].tobytes() for colour in range(3)]
+                raw += bytes(labels[i].tolist()) + b"".join(planes)
+            members[f"{files.folder}/{file}"] = raw
+        splits += [images, labels[:, -1]]
+    return members, splits
+
+
+def unpack(members, folder, flat=False):
+    """Write the files ``members`` (name -> bytes) into ``folder``."""
+    for name, raw in members.items():
+        path = folder / (name.split("/")[1] if flat else name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(raw)
 
 
 def tarball(path, members):
@@ -59,10 +77,12 @@ def tarball(path, members):
             tar.addfile(info, io.BytesIO(raw))
 
 
-def prepare(folder, arrays, frame, file_format="tfrecord", counts=None):
-    """Write a folder as TensorFlow Datasets prepares MNIST; ``frame(path, records)`` each shard."""
+def prepare(root, arrays, file_format="array_record"):
+    """Write ``root/mnist/3.0.1`` as TensorFlow Datasets prepares it; shards as array_record."""
     import tensorflow_datasets as tfds
+    from array_record.python.array_record_module import ArrayRecordWriter
 
+    folder = root / "mnist" / "3.0.1"
     folder.mkdir(parents=True)
     features = tfds.features.FeaturesDict(
         {
@@ -71,23 +91,22 @@ def prepare(folder, arrays, frame, file_format="tfrecord", counts=None):
         }
     )
     features.save_config(folder)
-    images, labels, test_images, test_labels = arrays.values()
-    splits = []
-    for split, pair in (("train", (images, labels)), ("test", (test_images, test_labels))):
-        records = [example(image, label) for image, label in zip(*pair, strict=True)]
-        halves = records[: len(records) // 2], records[len(records) // 2 :]
-        for number, half in enumerate(halves):
-            frame(folder / f"mnist-{split}.{file_format}-{number:05}-of-00002", half)
-        lengths = (counts or {}).get(split) or [len(half) for half in halves]
-        splits.append({"name": split, "shardLengths": [str(length) for length in lengths]})
+    splits, values = [], list(arrays.values())
+    for split, pair in (("train", values[:2]), ("test", values[2:])):
+        writer = ArrayRecordWriter(
+            str(folder / f"mnist-{split}.{file_format}-00000-of-00001"), "group_size:1"
+        )
+        for image, label in zip(*pair, strict=True):
+            writer.write(_example(image, label))
+        writer.close()
+        splits.append({"name": split, "shardLengths": [str(len(pair[0]))], "numBytes": "1"})
         splits[-1]["filepathTemplate"] = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-        splits[-1]["numBytes"] = "1"
     info = {"name": "mnist", "version": folder.name, "fileFormat": file_format, "splits": splits}
     (folder / "dataset_info.json").write_text(json.dumps(info))
     return folder
 
 
-def example(image, label):
+def _example(image, label):
     """A serialised tf.train.Example of an image as PNG with its label."""
     from PIL import Image
     from tensorflow_datasets.proto import tf_example_pb2

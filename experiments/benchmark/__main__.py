@@ -1,19 +1,19 @@
-"""How fast the core runs, each figure as a ratio to something measured in the same run."""
+"""The command ``benchmark``: each figure is a ratio to something measured in the same run."""
 
 import json
 import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import tyro
 
-from experiments.benchmark import measure, scaling
+from experiments.benchmark import measure
 from experiments.benchmark.measure import Stage
 from experiments.common import cli, console, prepare
 from experiments.common import problem as problems
-from experiments.common.config import ProblemConfig
+from experiments.common.config import ProblemConfig, at_least
 from experiments.common.tables import as_text
 
 
@@ -29,25 +29,16 @@ class BenchmarkConfig(ProblemConfig):
         python -m experiments.benchmark --dataset mnist --scaling --repeats 1
     """
 
-    points: int = 32
+    points: Annotated[int, at_least(1)] = 32
     """Random points of the timed sweep over all parameters."""
-    dim: int = 10
+    dim: Annotated[int, at_least(1)] = 10
     """Number of directions."""
-    repeats: int = 3
+    repeats: Annotated[int, at_least(1)] = 3
     """Measurements of each ratio, of which the smallest, median and largest are shown."""
     scaling: tyro.conf.FlagCreatePairsOff[bool] = False
-    """In place of all that, how time and memory of a sweep grow with samples and points."""
+    """In place of all that, how the time of a sweep grows with samples and points."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print JSON in place of tables."""
-
-    def ranges(self) -> list[tuple[str, Any, bool, str]]:
-        """See ``ProblemConfig.ranges``."""
-        least = (("points", 1), ("dim", 1), ("repeats", 1))
-        mine = [
-            (name, getattr(self, name), getattr(self, name) >= low, f"at least {low}")
-            for name, low in least
-        ]
-        return [*super().ranges(), *mine]
 
 
 class Ratio(NamedTuple):
@@ -60,13 +51,13 @@ class Ratio(NamedTuple):
 
 def run(config: BenchmarkConfig) -> list[Ratio]:
     """Every ratio, printed as a table, or as JSON."""
+    config.check()
     problem = problems.load(config)
     if config.scaling:
-        timed = scaling.stages_of(problem, config, config.dim)
+        timed = [measure.scaling(problem, config.dim)]
     else:
         params = prepare.fit(problem, config)
-        sizes = (config.points, config.dim)
-        timed = measure.stages_of(problem, params, *sizes)
+        timed = measure.stages_of(problem, params, config.points, config.dim)
         timed += measure.against_pytorch(problem, params, config.dim)
     if not config.json:
         console.problem(problem, config.order)

@@ -20,8 +20,6 @@ from jaxscape.types import Batch, Params
 
 CHUNK = 1000
 """Samples at a time."""
-
-
 POINTS = 8
 """Points at a time."""
 

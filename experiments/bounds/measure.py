@@ -1,8 +1,6 @@
-"""The exact norm of every sample's Gauss-Newton matrix.
+"""What the published bounds bound, measured on a trained network, and the bounds' values there."""
 
-What the published bounds bound, measured on a trained network.
-"""
-
+import dataclasses
 import functools
 import time
 from collections.abc import Callable
@@ -16,6 +14,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 import jaxscape as js
+from experiments.bounds import published
+from experiments.bounds.published import Bound, NetworkConstants, SampleConstants
 from experiments.common import console, devices, segments
 from experiments.common.console import progress
 from experiments.common.problem import Problem
@@ -24,6 +24,9 @@ from jaxscape.lanczos import dot
 from jaxscape.prefix import Steps
 from jaxscape.trees import check_floating, working
 from jaxscape.types import Batch, Params
+
+SEGMENT = 1000
+"""Gauss-Newton norms between two signs of progress."""
 
 
 def gauss_newton_norms(
@@ -38,7 +41,8 @@ def gauss_newton_norms(
 
     The eigenvalues of the [P, P] matrix that are not zero are those of K^½ H_i K^½ with
     K = J_i J_iᵀ, both [S, S], whether or not H_i, the Hessian of the loss in the outputs, is
-    positive. ``model`` and ``output_loss`` are as for ``ggn_vp``; the outputs may be any pytree.
+    positive. ``model`` and ``output_loss`` are as for ``ggn_operator``; the outputs may be any
+    pytree.
 
     Column s of K is J_i (J_iᵀ e_s), a backward then a forward pass along its result, so no Jacobian
     is kept: S passes each way per sample, P numbers of memory for each of ``batch_size`` samples
@@ -83,10 +87,6 @@ def _norms(model, output_loss, params, data, batch_size):
 
     with jax.default_matmul_precision("highest"):
         return batching.join(cut, jax.lax.map(chunk, jnp.asarray(cut.starts)))
-
-
-SEGMENT = 1000
-"""Gauss-Newton norms between two signs of progress."""
 
 
 def steps(
@@ -152,3 +152,31 @@ def norms(problem: Problem, params: Params, num: int) -> dict[str, np.ndarray]:
     what = f"exact, of {len(chosen):,} of {len(problem.order):,} samples"
     console.stage("Gauss-Newton norms", what, time.monotonic() - started)
     return {"norm_samples": chosen, "gauss_newton_norms": batching.join(cut, np.stack(rows))}
+
+
+def layers_of(params: Params) -> list[tuple[Array, Array]]:
+    """Weight and bias of each dense layer of an mlp of ``models.build``, first to last."""
+    layers = [params[f"Dense_{index}"] for index in range(len(params))]
+    return [(layer["kernel"], layer["bias"]) for layer in layers]
+
+
+def bounds_of(
+    k: Array, network: NetworkConstants, sample: SampleConstants, radius: float, sigma: float
+) -> dict[str, np.ndarray]:
+    """log10 of each bound, published then corrected: [2], and [2, n-1] where it depends on k."""
+    norm = published.log_hessian_norm(network)
+    # within R of w* a layer's spectral norm is at most M_W + R, and the curvature off kinks with it
+    wider = dataclasses.replace(network, weight_norm=network.weight_norm + radius)
+    over_ball = Bound(norm.published, published.log_hessian_norm(wider).corrected)
+    found = {
+        "bound_norm": np.stack(norm),
+        "bound_step_at_origin": _steps_within(k, sample, norm, 0.0),
+        "bound_step_in_probe": _steps_within(k, sample, over_ball, radius),
+        "bound_rate": np.log(np.stack(published.rate(k, sigma, sample))),
+    }
+    return {name: values / np.log(10) for name, values in found.items()}
+
+
+def _steps_within(k: Array, sample: SampleConstants, log_norms: Bound, radius: float) -> np.ndarray:
+    forms = [published.log_loss_step(k, sample.loss, norm, radius) for norm in log_norms]
+    return np.stack(forms)

@@ -1,7 +1,4 @@
-"""The published bounds beside what they bound, in numbers and words, from arrays.
-
-Figures that set bounds beside what they bound, from arrays.
-"""
+"""Tables and figures of the published bounds beside what they bound, from arrays."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,9 +23,9 @@ from jaxscape.lab.style import (
 )
 
 NOTE = (
-    "log10 of everything; looseness: bound over measured, at the sample or k where it is closest; "
-    "of a sample's Hessian the Gauss-Newton part is measured; the bound within R takes losses for "
-    "smooth, which those of a ReLU network are not, so it is no proof"
+    "All is log10. Looseness is bound over measured, at the sample or k where it is smallest. Of a "
+    "sample's Hessian the Gauss-Newton part is measured. The bound within R assumes smooth losses; "
+    "those of a ReLU network have kinks, so it is no proof there."
 )
 
 
@@ -80,26 +77,43 @@ def table(entries: list[dict[str, Any]]) -> list[list[str]]:
     return rows
 
 
-def sentences(found: dict[str, Any]) -> list[str]:
-    """What the numbers say."""
+def constants_table(found: dict[str, Any]) -> list[list[str]]:
+    """Rows of text: the measured constants of the network and of its samples."""
     network, sample = found["network"], found["sample"]
+    named = {
+        "L": network["layers"], "M_x": network["input_norm"], "M_W": network["weight_norm"],
+        "M_ℓ": sample["loss"], "M_g": sample["gradient"], "M_H": sample["hessian"],
+        "D": sample["dim"], "R": found["radius"], "σ": found["sigma"], "norms of": found["norms"],
+    }  # fmt: skip
+    return [list(named), [f"{value:.4g}" for value in named.values()]]
+
+
+def verdict(found: dict[str, Any]) -> str:
+    """Which bounds are exceeded, in one line."""
     exceeded = [
         f"the {form} bound on the {entry['name']}"
         for entry in found["bounds"]
         for form in ("published", "corrected")
         if entry[f"{form}_looseness"] < 0
     ]
-    return [
-        NOTE,
-        (
-            f"constants: L = {network['layers']:.0f}, M_x = {network['input_norm']:.4g}, "
-            f"M_W = {network['weight_norm']:.4g} of the network; M_ℓ = {sample['loss']:.4g}, "
-            f"M_g = {sample['gradient']:.4g}, M_H = {sample['hessian']:.4g} of a sample in "
-            f"{sample['dim']:.0f} directions; R = {found['radius']:.3g} at σ = {found['sigma']:g}"
-        ),
-        f"norms: the largest of {found['norms']:,} of {found['num_samples']:,} samples",
-        "exceeded: " + ("; ".join(exceeded) or "no bound"),
-    ]
+    return "exceeded: " + ("; ".join(exceeded) or "no bound")
+
+
+def figures_of(
+    arrays: dict[str, np.ndarray], found: dict[str, Any], **marks: Any
+) -> dict[str, Figure]:
+    """How loose each bound is, and steps and rates beside theirs along k."""
+    steps = {
+        "at $w^*$": (arrays["step_at_origin"], arrays["bound_step_at_origin"]),
+        "within $R$": (arrays["step_in_probe"], arrays["bound_step_in_probe"]),
+    }
+    measured = {"Monte-Carlo": arrays["delta"], "quadratic law": arrays["law_total"]}
+    label = rf"$\sigma = {found['sigma']:g}$"
+    return {
+        "looseness": looseness(found["bounds"], **marks),
+        "step": step(arrays["k"], steps, found["radius"], **marks),
+        "rate": rate(arrays["k"], measured, arrays["bound_rate"], label, **marks),
+    }
 
 
 def looseness(

@@ -113,8 +113,9 @@ _OUTPUT |= {"hosts", "host", "coordinator"}
 _END = """\
 data sets:
   glyphs, mnist, fashion_mnist, kmnist, cifar10, cifar100, sums (for --model transformer);
-  npz:PATH is a file with the arrays inputs and targets, and test_inputs and test_targets where
-  there are any, or a folder with inputs.npy and so on
+  npz:PATH: a file of arrays inputs, targets (test_inputs, test_targets), read into memory, or a
+  folder of inputs.npy and so on, which may be larger than memory;
+  tfds:NAME: images with classes of TensorFlow Datasets (needs pip install '.[tfds]')
 
 exit status:
   0    done

@@ -58,7 +58,7 @@ class ProblemConfig:
     """Which network, trained on which samples."""
 
     dataset: str = "auto"
-    """A name below, npz:PATH of your own, or auto: MNIST where it can be had, else glyphs."""
+    """A name below, npz:PATH, tfds:NAME, or auto: MNIST where it can be had, else glyphs."""
     data_dir: Annotated[str | None, default("JAXSCAPE_DATA_DIR, else a download")] = None
     """Folder with the data set's files."""
     k_max: Annotated[int, at_least(2)] = 60_000

@@ -11,7 +11,7 @@ import jaxscape as js
 from experiments.common import segments
 from experiments.common.problem import Problem
 from jaxscape import quadratic
-from jaxscape.lab import train
+from jaxscape.lab import stream
 from jaxscape.loss_variance import two_sided
 from jaxscape.quadratic import QuadraticDelta
 
@@ -39,7 +39,7 @@ def arrays_of(
     for segment in segments.of(problem, segments.SIZE):
         model = js.project(problem.loss, space, segment.samples, mesh=mesh)
         carry, law = quadratic.advance(carry, model, wanted, segment.skip)
-        train.wait(law)
+        stream.wait(law)
         found.append(jax.tree.map(lambda x, skip=segment.skip: np.asarray(x)[:, skip:], law))
     whole = jax.tree.map(lambda *parts: np.concatenate(parts, 1)[:, 1:], *found)
     return {f"law_{name}": values for name, values in whole._asdict().items()}

@@ -17,7 +17,7 @@ from experiments.common.config import ProblemConfig
 from experiments.common.console import progress
 from experiments.common.problem import Problem
 from jaxscape import devices
-from jaxscape.lab import checkpoint, train
+from jaxscape.lab import checkpoint, stream, train
 from jaxscape.lanczos import Eigenpairs
 from jaxscape.probes import Probe
 from jaxscape.types import Params
@@ -149,7 +149,7 @@ def eigenspace(
     pairs = js.top_eigenpairs(problem.keys["subspace"], operator, params, dim)
     if mesh is not None:
         pairs = devices.local(devices.place(pairs, mesh))
-    train.wait(pairs)
+    stream.wait(pairs)
     seconds = time.monotonic() - started
     _save(store, "subspace", {"pairs": pairs, "seconds": np.array([seconds], np.float32)})
     return Eigenspace(js.Subspace(params, pairs.vectors), pairs, seconds)

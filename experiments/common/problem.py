@@ -10,8 +10,8 @@ import numpy as np
 
 from experiments.common.config import ProblemConfig
 from jaxscape import InputError, losses
-from jaxscape.lab import data, mapped, models
-from jaxscape.lab.dataset import Dataset
+from jaxscape.lab import data, models, stream
+from jaxscape.lab.data import Dataset
 from jaxscape.lab.models import Model
 from jaxscape.types import Batch, Params, PerSampleLoss
 
@@ -32,7 +32,7 @@ class Problem:
     def read(self, positions: slice) -> Batch:
         """Inputs and targets at these positions of the order, in memory."""
         split = {"inputs": self.dataset.train_inputs, "targets": self.dataset.train_targets}
-        return mapped.take(split, self.order[positions])
+        return stream.take(split, self.order[positions])
 
     @functools.cached_property
     def samples(self) -> Batch:

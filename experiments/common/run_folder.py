@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from experiments.common.problem import Problem
 from jaxscape import InputError
 from jaxscape.lab import plot
-from jaxscape.lab.dataset import Dataset
+from jaxscape.lab.data import Dataset
 
 CONFIG = "config.json"
 

@@ -19,7 +19,7 @@ from experiments.common.console import progress
 from experiments.common.problem import Problem
 from jaxscape import reductions, sweep
 from jaxscape.batching import cut
-from jaxscape.lab import checkpoint, train
+from jaxscape.lab import checkpoint, stream
 from jaxscape.probes import Probe
 from jaxscape.reductions import Delta
 from jaxscape.types import Batch
@@ -54,7 +54,7 @@ def rows(problem: Problem, function: Callable[[Batch], Any]) -> Any:
     found = []
     for segment in of(problem, SIZE):
         kept = function(segment.samples)
-        train.wait(kept)
+        stream.wait(kept)
         found.append(jax.tree.map(lambda leaf, skip=segment.skip: np.asarray(leaf)[skip:], kept))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
 
@@ -140,7 +140,7 @@ def _segments(
             problem.loss, probe, segment.samples, carry, keep, skip=segment.skip, **options
         )
         coming = next(left, None)  # read while the device is at work
-        train.wait((carry, rows))
+        stream.wait((carry, rows))
         _write(state.rows[index], rows, segment)
         points = sweep.by_point(probe, carry, mesh=options["mesh"])
         # one assignment, so that an interruption never parts the position from the carry

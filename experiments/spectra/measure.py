@@ -1,11 +1,70 @@
-"""experiments.spectra.measure."""
+"""Eigenpairs of H_k on a grid of k, Ritz values and the law of every k, and Theorem 1."""
 
+import time
+from sys import stderr
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxscape.prefix_spectra import PrefixSpectra
+import jaxscape as js
+from experiments.common import console
+from experiments.common.problem import Problem
+from jaxscape.prefix_spectra import PrefixSpectra, geometric
 from jaxscape.types import InputError
+
+BATCH_SIZE = 1000
+"""Samples per chunk of a Hessian product."""
+
+
+def grid(k_max: int, num_ks: int, pairs: int) -> Int[np.ndarray, "K"]:
+    """The increasing values of k to solve for: a geometric grid, and ``pairs`` successors."""
+    ks = geometric(max(1, min(10, k_max // 2)), k_max, num_ks)
+    chosen = np.rint(np.linspace(0, len(ks) - 2, pairs)).astype(int)
+    return np.union1d(ks, ks[chosen] + 1)
+
+
+def arrays_of(
+    problem: Problem, space: js.Subspace, ks: Int[np.ndarray, "K"], sigma: float
+) -> dict[str, np.ndarray]:
+    """The arrays of ``results.npz``: those of ``PrefixSpectra`` [K, ...], ``ritz_values`` [n, d],
+    Theorem 1 with its error at ``pair_k`` [c], parts of the quadratic law [n-1].
+    """
+    spectra = _solve(problem, space, ks)
+    started = time.monotonic()
+    model = js.project(problem.loss, space, problem.samples)
+    law = js.quadratic_delta(model, sigma)
+    pair_k, theorem = eigenvalue_delta(spectra, sigma)
+    arrays = {
+        "order": problem.order,
+        **{name: x for name, x in spectra._asdict().items() if x is not None},
+        "ritz_values": js.ritz_values(model.hessian),
+        "pair_k": pair_k,
+        "theorem1": theorem,
+        "theorem1_error": theorem_error(spectra, theorem, sigma),
+        **{f"law_{name}": getattr(law, name) for name in ("curvature", "diagonal", "total")},
+    }
+    arrays = {name: np.asarray(values) for name, values in arrays.items()}
+    console.stage("theory", "Ritz values and the law of every k", time.monotonic() - started)
+    return arrays
+
+
+def _solve(problem: Problem, space: js.Subspace, ks: Int[np.ndarray, "K"]) -> PrefixSpectra:
+    print(f"spectra: eigenpairs of H_k at {len(ks)} values of k ...", file=stderr)
+    started = time.monotonic()
+    found = js.prefix_spectra(
+        problem.keys["subspace"], problem.loss, space.origin, problem.samples, space.dim,
+        ks=ks, batch_size=BATCH_SIZE, reference=space.basis,
+    )  # fmt: skip
+    jax.block_until_ready(found)
+    console.stage(
+        "spectra",
+        f"{int(found.converged.sum()):,} of {found.converged.size:,} eigenpairs converged at "
+        f"{len(ks)} values of k",
+        time.monotonic() - started,
+    )
+    return found
 
 
 def eigenvalue_delta(
@@ -30,3 +89,34 @@ def eigenvalue_delta(
         )
     steps = spectra.values[at + 1] - spectra.values[at]
     return ks[at], sigma**4 / 4 * (2 * jnp.sum(steps**2, 1) + jnp.sum(steps, 1) ** 2)
+
+
+def theorem_error(
+    spectra: PrefixSpectra, theorem: Float[Array, "c"], sigma: float
+) -> Float[np.ndarray, "c"]:
+    """How far the errors of eigenvalues that differ by ~λ/k may move Theorem 1, their difference.
+
+    Its square root is a norm of the steps Δλ, so steps that are off by h move Δ by at most
+    2√(Δ·f) + f, with f that of h: here the sum of ``eigenvalue_errors`` at k and k + 1.
+    """
+    errors = eigenvalue_errors(spectra)
+    at = np.flatnonzero(np.diff(np.asarray(spectra.k)) == 1)
+    steps = errors[at] + errors[at + 1]
+    own = sigma**4 / 4 * (2 * np.sum(steps**2, 1) + np.sum(steps, 1) ** 2)
+    return 2 * np.sqrt(np.asarray(theorem, np.float64) * own) + own
+
+
+def eigenvalue_errors(spectra: PrefixSpectra) -> Float[np.ndarray, "K d"]:
+    """The 10 ε λ_1 that Lanczos takes for rounding, and min(r, r²/gap) of the residual r.
+
+    The gap is that to the nearest other eigenvalue that was solved for; the one after the last is
+    not known. Of a pair that did not converge this is how far some eigenvalue is, perhaps another.
+    """
+    values, residuals = (np.asarray(x, np.float64) for x in (spectra.values, spectra.residuals))
+    apart = np.abs(values[:, :, None] - values[:, None, :])
+    apart[:, np.eye(values.shape[1], dtype=bool)] = np.inf
+    gap = apart.min(2) if values.shape[1] > 1 else np.zeros_like(values)
+    least = np.finfo(np.float64).tiny  # 0/0 of a double eigenvalue solved for exactly
+    shift = residuals**2 / np.maximum(np.maximum(gap, residuals), least)
+    rounding = 10 * np.finfo(np.float32).eps * np.abs(values).max(1, keepdims=True)
+    return rounding + shift

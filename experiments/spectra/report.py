@@ -1,52 +1,17 @@
-"""The spectra of H_k along k in numbers and words, from arrays.
-
-Figures of the spectra of H_k along k, from arrays.
-"""
+"""Tables and figures of the spectra of H_k along k, from the arrays of ``results.npz``."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import matplotlib
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
 from jaxscape.lab.style import MARKERS, PREFIX, Keywords, canvas, colour, legend, log_bins
-from jaxscape.prefix_spectra import PrefixSpectra
 
 ALIKE = 0.9
-"""Subspaces with this overlap are called alike."""
-
-
-def theorem_error(
-    spectra: PrefixSpectra, theorem: Float[Array, "c"], sigma: float
-) -> Float[np.ndarray, "c"]:
-    """How far the errors of eigenvalues that differ by ~λ/k may move Theorem 1, their difference.
-
-    Its square root is a norm of the steps Δλ, so steps that are off by h move Δ by at most
-    2√(Δ·f) + f, with f that of h: here the sum of ``eigenvalue_errors`` at k and k + 1.
-    """
-    errors = eigenvalue_errors(spectra)
-    at = np.flatnonzero(np.diff(np.asarray(spectra.k)) == 1)
-    steps = errors[at] + errors[at + 1]
-    own = sigma**4 / 4 * (2 * np.sum(steps**2, 1) + np.sum(steps, 1) ** 2)
-    return 2 * np.sqrt(np.asarray(theorem, np.float64) * own) + own
-
-
-def eigenvalue_errors(spectra: PrefixSpectra) -> Float[np.ndarray, "K d"]:
-    """The 10 ε λ_1 that Lanczos takes for rounding, and min(r, r²/gap) of the residual r.
-
-    The gap is that to the nearest other eigenvalue that was solved for; the one after the last is
-    not known. Of a pair that did not converge this is how far some eigenvalue is, perhaps another.
-    """
-    values, residuals = (np.asarray(x, np.float64) for x in (spectra.values, spectra.residuals))
-    apart = np.abs(values[:, :, None] - values[:, None, :])
-    apart[:, np.eye(values.shape[1], dtype=bool)] = np.inf
-    gap = apart.min(2) if values.shape[1] > 1 else np.zeros_like(values)
-    least = np.finfo(np.float64).tiny  # 0/0 of a double eigenvalue solved for exactly
-    shift = residuals**2 / np.maximum(np.maximum(gap, residuals), least)
-    rounding = 10 * np.finfo(np.float32).eps * np.abs(values).max(1, keepdims=True)
-    return rounding + shift
+"""Subspaces with at least this overlap count as alike."""
 
 
 def summarise(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -124,27 +89,45 @@ def theorem_table(arrays: dict[str, np.ndarray], sigma: float) -> list[list[str]
     return rows
 
 
-def sentences(found: dict[str, Any]) -> list[str]:
-    """What the numbers say."""
-    theorem, curvature = (
-        _between(found[name]) for name in ("theorem1_over_curvature", "curvature_over_law")
-    )
+def verdicts(found: dict[str, Any]) -> list[list[str]]:
+    """Rows of text: what the numbers of ``summarise`` say."""
     alike = found["alike_from"]
-    from_k = f"from k = {alike:,} on" if alike else "at no k"
     return [
-        f"overlap with the subspace of H_N: at least {ALIKE:g} {from_k}, of the k above",
-        (
-            "interlacing: Ritz value less eigenvalue is at most "
-            f"{found['interlacing_excess']:.2g} of the residual"
-        ),
-        f"Theorem 1, with eigenvalues paired by index: {theorem} times the curvature part",
-        f"the curvature part: {curvature} times the full law at σ = {found['sigma']:g}",
+        [
+            f"overlap of at least {ALIKE:g} with the subspace of H_N",
+            f"from k = {alike:,} on" if alike else "at no k",
+        ],
+        ["Theorem 1 / curvature part", _between(found["theorem1_over_curvature"])],
+        [
+            f"curvature part over the full law at σ = {found['sigma']:g}",
+            _between(found["curvature_over_law"]),
+        ],
+        ["largest (Ritz value − eigenvalue) / residual", f"{found['interlacing_excess']:.2g}"],
     ]
 
 
 def _between(ratios: list[float | None]) -> str:
     known = [ratio for ratio in ratios if ratio is not None]
     return f"{min(known):.2g} to {max(known):.2g}" if known else "undefined"
+
+
+def figures_of(
+    arrays: dict[str, np.ndarray], found: dict[str, Any], **marks: Any
+) -> dict[str, Figure]:
+    """Eigenvalues, overlap and Theorem 1 along k."""
+    k, values = arrays["k"], arrays["values"]
+    theory = {
+        "diagonal form": arrays["law_diagonal"],
+        "curvature part": arrays["law_curvature"],
+        "full law": arrays["law_total"],
+    }
+    solved = arrays["pair_k"], arrays["theorem1"], arrays["theorem1_error"]
+    label = rf"$\sigma = {found['sigma']:g}$"
+    return {
+        "eigenvalues": eigenvalues(k, values, arrays["residuals"], arrays["ritz_values"], **marks),
+        "overlap": overlap(k, arrays["overlap"], captured(arrays), dim=values.shape[1], **marks),
+        "theorem": theorem(np.arange(1, found["num_samples"]), theory, solved, label, **marks),
+    }
 
 
 DRAWN = 1000

@@ -1,17 +1,118 @@
-"""The look-up of a data set by its name."""
+"""The registry of data sets: what each name stands for, and where its arrays are looked for."""
 
+import contextlib
+import dataclasses
+import functools
+import hashlib
 import os
+import re
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
-from jaxscape.lab import cache, cifar, download, glyphs, mnist, npz, prepared, published, sums
-from jaxscape.lab.dataset import Dataset, build
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from jaxscape.lab import glyphs, sums
+from jaxscape.lab.readers import SUMS, Arrays, CifarFiles, IdxFiles, check_labels, read_npz
+from jaxscape.lab.stream import Mapped, blocks
 from jaxscape.types import InputError
 
-PUBLISHED = {name: family for family in (mnist, cifar) for name in family.CLASSES}
+PUBLISHED: dict[str, IdxFiles | CifarFiles] = {
+    "mnist": IdxFiles("mnist", sums=SUMS["mnist"]),
+    "fashion_mnist": IdxFiles("fashion_mnist", sums=SUMS["fashion_mnist"]),
+    "kmnist": IdxFiles("kmnist"),
+    "cifar10": CifarFiles(
+        archive="cifar-10-binary.tar.gz",
+        sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+        folder="cifar-10-batches-bin",
+        train=tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
+        test=("test_batch.bin",),
+        classes=(10,),
+    ),
+    "cifar100": CifarFiles(
+        archive="cifar-100-binary.tar.gz",
+        sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+        folder="cifar-100-binary",
+        train=("train.bin",),
+        test=("test.bin",),
+        classes=(20, 100),
+    ),
+}
 """The reader of each data set that is published as files."""
 
+NAMES = ("auto", "glyphs", "sums", *PUBLISHED, "npz:PATH", "tfds:NAME")
 
-NAMES = ("auto", "glyphs", "sums", *PUBLISHED, "npz:PATH")
+TIMEOUT = (5.0, 30.0)
+"""Seconds that a download waits for a connection, and for the next bytes."""
+
+
+class Unavailable(InputError):
+    """A data set that cannot be had now."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A named data set, ready for a network.
+
+    ``inputs`` are float32, images [n, h, w, c] in [0, 1]; ``targets`` are int32 classes [n], or
+    float32 values where ``num_classes`` is 0. Sequences are int32 tokens [n, t] with
+    ``targets`` [n, a], what follows each of the last a ≤ t of them, −1 where it does not count;
+    ``num_classes`` is then the number of different tokens. Of a training split that is
+    memory-mapped, ``[rows]`` reads and converts the rows asked for. ``source`` says where the data
+    came from. ``note`` says in one line what the reader of a result should know of the data, and is
+    empty where there is nothing to say.
+    """
+
+    name: str
+    source: str
+    train_inputs: Float[np.ndarray, "n ..."] | Int[np.ndarray, "n t"] | Mapped
+    train_targets: Int[np.ndarray, "n *a"] | Float[np.ndarray, "n ..."] | Mapped
+    test_inputs: Float[np.ndarray, "n_test ..."] | Int[np.ndarray, "n_test t"] | None
+    test_targets: Int[np.ndarray, "n_test *a"] | Float[np.ndarray, "n_test ..."] | None
+    num_classes: int
+    note: str = ""
+
+    @property
+    def label(self) -> str:
+        """The name, fit for a file name or a figure: of ``npz:PATH`` the file's stem."""
+        kind, _, path = self.name.partition(":")
+        return re.sub(r"[^\w.-]+", "-", Path(path).stem or kind) if path else kind
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether a sample is a sequence of tokens."""
+        return np.issubdtype(self.train_inputs.dtype, np.integer)
+
+    @functools.cached_property
+    def sha256(self) -> dict[str, str]:
+        """The SHA-256 of the raw bytes (C order) of each array that is there."""
+        arrays = {field: getattr(self, field) for field in Arrays._fields}
+        return {field: _digest(array) for field, array in arrays.items() if array is not None}
+
+
+def build(name: str, source: str, arrays: Arrays, num_classes: int, note: str = "") -> Dataset:
+    """A data set of ``arrays``: bytes scaled to [0, 1], other integers int32, the rest float32.
+
+    Args:
+        name: the data set's name.
+        source: where the data came from, in words.
+        arrays: both splits as stored. A training split that is memory-mapped stays so.
+        num_classes: number of classes or of different tokens; 0 for a regression.
+        note: what the reader of a result should know of the data.
+    """
+    inputs, targets, test_inputs, test_targets = arrays
+    return Dataset(
+        name=name,
+        source=source,
+        train_inputs=_when_read(_inputs, inputs),
+        train_targets=_when_read(_plain, targets),
+        test_inputs=None if test_inputs is None else _inputs(test_inputs),
+        test_targets=None if test_targets is None else _plain(test_targets),
+        num_classes=num_classes,
+        note=note,
+    )
 
 
 def load(
@@ -22,18 +123,30 @@ def load(
 ) -> Dataset:
     """The data set ``name``, one of ``NAMES``.
 
-    A published data set is looked for as its published files in ``data_dir/name``, then
-    ``data_dir`` (default: $JAXSCAPE_DATA_DIR), as a folder prepared by TensorFlow Datasets there or
-    in its default place, then among earlier downloads in ``cache_dir`` (default: jaxscape under
-    $XDG_CACHE_HOME or ~/.cache); at last it is downloaded, with the sizes and checksums that
-    TensorFlow Datasets records. JAXSCAPE_OFFLINE=1 forbids the download; JAXSCAPE_MIRROR names
-    another server for it.
+    A published data set is looked for as its published files in ``data_dir/name``, then in
+    ``data_dir``, then as a folder that TensorFlow Datasets has prepared in ``data_dir`` or in its
+    default place, then among earlier downloads in ``cache_dir``. If it is nowhere, it is
+    downloaded, with the checksums that TensorFlow Datasets records. JAXSCAPE_OFFLINE=1 forbids the
+    download; JAXSCAPE_MIRROR names another server for it.
+
+    ``tfds:NAME`` is an image classification data set that TensorFlow Datasets has prepared in
+    ``data_dir`` or in its default place, or else prepares there.
 
     ``auto`` is MNIST where it can be had, else ``glyphs`` with a ``note`` that says why. No other
     name is ever replaced by another data set.
 
-    Raises ``InputError`` for an unknown name, a folder or file that cannot be read, and data that
-    are missing, truncated, altered or inconsistent.
+    >>> load("sums").train_inputs.shape
+    (60000, 11)
+
+    Args:
+        name: one of ``NAMES``; ``npz:PATH`` as ``readers.read_npz`` explains.
+        data_dir: folder of the user's data; by default $JAXSCAPE_DATA_DIR, where it is set.
+        cache_dir: folder of downloads and drawn glyphs; by default jaxscape under $XDG_CACHE_HOME
+            or ~/.cache.
+
+    Raises:
+        InputError: an unknown name, a folder or file that cannot be read, and data that are
+            missing, truncated, altered or inconsistent.
     """
     try:
         return _load(name, data_dir, cache_dir)
@@ -43,9 +156,65 @@ def load(
         ) from error
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file open for writing that takes the name ``path`` if the block ends well, else vanishes.
+
+    Raises ``OSError`` where it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def is_offline() -> bool:
+    """Whether JAXSCAPE_OFFLINE forbids every network use."""
+    return os.environ.get("JAXSCAPE_OFFLINE", "0") not in ("", "0")
+
+
+def records(name: str) -> dict[str, str]:
+    """URL and SHA-256 of each file of a published data set, as TensorFlow Datasets records them."""
+    import tensorflow_datasets as tfds  # slow to import; most runs do without
+
+    infos = tfds.builder_cls(name).url_infos
+    return {url: info.checksum for url, info in infos.items()}
+
+
+def fetch(url: str, path: Path, sha256: str) -> None:
+    """Download ``url`` to ``path``, which then holds exactly the published bytes.
+
+    A failure leaves what was there.
+
+    Raises ``Unavailable`` where JAXSCAPE_OFFLINE forbids it, the server does not deliver, the bytes
+    have another SHA-256, or ``path`` cannot be written.
+    """
+    import pooch
+
+    if is_offline():
+        raise Unavailable(
+            f"expected {path.name} on disk, found none while JAXSCAPE_OFFLINE is set; "
+            f"unset it, or get {url} elsewhere and name its folder as data directory"
+        )
+    pooch.get_logger().setLevel("WARNING")  # it would tell of every file on stderr
+    try:
+        downloader = pooch.HTTPDownloader(timeout=TIMEOUT)
+        pooch.retrieve(url, f"sha256:{sha256}", path.name, path.parent, downloader=downloader)
+    except (OSError, ValueError) as error:
+        raise Unavailable(
+            f"expected to download {url} to {path}, found: {_reason(error)}; check the network and "
+            "the folder, or get the file elsewhere and name its folder as data directory"
+        ) from error
+
+
 def _load(
     name: str, data_dir: str | os.PathLike | None, cache_dir: str | os.PathLike | None
 ) -> Dataset:
+    kind, _, rest = name.partition(":")
     if name == "glyphs":
         return _glyphs(cache_dir)
     if name == "sums":
@@ -54,13 +223,14 @@ def _load(
     if name == "auto":
         try:
             return _published("mnist", data_dir, cache_dir)
-        except download.Unavailable as error:
+        except Unavailable as error:
             return _glyphs(cache_dir, f"glyphs in place of mnist, which could not be had: {error}")
     if name in PUBLISHED:
         return _published(name, data_dir, cache_dir)
-    kind, _, path = name.partition(":")
-    if kind == "npz" and path:
-        return build(name, f"arrays in {path}", *npz.read(path))
+    if kind == "npz" and rest:
+        return build(name, f"arrays in {rest}", *read_npz(Path(rest).expanduser()))
+    if kind == "tfds" and rest:
+        return _of_tfds(name, rest, _places(data_dir))
     raise InputError(
         f"expected one of the data sets {', '.join(NAMES)}, found {name!r}; choose one of them"
     )
@@ -69,28 +239,147 @@ def _load(
 def _published(
     name: str, data_dir: str | os.PathLike | None, cache_dir: str | os.PathLike | None
 ) -> Dataset:
-    family = PUBLISHED[name]
-    num_classes = family.CLASSES[name]
+    files = PUBLISHED[name]
     root = _root(data_dir)
     for folder in [root / name, root] if root else []:
-        if family.present(name, folder):
-            return build(name, f"files in {folder}", family.read(name, folder), num_classes)
-    for place in [root, prepared.default_root()] if root else [prepared.default_root()]:
-        if found := prepared.find(name, place):
-            source = f"{found}, prepared by TensorFlow Datasets in an order of its own"
-            return build(name, source, prepared.read(found, num_classes), num_classes)
-    folder = cache.folder(name, cache_dir)
-    records = published.files(name)
-    for file, record in records.items():
-        if not published.matches(folder / file, record):
-            download.fetch(record, folder / file)
-    server = download.address(next(iter(records.values()))).rpartition("/")[0]
+        if files.present(folder):
+            return build(name, f"files in {folder}", files.read(folder), files.num_classes)
+    if _found_prepared(name, _places(data_dir)):
+        return _of_tfds(name, name, _places(data_dir))
+    folder = _cache(cache_dir) / name
+    server = ""
+    for url, sha256 in records(name).items():
+        if mirror := os.environ.get("JAXSCAPE_MIRROR"):
+            url = f"{mirror.rstrip('/')}/{url.rpartition('/')[2]}"
+        server, _, file = url.rpartition("/")
+        if not ((folder / file).is_file() and _digest_of(folder / file) == sha256):
+            fetch(url, folder / file, sha256)
     source = f"downloaded from {server}, kept in {folder}"
-    return build(name, source, family.read(name, folder), num_classes)
+    return build(name, source, files.read(folder), files.num_classes)
+
+
+def _of_tfds(name: str, prepared: str, places: list[Path]) -> Dataset:
+    """Data set ``name``: what TensorFlow Datasets calls ``prepared``, in one of ``places``."""
+    import tensorflow_datasets as tfds
+
+    try:
+        if folder := _found_prepared(prepared, places):
+            builders = [tfds.builder_from_directory(folder)]
+        else:  # not there, or named with a version or in a configuration that only it knows
+            builders = [tfds.builder(prepared, data_dir=place) for place in places]
+        is_prepared = [(each.data_path / "dataset_info.json").exists() for each in builders]
+        builder = builders[is_prepared.index(True) if any(is_prepared) else -1]
+        keys = _image_and_label(builder)
+        if not any(is_prepared):
+            if is_offline():
+                raise Unavailable(
+                    f"expected {prepared} prepared by TensorFlow Datasets in one of "
+                    f"{', '.join(map(str, places))}, found none while JAXSCAPE_OFFLINE is set; "
+                    "unset it to have it prepared"
+                )
+            _import_tensorflow()
+            builder.download_and_prepare()
+        tests = [split for split in ("test", "validation") if split in builder.info.splits]
+        test = _split(builder, tests[0], *keys) if tests else (None, None)
+        arrays = Arrays(*_split(builder, "train", *keys), *test)
+        source = f"{builder.data_path}, prepared by TensorFlow Datasets in an order of its own"
+        return build(name, source, arrays, builder.info.features[keys[1]].num_classes)
+    except InputError:
+        raise
+    except Exception as error:  # TensorFlow raises errors of its own
+        raise InputError(
+            f"expected a data set that TensorFlow Datasets prepares, or has prepared whole, as "
+            f"{prepared} in {', '.join(map(str, places))}, found: {_reason(error)}; check the "
+            "name, or prepare it again"
+        ) from error
+
+
+def _found_prepared(name: str, places: list[Path]) -> Path | None:
+    """The folder of the highest version in the first place that has one."""
+
+    def version(folder: Path) -> list[int]:
+        return [int(part) if part.isdigit() else -1 for part in folder.name.split(".")]
+
+    for place in places:
+        if folders := [info.parent for info in place.glob(f"{name}/*.*.*/dataset_info.json")]:
+            return max(folders, key=version)
+    return None
+
+
+def _image_and_label(builder: Any) -> tuple[str, str]:
+    """The names of what is classified and of its class."""
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    image, label = builder.info.supervised_keys or ("image", "label")
+    if not (
+        {image, label} <= set(features)
+        and isinstance(features[image], tfds.features.Image)
+        and isinstance(features[label], tfds.features.ClassLabel)
+    ):
+        raise InputError(
+            f"expected images with one class each in {builder.name}, found "
+            f"{', '.join(features)}; choose an image classification data set"
+        )
+    return image, label
+
+
+def _split(
+    builder: Any, split: str, image: str, label: str
+) -> tuple[UInt8[np.ndarray, "n h w c"], Int[np.ndarray, "n"]]:
+    """Images with labels, in the order in which they were prepared."""
+    images, labels = [], []
+    for example in _examples(builder, split):
+        images.append(example[image])
+        labels.append(example[label])
+    where, shapes = f"split {split} of {builder.data_path}", {each.shape for each in images}
+    if len(shapes) != 1 or images[0].dtype != np.uint8:
+        raise InputError(
+            f"expected images of bytes and of one size in {where}, found {len(images)} images of "
+            f"{len(shapes)} sizes; save them alike as npz:PATH"
+        )
+    check_labels(np.array(labels), builder.info.features[label].num_classes, where)
+    return np.stack(images), np.array(labels)
+
+
+def _examples(builder: Any, split: str) -> Any:
+    """The examples of a split in the order in which they were prepared."""
+    import tensorflow_datasets as tfds
+
+    if builder.info.file_format.value == "array_record":  # read without TensorFlow
+        return builder.as_data_source(split)
+    _import_tensorflow()
+    in_turn = tfds.ReadConfig(interleave_cycle_length=1)
+    return tfds.as_numpy(builder.as_dataset(split=split, read_config=in_turn))
+
+
+def _import_tensorflow() -> None:
+    """Import it without a GPU, of whose memory it would leave none to JAX."""
+    try:
+        import tensorflow
+    except ImportError as error:
+        raise Unavailable(
+            "expected TensorFlow, by which TensorFlow Datasets prepares and reads data, found "
+            f"none ({_reason(error)}); pip install '.[tfds]'"
+        ) from error
+    tensorflow.config.set_visible_devices([], "GPU")
 
 
 def _glyphs(cache_dir: str | os.PathLike | None, note: str = "") -> Dataset:
-    arrays = glyphs.load(cache_dir=cache_dir)
+    """Glyphs from the cache, drawn where they are not there."""
+    path = _cache(cache_dir) / "glyphs" / f"{glyphs.recipe()}.npz"
+    arrays = None
+    # A cache that is absent, damaged or unwritable only costs the drawing.
+    with (
+        contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile),
+        path.open("rb") as file,  # NumPy would leave a damaged one open
+        np.load(file, allow_pickle=False) as stored,
+    ):
+        arrays = Arrays(*(stored[field] for field in Arrays._fields))
+    if arrays is None:
+        arrays = glyphs.split()
+        with contextlib.suppress(OSError), replacing(path) as new:
+            np.savez(new, **arrays._asdict())
     return build("glyphs", "drawn from matplotlib's fonts", arrays, 10, note)
 
 
@@ -107,3 +396,54 @@ def _root(data_dir: str | os.PathLike | None) -> Path | None:
             "check --data-dir or JAXSCAPE_DATA_DIR"
         )
     return root
+
+
+def _places(data_dir: str | os.PathLike | None) -> list[Path]:
+    """Where a prepared data set may lie; TensorFlow Datasets' default place is the last."""
+    default = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    root = _root(data_dir)
+    return [root, default] if root else [default]
+
+
+def _cache(cache_dir: str | os.PathLike | None) -> Path:
+    if cache_dir is None:
+        cache_dir = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "jaxscape")
+    return Path(cache_dir).expanduser()
+
+
+def _reason(error: Exception) -> str:
+    """The cause in one line; a failed request wraps it in several layers of its own."""
+    cause = error.args[0] if error.args else error
+    lines = str(getattr(cause, "reason", cause)).split("\n")
+    return lines[0] or type(error).__name__
+
+
+def _digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(array: np.ndarray | Mapped) -> str:
+    digest = hashlib.sha256()
+    for block in blocks(array):
+        digest.update(np.ascontiguousarray(block).data)
+    return digest.hexdigest()
+
+
+def _when_read(
+    convert: Callable[[np.ndarray], np.ndarray], array: np.ndarray
+) -> np.ndarray | Mapped:
+    """Values of a map are converted row by row; classes, 4 bytes each, at once."""
+    if isinstance(array, np.memmap) and convert(array[:0]).dtype != np.int32:
+        return Mapped(array, convert)
+    return convert(array)
+
+
+def _inputs(inputs: np.ndarray) -> np.ndarray:
+    if inputs.dtype == np.uint8:
+        return np.divide(inputs, 255, dtype=np.float32)
+    return _plain(inputs)
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.int32 if np.issubdtype(array.dtype, np.integer) else np.float32)

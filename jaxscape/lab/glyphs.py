@@ -1,18 +1,22 @@
-"""The embedded data set: distorted digits of the fonts that matplotlib ships."""
+"""The embedded data set: distorted digits of the fonts that matplotlib ships.
 
-import contextlib
+Each font's digit is a signed distance field (its master), positive inside the ink. Such a field can
+be sampled anywhere, and adding a constant to it makes every stroke thicker by twice that constant:
+one master per digit serves every size, slant or weight.
+"""
+
+import functools
 import hashlib
-import os
-import zipfile
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import PIL
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 
-from jaxscape.lab import cache, fonts
-from jaxscape.lab.dataset import Arrays
+from jaxscape.lab.readers import Arrays
 from jaxscape.types import InputError
 
 SIDE = 28  # pixels along a side of an image
@@ -26,24 +30,29 @@ CHUNK = 500  # samples drawn at once, few enough for a processor's cache
 
 HEIGHT = 18.0  # pixels of an undistorted digit
 
+FONTS = (
+    *(f"DejaVuSans{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
+    *(f"DejaVuSansMono{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
+    *(f"DejaVuSerif{style}" for style in ("", "-Bold", "-Italic", "-BoldItalic")),
+    *(f"STIXGeneral{style}" for style in ("", "Bol", "Italic", "BolIta")),
+    *("cmb10", "cmmi10", "cmr10", "cmss10", "cmti10", "cmtt10"),
+)
+"""Every shipped font whose digits are digits (the others hold symbols, or none)."""
 
-def load(*, seed: int = 0, cache_dir: str | os.PathLike | None = None) -> Arrays:
-    """60,000 training and 10,000 test glyphs, from the cache where they have been drawn before."""
+MASTER_SIZE = 96  # pixels along a side of a master
+MASTER_HEIGHT = 60  # pixels of its digit, the rest is margin
+REACH = 8  # distances are right up to this many pixels, and cut there
+
+
+def split() -> Arrays:
+    """60,000 training and 10,000 test glyphs, as ``draw`` makes them."""
+    return Arrays(*draw(60_000, [0, 0]), *draw(10_000, [0, 1]))
+
+
+def recipe() -> str:
+    """16 letters that stand for all that ``split`` depends on: versions and this file."""
     versions = f"{np.__version__} {PIL.__version__} {matplotlib.__version__}"
-    code = Path(__file__).read_bytes() + Path(fonts.__file__).read_bytes()
-    recipe = hashlib.sha256(f"{seed} {versions} ".encode() + code).hexdigest()
-    path = cache.folder("glyphs", cache_dir) / f"{recipe[:16]}.npz"
-    # A cache that is absent, damaged or unwritable only costs the drawing.
-    with (
-        contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile),
-        path.open("rb") as file,  # NumPy would leave a damaged one open
-        np.load(file, allow_pickle=False) as stored,
-    ):
-        return Arrays(*(stored[field] for field in Arrays._fields))
-    arrays = Arrays(*draw(60_000, [seed, 0]), *draw(10_000, [seed, 1]))
-    with contextlib.suppress(OSError), cache.replacing(path) as new:
-        np.savez(new, **arrays._asdict())
-    return arrays
+    return hashlib.sha256(versions.encode() + Path(__file__).read_bytes()).hexdigest()[:16]
 
 
 def draw(
@@ -70,9 +79,9 @@ def draw(
 
 def _images(rng: np.random.Generator, labels: Int[np.ndarray, "n"]) -> UInt8[np.ndarray, "n 28 28"]:
     n = len(labels)
-    masters = fonts.masters()
-    font = rng.integers(len(masters), size=n)
-    distance = _sample(masters, font * 10 + labels, _affine(rng, n) + _elastic(rng, n))
+    fields = masters()
+    font = rng.integers(len(fields), size=n)
+    distance = _sample(fields, font * 10 + labels, _affine(rng, n) + _elastic(rng, n))
     thickening = rng.uniform(-0.8, 3.0, (n, 1, 1))  # of each edge, in pixels of the master
     softness = rng.uniform(3.0, 5.0, (n, 1, 1))  # width of an edge; one image pixel is 3.3
     ink = np.clip(0.5 + (distance + thickening) / softness, 0, 1) * rng.uniform(0.5, 1, (n, 1, 1))
@@ -84,7 +93,7 @@ def _affine(rng: np.random.Generator, n: int) -> Float[np.ndarray, "2 n 28 28"]:
     """Where in the master (x, y from its centre) each image pixel looks, before distortion."""
     angle = rng.normal(0, np.radians(10), (n, 1, 1))
     shear = rng.normal(0, 0.15, (n, 1, 1))
-    scale = fonts.HEIGHT / HEIGHT * np.exp(rng.normal(0, 0.12, (2, n, 1, 1)))
+    scale = MASTER_HEIGHT / HEIGHT * np.exp(rng.normal(0, 0.12, (2, n, 1, 1)))
     shift = rng.uniform(-2.5, 2.5, (2, n, 1, 1))
     centred = np.arange(SIDE) - (SIDE - 1) / 2
     x, y = centred - shift[0], centred[:, None] - shift[1]
@@ -115,3 +124,38 @@ def _sample(
     left = values[corner] * (1 - y) + values[corner + size] * y
     right = values[corner + 1] * (1 - y) + values[corner + size + 1] * y
     return left * (1 - x) + right * x
+
+
+@functools.cache
+def masters() -> Float[np.ndarray, "fonts 10 size size"]:
+    """Distance in pixels from each pixel to the nearest edge of the ink, positive inside it.
+
+    Raises ``InputError`` where matplotlib lacks one of the fonts.
+    """
+    return np.stack([[_field(_raster(font, digit)) for digit in "0123456789"] for font in FONTS])
+
+
+def _field(ink: Bool[np.ndarray, "size size"]) -> Float[np.ndarray, "size size"]:
+    inside, outside = (
+        np.minimum(ndimage.distance_transform_edt(mask), REACH).astype(np.float32)
+        for mask in (ink, ~ink)
+    )
+    field = inside - outside
+    return field - np.sign(field) / 2  # to the edge, not to the centre of the next pixel
+
+
+def _raster(name: str, digit: str) -> Bool[np.ndarray, "size size"]:
+    path = Path(matplotlib.get_data_path(), "fonts", "ttf", f"{name}.ttf")
+    if not path.is_file():
+        raise InputError(f"expected matplotlib's font {path}, found none; reinstall matplotlib")
+    font = ImageFont.truetype(str(path), 4 * MASTER_HEIGHT)
+    page = Image.new("L", (8 * MASTER_HEIGHT, 8 * MASTER_HEIGHT))
+    ImageDraw.Draw(page).text((2 * MASTER_HEIGHT, MASTER_HEIGHT), digit, fill=255, font=font)
+    page = page.crop(page.getbbox())
+    width = round(page.width * MASTER_HEIGHT / page.height)
+    master = Image.new("L", (MASTER_SIZE, MASTER_SIZE))
+    master.paste(
+        page.resize((width, MASTER_HEIGHT)),
+        ((MASTER_SIZE - width) // 2, (MASTER_SIZE - MASTER_HEIGHT) // 2),
+    )
+    return np.asarray(master) > 127

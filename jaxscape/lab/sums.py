@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Int
 
-from jaxscape.lab.dataset import Arrays
+from jaxscape.lab.readers import Arrays
 
 CHARACTERS = "0123456789+="
 """The characters that the tokens 0, 1, 2, ... stand for."""

@@ -1,13 +1,10 @@
-"""Waiting for a device in a way that Ctrl-C can break off.
-
-Training of a network by mini-batch Adam (Optax).
+"""Training of a network by mini-batch Adam (Optax).
 
 Training of many networks on the same samples, side by side.
 
 Training of one network on each of several prefixes of the samples, side by side.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,17 +17,8 @@ from jaxtyping import Array, Float, Int, Key, Shaped
 
 from jaxscape import losses
 from jaxscape.batching import cut, length_of, take
+from jaxscape.lab import stream
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
-
-
-def wait(tree: Any) -> None:
-    """Return once all arrays of ``tree`` are there; ``jax.block_until_ready`` hears no signal."""
-    pause = 1e-4
-    arrays = (leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array))
-    for leaf in arrays:
-        while not leaf.is_ready():  # type: ignore[attr-defined]  # missing in JAX's stubs
-            time.sleep(pause)
-            pause = min(2 * pause, 0.05)
 
 
 class State(NamedTuple):
@@ -117,7 +105,7 @@ def fit(
     means = []
     for number, epoch_key in enumerate(jax.random.split(key, epochs), start=1):
         state, mean = _epoch(loss, batch_size, learning_rate, state, epoch_key, data)
-        wait(state)
+        stream.wait(state)
         means.append(float(mean))
         finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
         if not (finite and np.isfinite(means[-1])):

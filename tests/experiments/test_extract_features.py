@@ -1,3 +1,5 @@
+"""Features of images: those of the model alone; what cannot be used is one line."""
+
 import json
 from unittest import mock
 
@@ -6,8 +8,8 @@ import pytest
 import sweeps
 from PIL import Image
 
-from experiments import extract_features, vision_transformer
-from experiments.common import prepare
+from experiments import extract_features
+from experiments.sweep import __main__ as sweep
 from jaxscape import InputError
 
 pytestmark = pytest.mark.usefixtures("in_haste")
@@ -26,6 +28,7 @@ def model(tmp_path_factory):
     )  # fmt: skip
     transformers.ViTModel(config).save_pretrained(folder)
     settings = {"image_processor_type": "ViTImageProcessor", "image_mean": MEAN, "image_std": STD}
+    settings["size"] = {"height": 32, "width": 32}
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
     return folder
 
@@ -41,16 +44,15 @@ def images(path, channels=1, size=28):
 
 
 def alone(model, image, mean, std):
-    """The class token of one image, resized by PIL, run through the model on its own."""
+    """The class token of one image, resized by PIL to bytes, run through the model on its own."""
     import torch
     import transformers
 
     channels = [image[..., min(c, image.shape[-1] - 1)] for c in range(3)]
     pixels = []
     for channel, m, s in zip(channels, mean, std, strict=True):
-        plane = Image.fromarray((channel / 255).astype(np.float32), mode="F")
-        plane = plane.resize((32, 32), Image.Resampling.BILINEAR)
-        pixels.append((np.asarray(plane) - m) / s)
+        plane = Image.fromarray(channel).resize((32, 32), Image.Resampling.BILINEAR)
+        pixels.append((np.asarray(plane) / 255 - m) / s)
     network = transformers.ViTModel.from_pretrained(model).eval()
     with torch.no_grad():
         found = network(torch.tensor(np.stack(pixels)[None], dtype=torch.float32))
@@ -77,16 +79,6 @@ def test_features_are_those_of_each_image_alone(model, tmp_path, channels, size)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["features.npz", "images.npz"]
 
 
-def test_a_model_that_names_no_normalisation_gets_a_half(model, tmp_path):
-    import transformers
-
-    bare = tmp_path / "bare"
-    transformers.ViTModel.from_pretrained(model).save_pretrained(bare)
-    image = np.random.default_rng(0).integers(0, 256, (28, 28, 1), np.uint8)
-    found = vision_transformer.load(str(bare))(np.float32(image[None] / 255))
-    np.testing.assert_allclose(found[0], alone(model, image, [0.5] * 3, [0.5] * 3), atol=2e-5)
-
-
 def test_a_sweep_reads_the_file(model, tmp_path, capsys):
     images(tmp_path / "images.npz")
     out = tmp_path / "features.npz"
@@ -100,7 +92,7 @@ def test_a_sweep_reads_the_file(model, tmp_path, capsys):
     arrays, summary = sweeps.read(tmp_path / "run")
     assert summary["num_parameters"] == 8 * 3 + 3
     found, config, store = sweeps.restored(["--dataset", f"npz:{out}", *small], tmp_path / "run")
-    params, _ = prepare.trained(found, config, store)
+    params, _ = sweep.prepare.trained(found, config, store)
     with np.load(out) as stored:
         samples = {name: stored[name][arrays["order"]] for name in ("inputs", "targets")}
     wanted = sweeps.flax_losses64(params, samples)
@@ -120,6 +112,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(model, tmp_path, capsys, monke
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     tiny = transformers.BertConfig(intermediate_size=8, vocab_size=10, **sizes)
     transformers.BertModel(tiny).save_pretrained(bert)
+    bare = tmp_path / "bare"
+    transformers.ViTModel.from_pretrained(model).save_pretrained(bare)
     before = sorted(tmp_path.iterdir())
     argv = ["--dataset", f"npz:{tmp_path / 'images.npz'}", "--model", str(model)]
     capsys.readouterr()
@@ -127,6 +121,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(model, tmp_path, capsys, monke
         (["--model", "nobody/no-such-model"], "expected a model nobody/no-such-model"),
         (["--model", str(tmp_path)], "expected a model"),
         (["--model", str(bert)], "class token"),
+        (["--model", str(bare)], "its image processor"),
         (["--dataset", f"npz:{tmp_path / 'rows.npz'}"], "expected images"),
         (["--dataset", f"npz:{tmp_path / 'four.npz'}"], "expected images"),
         (["--out", str(tmp_path / "taken.npz")], "found one"),
@@ -149,4 +144,4 @@ def test_absent_libraries_are_one_line(name):
         mock.patch.dict("sys.modules", both | {name: None}),
         pytest.raises(InputError, match=f"^expected .*, found no {name}; pip install .*$"),
     ):
-        vision_transformer.load("nobody/no-such-model")
+        extract_features.vision_transformer("nobody/no-such-model")

@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from experiments import extract_features, theory
+from experiments import extract_features, surface, theory
 from experiments.benchmark import __main__ as benchmark
 from experiments.bounds import __main__ as bounds
 from experiments.collect import __main__ as collect
@@ -16,7 +16,6 @@ from experiments.paper import bench
 from experiments.refit import __main__ as refit
 from experiments.sample_size import __main__ as sample_size
 from experiments.spectra import __main__ as spectra
-from experiments.surface import __main__ as surface
 from experiments.sweep import __main__ as sweep
 from experiments.variance import __main__ as variance
 

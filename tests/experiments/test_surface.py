@@ -1,5 +1,4 @@
 import json
-import sys
 
 import cases
 import command
@@ -9,15 +8,14 @@ import numpy as np
 import pytest
 
 import jaxscape as js
+from experiments import surface
 from experiments.common import surfaces
-from experiments.surface import __main__ as surface
-from experiments.surface import interactive
 
 pytestmark = pytest.mark.usefixtures("in_haste")
 
 
 class Mlp:
-    """What ``sheets.evaluate`` needs of a problem."""
+    """What ``surfaces.evaluate`` needs of a problem."""
 
     loss = staticmethod(cases.mlp_loss)
     params, samples = cases.mlp_problem(n=150)
@@ -66,15 +64,14 @@ def test_an_interactive_surface_holds_every_k(flags, tmp_path):
     steps = np.linspace(-1, 1, 3)
     sheet = np.arange(1.0, 10).reshape(3, 3)
     names = {"k = 1": sheet, "k = 9": sheet**2}
-    interactive.write(tmp_path / "s.html", steps, names, title="T", quantity="L")
+    surface.write_html(tmp_path / "s.html", steps, names, title="T", quantity="L")
     page = (tmp_path / "s.html").read_text()
     assert all(name in page for name in names)
     assert "<script src=" not in page
 
 
 def test_bad_input_is_one_line(flags, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "plotly", None)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(surface.importlib.util, "find_spec", lambda name: None)
     for more, word in (
         (["--num", "4"], "odd"),
         (["--ks", "251"], "from 1 to --k-max"),

@@ -14,7 +14,7 @@ from experiments.common import run_folder, segments
 from experiments.sweep import __main__ as sweep
 from experiments.sweep import report
 from jaxscape import quadratic
-from jaxscape.lab import train
+from jaxscape.lab import stream, train
 
 resource = pytest.importorskip("resource", reason="limits of a process are a matter of Unix")
 
@@ -78,7 +78,7 @@ def test_killed_at_random_file_operations(argv, tmp_path, capsys, whole):
 
 STAGES = {
     "training": (train, "_epoch", 2),
-    "eigenpairs": (train, "wait", 1),
+    "eigenpairs": (stream, "wait", 1),
     "sweep": (segments, "_write", 3),
     "theory": (quadratic, "advance", 1),
     "figures": (report, "figures_of", 1),

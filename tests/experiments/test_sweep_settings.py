@@ -13,7 +13,7 @@ import jaxscape as js
 from experiments.common import prepare
 from experiments.sweep import __main__ as sweep
 from jaxscape.lab import glyphs
-from jaxscape.lab.dataset import Arrays
+from jaxscape.lab.readers import Arrays
 
 pytestmark = pytest.mark.usefixtures("in_haste")
 
@@ -63,7 +63,7 @@ def test_sobol_points_have_the_errors_of_their_nets(clouds, tmp_path, capsys):
 
 def test_auto_without_mnist_says_that_it_is_glyphs(alone, tmp_path, capsys, monkeypatch):
     arrays = Arrays(*glyphs.draw(300, 0), *glyphs.draw(20, 1))
-    monkeypatch.setattr(glyphs, "load", lambda **_: arrays)
+    monkeypatch.setattr(glyphs, "split", lambda: arrays)
     argv = ["--k-max", "300", *FAST, "--out", str(tmp_path / "run")]
     with drawing.nothing():
         assert sweep.main(argv) == 0

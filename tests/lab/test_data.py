@@ -1,24 +1,27 @@
-"""The look-up: every place in turn, nothing in place of what was asked for."""
+"""The registry: types, every place in turn, downloads, nothing in place of what was asked for."""
 
+import dataclasses
+import gzip
+import hashlib
 import os
 import socket
+import threading
 from pathlib import Path
 
 import files
 import numpy as np
 import pytest
-from test_cifar import contents, unpack
-from test_prepared import prepare
 
-from jaxscape.lab import cifar, data, glyphs
-from jaxscape.lab.dataset import Arrays
+from jaxscape.lab import data, glyphs
+from jaxscape.lab.readers import STEMS, Arrays, IdxFiles
+from jaxscape.lab.stream import Mapped
 from jaxscape.types import InputError
 
 # Read before any fixture hides it.
 REAL = os.environ.get("JAXSCAPE_DATA_DIR")
 needs_mnist = pytest.mark.skipif(
-    not (REAL and (Path(REAL) / "mnist" / "train-images-idx3-ubyte.gz").is_file()),
-    reason="needs MNIST's four files in $JAXSCAPE_DATA_DIR/mnist",
+    not (REAL and all((Path(REAL) / name).is_dir() for name in ("mnist", "fashion_mnist"))),
+    reason="needs the folders mnist and fashion_mnist in $JAXSCAPE_DATA_DIR",
 )
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -26,91 +29,130 @@ pytestmark = pytest.mark.usefixtures("alone")
 
 @pytest.fixture
 def small_glyphs(monkeypatch):
-    """Twelve glyphs in place of 70,000."""
-    arrays = Arrays(*glyphs.draw(10, 0), *glyphs.draw(2, 1))
-    monkeypatch.setattr(glyphs, "load", lambda **_: arrays)
-    return arrays
+    """Twelve glyphs in place of 70,000, which are drawn again and again."""
+    arrays, drawn = Arrays(*glyphs.draw(10, 0), *glyphs.draw(2, 1)), []
+    monkeypatch.setattr(glyphs, "split", lambda: drawn.append(arrays) or arrays)
+    return drawn
 
 
 @pytest.fixture
-def no_network(monkeypatch):
-    """Every attempt to reach anything is noted, then fails."""
-    attempts = []
-
-    def refuse(*args, **kwargs):
-        attempts.append(args)
-        raise OSError("no network in this test")
-
-    for name in ("connect", "connect_ex", "sendto"):
-        monkeypatch.setattr(socket.socket, name, refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    return attempts
+def small_digits(monkeypatch):
+    """Data sets of 20 and 10 images count as complete, and as published whatever they hold."""
+    for name in ("mnist", "fashion_mnist", "kmnist"):
+        monkeypatch.setitem(data.PUBLISHED, name, IdxFiles(name, counts=(20, 10)))
 
 
-def check(dataset, arrays):
-    images, labels, test_images, test_labels = arrays.values()
-    np.testing.assert_array_equal(dataset.train_inputs, np.float32(images[..., None]) / 255)
-    np.testing.assert_array_equal(dataset.train_targets, labels)
-    np.testing.assert_array_equal(dataset.test_inputs, np.float32(test_images[..., None]) / 255)
-    np.testing.assert_array_equal(dataset.test_targets, test_labels)
+# Types
 
 
-@pytest.mark.parametrize("name", ["", "MNIST", "imagenet", "npz:", "npz", "glyphs:x"])
+def test_bytes_are_scaled_to_the_unit_interval():
+    inputs = np.arange(256, dtype=np.uint8).reshape(4, 8, 8, 1)
+    built = data.build("x", "y", Arrays(inputs, np.arange(4), inputs[:2], np.arange(2)), 4, "z")
+    for found, size in ((built.train_inputs, 4), (built.test_inputs, 2)):
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, inputs[:size].astype(float) / 255, rtol=1e-7)
+    assert built.train_inputs.max() == 1
+    assert built.train_targets.dtype == built.test_targets.dtype == np.int32
+    assert (built.name, built.source, built.num_classes, built.note) == ("x", "y", 4, "z")
+    assert not built.has_tokens
+
+
+def test_other_integers_are_tokens_and_the_rest_is_float32():
+    inputs, targets = np.array([[3, 0, 1], [1, 2, 1]]), np.array([[-1, 1], [2, 0]], np.int8)
+    built = data.build("x", "y", Arrays(inputs, targets, inputs, targets), 4)
+    assert built.has_tokens
+    for found, given in ((built.train_inputs, inputs), (built.test_targets, targets)):
+        assert found.dtype == np.int32
+        np.testing.assert_array_equal(found, given)
+    values = np.array([[-3.5], [1e30]])
+    built = data.build("x", "y", Arrays(values, np.array([0.25, 2]), None, None), 0)
+    np.testing.assert_array_equal(built.train_inputs, values.astype(np.float32))
+    np.testing.assert_array_equal(built.train_targets, np.array([0.25, 2], np.float32))
+    assert built.test_inputs is None
+
+
+def test_checksums_are_those_of_the_bytes():
+    inputs = np.asfortranarray(np.arange(6.0).reshape(2, 3))
+    built = data.build("x", "y", Arrays(inputs, np.array([1, 0]), None, None), 2)
+    raw = b"".join(np.float32(value).tobytes() for value in range(6))
+    assert built.sha256 == {
+        "train_inputs": hashlib.sha256(raw).hexdigest(),
+        "train_targets": hashlib.sha256(np.int32([1, 0]).tobytes()).hexdigest(),
+    }
+
+
+def test_own_arrays_from_a_file_and_mapped_from_a_folder(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {"inputs": rng.integers(256, size=(6, 4, 4, 1), dtype=np.uint8),
+              "targets": rng.normal(size=(6, 2))}  # fmt: skip
+    np.savez(tmp_path / "mine.npz", **arrays)
+    (tmp_path / "mine").mkdir()
+    for name, array in arrays.items():
+        np.save(tmp_path / "mine" / f"{name}.npy", array)
+    rows = np.array([4, 0])
+    for path in (tmp_path / "mine.npz", tmp_path / "mine"):
+        found = data.load(f"npz:{path}")
+        assert isinstance(found.train_inputs, Mapped) == path.is_dir()
+        np.testing.assert_allclose(found.train_inputs[rows], arrays["inputs"][rows] / 255, 1e-7)
+        np.testing.assert_array_equal(
+            found.train_targets[1:3], arrays["targets"][1:3].astype(np.float32)
+        )
+        assert found.sha256 == data.load(f"npz:{tmp_path / 'mine.npz'}").sha256
+        assert (found.name, found.label, found.num_classes) == (f"npz:{path}", "mine", 0)
+        assert found.test_inputs is None
+
+
+# The look-up
+
+
+@pytest.mark.parametrize("name", ["", "MNIST", "imagenet", "npz:", "npz", "tfds:", "glyphs:x"])
 def test_unknown_names_are_answered_with_the_known_ones(name):
-    with pytest.raises(InputError, match=r"auto, glyphs, sums, mnist, .*cifar100, npz:PATH, found"):
+    with pytest.raises(
+        InputError, match=r"auto, glyphs, sums, mnist, .*cifar100, npz:PATH, tfds:NAME, found"
+    ):
         data.load(name)
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "kmnist"])
 @pytest.mark.parametrize("subfolder", [True, False])
 @pytest.mark.parametrize("named", ["argument", "variable"])
-def test_files_in_the_data_folder(name, subfolder, named, tmp_path, monkeypatch):
+def test_files_in_the_data_folder(name, subfolder, named, tmp_path, monkeypatch, small_digits):
     arrays = files.digits()
     folder = files.lay_digits(tmp_path / name if subfolder else tmp_path, arrays)
     if named == "variable":
         monkeypatch.setenv("JAXSCAPE_DATA_DIR", str(tmp_path))
     dataset = data.load(name, data_dir=tmp_path if named == "argument" else None)
-    check(dataset, arrays)
+    files.check(dataset, arrays)
     assert (dataset.name, dataset.num_classes, dataset.note) == (name, 10, "")
     assert str(folder) in dataset.source
 
 
 @pytest.mark.parametrize(("name", "num_classes"), [("cifar10", 10), ("cifar100", 100)])
 def test_cifar_in_the_data_folder(name, num_classes, tmp_path):
-    members, splits = contents(name)
-    unpack(members, tmp_path / name)
+    members, splits = files.cifar(data.PUBLISHED[name])
+    files.unpack(members, tmp_path / name)
     dataset = data.load(name, data_dir=tmp_path)
     np.testing.assert_array_equal(dataset.train_inputs, np.float32(splits[0]) / 255)
     np.testing.assert_array_equal(dataset.test_targets, splits[3])
     assert dataset.num_classes == num_classes
 
 
-def test_the_argument_comes_before_the_variable(tmp_path, monkeypatch):
+def test_the_argument_comes_before_the_variable(tmp_path, monkeypatch, small_digits):
     first, second = files.digits(seed=1), files.digits(seed=2)
     files.lay_digits(tmp_path / "argument", first)
     files.lay_digits(tmp_path / "variable", second)
     monkeypatch.setenv("JAXSCAPE_DATA_DIR", str(tmp_path / "variable"))
-    check(data.load("mnist", data_dir=tmp_path / "argument"), first)
+    files.check(data.load("mnist", data_dir=tmp_path / "argument"), first)
 
 
-def test_its_own_folder_comes_first_then_files_then_prepared(tmp_path):
-    _, ready = prepare(tmp_path)
-    check(data.load("mnist", data_dir=tmp_path), ready)
-    loose, own = files.digits(seed=1), files.digits(seed=2)
+def test_its_own_folder_comes_first_then_files_then_prepared(tmp_path, small_digits):
+    loose, own, ready = (files.digits(seed=seed) for seed in (1, 2, 3))
+    files.prepare(tmp_path, ready)
+    files.check(data.load("mnist", data_dir=tmp_path), ready)
     files.lay_digits(tmp_path, loose)
-    check(data.load("mnist", data_dir=tmp_path), loose)
+    files.check(data.load("mnist", data_dir=tmp_path), loose)
     files.lay_digits(tmp_path / "mnist", own)
-    check(data.load("mnist", data_dir=tmp_path), own)
-
-
-@pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
-def test_prepared_in_its_default_place(file_format, alone, no_network):
-    folder, arrays = prepare(alone / "tensorflow_datasets", file_format)
-    dataset = data.load("mnist")
-    check(dataset, arrays)
-    assert str(folder) in dataset.source
-    assert "order" in dataset.source
-    assert no_network == []
+    files.check(data.load("mnist", data_dir=tmp_path), own)
 
 
 def test_a_data_folder_that_is_not_there(tmp_path, monkeypatch):
@@ -146,27 +188,24 @@ def test_damaged_files_are_an_error_even_for_auto(name, tmp_path, small_glyphs):
         data.load(name, data_dir=tmp_path)
 
 
-@pytest.mark.parametrize("name", list(data.PUBLISHED))
+@pytest.mark.parametrize("name", [*data.PUBLISHED, "tfds:mnist"])
 def test_a_named_data_set_is_never_replaced(name, tmp_path, small_glyphs, no_network):
-    with pytest.raises(InputError, match="JAXSCAPE_OFFLINE") as caught:
+    with pytest.raises(data.Unavailable, match="JAXSCAPE_OFFLINE") as caught:
         data.load(name, data_dir=tmp_path, cache_dir=tmp_path)
     assert "\n" not in str(caught.value)
     assert no_network == []
 
 
-def test_auto_offline_is_glyphs_and_says_why(tmp_path, small_glyphs, no_network):
+def test_auto_is_glyphs_where_mnist_cannot_be_had_and_says_why(
+    tmp_path, small_glyphs, no_network, monkeypatch
+):
     dataset = data.load("auto", cache_dir=tmp_path)
-    assert dataset.name == "glyphs"
+    assert (dataset.name, dataset.num_classes) == ("glyphs", 10)
     assert dataset.note.startswith("glyphs in place of mnist")
     assert "JAXSCAPE_OFFLINE" in dataset.note
     assert "\n" not in dataset.note
     assert no_network == []
-    np.testing.assert_array_equal(dataset.train_targets, small_glyphs.train_targets)
-
-
-def test_auto_without_a_network_is_glyphs_and_says_why(
-    tmp_path, small_glyphs, no_network, monkeypatch
-):
+    np.testing.assert_array_equal(dataset.train_targets, small_glyphs[0].train_targets)
     monkeypatch.delenv("JAXSCAPE_OFFLINE")
     dataset = data.load("auto", cache_dir=tmp_path)
     assert dataset.name == "glyphs"
@@ -174,86 +213,242 @@ def test_auto_without_a_network_is_glyphs_and_says_why(
     assert no_network != []
 
 
-def test_auto_takes_mnist_from_disk(tmp_path, no_network):
+def test_auto_takes_mnist_from_disk(tmp_path, no_network, small_digits):
     arrays = files.digits()
     files.lay_digits(tmp_path, arrays)
     dataset = data.load("auto", data_dir=tmp_path)
     assert (dataset.name, dataset.note) == ("mnist", "")
-    check(dataset, arrays)
+    files.check(dataset, arrays)
 
 
-def test_glyphs_asked_for_by_name(small_glyphs):
-    dataset = data.load("glyphs")
-    assert (dataset.name, dataset.num_classes, dataset.note) == ("glyphs", 10, "")
-    assert "matplotlib" in dataset.source
-    assert dataset.train_inputs.shape == (10, 28, 28, 1)
-    assert set(dataset.sha256) == set(Arrays._fields)
+# Glyphs and their cache
 
 
-def test_own_arrays(tmp_path):
-    path = tmp_path / "mine.npz"
-    np.savez(path, inputs=np.full((3, 2), 51, np.uint8), targets=np.array([2, 0, 1]))
-    dataset = data.load(f"npz:{path}")
-    np.testing.assert_allclose(dataset.train_inputs, np.full((3, 2), 0.2), rtol=1e-6)
-    assert (dataset.name, dataset.num_classes) == (f"npz:{path}", 3)
-    assert dataset.test_inputs is None
-    assert set(dataset.sha256) == {"train_inputs", "train_targets"}
+def test_glyphs_are_drawn_once_then_read_from_the_cache(small_glyphs, alone):
+    first, second = data.load("glyphs"), data.load("glyphs")
+    assert len(small_glyphs) == 1
+    assert (first.name, first.num_classes, first.note) == ("glyphs", 10, "")
+    assert "matplotlib" in first.source
+    assert first.train_inputs.shape == (10, 28, 28, 1)
+    assert first.sha256 == second.sha256
+    assert set(first.sha256) == set(Arrays._fields)
+    assert len(list((alone / ".cache" / "jaxscape" / "glyphs").iterdir())) == 1
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04", None], ids=["empty", "stub", "halved"])
+def test_a_damaged_cache_is_drawn_again(damage, small_glyphs, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = data.load("glyphs")
+    (path,) = (tmp_path / "jaxscape" / "glyphs").iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
+    assert data.load("glyphs").sha256 == first.sha256
+    assert len(small_glyphs) == 2
+    assert path.stat().st_size == len(whole)
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(small_glyphs, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    assert len(data.load("glyphs", cache_dir=tmp_path / "file").train_inputs) == 10
+
+
+@pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
+def test_a_file_takes_its_name_when_it_is_whole(error, tmp_path):
+    path = tmp_path / "deep" / "file"
+    path.parent.mkdir()
+    path.write_bytes(b"old")
+
+    def write():
+        with data.replacing(path) as file:
+            file.write(b"new")
+            assert path.read_bytes() == b"old"
+            if error:
+                raise error
+
+    if error:
+        with pytest.raises(error):
+            write()
+    else:
+        write()
+    assert path.read_bytes() == (b"old" if error else b"new")
+    assert list(path.parent.iterdir()) == [path]
+
+
+# Downloads
+
+
+@pytest.mark.parametrize("name", list(data.PUBLISHED))
+def test_the_record_is_that_of_the_files_that_are_read(name):
+    recorded = {url.rpartition("/")[2]: sha256 for url, sha256 in data.records(name).items()}
+    reader = data.PUBLISHED[name]
+    if isinstance(reader, IdxFiles):
+        assert set(recorded) == {f"{stem}.gz" for stem in STEMS}
+    else:
+        assert recorded == {reader.archive: reader.sha256}
+    if name == "mnist":
+        digest = "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
+        assert recorded["t10k-labels-idx1-ubyte.gz"] == digest
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.fixture
-def served(tmp_path, serve, monkeypatch):
-    """Small MNIST files that count as published, on a mirror."""
+def served(tmp_path, serve, small_digits, monkeypatch):
+    """Small digits that count as published, on a mirror: folder, arrays, URL, paths asked for."""
     arrays = files.digits()
     folder = files.lay_digits(tmp_path / "remote", arrays, suffix=".gz")
-    files.publish(monkeypatch, folder)
+    records = {f"http://127.0.0.1:9/far/{p.name}": sha256(p) for p in sorted(folder.iterdir())}
+    monkeypatch.setattr(data, "records", lambda name: records)
     url, asked = serve(folder)
     monkeypatch.setenv("JAXSCAPE_MIRROR", url)
     return folder, arrays, url, asked
 
 
-def test_download_then_cache(served, tmp_path, monkeypatch):
+def test_download_then_cache(served, tmp_path, monkeypatch, capfd):
     _, arrays, url, asked = served
     dataset = data.load("kmnist", cache_dir=tmp_path / "cache")
-    check(dataset, arrays)
+    files.check(dataset, arrays)
     assert url.rstrip("/") in dataset.source
     assert len(asked) == 4
+    assert capfd.readouterr() == ("", "")
     monkeypatch.setenv("JAXSCAPE_OFFLINE", "1")
-    check(data.load("kmnist", cache_dir=tmp_path / "cache"), arrays)
+    files.check(data.load("kmnist", cache_dir=tmp_path / "cache"), arrays)
     assert len(asked) == 4
+    assert len(list((tmp_path / "cache" / "kmnist").iterdir())) == 4
 
 
-@pytest.mark.parametrize("damage", [b"", b"other"])
-def test_a_damaged_earlier_download_is_fetched_again(damage, served, tmp_path):
-    _, arrays, _, asked = served
-    data.load("mnist", cache_dir=tmp_path / "cache")
-    path = tmp_path / "cache" / "mnist" / "t10k-labels-idx1-ubyte.gz"
-    path.write_bytes(damage)
-    check(data.load("mnist", cache_dir=tmp_path / "cache"), arrays)
-    assert asked[4:] == ["/t10k-labels-idx1-ubyte.gz"]
-
-
-def test_a_download_broken_off_is_taken_up_where_it_ended(served, tmp_path):
+def test_what_is_missing_or_damaged_is_fetched_again(served, tmp_path):
     folder, arrays, _, asked = served
-    hidden = folder / "t10k-labels-idx1-ubyte.gz"
+    hidden = folder / "train-images-idx3-ubyte.gz"
     raw = hidden.read_bytes()
     hidden.unlink()
-    with pytest.raises(InputError, match=r"t10k-labels-idx1-ubyte\.gz, found: 404"):
+    with pytest.raises(data.Unavailable, match=r"train-images-idx3-ubyte\.gz .*found: 404"):
         data.load("mnist", cache_dir=tmp_path / "cache")
-    before = len(asked)
     hidden.write_bytes(raw)
-    check(data.load("mnist", cache_dir=tmp_path / "cache"), arrays)
-    assert len(asked) - before < 4
+    (tmp_path / "cache" / "mnist" / "t10k-labels-idx1-ubyte.gz").write_bytes(b"other")
+    del asked[:]
+    files.check(data.load("mnist", cache_dir=tmp_path / "cache"), arrays)
+    assert sorted(asked) == [
+        f"/{name}.gz"
+        for name in ("t10k-labels-idx1-ubyte", "train-images-idx3-ubyte", "train-labels-idx1-ubyte")
+    ]
+
+
+@pytest.fixture
+def remote(tmp_path, serve):
+    """A file on a server: the file, its URL, its SHA-256, the paths asked for."""
+    path = tmp_path / "remote" / "data.gz"
+    path.parent.mkdir()
+    path.write_bytes(bytes(range(256)) * 1000)
+    url, asked = serve(path.parent)
+    return path, f"{url}data.gz", sha256(path), asked
+
+
+@pytest.fixture(params=[None, b"old"], ids=["nothing there", "a file there"])
+def refused(request, tmp_path):
+    """``fetch`` fails with a message in one line and leaves its folder as it was."""
+    target = tmp_path / "cache" / "data.gz"
+    target.parent.mkdir()
+    if request.param:
+        target.write_bytes(request.param)
+    before = list(target.parent.iterdir())
+
+    def check(url, digest, message):
+        with pytest.raises(data.Unavailable, match=message) as caught:
+            data.fetch(url, target, digest)
+        assert "\n" not in str(caught.value)
+        assert list(target.parent.iterdir()) == before
+        assert not before or target.read_bytes() == request.param
+        return str(caught.value)
+
+    return check
+
+
+@pytest.mark.parametrize("damage", ["altered", "short", "absent"])
+def test_a_file_that_is_not_the_published_one_is_refused(damage, remote, refused):
+    path, url, digest, _ = remote
+    raw = path.read_bytes()
+    if damage == "absent":
+        path.unlink()
+        refused(url, digest, "404.*check the network")
+        return
+    path.write_bytes(raw[:-1] + (b"\x00" if damage == "altered" else b""))
+    assert sha256(path) in refused(url, digest, f"to download {url} to .*{digest}")
+
+
+@pytest.mark.parametrize("answer", [None, b"HTTP/1.1 200 OK\r\nContent-Length: 256000\r\n\r\nhalf"])
+def test_a_server_that_stalls_or_hangs_up_half_way(answer, remote, refused, monkeypatch):
+    monkeypatch.setattr(data, "TIMEOUT", (5.0, 0.2))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(answer)
+
+        if answer:
+            threading.Thread(target=serve, daemon=True).start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/data.gz"
+        refused(url, remote[2], "broken|timed out")
+
+
+def test_no_server_or_no_address(remote, refused):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    refused(f"http://127.0.0.1:{port}/data.gz", remote[2], "[Cc]onnection refused")
+    refused("nowhere/data.gz", remote[2], "nowhere/data.gz")
+
+
+def test_five_seconds_to_connect(remote, refused, monkeypatch):
+    """The limit is handed on; waiting it out would be a timed test."""
+    seen = []
+
+    def get(url, timeout, **_):
+        seen.append(timeout)
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr("requests.get", get)
+    refused(remote[1], remote[2], "timed out")
+    assert seen == [(5.0, 30.0)]
+
+
+def test_a_cache_folder_that_cannot_be_written(remote, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(data.Unavailable, match=r"to .*file.*data\.gz, found: .*the folder"):
+        data.fetch(remote[1], tmp_path / "file" / "data.gz", remote[2])
+
+
+@pytest.mark.parametrize(("value", "offline"), [("1", True), ("yes", True), ("0", False), ("", 0)])
+def test_offline_asks_nobody(value, offline, remote, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXSCAPE_OFFLINE", value)
+    if offline:
+        with pytest.raises(data.Unavailable, match="while JAXSCAPE_OFFLINE is set; unset it"):
+            data.fetch(remote[1], tmp_path / "data.gz", remote[2])
+    else:
+        data.fetch(remote[1], tmp_path / "data.gz", remote[2])
+    assert len(remote[3]) == (not offline)
 
 
 def test_cifar_downloaded(tmp_path, serve, monkeypatch):
-    members, splits = contents("cifar100")
     (tmp_path / "remote").mkdir()
-    files.tarball(tmp_path / "remote" / cifar.LAYOUTS["cifar100"].archive, members)
-    files.publish(monkeypatch, tmp_path / "remote")
-    monkeypatch.setenv("JAXSCAPE_MIRROR", serve(tmp_path / "remote")[0])
+    reader = data.PUBLISHED["cifar100"]
+    members, splits = files.cifar(reader)
+    archive = tmp_path / "remote" / reader.archive
+    files.tarball(archive, members)
+    digest = sha256(archive)
+    monkeypatch.setitem(data.PUBLISHED, "cifar100", dataclasses.replace(reader, sha256=digest))
+    url = serve(tmp_path / "remote")[0]
+    monkeypatch.setattr(data, "records", lambda name: {url + reader.archive: digest})
     dataset = data.load("cifar100", cache_dir=tmp_path / "cache")
     np.testing.assert_array_equal(dataset.train_inputs, np.float32(splits[0]) / 255)
     np.testing.assert_array_equal(dataset.train_targets, splits[1])
+
+
+# The real files
 
 
 @needs_mnist
@@ -272,25 +467,31 @@ def test_real_mnist_through_the_real_download(tmp_path, serve, monkeypatch):
 
 
 @needs_mnist
-def test_real_mnist_with_one_byte_altered_is_refused(tmp_path, serve, monkeypatch):
-    remote = tmp_path / "remote"
-    remote.mkdir()
-    for path in sorted((Path(REAL) / "mnist").glob("*.gz")):
-        (remote / path.name).write_bytes(path.read_bytes())
-    spoilt = remote / "t10k-images-idx3-ubyte.gz"
-    raw = bytearray(spoilt.read_bytes())
-    raw[len(raw) // 2] ^= 1
-    spoilt.write_bytes(raw)
-    checksums = (
-        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-        files.record(spoilt).sha256,
-    )
-    with pytest.raises(InputError, match=r"t10k-images-idx3-ubyte\.gz as published") as on_disk:
-        data.load("mnist", data_dir=remote)
-    monkeypatch.setenv("JAXSCAPE_MIRROR", serve(remote)[0])
-    with pytest.raises(InputError, match=r"t10k-images-idx3-ubyte\.gz with 1648877") as fetched:
-        data.load("mnist", cache_dir=tmp_path / "cache")
-    for checksum in checksums:
-        assert checksum in str(on_disk.value)
-        assert checksum in str(fetched.value)
-    assert not (tmp_path / "cache" / "mnist" / spoilt.name).exists()
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_real_files_altered_truncated_or_of_another_set_are_refused(name, tmp_path):
+    """One pixel altered and zipped again; a file cut short; the other set's file in its place."""
+    file = "t10k-images-idx3-ubyte.gz"
+    for path in (Path(REAL) / name).glob("*.gz"):
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / file).unlink()
+    whole = (Path(REAL) / name / file).read_bytes()
+    raw = bytearray(gzip.decompress(whole))
+    raw[5000] ^= 1
+    other = {"mnist": "fashion_mnist", "fashion_mnist": "mnist"}[name]
+    for spoilt, message in (
+        (gzip.compress(raw, 1), f"to hold {name} as published.* no known data set"),
+        (whole[:-1000], "to be whole gzip data"),
+        ((Path(REAL) / other / file).read_bytes(), f"found the contents of {other}"),
+    ):
+        (tmp_path / file).write_bytes(spoilt)
+        with pytest.raises(InputError, match=message) as caught:
+            data.load(name, data_dir=tmp_path)
+        assert str(tmp_path / file) in str(caught.value)
+
+
+@needs_mnist
+def test_real_fashion_mnist_in_other_wrappers():
+    found = data.load("fashion_mnist", data_dir=REAL)
+    assert found.train_targets[:10].tolist() == [9, 0, 0, 3, 0, 2, 7, 2, 5, 5]
+    assert np.bincount(found.train_targets).tolist() == [6000] * 10
+    assert abs(found.train_inputs.mean(dtype=float) - 0.2860) < 5e-5

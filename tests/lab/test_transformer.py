@@ -10,7 +10,9 @@ import jaxscape as js
 from experiments.common import problem
 from experiments.common.config import ProblemConfig
 from jaxscape import first_layer
-from jaxscape.lab import dataset, models
+from jaxscape.lab import data as datasets
+from jaxscape.lab import models
+from jaxscape.lab.readers import Arrays
 from jaxscape.trees import num_parameters
 from jaxscape.types import InputError
 
@@ -37,8 +39,8 @@ def drawn(model, inputs, seed=1):
 def trained():
     """Loss, parameters and data of a small transformer, built as the commands do."""
     data = sequences()
-    arrays = dataset.Arrays(*(np.asarray(data[name]) for name in ("inputs", "targets")), None, None)
-    built = dataset.build("mine", "", arrays, TOKENS)
+    arrays = Arrays(*(np.asarray(data[name]) for name in ("inputs", "targets")), None, None)
+    built = datasets.build("mine", "", arrays, TOKENS)
     config = ProblemConfig(model="transformer", hidden=WIDTH, layers=1)
     model, loss = problem.network(config, built)
     return loss, drawn(model, data["inputs"]), data

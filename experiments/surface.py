@@ -1,7 +1,8 @@
 """The loss surface over two directions, for a few prefixes of the samples."""
 
+import importlib.util
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,15 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from jaxtyping import Float
 
 import jaxscape as js
 from experiments.common import cli, console, prepare, run_folder, surfaces, tables
 from experiments.common import problem as problems
-from experiments.common.config import ProblemConfig, default
+from experiments.common.config import ProblemConfig, Range, above, default
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Kept, Record
 from experiments.common.surfaces import REACH, WORDS
-from experiments.surface import interactive
 from jaxscape import InputError
 
 
@@ -36,9 +37,9 @@ class SurfaceConfig(ProblemConfig):
 
     subspace: Literal["hessian", "random", "filter", "trajectory"] = "hessian"
     """Directions: top Hessian eigenvectors, random (unit or filter norms), or those of training."""
-    radius: Annotated[float | None, default("1, or as far as training went")] = None
+    radius: Annotated[float | None, above(0), default("1, or as far as training went")] = None
     """Half the grid's width, in units of the parameters (filter: of the filters' norms)."""
-    num: int = 41
+    num: Annotated[int, Range(lambda num: num >= 3 and num % 2 == 1, "odd and at least 3")] = 41
     """Grid points along each direction, odd."""
     ks: Annotated[tuple[int, ...], default("1, 2, k_max − 1 and k_max")] = ()
     """Prefix lengths k, in samples, from 1 to k_max."""
@@ -47,19 +48,16 @@ class SurfaceConfig(ProblemConfig):
     out: Annotated[Path | None, default("runs/surface-<dataset>-<hash of the settings>")] = None
     """Run folder."""
 
-    def ranges(self) -> list[tuple[str, Any, bool, str]]:
-        """See ``ProblemConfig.ranges``."""
-        radius = 1.0 if self.radius is None else self.radius
-        wanted = all(1 <= k <= self.k_max for k in self.ks)
-        words = " ".join(map(str, self.ks))
-        still = self.subspace == "trajectory" and self.epochs < 2
-        return [
-            *super().ranges(),
-            ("radius", radius, 0 < radius < float("inf"), "a finite number above 0"),
-            ("num", self.num, self.num >= 3 and self.num % 2 == 1, "an odd number of at least 3"),
-            ("ks", words, wanted, "from 1 to --k-max"),
-            ("epochs", self.epochs, not still, "at least 2 for a trajectory of two directions"),
-        ]
+    def check(self) -> None:
+        """See ``ProblemConfig.check``."""
+        super().check()
+        if not all(1 <= k <= self.k_max for k in self.ks):
+            found = " ".join(map(str, self.ks))
+            raise InputError(f"expected --ks from 1 to --k-max, {self.k_max}, found {found}")
+        if self.subspace == "trajectory" and self.epochs < 2:
+            raise InputError(
+                f"expected --epochs of at least 2 for a trajectory, found {self.epochs}; raise it"
+            )
 
 
 def run(config: SurfaceConfig) -> Kept:
@@ -70,7 +68,7 @@ def run(config: SurfaceConfig) -> Kept:
     """
     config.check()
     if config.interactive:
-        interactive.check_available()
+        check_plotly()
     problem = problems.load(config)
     console.problem(problem, config.order)
     found = run_folder.keep("surface", config, problem, lambda work: _find(problem, config, work))
@@ -104,7 +102,7 @@ def _find(problem: Problem, config: SurfaceConfig, work: Path) -> Record:
         (work / "figures").mkdir(exist_ok=True)
         shown = {surfaces.name(k): z for k, z in zip(found.k, found.loss, strict=True)}
         title = f"{WORDS[config.subspace]}: {problem.dataset.label}"
-        interactive.write(
+        write_html(
             work / "figures" / "surface.html", found.steps, shown,
             title=title, quantity=f"L_k ({unit})",
         )  # fmt: skip
@@ -130,6 +128,62 @@ def _directions(
     space, seconds = prepare.at_random(problem, params, config.subspace, 2, store)
     console.directions(config.subspace, None, seconds)
     return space, None, None
+
+
+def check_plotly() -> None:
+    """Raise an ``InputError`` unless Plotly is installed."""
+    if importlib.util.find_spec("plotly") is None:
+        raise InputError(
+            "expected the package plotly for an interactive surface, found none; "
+            "pip install plotly (in a checkout: pip install -e '.[interactive]')"
+        )
+
+
+def write_html(
+    path: Path,
+    steps: Float[np.ndarray, "a"],
+    sheets: Mapping[str, Float[np.ndarray, "a a"]],
+    *,
+    title: str,
+    quantity: str,
+) -> None:
+    """One self-contained HTML file (Plotly) with a button for each named sheet z[i, j].
+
+    Heights are decimal logarithms. What lies at 0 or below is left out.
+    """
+    import plotly.graph_objects as go
+
+    drawn = [
+        go.Surface(
+            **_surface(steps, sheet),
+            name=name,
+            visible=index == 0,
+            colorbar={"title": f"log₁₀ {quantity}"},
+        )
+        for index, (name, sheet) in enumerate(sheets.items())
+    ]
+    buttons = [
+        {"label": name, "method": "update", "args": [{"visible": list(row)}]}
+        for name, row in zip(sheets, np.eye(len(sheets), dtype=bool).tolist(), strict=True)
+    ]
+    figure = go.Figure(drawn)
+    figure.update_layout(
+        title=title,
+        scene={"xaxis_title": "θ₁", "yaxis_title": "θ₂", "zaxis_title": f"log₁₀ {quantity}"},
+        updatemenus=[{"type": "buttons", "direction": "right", "y": 1.05, "buttons": buttons}],
+    )
+    figure.write_html(path, include_plotlyjs=True)
+
+
+def _surface(steps: Float[np.ndarray, "a"], sheet: Float[np.ndarray, "a a"]) -> dict[str, Any]:
+    """What Plotly calls a surface; its heights have θ_2 first."""
+    return {
+        "x": steps,
+        "y": steps,
+        "z": np.log10(np.where(sheet > 0, sheet, np.nan)).T,
+        "colorscale": "Viridis",
+        "hovertemplate": "θ₁ %{x:.3g}<br>θ₂ %{y:.3g}<br>log₁₀ %{z:.4g}<extra></extra>",
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,422 @@
+"""Readers of data sets' files: IDX, the binary version of CIFAR, npz files and folders of npy."""
+
+import gzip
+import hashlib
+import math
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+from jaxtyping import Int, Shaped, UInt8
+
+from jaxscape.lab.stream import blocks
+from jaxscape.types import InputError
+
+
+class Arrays(NamedTuple):
+    """Inputs and targets as stored, one sample per row; there may be no test split."""
+
+    train_inputs: Shaped[np.ndarray, "n ..."]
+    train_targets: Shaped[np.ndarray, "n ..."]
+    test_inputs: Shaped[np.ndarray, "n_test ..."] | None
+    test_targets: Shaped[np.ndarray, "n_test ..."] | None
+
+
+def check_lengths(inputs: np.ndarray, targets: np.ndarray, where: str) -> None:
+    """Raise ``InputError`` unless both hold the same number of samples, at least one."""
+    if len(inputs) != len(targets) or len(inputs) == 0:
+        raise InputError(
+            f"expected as many inputs as targets, at least one, in {where}, "
+            f"found {len(inputs)} inputs with {len(targets)} targets; give one target per input"
+        )
+
+
+def check_labels(labels: Int[np.ndarray, "n"], num_classes: int, where: str) -> None:
+    """Raise ``InputError`` unless every label lies in 0 .. num_classes − 1."""
+    low, high = labels.min(), labels.max()
+    if low < 0 or high >= num_classes:
+        raise InputError(
+            f"expected labels from 0 to {num_classes - 1} in {where}, found {low} to {high}; "
+            "replace the altered data"
+        )
+
+
+# IDX: MNIST and its drop-in replacements
+
+STEMS = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+"""The four files of each such data set, in the order of ``Arrays``."""
+
+SUMS = {
+    "mnist": (
+        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    ),
+    "fashion_mnist": (
+        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    ),
+}
+"""SHA-256 of the unzipped files, where it is known."""
+
+
+@dataclass(frozen=True)
+class IdxFiles:
+    """Four IDX files of 28 by 28 grey images and their labels, plain or gzipped.
+
+    The gzip wrapper may be any. The unzipped contents must have the published SHA-256 (``sums``)
+    where it is known, else the published number of samples.
+    """
+
+    name: str
+    counts: tuple[int, int] = (60_000, 10_000)
+    sums: tuple[str, ...] | None = None
+    num_classes: ClassVar[int] = 10
+
+    def present(self, folder: Path) -> bool:
+        """Whether ``folder`` holds any of the four files, under any of the names in use."""
+        return any(_find(stem, folder) for stem in STEMS)
+
+    def read(self, folder: Path) -> Arrays:
+        """Images [n, 28, 28, 1] with labels of both splits, in the published order.
+
+        Raises ``InputError`` naming the file that is missing, truncated or altered.
+        """
+        paths = [_find(stem, folder) for stem in STEMS]
+        if missing := [stem for stem, path in zip(STEMS, paths, strict=True) if path is None]:
+            raise InputError(
+                f"expected the four files of {self.name} in {folder}, found no "
+                f"{', '.join(missing)} (plain or .gz); add it"
+            )
+        images, labels, test_images, test_labels = (
+            self._file(number, path) for number, path in enumerate(paths) if path
+        )
+        check_labels(labels, self.num_classes, str(paths[1]))
+        check_labels(test_labels, self.num_classes, str(paths[3]))
+        return Arrays(images[..., None], labels, test_images[..., None], test_labels)
+
+    def _file(self, number: int, path: Path) -> UInt8[np.ndarray, "n ..."]:
+        """One of the four, checked."""
+        raw = contents(path)
+        shape = (self.counts[number // 2], *((28, 28) if number % 2 == 0 else ()))
+        array = decode(raw, len(shape), path)
+        if array.shape != shape:
+            raise InputError(
+                f"expected {list(shape)} entries in {path}, as {self.name} has, found "
+                f"{list(array.shape)}; give data of your own as npz:PATH"
+            )
+        digest = hashlib.sha256(raw).hexdigest()
+        owner = next((name for name, sums in SUMS.items() if digest in sums), "no known data set")
+        if digest != self.sums[number] if self.sums else owner in SUMS:
+            wanted = f", SHA-256 {self.sums[number]} when unzipped" if self.sums else ""
+            raise InputError(
+                f"expected {path} to hold {self.name} as published{wanted}, found the contents of "
+                f"{owner}, SHA-256 {digest}; get the file again"
+            )
+        return array
+
+
+def _find(stem: str, folder: Path) -> Path | None:
+    dotted = stem.replace("-idx", ".idx")
+    names = (f"{stem}.gz", stem, f"{dotted}.gz", dotted)
+    return next((folder / file for file in names if (folder / file).is_file()), None)
+
+
+def contents(path: Path) -> bytes:
+    """The bytes of a file, unzipped where its name ends in .gz.
+
+    Raises ``InputError`` where it cannot be read, or is not whole gzip data.
+    """
+    try:
+        raw = path.read_bytes()
+        return gzip.decompress(raw) if path.suffix == ".gz" else raw
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(
+            f"expected {path} to be whole gzip data, found: {error}; get the file again"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"expected to read {path}, found: {error.strerror}; check its permissions"
+        ) from error
+
+
+def decode(raw: bytes, axes: int, where: Path) -> UInt8[np.ndarray, "..."]:
+    """The array of ``axes`` axes in the bytes ``raw`` of the IDX file ``where``.
+
+    IDX: two zero bytes, the type 8 (unsigned byte), the number of axes, each axis as a big-endian
+    uint32, then the entries in C order (http://yann.lecun.com/exdb/mnist/).
+
+    Args:
+        raw: the unzipped contents of the file.
+        axes: the number of axes that the array must have.
+        where: the file's name, for messages.
+
+    Raises:
+        InputError: another type or number of axes, or more or fewer entries than the header says.
+    """
+    start, magic = 4 * (axes + 1), bytes([0, 0, 8, axes])
+    if len(raw) < start or raw[:4] != magic:
+        raise InputError(
+            f"expected {where} to be an IDX file of bytes with {axes} axes, magic number "
+            f"{magic.hex()}, found {raw[:4].hex() or 'an empty file'}; get the file again"
+        )
+    shape = tuple(int(length) for length in np.frombuffer(raw, ">u4", axes, offset=4))
+    if len(raw) - start != math.prod(shape):
+        raise InputError(
+            f"expected {math.prod(shape)} entries in {where}, as its header says {shape}, "
+            f"found {len(raw) - start}: it is truncated or altered; get the file again"
+        )
+    return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
+
+
+# CIFAR
+
+PIXELS = 3 * 32 * 32
+
+
+@dataclass(frozen=True)
+class CifarFiles:
+    """The binary version of CIFAR-10 and CIFAR-100, in its archive or unpacked.
+
+    Records of one label byte (CIFAR-100: a coarse one, then the fine one that is used), then 32 by
+    32 red, green, blue bytes (https://www.cs.toronto.edu/~kriz/cifar.html). The archive must have
+    the published SHA-256 (``sha256``); unpacked files must have the format.
+    """
+
+    archive: str
+    sha256: str
+    folder: str
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    classes: tuple[int, ...]
+    """The number of classes of each label byte."""
+
+    @property
+    def num_classes(self) -> int:
+        """The classes of the labels that are used."""
+        return self.classes[-1]
+
+    def present(self, folder: Path) -> bool:
+        """Whether ``folder`` holds the archive, or what is in it."""
+        return (folder / self.archive).is_file() or self._unpacked(folder) is not None
+
+    def read(self, folder: Path) -> Arrays:
+        """Images [n, 32, 32, 3] with labels of both splits, in the published order.
+
+        Raises ``InputError`` naming the file that is missing, truncated or altered.
+        """
+        archive = folder / self.archive
+        if not archive.is_file():
+            place = self._unpacked(folder) or folder
+            return self._splits(place, lambda file: (place / file).read_bytes())
+        with archive.open("rb") as raw:
+            digest = hashlib.file_digest(raw, "sha256").hexdigest()
+        if digest != self.sha256:
+            raise InputError(
+                f"expected {archive} as published, SHA-256 {self.sha256}, found SHA-256 {digest}: "
+                "it is truncated or altered; get it again, or remove it"
+            )
+        with tarfile.open(archive) as tar:
+            return self._splits(archive, lambda file: _member(tar, f"{self.folder}/{file}"))
+
+    def _unpacked(self, folder: Path) -> Path | None:
+        places = (folder / self.folder, folder)
+        return next((place for place in places if (place / self.test[0]).is_file()), None)
+
+    def _splits(self, place: Path, load: Callable[[str], bytes]) -> Arrays:
+        """Both splits, from each file's bytes as ``load`` finds them in ``place``."""
+        found = []
+        for files in (self.train, self.test):
+            parts = [self._records(load, file, place) for file in files]
+            found += [np.concatenate(part) for part in zip(*parts, strict=True)]
+        return Arrays(*found)
+
+    def _records(
+        self, load: Callable[[str], bytes], file: str, place: Path
+    ) -> tuple[UInt8[np.ndarray, "n 32 32 3"], UInt8[np.ndarray, "n"]]:
+        try:
+            raw = load(file)
+        except (OSError, KeyError) as error:
+            raise InputError(
+                f"expected {file} in {place}, found: {error}; add it, or get the archive again"
+            ) from error
+        head, where = len(self.classes), f"{place}/{file}"
+        if len(raw) == 0 or len(raw) % (head + PIXELS):
+            raise InputError(
+                f"expected a multiple of {head + PIXELS} bytes in {where}, found {len(raw)}: it is "
+                "empty or truncated; get it again"
+            )
+        rows = np.frombuffer(raw, np.uint8).reshape(-1, head + PIXELS)
+        for labels, classes in zip(rows.T, self.classes, strict=False):
+            check_labels(labels, classes, where)
+        images = rows[:, head:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        return images, rows[:, head - 1]
+
+
+def _member(archive: tarfile.TarFile, name: str) -> bytes:
+    file = archive.extractfile(name)
+    if file is None:
+        raise KeyError(f"{name} is not a file")
+    return file.read()
+
+
+# Arrays of the user's own
+
+KEYS = ("inputs", "targets", "test_inputs", "test_targets")
+"""Names of the user's arrays, in the order of ``Arrays``."""
+ADVICE = "save plain arrays with np.savez(PATH, inputs=..., targets=...)"
+DAMAGE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
+
+def read_npz(path: Path) -> tuple[Arrays, int]:
+    """Arrays ``inputs`` with ``targets``, where present ``test_inputs`` with ``test_targets``.
+
+    ``path`` is an npz file, which is read into memory, or a folder of ``inputs.npy``,
+    ``targets.npy`` and so on, whose training split is memory-mapped: take a folder for data larger
+    than memory.
+
+    Inputs are bytes or finite floats, one sample per row. Targets are classes (integers from 0 on)
+    or finite floats. Integers [n, t] with integers [n, a] are sequences: tokens, and what follows
+    each of the last a ≤ t of them, −1 where it does not count; they are always in memory. Also
+    returns the number of classes, the largest label or token + 1 over both splits; 0 for targets
+    that are floats.
+
+    Raises ``InputError`` for a file that is missing, damaged or pickled, and for arrays that are
+    missing, empty, of unequal length, of another type, negative (labels) or not finite.
+    """
+    stored = _stored(path)
+    needed = KEYS[:2] if stored.keys().isdisjoint(KEYS[2:]) else KEYS
+    if not stored.keys() >= set(needed):
+        raise InputError(
+            f"expected arrays {', '.join(needed)} in {path}, "
+            f"found {', '.join(sorted(stored)) or 'none of them'}; {ADVICE}"
+        )
+    splits = [[stored[key] for key in pair] for pair in (needed[:2], needed[2:]) if pair]
+    tokens = all(_are_tokens(*split) for split in splits)
+    if tokens:
+        splits = [[np.asarray(array, np.int64) for array in split] for split in splits]
+    check = _check_tokens if tokens else _check_values
+    for split, where in zip(splits, (str(path), f"the test split of {path}"), strict=False):
+        check(split[0], split[1], where)
+        for train, array in zip(splits[0], split, strict=True):
+            _check_alike(train, array, path)
+    count = _num_classes(splits, tokens, path)
+    found = [array.astype(np.int32) if tokens else array for split in splits for array in split]
+    return Arrays(*found[:2], *(found[2:] or (None, None))), count
+
+
+def _stored(path: Path) -> dict[str, np.ndarray]:
+    """Those of the arrays ``KEYS`` that ``path`` holds."""
+    is_folder = path.is_dir()
+    if not (is_folder or zipfile.is_zipfile(path)):
+        found = "something else" if path.exists() else "none"
+        raise InputError(f"expected an npz file at {path}, found {found}; {ADVICE}")
+    try:
+        if not is_folder:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return {key: arrays[key] for key in KEYS if key in arrays}
+        return {
+            key: np.load(path / f"{key}.npy", None if key.startswith("test") else "r")
+            for key in KEYS
+            if (path / f"{key}.npy").exists()
+        }
+    except DAMAGE as error:
+        raise InputError(f"expected plain arrays in {path}, found: {error}; {ADVICE}") from error
+    except MemoryError as error:
+        raise InputError(
+            f"expected arrays in {path} that fit into memory, found: {error}; save each with "
+            "np.save into a folder, as inputs.npy and targets.npy, and name the folder"
+        ) from error
+
+
+def _are_tokens(inputs: np.ndarray, targets: np.ndarray) -> bool:
+    integers = inputs.dtype.kind in "iu" and targets.dtype.kind in "iu"
+    return integers and inputs.ndim == targets.ndim == 2 and 0 < targets.shape[1] <= inputs.shape[1]
+
+
+def _check_tokens(inputs: np.ndarray, targets: np.ndarray, where: str) -> None:
+    check_lengths(inputs, targets, where)
+    if inputs.min() < 0 or targets.min() < -1:
+        raise InputError(
+            f"expected tokens from 0 and targets from -1 on in {where}, found "
+            f"{inputs.min()} and {targets.min()}; number them 0, 1, 2, ..."
+        )
+    idle = np.flatnonzero((targets < 0).all(1))
+    if idle.size:
+        raise InputError(
+            f"expected a target that counts in every sequence of {where}, found {idle.size} "
+            f"with targets of -1 alone, the first at index {idle[0]}; leave them out"
+        )
+
+
+def _check_values(inputs: np.ndarray, targets: np.ndarray, where: str) -> None:
+    """Inputs that are no tokens, with classes or values as targets."""
+    if inputs.dtype != np.uint8 and inputs.dtype.kind != "f":
+        raise InputError(
+            f"expected bytes or floats as inputs of {where}, or tokens [n, t] with integer targets "
+            f"[n, a] of the last a of them, found {inputs.dtype} of shape {inputs.shape}; convert "
+            "them"
+        )
+    _check_finite(inputs, f"inputs of {where}")
+    if targets.dtype.kind not in "iuf" or (targets.dtype.kind != "f" and targets.ndim != 1):
+        raise InputError(
+            f"expected one integer class per sample, or floats, as targets of {where}, "
+            f"found {targets.dtype} of shape {targets.shape}; convert them"
+        )
+    if targets.dtype.kind != "f" and targets.size:
+        check_labels(targets, np.iinfo(np.int32).max, f"targets of {where}")
+    _check_finite(targets, f"targets of {where}")
+    check_lengths(inputs, targets, where)
+
+
+def _check_alike(train: np.ndarray, test: np.ndarray, path: Path) -> None:
+    if train.shape[1:] != test.shape[1:] or train.dtype.kind != test.dtype.kind:
+        raise InputError(
+            f"expected the test split of {path} to be like the training split, {train.dtype} "
+            f"{train.shape}, found {test.dtype} {test.shape}; {ADVICE}"
+        )
+
+
+def _check_finite(array: np.ndarray, where: str) -> None:
+    if array.ndim == 0:
+        raise InputError(f"expected one row per sample as {where}, found a single value; {ADVICE}")
+    with np.errstate(over="ignore"):
+        finite = np.concatenate([np.zeros(0, bool), *map(_are_finite, blocks(array))])
+    if not finite.all():
+        raise InputError(
+            f"expected finite float32 values as {where}, found {np.sum(~finite)} samples with NaN "
+            f"or infinity, the first at index {np.argmin(finite)}; leave them out"
+        )
+
+
+def _are_finite(rows: np.ndarray) -> np.ndarray:
+    """Which rows are finite as float32."""
+    return np.asarray(np.isfinite(rows.astype(np.float32)).all(tuple(range(1, rows.ndim))))
+
+
+def _num_classes(splits: list[list[np.ndarray]], tokens: bool, path: Path) -> int:
+    """The largest label or token + 1; 0 for a regression. More than samples are a mistake."""
+    counted = [array for split in splits for array in (split if tokens else split[1:])]
+    if counted[0].dtype.kind == "f":
+        return 0
+    count, number = 1 + max(int(array.max()) for array in counted), sum(a.size for a in counted)
+    if count > max(number, 1000):
+        of, other = ("tokens", "") if tokens else ("samples", ", or give float targets")
+        raise InputError(
+            f"expected labels in {path} below the number of {of}, {number}, found {count - 1}; "
+            f"number them 0, 1, 2, ...{other}"
+        )
+    return count
