@@ -12,7 +12,6 @@ from experiments.common import (
     cli,
     console,
     devices,
-    law_figures,
     prepare,
     run_folder,
     segments,
@@ -23,6 +22,7 @@ from experiments.common.config import ProblemConfig, above, at_least, between, d
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Kept, Record
 from jaxscape import InputError
+from jaxscape.lab import plot
 from jaxscape.subspace import check_dim
 
 
@@ -89,7 +89,15 @@ def _find(problem: Problem, config: TheoryConfig, work: Path) -> Record:
             "expected losses that differ between samples, found some Δ_k = 0 beyond k = 100; "
             "no ratio to it is defined"
         )
-    figure = law_figures.agreement(entries, **run_folder.marks(problem))
+    ratio = "law_over_monte_carlo"
+    sigma, mean, sem, median = (
+        np.array([entry[name] for entry in entries])
+        for name in ("sigma", ratio, f"{ratio}_sem", f"{ratio}_median")
+    )
+    parts = {
+        name: np.array([entry["law_parts"][name] for entry in entries]) for name in tables.PARTS
+    }
+    figure = plot.law_agreement(sigma, mean, sem, median, parts, **run_folder.marks(problem))
     return Record(arrays, {"sigmas": entries}, {"agreement": figure})
 
 

@@ -82,21 +82,18 @@ def run(config: CollectConfig) -> Kept:
 
 def _find(problem: Problem, config: CollectConfig, work: Path) -> Record:
     arrays = measure.measure(problem, config, work / "checkpoint")
-    unit = "nats" if problem.dataset.num_classes else "loss"
     found = {
         "num_parameters": num_parameters(problem.initial),
         "steps_per_arrival": measure.steps(problem, config),
         "tolerance": config.tolerance,
-        "unit": unit,
+        "unit": "nats" if problem.dataset.num_classes else "loss",
         **report.summarise(arrays),
     }
     marks = run_folder.marks(problem)
-    figures = {
-        "monitor": report.monitor(arrays, config.tolerance, **marks),
-        "test_loss": report.loss(arrays, unit=unit, **marks),
-    }
-    if "test_accuracy" in arrays:
-        figures["test_error"] = report.error(arrays, **marks)
+    figures = {"monitor": report.monitor(arrays, config.tolerance, **marks)}
+    for metric, name in (("test_loss", "test_loss"), ("test_accuracy", "test_error")):
+        if metric in arrays:
+            figures[name] = report.network(arrays, metric, unit=found["unit"], **marks)
     return Record(arrays, found, figures)
 
 

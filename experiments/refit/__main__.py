@@ -105,7 +105,7 @@ def _find(problem: Problem, config: RefitConfig, work: Path) -> Record:
     figures = {
         "networks": report.networks_figure(arrays, **marks),
         "distance": report.distance(arrays, **marks),
-        "sizes": report.sizes(arrays["k"], found["sigmas"], **marks),
+        "sizes": report.sizes(found, **marks),
         "overlap": report.overlaps(arrays, **run_folder.marks(problem)),
     }
     return Record(arrays, found, figures)

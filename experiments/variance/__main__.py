@@ -20,8 +20,6 @@ from experiments.variance.measure import NETS, measure
 from jaxscape.probes import fits
 from jaxscape.subspace import check_dim
 
-PREFIXES = 300
-"""Values of k that are looked at."""
 POWER = Range(lambda m: m >= 128 and fits(m, NETS), "a power of two of at least 128")
 """Of the number of points: nets of Sobol' points have as many."""
 
@@ -78,7 +76,7 @@ def _find(problem: Problem, config: VarianceConfig, work: Path) -> Record:
     console.stage("model", "the quadratic model of every sample", time.monotonic() - started)
     k = np.arange(1, len(problem.order))
     k = k[tables.late(k)]
-    k = k[np.unique(np.linspace(0, len(k) - 1, PREFIXES).astype(int))]
+    k = k[np.unique(np.linspace(0, len(k) - 1, 300).astype(int))]  # as many as a median needs
     found = []
     for sigma in config.sigmas:
         started = time.monotonic()
