@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 
@@ -12,18 +12,17 @@ from experiments.common import (
     cli,
     console,
     devices,
-    law,
-    law_figures,
     prepare,
     run_folder,
     segments,
     tables,
 )
 from experiments.common import problem as problems
-from experiments.common.config import ProblemConfig, default
+from experiments.common.config import ProblemConfig, above, at_least, between, default
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Kept, Record
 from jaxscape import InputError
+from jaxscape.lab import plot
 from jaxscape.subspace import check_dim
 
 
@@ -39,30 +38,27 @@ class TheoryConfig(ProblemConfig):
         python -m experiments.theory --dataset glyphs --k-max 3000 --num-sigmas 5  # a first look
     """
 
-    dim: int = 10
+    dim: Annotated[int, between(1, segments.MAX_LAW_DIM)] = 10
     """Number of eigenvectors, at most 32."""
-    sigma_min: float = 1e-4
+    sigma_min: Annotated[float, above(0)] = 1e-4
     """Smallest standard deviation σ along each direction, in units of the parameters."""
-    sigma_max: float = 10.0
+    sigma_max: Annotated[float, above(0)] = 10.0
     """Largest σ, in units of the parameters."""
-    num_sigmas: int = 11
+    num_sigmas: Annotated[int, at_least(2)] = 11
     """Number of values of σ, in equal ratios."""
-    points: int = 64
+    points: Annotated[int, at_least(2)] = 64
     """Random points at each σ, at least 2."""
     out: Annotated[Path | None, default("runs/theory-<dataset>-<hash of the settings>")] = None
     """Run folder."""
 
-    def ranges(self) -> list[tuple[str, Any, bool, str]]:
-        """See ``ProblemConfig.ranges``."""
-        low, high = self.sigma_min, self.sigma_max
-        return [
-            *super().ranges(),
-            ("dim", self.dim, 1 <= self.dim <= law.MAX_DIM, f"from 1 to {law.MAX_DIM}"),
-            ("sigma-min", low, 0 < low < float("inf"), "a finite number above 0"),
-            ("sigma-max", high, low < high < float("inf"), "a finite number above --sigma-min"),
-            ("num-sigmas", self.num_sigmas, self.num_sigmas >= 2, "at least 2"),
-            ("points", self.points, self.points >= 2, "at least 2"),
-        ]
+    def check(self) -> None:
+        """See ``ProblemConfig.check``."""
+        super().check()
+        if self.sigma_max <= self.sigma_min:
+            raise InputError(
+                f"expected --sigma-max above --sigma-min {self.sigma_min:g}, found "
+                f"{self.sigma_max:g}; change it"
+            )
 
 
 def run(config: TheoryConfig) -> Kept:
@@ -76,7 +72,7 @@ def run(config: TheoryConfig) -> Kept:
     check_dim(config.dim, problem.initial)
     console.problem(problem, config.order)
     found = run_folder.keep("theory", config, problem, lambda work: _find(problem, config, work))
-    print(tables.as_text(table(found.summary["sigmas"])))
+    print(tables.as_text(tables.law_table(found.summary["sigmas"])))
     print(f"\nfigure: {found.folder / 'figures' / 'agreement.png'}")
     return found
 
@@ -85,7 +81,7 @@ def _find(problem: Problem, config: TheoryConfig, work: Path) -> Record:
     arrays = _compare(problem, config, work / "checkpoint")
     late = tables.late(arrays["k"])
     entries = [
-        {"sigma": float(sigma)} | law.agreement(arrays, index, late)
+        {"sigma": float(sigma)} | tables.agreement(arrays, index, late)
         for index, sigma in enumerate(arrays["sigma"])
     ]
     if not all("law_holds" in entry for entry in entries):
@@ -93,12 +89,20 @@ def _find(problem: Problem, config: TheoryConfig, work: Path) -> Record:
             "expected losses that differ between samples, found some Δ_k = 0 beyond k = 100; "
             "no ratio to it is defined"
         )
-    figure = law_figures.agreement(entries, **run_folder.marks(problem))
+    ratio = "law_over_monte_carlo"
+    sigma, mean, sem, median = (
+        np.array([entry[name] for entry in entries])
+        for name in ("sigma", ratio, f"{ratio}_sem", f"{ratio}_median")
+    )
+    parts = {
+        name: np.array([entry["law_parts"][name] for entry in entries]) for name in tables.PARTS
+    }
+    figure = plot.law_agreement(sigma, mean, sem, median, parts, **run_folder.marks(problem))
     return Record(arrays, {"sigmas": entries}, {"agreement": figure})
 
 
 def _compare(problem: Problem, config: TheoryConfig, store: Path) -> dict[str, np.ndarray]:
-    """The arrays that ``law.agreement`` reads, at every sigma."""
+    """The arrays that ``tables.agreement`` reads, at every sigma."""
     sigmas = np.geomspace(config.sigma_min, config.sigma_max, config.num_sigmas)
     params, seconds = prepare.trained(problem, config, store)
     console.stage("trained", f"{config.epochs} epochs", seconds)
@@ -111,7 +115,7 @@ def _compare(problem: Problem, config: TheoryConfig, store: Path) -> dict[str, n
     )
     console.stage("swept", f"{config.points} points at each of {len(sigmas)} σ", seconds)
     started = time.monotonic()
-    laws = law.arrays_of(problem, space, sigmas.tolist(), mesh)
+    laws = segments.law(problem, space, sigmas.tolist(), mesh)
     console.stage("theory", "the quadratic law of every k", time.monotonic() - started)
     return {
         "k": np.asarray(curves[0].k),
@@ -120,24 +124,6 @@ def _compare(problem: Problem, config: TheoryConfig, store: Path) -> dict[str, n
         "delta_sem": np.stack([curve.sem for curve in curves]),
         **laws,
     }
-
-
-def table(entries: list[dict[str, Any]]) -> list[list[str]]:
-    """Rows of text, the first one the header; of each part its mean over that of Monte-Carlo."""
-    verdicts = {True: "holds", False: "does not hold", None: "cannot tell"}
-    rows = [["sigma", "law / Monte-Carlo", "median over k", *law.PARTS, "law"]]
-    for entry in entries:
-        ratio, error = entry["law_over_monte_carlo"], entry["law_over_monte_carlo_sem"]
-        rows.append(
-            [
-                f"{entry['sigma']:.3g}",
-                f"{ratio:.4g} ± {error:.1g}",
-                f"{entry['law_over_monte_carlo_median']:.4g}",
-                *(f"{entry['law_parts'][part] * ratio:.2g}" for part in law.PARTS),
-                verdicts[entry["law_holds"]],
-            ]
-        )
-    return rows
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -34,7 +34,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import jaxscape as js
-from experiments.common import law_figures
 from jaxscape.lab import data, models, plot, style, train
 
 # %matplotlib inline
@@ -156,7 +155,7 @@ print(f"{'law / Monte-Carlo':28}", *(f"{label:>9}" for label in labels))
 for name, ratio in ratios.items():
     print(f"{name:28}", *(f"{value:9.3g}" for value in ratio))
 del parts["level a² alone"]  # at σ = 0.01 it would hide behind the full law
-law_figures.law(k, delta, parts, labels, dataset=source.label)
+plot.law(k, delta, parts, labels, dataset=source.label)
 
 # %% [markdown]
 # On MNIST, close to $w^*$ the law holds, and $\Delta_k$ is nearly all $a^2$: the level of the

@@ -17,10 +17,9 @@ from experiments.common.console import seconds, timer
 from experiments.common.problem import Problem
 from jaxscape import batching
 from jaxscape.lab import stream, train
-from jaxscape.probes import Probe
 from jaxscape.quadratic import project
 from jaxscape.trees import num_parameters
-from jaxscape.types import Params
+from jaxscape.types import Params, Probe
 
 SQUARE = 2048
 """Side of the matrices whose product measures the machine."""

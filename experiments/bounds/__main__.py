@@ -12,7 +12,7 @@ import numpy as np
 
 import jaxscape as js
 from experiments.bounds import measure, published, report
-from experiments.common import cli, console, law, prepare, run_folder, tables
+from experiments.common import cli, console, prepare, run_folder, segments, tables
 from experiments.common import problem as problems
 from experiments.common.config import ProblemConfig, above, at_least, between, default
 from experiments.common.problem import Problem
@@ -34,7 +34,7 @@ class BoundsConfig(ProblemConfig):
         python -m experiments.bounds --dataset glyphs --k-max 3000 --norms 3000  # a first look
     """
 
-    dim: Annotated[int, between(1, law.MAX_DIM)] = 10
+    dim: Annotated[int, between(1, segments.MAX_LAW_DIM)] = 10
     """Number of eigenvectors, at most 32."""
     sigma: Annotated[float, above(0)] = 0.01
     """Standard deviation σ along each direction, in units of the parameters."""

@@ -13,12 +13,12 @@ from jaxscape import InputError
 
 
 def default(words: str) -> Any:
-    """Annotates a flag whose default is nothing: what ``--help`` says in its place."""
+    """Annotates a flag whose default is None: what ``--help`` says in its place."""
     return tyro.conf.arg(help_behavior_hint=f"(default: {words})")
 
 
 class Range(NamedTuple):
-    """What a setting may be, as part of its type: ``points: Annotated[int, at_least(2)] = 256``."""
+    """The range of a setting, in its type: ``points: Annotated[int, at_least(2)] = 256``."""
 
     holds: Callable[[Any], bool]
     words: str
@@ -50,7 +50,7 @@ def between(low: float, high: float) -> Range:
 
 
 SIZES = {"mlp": (256, 2), "cnn": (256, 2), "transformer": (24, 1)}
-"""Hidden units, and layers, where none are named."""
+"""Hidden units and layers by default."""
 
 
 @dataclass(frozen=True)
@@ -58,19 +58,19 @@ class ProblemConfig:
     """Which network, trained on which samples."""
 
     dataset: str = "auto"
-    """A name below, npz:PATH, tfds:NAME, or auto: MNIST where it can be had, else glyphs."""
+    """A name above, npz:PATH, tfds:NAME, or auto: MNIST where it can be had, else glyphs."""
     data_dir: Annotated[str | None, default("JAXSCAPE_DATA_DIR, else a download")] = None
     """Folder with the data set's files."""
     k_max: Annotated[int, at_least(2)] = 60_000
-    """Samples, at least 2: w* is trained on them, and k goes up to them."""
+    """Number of samples N, at least 2: w* is trained on them, and k runs up to N − 1."""
     order: Literal["shuffled", "dataset"] = "shuffled"
     """Order of the samples: shuffled by the seed, or as the data set has them."""
     model: Literal["mlp", "cnn", "transformer"] = "mlp"
-    """Fully connected, convolutional, or of sequences of tokens, such as sums."""
-    hidden: Annotated[int | None, at_least(1), default("256, of a transformer 24")] = None
-    """Units per hidden layer; of a cnn 8 times its first channels, of a transformer the width."""
-    layers: Annotated[int | None, at_least(0), default("2, of a transformer 1")] = None
-    """Number of hidden layers, or of a transformer's blocks."""
+    """Fully connected, convolutional, or for sequences of tokens, such as sums."""
+    hidden: Annotated[int | None, at_least(1), default("256, transformer 24")] = None
+    """Units per hidden layer; for a cnn 8 times its first channels, for a transformer the width."""
+    layers: Annotated[int | None, at_least(0), default("2, transformer 1")] = None
+    """Number of hidden layers, or of transformer blocks."""
     epochs: Annotated[int, at_least(0)] = 10
     """Training, in passes over the samples; 0 leaves the network as initialised."""
     batch_size: Annotated[int, at_least(1)] = 64
@@ -102,8 +102,7 @@ class ProblemConfig:
 
     def settings(self) -> dict[str, Any]:
         """Every setting that the result depends on."""
-        where = {"data_dir", "out", "resume", "checkpoint_every"}
-        where |= {"devices", "hosts", "host", "coordinator"}
+        where = {"data_dir", "out", "resume", "checkpoint_every", "devices", "distributed"}
         return {name: value for name, value in asdict(self).items() if name not in where}
 
     def short_hash(self) -> str:

@@ -1,4 +1,4 @@
-"""The trained point and the directions around it, computed or restored."""
+"""The trained network w*, the directions around it, and the points: computed, or restored."""
 
 import sys
 import time
@@ -12,15 +12,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 import jaxscape as js
-from experiments.common import devices as hosts
 from experiments.common.config import ProblemConfig
 from experiments.common.console import progress
 from experiments.common.problem import Problem
 from jaxscape import devices
 from jaxscape.lab import checkpoint, stream, train
 from jaxscape.lanczos import Eigenpairs
-from jaxscape.probes import Probe
-from jaxscape.types import Params
+from jaxscape.types import Params, Probe
 
 
 class Directions(NamedTuple):
@@ -42,8 +40,8 @@ class Eigenspace(NamedTuple):
 def fit(
     problem: Problem, config: ProblemConfig, visit: Callable[[Params], Any] = lambda params: None
 ) -> Params:
-    """w*, trained on the problem's samples; ``visit`` sees the parameters after each epoch."""
-    samples = problem.samples if config.epochs else problem.read(slice(1))  # none are looked at
+    """w*, trained on the problem's samples; ``visit`` gets the parameters after each epoch."""
+    samples = problem.samples if config.epochs else problem.read(slice(1))  # only its shape is used
     with progress("training", config.epochs, "epochs") as advance:
 
         def on_epoch(number: int, params: Params) -> None:
@@ -65,35 +63,20 @@ def fit(
 
 def trained(problem: Problem, config: ProblemConfig, store: Path) -> tuple[Params, float]:
     """w*, trained on the problem's samples or restored from ``store``, and the seconds it took."""
-    like = {"params": problem.initial, "seconds": np.zeros(1, np.float32)}
-    if checkpoint.exists(store, "trained"):
-        found = checkpoint.restore(store, "trained", like)
-        return found["params"], float(found["seconds"][0])
-    started = time.monotonic()
-    params = fit(problem, config)
-    seconds = time.monotonic() - started
-    checkpoint.save(
-        store, "trained", {"params": params, "seconds": np.array([seconds], np.float32)}
-    )
-    return params, seconds
+    find = lambda: fit(problem, config)  # noqa: E731
+    return _kept(store, "trained", "params", problem.initial, find)
 
 
 def trajectory(problem: Problem, config: ProblemConfig, store: Path) -> tuple[Params, float]:
     """The network before training and after each epoch, leaves ``[epochs + 1, ...]``; seconds."""
-    alike = jax.tree.map(lambda leaf: np.zeros((config.epochs + 1, *leaf.shape), leaf.dtype),
-                         problem.initial)  # fmt: skip
-    like = {"points": alike, "seconds": np.zeros(1, np.float32)}
-    if checkpoint.exists(store, "trajectory"):
-        found = checkpoint.restore(store, "trajectory", like)
-        return found["points"], float(found["seconds"][0])
-    started = time.monotonic()
-    visited = [problem.initial]
-    fit(problem, config, visited.append)
-    points = jax.tree.map(lambda *leaves: np.stack(leaves), *visited)
-    seconds = time.monotonic() - started
-    found = {"points": points, "seconds": np.array([seconds], np.float32)}
-    checkpoint.save(store, "trajectory", found)
-    return points, seconds
+
+    def find() -> Params:
+        visited = [problem.initial]
+        fit(problem, config, visited.append)
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *visited)
+
+    many = lambda leaf: np.zeros((config.epochs + 1, *leaf.shape), leaf.dtype)  # noqa: E731
+    return _kept(store, "trajectory", "points", jax.tree.map(many, problem.initial), find)
 
 
 def directions(
@@ -104,7 +87,7 @@ def directions(
     store: Path,
     mesh: Mesh | None = None,
 ) -> Directions:
-    """The subspace of the given kind through ``params``, computed or restored from ``store``."""
+    """The subspace through ``params``: "hessian", "random", "filter", or "isotropic" for none."""
     if kind == "isotropic":
         return Directions(None, None, 0.0)
     if kind == "hessian":
@@ -124,7 +107,7 @@ def at_random(
         dim,
         normalization="unit" if kind == "random" else "filter",
     )
-    _save(store, "subspace", {"basis": space.basis})
+    checkpoint.save(store, "subspace", {"basis": space.basis})
     return space, time.monotonic() - started
 
 
@@ -132,26 +115,25 @@ def eigenspace(
     problem: Problem, params: Params, dim: int, store: Path, mesh: Mesh | None = None
 ) -> Eigenspace:
     """The top eigenvectors of the Hessian at ``params``, computed or restored from ``store``."""
-    like = {"pairs": _abstract_pairs(params, dim), "seconds": np.zeros(1, np.float32)}
-    if hosts.decide(lambda: checkpoint.exists(store, "subspace")):
-        found = hosts.from_first(lambda: checkpoint.restore(store, "subspace", like), like)
-        pairs = found["pairs"]
-        return Eigenspace(js.Subspace(params, pairs.vectors), pairs, float(found["seconds"][0]))
-    started = time.monotonic()
-    samples = f"{len(problem.order):,} samples"
-    print(f"subspace: eigenpairs of the Hessian over {samples} ...", file=sys.stderr)
-    if mesh is None:
-        data = problem.samples
-    else:  # each device is given its part alone
-        problem.release()
-        data = hosts.together(lambda: problem.read(slice(None)))
-    operator = js.hessian_operator(problem.loss, params, data, mesh=mesh)
-    pairs = js.top_eigenpairs(problem.keys["subspace"], operator, params, dim)
-    if mesh is not None:
-        pairs = devices.local(devices.place(pairs, mesh))
-    stream.wait(pairs)
-    seconds = time.monotonic() - started
-    _save(store, "subspace", {"pairs": pairs, "seconds": np.array([seconds], np.float32)})
+
+    def find() -> Eigenpairs:
+        samples = f"{len(problem.order):,} samples"
+        print(f"subspace: eigenpairs of the Hessian over {samples} ...", file=sys.stderr)
+        if mesh is None:
+            data = problem.samples
+        else:  # each device gets its part alone
+            problem.release()
+            data = problem.read(slice(None))
+        operator = js.hessian_operator(problem.loss, params, data, mesh=mesh)
+        pairs = js.top_eigenpairs(problem.keys["subspace"], operator, params, dim)
+        if mesh is not None:
+            pairs = devices.local(devices.place(pairs, mesh))
+        stream.wait(pairs)
+        return pairs
+
+    solve = lambda w: js.top_eigenpairs(jax.random.key(0), lambda v: v, w, dim)  # noqa: E731
+    like = jax.eval_shape(solve, jax.tree.map(jnp.asarray, params))
+    pairs, seconds = _kept(store, "subspace", "pairs", like, find)
     return Eigenspace(js.Subspace(params, pairs.vectors), pairs, seconds)
 
 
@@ -171,11 +153,16 @@ def probe(
     return draw(key, space, num_points, sigma)
 
 
-def _save(store: Path, name: str, tree: Any) -> None:
-    hosts.together(lambda: checkpoint.save(store, name, tree) if hosts.first() else None)
-
-
-def _abstract_pairs(params: Params, dim: int) -> Eigenpairs:
-    """What ``top_eigenpairs`` returns, without its values."""
-    solve = lambda w: js.top_eigenpairs(jax.random.key(0), lambda v: v, w, dim)  # noqa: E731
-    return jax.eval_shape(solve, jax.tree.map(jnp.asarray, params))
+def _kept(
+    store: Path, name: str, what: str, like: Any, find: Callable[[], Any]
+) -> tuple[Any, float]:
+    """What ``find`` gives, or what an earlier run left in ``store``; the seconds it took."""
+    if checkpoint.exists(store, name):
+        expected = {what: like, "seconds": np.zeros(1, np.float32)}
+        found = checkpoint.restore(store, name, expected)
+    else:
+        started = time.monotonic()
+        found = {what: find()}
+        found["seconds"] = np.array([time.monotonic() - started], np.float32)
+        checkpoint.save(store, name, found)
+    return found[what], float(found["seconds"][0])

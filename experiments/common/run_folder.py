@@ -1,9 +1,4 @@
-"""A run's folder, which appears whole or not at all.
-
-What a result depends on besides the code: settings, data, versions, devices.
-
-The run folder of a command that is done in one go: arrays, summary, settings, figures.
-"""
+"""A run's folder: settings, arrays, summary and figures; it appears whole or not at all."""
 
 import contextlib
 import json
@@ -18,18 +13,105 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from matplotlib.figure import Figure
 
 from experiments.common.problem import Problem
 from jaxscape import InputError
 from jaxscape.lab import plot
-from jaxscape.lab.data import Dataset
 
 CONFIG = "config.json"
 
-
 KEPT = "what was done is kept in"
 """How the note of an error begins after which the run can be resumed."""
+
+PACKAGES = (
+    "jaxscape-loss",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "numpy",
+    "matplotlib",
+    "pillow",
+)
+
+
+class Record(NamedTuple):
+    """What a command has found."""
+
+    arrays: dict[str, np.ndarray]  #: of results.npz, without pickles
+    summary: dict[str, Any]  #: of summary.json
+    figures: Mapping[str, Figure]  #: by file name, without its ending
+
+
+class Kept(NamedTuple):
+    """A record, and the run folder in which it lies."""
+
+    arrays: dict[str, np.ndarray]
+    summary: dict[str, Any]
+    figures: Mapping[str, Figure]
+    folder: Path
+
+
+def keep(name: str, config: Any, problem: Problem, find: Callable[[Path], Record]) -> Kept:
+    """Write what ``find`` gives into ``config.out``, or runs/<name>-<dataset>-<hash>.
+
+    ``find`` gets the folder to work in. Bad input leaves nothing behind; the next run of the same
+    settings resumes what an interruption leaves.
+
+    Raises:
+        InputError: a folder in use, or what ``find`` raises.
+    """
+    return write(out_of(name, config, problem), settings_of(config, problem), config, problem, find)
+
+
+def write(
+    out: Path,
+    settings: dict[str, Any],
+    config: Any,
+    problem: Problem,
+    find: Callable[[Path], Record],
+    *,
+    resume: bool = True,
+    report: Callable[[Path, Record, dict[str, Any]], None] | None = None,
+) -> Kept:
+    """Write what ``find`` gives into the folder ``out``.
+
+    Args:
+        out: the run folder.
+        settings: those that the result depends on.
+        config: all settings.
+        problem: the data and the network.
+        find: gets the folder to work in.
+        resume: whether to go on with an unfinished run.
+        report: ``report(folder, record, facts)`` writes report.html.
+    """
+    with staged(out, settings, resume=resume) as work:
+        found = find(work)
+        facts = facts_of(problem, config, settings)
+        if jax.process_index() == 0:
+            write_arrays(work / "results.npz", found.arrays)
+            write_json(work / "summary.json", found.summary)
+            write_json(work / CONFIG, facts)
+            for name, figure in found.figures.items():
+                plot.save(figure, work / "figures", name)
+            if report is not None:
+                report(work, found, facts)
+    return Kept(*found, folder=out)
+
+
+def read(out: Path) -> Kept:
+    """A finished run, without its figures."""
+    with np.load(out / "results.npz") as arrays:
+        return Kept(dict(arrays), json.loads((out / "summary.json").read_text()), {}, out)
+
+
+def out_of(name: str, config: Any, problem: Problem) -> Path:
+    """``config.out``, or runs/<name>-<dataset>-<hash>, from the root on."""
+    default = Path("runs") / f"{name}-{problem.dataset.label}-{config.short_hash()}"
+    return absolute(config.out or default)
 
 
 def absolute(out: Path) -> Path:
@@ -40,6 +122,11 @@ def absolute(out: Path) -> Path:
     return found
 
 
+def settings_of(config: Any, problem: Problem) -> dict[str, Any]:
+    """What the result depends on: settings and data."""
+    return config.settings() | {"data_sha256": problem.dataset.sha256}
+
+
 def is_finished(out: Path, settings: dict[str, Any]) -> bool:
     """Whether ``out`` holds a finished run of these settings; an ``InputError`` if of others."""
     if not (out / "summary.json").exists():
@@ -48,26 +135,49 @@ def is_finished(out: Path, settings: dict[str, Any]) -> bool:
     return True
 
 
+def check_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Raise an ``InputError`` unless ``folder`` holds a run of these settings."""
+    try:
+        found = json.loads((folder / CONFIG).read_text())["settings"]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(
+            f"expected a readable {CONFIG} in {folder}, found a damaged one; remove the folder"
+        ) from None
+    wanted = json.loads(json.dumps(settings))
+    for name in wanted | found:
+        if wanted.get(name) != found.get(name):
+            raise InputError(
+                f"expected a run with {name} = {wanted.get(name)}, found {name} = "
+                f"{found.get(name)} in {folder}; use that setting, or another --out"
+            )
+
+
 @contextlib.contextmanager
 def staged(out: Path, settings: dict[str, Any], *, resume: bool) -> Iterator[Path]:
-    """Yields the folder to work in, which becomes ``out`` once the work is done.
+    """Yield the folder to work in, which becomes ``out`` once the work is done.
 
-    Until then it lies beside it as ``out.partial``. Bad input found on the way removes it, unless
-    it was there before; an interruption, or a process killed, leaves it for ``resume``.
+    Until then it lies beside it as ``out.partial``. Bad input removes it, unless it was there
+    before; an interruption, or a killed process, leaves it for ``resume``. Several processes share
+    it: each looks, process 0 makes and renames it.
     """
     work = out.with_name(out.name + ".partial")
     _refuse_occupied(out)
     resumed = work.exists()
     if resumed and not resume:
         raise InputError(
-            f"expected no unfinished run, found {work}; add --resume to carry it on, or remove it"
+            f"expected no unfinished run, found {work}; add --resume to go on with it, or remove it"
         )
     if resumed and (work / CONFIG).exists():
         check_settings(work, settings)
-    work.mkdir(parents=True, exist_ok=resume)
+    first = jax.process_index() == 0
+    multihost_utils.sync_global_devices("looked")
+    if first:
+        work.mkdir(parents=True, exist_ok=resume)
     try:
-        write_json(work / CONFIG, {"settings": settings})
+        if first:
+            write_json(work / CONFIG, {"settings": settings})
         yield work
+        multihost_utils.sync_global_devices("written")
     except InputError:
         if not resumed:
             shutil.rmtree(work, ignore_errors=True)
@@ -78,8 +188,17 @@ def staged(out: Path, settings: dict[str, Any], *, resume: bool) -> Iterator[Pat
         elif not resumed:
             shutil.rmtree(work, ignore_errors=True)
         raise
-    _refuse_occupied(out)
-    os.replace(work, out)
+    if first:
+        _refuse_occupied(out)
+        os.replace(work, out)
+
+
+def _refuse_occupied(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(
+            f"expected a new or empty folder for the run, found {out} in use; "
+            "read it, remove it, or choose another --out"
+        )
 
 
 def plain(values: Any) -> Any:
@@ -104,46 +223,9 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     os.replace(beside, path)
 
 
-def _refuse_occupied(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(
-            f"expected a new or empty folder for the run, found {out} in use; "
-            "read it, remove it, or choose another --out"
-        )
-
-
-def check_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Raise an ``InputError`` unless ``folder`` holds a run of these settings."""
-    try:
-        found = json.loads((folder / CONFIG).read_text())["settings"]
-    except (ValueError, KeyError, TypeError):
-        raise InputError(
-            f"expected a readable {CONFIG} in {folder}, found a damaged one; remove the folder"
-        ) from None
-    wanted = json.loads(json.dumps(settings))
-    for name in wanted | found:
-        if wanted.get(name) != found.get(name):
-            raise InputError(
-                f"expected a run with {name} = {wanted.get(name)}, found {name} = "
-                f"{found.get(name)} in {folder}; use that setting, or another --out"
-            )
-
-
-PACKAGES = (
-    "jaxscape-loss",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "numpy",
-    "matplotlib",
-    "pillow",
-)
-
-
-def facts_of(dataset: Dataset, config: Any, settings: dict[str, Any]) -> dict[str, Any]:
+def facts_of(problem: Problem, config: Any, settings: dict[str, Any]) -> dict[str, Any]:
     """The content of ``config.json``; ``settings`` are those that the result depends on."""
+    dataset = problem.dataset
     given = {name: value for name, value in asdict(config).items() if name not in settings}
     return {
         "settings": settings,
@@ -164,57 +246,6 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-class Record(NamedTuple):
-    """What a command has found."""
-
-    arrays: dict[str, np.ndarray]  #: of results.npz, without pickles
-    summary: dict[str, Any]  #: of summary.json
-    figures: Mapping[str, Figure]  #: by file name, without its ending
-
-
-class Kept(NamedTuple):
-    """A record, and the run folder in which it lies."""
-
-    arrays: dict[str, np.ndarray]
-    summary: dict[str, Any]
-    figures: Mapping[str, Figure]
-    folder: Path
-
-
-def keep(name: str, config: Any, problem: Problem, find: Callable[[Path], Record]) -> Kept:
-    """Write what ``find`` gives into ``config.out``, or runs/<name>-<dataset>-<hash>.
-
-    ``find`` gets the folder to work in. Bad input that it finds leaves nothing behind; what an
-    interruption leaves, the next run of the same settings takes over.
-
-    Raises:
-        InputError: a folder in use, or what ``find`` raises.
-    """
-    default = Path("runs") / f"{name}-{problem.dataset.label}-{config.short_hash()}"
-    out = absolute(config.out or default)
-    settings = config.settings() | {"data_sha256": problem.dataset.sha256}
-    return write(out, settings, config, problem, find)
-
-
-def write(
-    out: Path,
-    settings: dict[str, Any],
-    config: Any,
-    problem: Problem,
-    find: Callable[[Path], Record],
-) -> Kept:
-    """Write what ``find`` gives into the folder ``out``; see ``keep``."""
-    with staged(out, settings, resume=True) as work:
-        found = find(work)
-        write_arrays(work / "results.npz", found.arrays)
-        write_json(work / "summary.json", found.summary)
-        facts = facts_of(problem.dataset, config, settings)
-        write_json(work / CONFIG, facts)
-        for figure_name, figure in found.figures.items():
-            plot.save(figure, work / "figures", figure_name)
-    return Kept(*found, folder=out)
 
 
 def marks(problem: Problem) -> dict[str, Any]:

@@ -1,10 +1,9 @@
-"""The samples of a problem in segments of equal length, so that one compiled program serves all.
+"""The samples segment by segment: the sweep, which can be resumed, and the quadratic law.
 
-The sweep over all samples at every sigma, segment by segment, so that it can be resumed.
+Segments have equal length, so that one compiled program serves all.
 """
 
 import contextlib
-import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,24 +11,27 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from experiments.common import devices
+import jaxscape as js
 from experiments.common.console import progress
 from experiments.common.problem import Problem
-from jaxscape import reductions, sweep
+from jaxscape import quadratic, reductions, sweep
 from jaxscape.batching import cut
 from jaxscape.lab import checkpoint, stream
-from jaxscape.probes import Probe
 from jaxscape.reductions import Delta
-from jaxscape.types import Batch
+from jaxscape.types import Batch, Probe
 
 SIZE = 4000
 """Samples between two chances to report, save or stop."""
 
+MAX_LAW_DIM = 32
+"""Second derivatives cost d² forward passes; for a larger subspace the law is left out."""
+
 
 class Segment(NamedTuple):
-    """Samples ``start`` to ``stop``, of which the first ``skip`` have been met before."""
+    """Samples ``start`` to ``stop``, of which an earlier segment held the first ``skip``."""
 
     start: int
     stop: int
@@ -37,20 +39,20 @@ class Segment(NamedTuple):
     samples: Batch
 
 
-def of(problem: Problem, size: int, met: int = 0) -> Iterator[Segment]:
-    """What is left of the samples after ``met`` of them, each read when it is asked for."""
+def of(problem: Problem, size: int, done: int = 0) -> Iterator[Segment]:
+    """The samples after the first ``done``, each segment read when it is asked for."""
     total = len(problem.order)
     length = cut(total, size).size
-    while met < total:
-        start = min(met, total - length)
+    while done < total:
+        start = min(done, total - length)
         stop = start + length
         samples = jax.device_put(problem.read(slice(start, stop)))
-        yield Segment(start, stop, met - start, samples)
-        met = stop
+        yield Segment(start, stop, done - start, samples)
+        done = stop
 
 
 def rows(problem: Problem, function: Callable[[Batch], Any]) -> Any:
-    """What ``function`` gives of each sample, leaves [k_max, ...] in memory."""
+    """What ``function`` gives for each sample, leaves [k_max, ...] in memory."""
     found = []
     for segment in of(problem, SIZE):
         kept = function(segment.samples)
@@ -59,14 +61,32 @@ def rows(problem: Problem, function: Callable[[Batch], Any]) -> Any:
     return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
 
 
-SEGMENT = SIZE
-"""Samples between two chances to report, save or stop."""
+def law(
+    problem: Problem,
+    space: js.Subspace | None,
+    sigmas: Sequence[float],
+    mesh: Mesh | None = None,
+) -> dict[str, np.ndarray]:
+    """The quadratic law of every k, ``law_*`` [s, K].
+
+    Empty for all parameters at once and for more than ``MAX_LAW_DIM`` directions.
+    """
+    if space is None or space.dim > MAX_LAW_DIM:
+        return {}
+    wanted, carry, found = np.asarray(sigmas, np.float32), quadratic.begin(space.dim), []
+    for segment in of(problem, SIZE):
+        model = js.project(problem.loss, space, segment.samples, mesh=mesh)
+        carry, laws = quadratic.advance(carry, model, wanted, segment.skip)
+        stream.wait(laws)
+        found.append(jax.tree.map(lambda x, skip=segment.skip: np.asarray(x)[:, skip:], laws))
+    whole = jax.tree.map(lambda *parts: np.concatenate(parts, 1)[:, 1:], *found)
+    return {f"law_{name}": values for name, values in whole._asdict().items()}
 
 
 class Sweep(NamedTuple):
-    """How far a sweep has come: for each of s sigmas."""
+    """The state of a sweep, for each of s sigmas."""
 
-    done: list[tuple[np.ndarray, sweep.Carry]]  #: samples met [1], what is carried on [m]
+    done: list[tuple[np.ndarray, sweep.Carry]]  #: number of samples done [1], carry [m]
     rows: list[Any]  #: what is kept of each sample, [k_max]
     seconds: np.ndarray  #: [1] spent so far
 
@@ -80,43 +100,51 @@ def run(
     precision: str,
     mesh: Mesh | None,
 ) -> tuple[list[Delta], float]:
-    """The curve of every probe over the problem's samples, and the seconds it took."""
-    options = {"precision": precision, "mesh": mesh}
+    """The curve of every probe over the problem's samples, and the seconds it took.
+
+    Args:
+        problem: the samples and the loss.
+        probes: the points at each sigma.
+        store: where the state is saved, and restored from if it is there.
+        checkpoint_every: seconds between two saves.
+        precision: of matrix products.
+        mesh: the devices that share the work.
+    """
     state = _begin(problem, probes, mesh)
-    if devices.decide(lambda: checkpoint.exists(store, "sweep")):
-        state = devices.from_first(lambda: checkpoint.restore(store, "sweep", state), state)
+    if checkpoint.exists(store, "sweep"):
+        state = checkpoint.restore(store, "sweep", state)
         state = state._replace(rows=jax.tree.map(np.array, state.rows))  # written in place
-    length = len(problem.order)
     started = saved = time.monotonic()
     before = float(state.seconds[0])
+
+    def save() -> None:
+        spent = before + time.monotonic() - started
+        checkpoint.save(store, "sweep", state._replace(seconds=_seconds(spent)))
+
+    done = sum(int(position[0]) for position, _ in state.done)
+    total = len(problem.order) * len(probes)
     curves = []
     try:
-        met = sum(int(position[0]) for position, _ in state.done)
-        with progress("sweep", length * len(probes), f"samples at {len(probes)} σ", met) as advance:
+        with progress("sweep", total, f"samples at {len(probes)} σ", done) as advance:
             for index, probe in enumerate(probes):
-                for count in _segments(problem, probe, state, index, options):
+                for count in _segments(problem, probe, state, index, precision, mesh):
                     advance(count)
-                    due = time.monotonic() - saved >= checkpoint_every
-                    if devices.decide(lambda: due):  # noqa: B023
-                        seconds = before + time.monotonic() - started
-                        devices.together(functools.partial(_save, store, state, seconds))
+                    due = np.int32(time.monotonic() - saved >= checkpoint_every)
+                    if multihost_utils.broadcast_one_to_all(due):  # all processes save together
+                        save()
                         saved = time.monotonic()
-                carry = sweep.in_blocks(probe, state.done[index][1], mesh=mesh)
-                keep = reductions.delta_of(probe)
-                curve = sweep.finish(probe, carry, state.rows[index], keep, mesh=mesh)
-                sweep.check_delta(curve, probe.num_points)
-                curves.append(jax.tree.map(np.asarray, curve))
+                curves.append(_finish(probe, state, index, mesh))
     except KeyboardInterrupt:
-        with contextlib.suppress(OSError):  # the last good save is kept
-            _save(store, state, before + time.monotonic() - started)
+        if jax.process_count() == 1:
+            with contextlib.suppress(OSError):  # the last good save is kept
+                save()
         raise
-    seconds = before + time.monotonic() - started
-    devices.together(lambda: _save(store, state, seconds))
-    return curves, seconds
+    save()
+    return curves, before + time.monotonic() - started
 
 
 def _begin(problem: Problem, probes: Sequence[Probe], mesh: Mesh | None) -> Sweep:
-    """The sweep before its first sample."""
+    """The state before the first sample."""
     rows, carries = [], []
     for probe in probes:
         keep = reductions.delta_of(probe)
@@ -128,24 +156,34 @@ def _begin(problem: Problem, probes: Sequence[Probe], mesh: Mesh | None) -> Swee
 
 
 def _segments(
-    problem: Problem, probe: Probe, state: Sweep, index: int, options: dict[str, Any]
+    problem: Problem, probe: Probe, state: Sweep, index: int, precision: str, mesh: Mesh | None
 ) -> Iterator[int]:
-    """Carry ``state`` on over what is left at one sigma; of each segment how many were new."""
-    left = of(problem, SEGMENT, int(state.done[index][0][0]))
+    """Advance ``state`` over the samples left at one sigma; yield how many each segment added."""
+    left = of(problem, SIZE, int(state.done[index][0][0]))
     coming, keep = next(left, None), reductions.delta_of(probe)
     while coming is not None:
         segment = coming
-        carry = sweep.in_blocks(probe, state.done[index][1], mesh=options["mesh"])
+        carry = sweep.in_blocks(probe, state.done[index][1], mesh=mesh)
         carry, rows = sweep.advance(
-            problem.loss, probe, segment.samples, carry, keep, skip=segment.skip, **options
-        )
-        coming = next(left, None)  # read while the device is at work
+            problem.loss, probe, segment.samples, carry, keep,
+            skip=segment.skip, precision=precision, mesh=mesh,
+        )  # fmt: skip
+        coming = next(left, None)  # read while the device computes
         stream.wait((carry, rows))
         _write(state.rows[index], rows, segment)
-        points = sweep.by_point(probe, carry, mesh=options["mesh"])
-        # one assignment, so that an interruption never parts the position from the carry
+        points = sweep.by_point(probe, carry, mesh=mesh)
+        # one assignment, so that an interruption never separates the position from the carry
         state.done[index] = (np.array([segment.stop], np.int32), points)
         yield segment.stop - segment.start - segment.skip
+
+
+def _finish(probe: Probe, state: Sweep, index: int, mesh: Mesh | None) -> Delta:
+    """The curve of one sigma from its final state."""
+    carry = sweep.in_blocks(probe, state.done[index][1], mesh=mesh)
+    keep = reductions.delta_of(probe)
+    curve = sweep.finish(probe, carry, state.rows[index], keep, mesh=mesh)
+    sweep.check_delta(curve, probe.num_points)
+    return jax.tree.map(np.asarray, curve)
 
 
 def _write(whole: Any, rows: Any, segment: Segment) -> None:
@@ -155,11 +193,6 @@ def _write(whole: Any, rows: Any, segment: Segment) -> None:
         leaf[segment.start + segment.skip : segment.stop] = np.asarray(part)[segment.skip :]
 
     jax.tree.map(write, whole, rows)
-
-
-def _save(store: Path, state: Sweep, seconds: float) -> None:
-    if devices.first():
-        checkpoint.save(store, "sweep", state._replace(seconds=_seconds(seconds)))
 
 
 def _seconds(value: float) -> np.ndarray:

@@ -1,111 +1,141 @@
-"""The few numbers that answer the question, from a sweep's arrays."""
+"""The numbers that summarise curves Δ_k over k, and tables of them in text."""
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
-from experiments.common import law, sizes
-from experiments.common.run_folder import plain
-from experiments.sweep.decay import decay_exponent
+from jaxscape.loss_variance import two_sided
+from jaxscape.quadratic import QuadraticDelta
 
 FROM = 100
-"""Averages over k leave out the first values, which hang on a handful of samples."""
+"""Averages over k leave out the first values, which depend on a handful of samples."""
+
+LEVEL = 0.9
+"""Of the intervals of K and of E_q S²."""
+
+PARTS = ("offset", "mixed", "gradient", "curvature")
+
+AGREES = 0.1
+"""Ratios of law to Monte-Carlo that are this close to 1 count as agreement."""
+
+VERDICTS = {True: "holds", False: "does not hold", None: "too few points to tell"}
 
 
-LATE = 0.95
-
-
-MARK = "* within the last 5 % of the samples: only these few were quiet, more may not be"
-
-
-def tested(found: dict[str, Any], before: str) -> str:
-    """The test accuracy in words, after ``before``; nothing where there is none."""
-    if found["test_accuracy"] is None:
-        return ""
-    of = " of whole sequences" if found.get("whole_sequences") else ""
-    return f"{before}test accuracy {found['test_accuracy']:.2%}{of}"
-
-
-def late(k: np.ndarray) -> np.ndarray:
+def late(k: Int[np.ndarray, "K"]) -> Bool[np.ndarray, "K"]:
     """Which k averages are taken over: from ``FROM`` on, or the later half of fewer than 200."""
     return k >= min(FROM, (k[-1] + 1) // 2)
 
 
-def level(k: np.ndarray, delta: np.ndarray) -> float:
+def level(k: Int[np.ndarray, "K"], delta: Float[np.ndarray, "K"]) -> float:
     """The mean of Δ_k·k² over late k."""
     chosen = late(k)
     return float(np.mean(delta[chosen].astype(np.float64) * k[chosen].astype(np.float64) ** 2))
 
 
-def per_sigma(arrays: dict[str, np.ndarray], tolerances: Sequence[float]) -> list[dict[str, Any]]:
-    """One entry per sigma, from the arrays of ``results.npz``."""
-    k = arrays["k"]
-    chosen = late(k)
-    entries = []
-    for index, sigma in enumerate(arrays["sigma"]):
-        delta = arrays["delta"][index]
-        interval = sizes.level_of(arrays, index)
-        fit = decay_exponent(k[chosen], delta[chosen])
-        entries.append(
-            {
-                "sigma": float(sigma),
-                "mean_delta_k2": level(k, delta),
-                "order_law_k2": float(arrays["loss_variance"][index]),
-                "order_law_k2_sem": float(arrays["loss_variance_sem"][index]),
-                **law.agreement(arrays, index, chosen),
-                "decay_exponent": {"value": plain(fit.exponent), "sem": plain(fit.sem)},
-                "order_law_k2_ci": [plain(interval.low), plain(interval.high)],
-                "effective_samples": plain(sizes.effective_of(arrays, index)),
-                "sufficient_size": sizes.entries_of(arrays, index, tolerances),
-            }
-        )
-    return entries
+class Decay(NamedTuple):
+    """α of E y_k = C k^−α, with its standard error."""
+
+    exponent: Float[Array, ""]
+    sem: Float[Array, ""]
 
 
-def levels_table(entries: list[dict[str, Any]]) -> list[list[str]]:
-    """Rows of text, the first one the header: the level of Δ_k·k² at each sigma, and its decay."""
-    rows = [["sigma", "mean Δ_k·k²", "order law", "90 %", "carried by", "decay exponent"]]
+@partial(jax.jit, static_argnames="steps")
+def decay_exponent(k: Int[Array, "K"], y: Float[Array, "K"], *, steps: int = 100) -> Decay:
+    """Fit E y_k = C k^−α to y ≥ 0 with equal weight for every k.
+
+    Quasi-likelihood with a log link and a standard deviation in proportion to the mean
+    (McCullagh and Nelder 1989, chapter 8), so that the many small and few huge values of a
+    heavy-tailed y, whose logarithms would mislead a straight line, enter as they are. The error
+    is the sandwich estimate for independent y_k: consistent as the number of values grows where
+    their variance is finite, too small where a few values dominate the sum. NaN where fewer than
+    three values, or none above 0, are given, or the fit does not converge.
+    """
+    x = jnp.log(k.astype(jnp.float32))
+    x = jnp.stack([jnp.ones_like(x), x - x.mean()], -1)
+    flat = y * jnp.asarray(k, jnp.float32) ** 2  # near-constant at α = 2, where the fit starts
+    flat = flat / jnp.where(flat.mean() > 0, flat.mean(), 1)
+    information = jnp.linalg.inv(jnp.matmul(x.T, x, precision="highest"))
+
+    def residual(beta: Float[Array, "2"]) -> Float[Array, "K"]:
+        return flat * jnp.exp(-jnp.matmul(x, beta, precision="highest")) - 1
+
+    def step(_: int, beta: Float[Array, "2"]) -> Float[Array, "2"]:
+        score = jnp.matmul(x.T, residual(beta), precision="highest")
+        return beta + jnp.clip(jnp.matmul(information, score, precision="highest"), -1, 1)
+
+    beta = jax.lax.fori_loop(0, steps, step, jnp.zeros(2, jnp.float32))
+    converged = jnp.abs(step(0, beta) - beta).max() < 1e-4
+    scores = x * residual(beta)[:, None]
+    middle = jnp.matmul(scores.T, scores, precision="highest")
+    covariance = information @ middle @ information
+    known = (k.shape[0] >= 3) & (flat > 0).any() & converged
+    return Decay(*jnp.where(known, jnp.stack([2 - beta[1], jnp.sqrt(covariance[1, 1])]), jnp.nan))
+
+
+def agreement(
+    arrays: dict[str, np.ndarray], index: int, chosen: Bool[np.ndarray, "K"]
+) -> dict[str, Any]:
+    """Law over Monte-Carlo at one sigma over the chosen k: of means, of each part, median over k.
+
+    All k share their points, so the error of the ratio of means is that of one k on average. The
+    law holds where both ratios are within ``AGREES`` of 1 for every value inside two such errors,
+    does not hold where they are so for none, and is undecided in between. Empty without a law, and
+    where some Δ_k is 0.
+    """
+    if "law_total" not in arrays:
+        return {}
+    measured = arrays["delta"][index][chosen].astype(np.float64)
+    sem = arrays["delta_sem"][index][chosen].astype(np.float64)
+    parts = {
+        name: arrays[f"law_{name}"][index][chosen].astype(np.float64)
+        for name in QuadraticDelta._fields
+    }
+    if not (measured.all() and np.isfinite(parts["total"]).all()):
+        return {}
+    ratio = parts["total"].mean() / measured.mean()
+    error = ratio * sem.mean() / measured.mean()
+    middle = float(np.median(parts["total"] / measured))
+    off = max(abs(ratio - 1), abs(middle - 1))
+    groups = arrays.get("point_groups")  # of Sobol' points, whose errors come from few nets
+    margin = error * (2 if groups is None else float(two_sided(0.95, groups - 1)))
+    holds = True if off + margin <= AGREES else False if off - margin > AGREES else None
+    return {
+        "law_over_monte_carlo": float(ratio),
+        "law_over_monte_carlo_sem": float(error),
+        "law_over_monte_carlo_median": middle,
+        "law_curvature_over_monte_carlo": float(parts["curvature"].mean() / measured.mean()),
+        "law_parts": {name: float(parts[name].mean() / parts["total"].mean()) for name in PARTS},
+        "law_holds": holds,
+    }
+
+
+def law_table(entries: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """The numbers of ``agreement`` per sigma; of each part its mean over that of Monte-Carlo."""
+    rows = [["sigma", "law / Monte-Carlo", "median over k", *PARTS, "quadratic law"]]
     for entry in entries:
-        exponent = entry["decay_exponent"]
-        fitted = "-" if exponent["value"] is None else f"{exponent['value']:.3f}"
-        if exponent["sem"] is not None:
-            fitted += f" ± {exponent['sem']:.3f}"
-        limits = ["any" if x is None else f"{x:.3g}" for x in entry["order_law_k2_ci"]]
-        carried = entry["effective_samples"]
+        if "law_holds" not in entry:
+            rows.append([f"{entry['sigma']:.3g}", *["-"] * 6, "not computed"])
+            continue
+        ratio, error = entry["law_over_monte_carlo"], entry["law_over_monte_carlo_sem"]
         rows.append(
             [
-                f"{entry['sigma']:g}",
-                f"{entry['mean_delta_k2']:.4g}",
-                f"{entry['order_law_k2']:.4g}",
-                " to ".join(limits),
-                "no sample" if carried is None else f"{carried:,.0f} samples",
-                fitted,
+                f"{entry['sigma']:.3g}",
+                f"{ratio:.4g} ± {error:.1g}",
+                f"{entry['law_over_monte_carlo_median']:.4g}",
+                *(f"{entry['law_parts'][part] * ratio:.2g}" for part in PARTS),
+                VERDICTS[entry["law_holds"]],
             ]
         )
     return rows
 
 
-def sizes_table(entries: list[dict[str, Any]], k_max: int) -> list[list[str]]:
-    """Rows of text, the first one the header: K per sigma and tolerance, with its intervals."""
-    rows = [["sigma", "tolerance", "K, this order", "any order, 90 %", "K, order law", "90 %"]]
-    for entry in entries:
-        for size in entry["sufficient_size"]:
-            rows.append(
-                [
-                    f"{entry['sigma']:g}",
-                    f"{size['tolerance']:g}",
-                    _words(size, k_max),
-                    between(size["ci"]),
-                    count(size["law_k"]),
-                    between(size["law_ci"]),
-                ]
-            )
-    return rows
-
-
 def count(k: float | None) -> str:
-    """K in words, None where it is beyond every number looked at."""
+    """K in words, None where it exceeds every number considered."""
     return "beyond 2^31" if k is None else f"{k:,.0f}"
 
 
@@ -114,20 +144,8 @@ def between(limits: Sequence[float | None]) -> str:
     return " to ".join(map(count, limits))
 
 
-def _words(size: dict[str, Any], k_max: int) -> str:
-    """K; marked where too few samples follow it to tell whether it will last."""
-    if not size["reached"]:
-        return f"not by {k_max:,}"
-    return f"{size['k']:,}" + ("*" if size["k"] > LATE * k_max else "")
-
-
-def is_marked(rows: list[list[str]]) -> bool:
-    """Whether a K of the table carries the mark that ``MARK`` explains."""
-    return any(cell.endswith("*") for row in rows for cell in row)
-
-
 def as_text(rows: list[list[str]]) -> str:
-    """The table in columns of equal width."""
+    """The table, its first row the header, in columns of equal width."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))

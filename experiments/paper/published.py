@@ -21,9 +21,9 @@ import jaxscape as js
 from jaxscape import sweep
 from jaxscape.batching import length_of
 from jaxscape.prefix import Prefix, Steps
-from jaxscape.probes import Probe, SubspaceProbe
+from jaxscape.probes import SubspaceProbe
 from jaxscape.reductions import Delta, Reduction
-from jaxscape.types import Batch, PerSampleLoss
+from jaxscape.types import Batch, PerSampleLoss, Probe
 
 
 def delta_and_losses(

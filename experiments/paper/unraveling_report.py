@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from experiments.common import tables
 from experiments.common.problem import Problem
 from experiments.common.run_folder import plain
-from experiments.sweep.decay import decay_exponent
+from experiments.common.tables import decay_exponent
 from jaxscape import prefix
 from jaxscape.lab.style import MARKERS, PREFIX, Keywords, canvas, colour, legend
 from jaxscape.types import InputError

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import numpy as np
 
-from experiments.common import cli, console, prepare, run_folder, sizes
+from experiments.common import cli, console, prepare, run_folder, tables
 from experiments.common import problem as problems
 from experiments.common.config import ProblemConfig, above, at_least, default
 from experiments.common.problem import Problem
@@ -97,7 +97,7 @@ def _find(problem: Problem, config: SampleSizeConfig, work: Path) -> Record:
     arrays["pilot"] = np.asarray(measure.doubling(config.first_pilot, len(problem.order)))
     summary = {
         "num_samples": len(problem.order),
-        "level": sizes.LEVEL,
+        "level": tables.LEVEL,
         "answers": report.answers_of(arrays),
     }
     marks = run_folder.marks(problem)

@@ -15,11 +15,11 @@ from jaxtyping import Array, Float, Int, Key
 
 import jaxscape as js
 from experiments.common.problem import Problem
-from experiments.common.sizes import LEVEL
+from experiments.common.tables import LEVEL
 from jaxscape import InputError, prefix, reductions
 from jaxscape.loss_variance import Evidence, estimate, evidence_of, extend, start
-from jaxscape.probes import Probe
 from jaxscape.sample_size import SufficientSize
+from jaxscape.types import Probe
 
 PARTS = ("delta", "centered")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from experiments.common import cli, console, law, prepare, run_folder, tables
+from experiments.common import cli, console, prepare, run_folder, segments, tables
 from experiments.common import problem as problems
 from experiments.common.config import ProblemConfig, above, at_least, between, default
 from experiments.common.problem import Problem
@@ -28,7 +28,7 @@ class SpectraConfig(ProblemConfig):
         python -m experiments.spectra --dataset glyphs --k-max 3000 --num-ks 6  # a first look
     """
 
-    dim: Annotated[int, between(1, law.MAX_DIM)] = 10
+    dim: Annotated[int, between(1, segments.MAX_LAW_DIM)] = 10
     """Number of eigenpairs, at most 32."""
     num_ks: Annotated[int, at_least(2)] = 24
     """Number of values of k; fewer where a short grid repeats itself."""

@@ -1,31 +1,25 @@
-"""What a sweep leaves behind: results.npz and summary.json."""
+"""What a sweep measures: the arrays of results.npz and the numbers of summary.json."""
 
 import functools
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 import jaxscape as js
-from experiments.common import run_folder, segments, tables
+from experiments.common import segments, tables
 from experiments.common.problem import Problem
+from experiments.common.run_folder import plain
+from experiments.common.tables import LEVEL
 from jaxscape.lab import train
 from jaxscape.lanczos import Eigenpairs
-from jaxscape.probes import Probe
+from jaxscape.loss_variance import Interval, Terms, mean_interval, terms_of
 from jaxscape.reductions import Delta
+from jaxscape.sample_size import SufficientSize
 from jaxscape.trees import num_parameters
-from jaxscape.types import Params
-
-
-class Result(NamedTuple):
-    """A run: its folder, the arrays of results.npz, the summary."""
-
-    folder: Path
-    arrays: dict[str, np.ndarray]
-    summary: dict[str, Any]
+from jaxscape.types import Params, Probe
 
 
 def arrays_of(
@@ -36,7 +30,16 @@ def arrays_of(
     probes: Sequence[Probe],
     curves: Sequence[Delta],
 ) -> dict[str, np.ndarray]:
-    """The arrays of results.npz, see the README."""
+    """The arrays of results.npz but for the law's, with s sigmas, K = k_max − 1, m points.
+
+    Args:
+        problem: the samples and the loss.
+        params: w*.
+        pairs: the Hessian's eigenpairs, where the directions are its eigenvectors.
+        sigmas: the standard deviations.
+        probes: the points at each sigma.
+        curves: Δ_k at each sigma.
+    """
     variance = np.stack([curve.loss_variance for curve in curves])
     at_origin = functools.partial(js.per_sample_losses, problem.loss, params)
     groups = getattr(probes[0], "groups", None)
@@ -71,7 +74,16 @@ def summary_of(
     tolerances: Sequence[float],
     seconds: dict[str, float],
 ) -> dict[str, Any]:
-    """The content of summary.json."""
+    """The content of summary.json.
+
+    Args:
+        problem: the samples and the network.
+        params: w*.
+        pairs: the Hessian's eigenpairs, where the directions are its eigenvectors.
+        arrays: those of results.npz.
+        tolerances: of Δ_k, for each of which K is computed.
+        seconds: spent in each stage.
+    """
     dataset = problem.dataset
     return {
         "dataset": dataset.name,
@@ -86,7 +98,7 @@ def summary_of(
         "eigenvalues": [float(value) for value in arrays["eigenvalues"]],
         "eigenvalues_converged": [bool(good) for good in pairs.converged] if pairs else [],
         "hessian_products": int(pairs.matvecs) if pairs else 0,
-        "sigmas": tables.per_sigma(arrays, tolerances),
+        "sigmas": [sigma_entry(arrays, index, tolerances) for index in range(len(arrays["sigma"]))],
         "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
     }
 
@@ -100,14 +112,79 @@ def _test_accuracy(problem: Problem, params: Params) -> float | None:
     return float(train.accuracy(problem.apply, params, inputs, targets, batch_size=1000))
 
 
-def write(folder: Path, result: Result) -> None:
-    """results.npz, without pickles, then summary.json."""
-    run_folder.write_arrays(folder / "results.npz", result.arrays)
-    run_folder.write_json(folder / "summary.json", result.summary)
+def sigma_entry(
+    arrays: dict[str, np.ndarray], index: int, tolerances: Sequence[float]
+) -> dict[str, Any]:
+    """The summary of one sigma: the level of Δ_k·k², its decay, the law beside it, and K."""
+    k, delta = arrays["k"], arrays["delta"][index]
+    chosen = tables.late(k)
+    interval, effective = level_of(arrays, index)
+    fit = tables.decay_exponent(k[chosen], delta[chosen])
+    return {
+        "sigma": float(arrays["sigma"][index]),
+        "mean_delta_k2": tables.level(k, delta),
+        "order_law_k2": float(arrays["loss_variance"][index]),
+        "order_law_k2_sem": float(arrays["loss_variance_sem"][index]),
+        **tables.agreement(arrays, index, chosen),
+        "decay_exponent": {"value": plain(fit.exponent), "sem": plain(fit.sem)},
+        "order_law_k2_ci": [plain(interval.low), plain(interval.high)],
+        "effective_samples": plain(effective),
+        "sufficient_size": sizes_of(arrays, index, tolerances),
+    }
 
 
-def read(folder: Path) -> Result:
-    """A finished run."""
-    with np.load(folder / "results.npz") as found:
-        arrays = dict(found)
-    return Result(folder, arrays, json.loads((folder / "summary.json").read_text()))
+def level_of(arrays: dict[str, np.ndarray], index: int) -> tuple[Interval, float]:
+    """E_q S² with its interval, and the effective sample size of the terms k(k+1)Δ_k.
+
+    The interval over samples comes from these terms, the one over points from S²(w).
+    """
+    terms = _terms(arrays, index)
+    groups = arrays.get("point_groups")
+    m = arrays["coordinates"].shape[1] if groups is None else int(groups)
+    mean = jnp.asarray(arrays["loss_variance"][index])
+    error = jnp.asarray(arrays["loss_variance_sem"][index])
+    points = Terms(jnp.asarray(m), m * mean, m * mean**2 + m * (m - 1) * error**2)
+    found = terms_of(terms)
+    interval = mean_interval(found, terms.max(), points, level=LEVEL)
+    return jax.tree.map(float, interval), float(found.effective)
+
+
+def sizes_of(
+    arrays: dict[str, np.ndarray], index: int, tolerances: Sequence[float]
+) -> list[dict[str, Any]]:
+    """Per tolerance, K of this order, with its interval over orders, of Δ and of centered delta.
+
+    Of Δ also K of the order law, and the K_ε with ε² the tolerance: to the landscape of the
+    population, and to that of all samples of the run.
+    """
+    wanted = np.asarray(tolerances, np.float32)
+    n, epsilons = len(arrays["k"]) + 1, np.sqrt(wanted)
+    sizes, intervals = {}, {}
+    for name, part in (("", "delta"), ("centered_", "delta_centered")):
+        sizes[f"{name}k"] = js.sufficient_size(arrays[part][index], wanted)
+        orders = js.exceedance_size(_terms(arrays, index, part), n - 1, wanted, level=LEVEL)
+        intervals[f"{name}ci"] = orders.low, orders.high
+    variance, _ = level_of(arrays, index)
+    for name, size in (
+        ("law", lambda v: js.increment_size(v, wanted)),
+        ("distance", lambda v: js.distance_size(v, epsilons)),
+        ("distance_full", lambda v: js.distance_size(v, epsilons, n)),
+    ):
+        sizes[f"{name}_k"] = size(variance.value)
+        intervals[f"{name}_ci"] = size(variance.low), size(variance.high)
+    return [
+        {"tolerance": tolerance, "reached": bool(sizes["k"].reached[row])}
+        | {name: _k(size, row) for name, size in sizes.items()}
+        | {name: [_k(low, row), _k(high, row)] for name, (low, high) in intervals.items()}
+        for row, tolerance in enumerate(tolerances)
+    ]
+
+
+def _terms(arrays: dict[str, np.ndarray], index: int, part: str = "delta") -> np.ndarray:
+    k = arrays["k"].astype(np.float64)
+    return (k * (k + 1) * arrays[part][index]).astype(np.float32)
+
+
+def _k(size: SufficientSize, row: int) -> int | None:
+    """K, or None where it exceeds every number considered."""
+    return int(size.k[row]) if bool(size.reached[row]) else None

@@ -1,7 +1,4 @@
-"""The figures of a sweep, each with its caption.
-
-The report of a sweep.
-"""
+"""The report of a sweep: tables, figures with captions, report.html."""
 
 import shlex
 from pathlib import Path
@@ -11,37 +8,22 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxscape as js
-from experiments.common import law, law_figures, report, tables
+from experiments.common import report, tables
 from experiments.common.report import Picture
+from experiments.common.run_folder import Record
 from jaxscape.lab import plot
 
+LATE = 0.95
 
-def tell(found: dict[str, Any], out: Path, where: str) -> None:
-    """The network, the table of K, and where the rest is."""
-    print(
-        f"\n{found['num_parameters']:,} parameters, training loss {found['train_loss']:.4g}"
-        f"{tables.tested(found, ', ')}; Δ and tolerances in {found['unit']}"
-    )
-    print(tables.as_text(tables.levels_table(found["sigmas"])))
-    rows = tables.sizes_table(found["sigmas"], found["num_samples"])
-    print("\n" + tables.as_text(rows))
-    if tables.is_marked(rows):
-        print(tables.MARK)
-    for entry in found["sigmas"]:
-        print(law.sentence(entry))
-    print(f"\n{where}: {out / 'report.html'}")
-
-
-PARTS = ("offset", "gradient", "curvature", "mixed")
-
+MARK = "* within the last 5 % of the samples: too few follow to tell whether it lasts"
 
 CAPTIONS = {
-    "delta": "Δ_k against k, both logarithmic. Each value hangs on the one sample k+1, so single "
+    "delta": "Δ_k against k, both logarithmic. Each value depends on the one sample k+1, so single "
     "values scatter widely: dots are the extremes of narrow bins, the line the mean over k in "
     "bins of equal width in log k, the band its standard error.",
     "delta_k2": "Δ_k·k²; dashed the order law, its mean over all orders of these samples, which is "
-    "flat. The curve of the one order that was run may lie far below it until the few samples "
-    "arrive that carry the variance of the loss.",
+    "flat. The curve of a single order may lie far below it until the few samples arrive that "
+    "dominate the variance of the loss.",
     "centered": "Δ_k beside its centered part, which leaves out shifts of the whole surface.",
     "sizes": "K against tolerance: markers one past the last exceedance in this order "
     "(Definition 4), lines the order law, which is the mean over orders and so comes earlier.",
@@ -56,8 +38,88 @@ CAPTIONS = {
 }
 
 
+def tell(found: dict[str, Any]) -> None:
+    """Print the summary: the network, and the tables."""
+    print("\n" + ", ".join(f"{name} {value}" for name, value in network(found)))
+    for rows in tables_of(found):
+        print("\n" + tables.as_text(rows))
+        if is_marked(rows):
+            print(MARK)
+
+
+def network(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """The trained network: how large it is, how well it does."""
+    rows = [
+        ("parameters", f"{found['num_parameters']:,}"),
+        ("training loss", f"{found['train_loss']:.4g}"),
+        ("unit of Δ_k and tolerances", found["unit"]),
+    ]
+    if found["test_accuracy"] is not None:
+        of = " of whole sequences" if found["whole_sequences"] else ""
+        rows.insert(2, (f"test accuracy{of}", f"{found['test_accuracy']:.2%}"))
+    return rows
+
+
+def tables_of(found: dict[str, Any]) -> list[list[list[str]]]:
+    """The level of Δ_k·k² at each sigma, K, and the law beside Monte-Carlo."""
+    entries = found["sigmas"]
+    return [
+        levels_table(entries),
+        sizes_table(entries, found["num_samples"]),
+        tables.law_table(entries),
+    ]
+
+
+def levels_table(entries: list[dict[str, Any]]) -> list[list[str]]:
+    """The level of Δ_k·k² at each sigma, the order law, and the decay of Δ_k."""
+    rows = [["sigma", "mean Δ_k·k²", "order law", "90 %", "effective samples", "decay exponent"]]
+    for entry in entries:
+        exponent = entry["decay_exponent"]
+        fitted = "-" if exponent["value"] is None else f"{exponent['value']:.3f}"
+        if exponent["sem"] is not None:
+            fitted += f" ± {exponent['sem']:.3f}"
+        limits = ["any" if x is None else f"{x:.3g}" for x in entry["order_law_k2_ci"]]
+        effective = entry["effective_samples"]
+        rows.append(
+            [
+                f"{entry['sigma']:g}",
+                f"{entry['mean_delta_k2']:.4g}",
+                f"{entry['order_law_k2']:.4g}",
+                " to ".join(limits),
+                "-" if effective is None else f"{effective:,.0f}",
+                fitted,
+            ]
+        )
+    return rows
+
+
+def sizes_table(entries: list[dict[str, Any]], k_max: int) -> list[list[str]]:
+    """K per sigma and tolerance, with its intervals; a star where it is near the last k."""
+    rows = [["sigma", "tolerance", "K, this order", "any order, 90 %", "K, order law", "90 %"]]
+    for entry in entries:
+        for size in entry["sufficient_size"]:
+            star = "*" if size["reached"] and size["k"] > LATE * k_max else ""
+            own = f"{size['k']:,}{star}" if size["reached"] else f"not by {k_max:,}"
+            rows.append(
+                [
+                    f"{entry['sigma']:g}",
+                    f"{size['tolerance']:g}",
+                    own,
+                    tables.between(size["ci"]),
+                    tables.count(size["law_k"]),
+                    tables.between(size["law_ci"]),
+                ]
+            )
+    return rows
+
+
+def is_marked(rows: list[list[str]]) -> bool:
+    """Whether a K of the table has the star that ``MARK`` explains."""
+    return any(cell.endswith("*") for row in rows for cell in row)
+
+
 def figures_of(arrays: dict[str, np.ndarray], found: dict[str, Any]) -> dict[str, Figure]:
-    """From the arrays of results.npz and the summary; those that there is something to show in."""
+    """From the arrays of results.npz and the summary; without those that would be empty."""
     marks = {"dataset": found["dataset_label"], "fallback": bool(found["dataset_note"])}
     labels = [f"σ = {sigma:g}" for sigma in arrays["sigma"]]
     common = {"labels": labels, "unit": found["unit"], **marks}
@@ -74,9 +136,9 @@ def figures_of(arrays: dict[str, np.ndarray], found: dict[str, Any]) -> dict[str
             "curvature part (Theorem 1)": arrays["law_curvature"],
             "its diagonal form (published)": arrays["law_diagonal"],
         }
-        parts = {part: arrays[f"law_{part}"] for part in PARTS}
-        figures["law"] = law_figures.law(k, delta, theory, **common)
-        figures["law_parts"] = law_figures.parts(k, parts, labels, **marks)
+        parts = {p: arrays[f"law_{p}"] for p in ("offset", "gradient", "curvature", "mixed")}
+        figures["law"] = plot.law(k, delta, theory, **common)
+        figures["law_parts"] = plot.law_parts(k, parts, labels, **marks)
     if len(arrays["eigenvalues"]):
         figures["eigenvalues"] = plot.eigenvalues(
             arrays["eigenvalues"],
@@ -95,39 +157,33 @@ def _sizes(arrays: dict[str, np.ndarray], num_samples: int, common: dict[str, An
     measured = np.asarray(js.sufficient_size(arrays["delta"][:, None], tolerances).k)
     law = js.increment_size(arrays["loss_variance"][:, None], tolerances)
     predicted = np.where(law.reached, law.k, np.nan)
-    return law_figures.sizes(tolerances, measured, predicted, num_samples, **common)
+    return plot.sufficient_sizes(tolerances, measured, predicted, num_samples, **common)
 
 
-def write(
-    folder: Path,
-    config: Any,
-    arrays: dict[str, np.ndarray],
-    found: dict[str, Any],
-    facts: dict[str, Any],
-) -> None:
-    """``figures/*.png``, ``figures/*.pdf`` and ``report.html``."""
-    figures = figures_of(arrays, found)
-    for name, figure in figures.items():
-        plot.save(figure, folder / "figures", name)
+def write(config: Any, folder: Path, record: Record, facts: dict[str, Any]) -> None:
+    """``report.html``, from the figures in ``folder`` and the content of config.json."""
+    found, arrays = record.summary, record.arrays
+    levels, sizes, laws = tables_of(found)
     values, residuals = arrays["eigenvalues"], arrays["eigenvalue_residuals"]
-    rows = tables.sizes_table(found["sigmas"], found["num_samples"])
     report.write(
         folder,
         "report.html.j2",
-        [Picture(name, CAPTIONS[name]) for name in figures],
+        [Picture(name, CAPTIONS[name]) for name in record.figures],
+        dataset=found["dataset"],
         notes=notes(found),
-        what=what(config, found),
         unit=found["unit"],
         from_k=tables.FROM,
-        table=rows,
-        levels=tables.levels_table(found["sigmas"]),
-        marked=tables.is_marked(rows),
-        mark=tables.MARK,
-        sentences=[law.sentence(entry) for entry in found["sigmas"]],
+        sizes=sizes,
+        levels=levels,
+        laws=laws,
+        mark=MARK if is_marked(sizes) else "",
         eigenvalues=list(zip(values, residuals, found["eigenvalues_converged"], strict=True)),
         command=command(config, found["dataset"]),
-        facts=_flat(facts) + [(f"seconds, {k}", v) for k, v in found["seconds"].items()],
-        config=facts,
+        facts=[
+            *network(found),
+            *_flat(facts),
+            *((f"seconds, {stage}", value) for stage, value in found["seconds"].items()),
+        ],
     )
 
 
@@ -141,28 +197,6 @@ def notes(found: dict[str, Any]) -> list[str]:
             "are approximate."
         )
     return lines
-
-
-def what(config: Any, found: dict[str, Any]) -> str:
-    """One paragraph on the run."""
-    along = {
-        "hessian": f"along the top {config.dim} Hessian eigenvectors",
-        "random": f"along {config.dim} random directions of unit norm",
-        "filter": f"along {config.dim} filter-normalised random directions",
-        "isotropic": "over all parameters at once",
-    }[config.subspace]
-    drawn = {"gaussian": "Gaussian", "sobol": "scrambled Sobol' (Gaussian)"}[config.points_from]
-    layers = "block" if config.model == "transformer" else "hidden layer"
-    layers += "s" if config.layers != 1 else ""
-    return (
-        f"A network of {found['num_parameters']:,} parameters ({config.model}, {config.layers} "
-        f"{layers}, width {config.hidden}) was trained for {config.epochs} epochs on "
-        f"{found['num_samples']:,} samples of {found['dataset']}, to a training loss of "
-        f"{found['train_loss']:.4g}{tables.tested(found, ' and ')}. "
-        f"The losses of all samples were then evaluated at {config.points} {drawn} points per σ "
-        f"{along}, with the samples in {config.order} order; Δ_k is the mean over the points of "
-        "the squared change of the mean loss when sample k+1 joins the first k."
-    )
 
 
 def command(config: Any, dataset: str) -> str:

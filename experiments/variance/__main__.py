@@ -9,11 +9,12 @@ from typing import Annotated
 import numpy as np
 
 import jaxscape as js
-from experiments.common import cli, console, law, prepare, run_folder, tables
+from experiments.common import cli, console, prepare, run_folder, tables
 from experiments.common import problem as problems
 from experiments.common.config import ProblemConfig, Range, above, between, default
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Kept, Record
+from experiments.common.segments import MAX_LAW_DIM
 from experiments.variance import report
 from experiments.variance.measure import NETS, measure
 from jaxscape.probes import fits
@@ -38,7 +39,7 @@ class VarianceConfig(ProblemConfig):
         python -m experiments.variance --dataset glyphs --k-max 1000 --points 1024  # a first look
     """
 
-    dim: Annotated[int, between(1, law.MAX_DIM)] = 10
+    dim: Annotated[int, between(1, MAX_LAW_DIM)] = 10
     """Number of eigenvectors, at most 32."""
     sigmas: Annotated[tuple[float, ...], above(0)] = (0.01, 0.1, 1.0)
     """Standard deviations σ along each direction, in units of the parameters."""

@@ -18,9 +18,9 @@ from scipy.stats import t
 import jaxscape as js
 from experiments.common.problem import Problem
 from jaxscape import InputError, reductions
-from jaxscape.probes import RANDOMISATIONS, Probe
+from jaxscape.probes import RANDOMISATIONS
 from jaxscape.quadratic import Quadratic
-from jaxscape.types import Batch, PerSampleLoss
+from jaxscape.types import Batch, PerSampleLoss, Probe
 
 ERROR = 0.01
 """Standard error that is asked for, as a share of the mean."""

@@ -1,3 +1,5 @@
+"""The exponential average along k, as published and as it should be, against the definitions."""
+
 import numpy as np
 import pytest
 
