@@ -10,7 +10,7 @@ eigenvalues and the vector operations that ``quadrature`` shares.
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +72,7 @@ def top_eigenpairs(
     like: Params,
     num: int,
     *,
-    which: Literal["largest", "smallest", "magnitude"] = "largest",
+    which: str = "largest",
     tol: Scalar = 1e-4,
     max_restarts: int = 100,
     krylov_dim: int | None = None,

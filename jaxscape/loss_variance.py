@@ -18,7 +18,7 @@ Student's t.
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -87,7 +87,7 @@ def loss_variance(
     probe: Probe,
     data: Batch | Iterator[Batch],
     *,
-    part: Literal["delta", "centered"] = "delta",
+    part: str = "delta",
     level: float = 0.9,
     fixed_points: bool = False,
     batch_size: int | None = None,
@@ -233,7 +233,7 @@ def _sum(total: Pair, more: Float[Array, "..."]) -> Pair:
 @partial(jax.jit, static_argnames=("part", "level", "fixed_points"))
 def estimate_loss_variance(
     evidence: Evidence,
-    part: Literal["delta", "centered"] = "delta",
+    part: str = "delta",
     *,
     level: float = 0.9,
     fixed_points: bool = False,

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jaxscape.batching import length_of
 from jaxscape.curvature import hessian_operator
 from jaxscape.lanczos import dot, top_eigenpairs
 from jaxscape.trees import check_like
-from jaxscape.types import Batch, InputError, Params, PerSampleLoss
+from jaxscape.types import Batch, InputError, Params, PerSampleLoss, Scalar
 
 
 class PrefixSpectra(NamedTuple):
@@ -59,8 +59,8 @@ def prefix_spectra(
     ks: Sequence[int] | Int[np.ndarray, "K"] | None = None,
     reference: Params | None = None,
     keep_vectors: bool = False,
-    which: Literal["largest", "smallest", "magnitude"] = "largest",
-    tol: float = 1e-4,
+    which: str = "largest",
+    tol: Scalar = 1e-4,
     batch_size: int = 1000,
 ) -> PrefixSpectra:
     """The ``num`` leading eigenvalues of H_k = ∇²L_k(w) for each k in ``ks``, at the same w.

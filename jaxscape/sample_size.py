@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, Key, Num
+from jaxtyping import Array, Bool, Float, Int, Key, Real
 
 from jaxscape import prefix
 from jaxscape.loss_variance import Interval, check_level
@@ -26,7 +26,7 @@ from jaxscape.types import InputError, Scalar
 
 
 def order_law(
-    loss_variance: Float[ArrayLike, "*#s"], k: Int[ArrayLike, "*#s"]
+    loss_variance: Float[ArrayLike, "*#s"], k: Real[ArrayLike, "*#s"]
 ) -> Float[Array, "..."]:
     """S²(w) / (k (k+1)): the mean of δ_k(w)² over all orders of the n samples, exactly.
 
@@ -41,8 +41,8 @@ def order_law(
 
 def distance_law(
     loss_variance: Float[ArrayLike, "*#s"],
-    k: Int[ArrayLike, "*#s"],
-    to: Num[ArrayLike, "*#s"] = jnp.inf,
+    k: Real[ArrayLike, "*#s"],
+    to: Real[ArrayLike, "*#s"] = jnp.inf,
 ) -> Float[Array, "..."]:
     """S²(w) |1/k − 1/to|: the mean of (L_to(w) − L_k(w))² over all orders, exactly.
 
@@ -75,8 +75,7 @@ def sufficient_size(delta: Float[Array, "*r K"], tolerance: Float[Array, "*t"]) 
     """K = inf{k : Δ_k' < tolerance for all k' ≥ k}, one past the last exceedance.
 
     Definition 4 of Nikitin et al. 2025. ``delta`` holds Δ_1, ..., Δ_K of K + 1 samples; a NaN
-    among them
-    counts as an exceedance. ``tolerance`` has the units of ``delta``.
+    among them counts as an exceedance. ``tolerance`` has the units of ``delta``.
 
     Raises:
         InputError: a whole ``js.delta`` result in place of one of its curves.
