@@ -15,7 +15,6 @@ from jaxtyping import Float
 
 import jaxscape as js
 from experiments.common import cli, console, prepare, run_folder, surfaces, tables
-from experiments.common import problem as problems
 from experiments.common.config import ProblemConfig, Range, above, default
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Kept, Record
@@ -61,20 +60,11 @@ class SurfaceConfig(ProblemConfig):
 
 
 def run(config: SurfaceConfig) -> Kept:
-    """Evaluate, print the table, and write the run folder.
-
-    Raises:
-        InputError: settings or data that cannot be used.
-    """
-    config.check()
+    """Evaluate, print the table, and write the run folder; see ``run_folder.run``."""
     if config.interactive:
         check_plotly()
-    problem = problems.load(config)
-    console.problem(problem, config.order)
-    found = run_folder.keep("surface", config, problem, lambda work: _find(problem, config, work))
-    print("\n" + tables.as_text(surfaces.table(found.summary)))
-    print(f"\nfigures: {found.folder / 'figures'}")
-    return found
+    show = lambda kept: tables.as_text(surfaces.table(kept.summary))  # noqa: E731
+    return run_folder.run("surface", config, _find, show)
 
 
 def _find(problem: Problem, config: SurfaceConfig, work: Path) -> Record:

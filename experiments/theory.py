@@ -12,18 +12,16 @@ from experiments.common import (
     cli,
     console,
     devices,
-    law_figures,
     prepare,
     run_folder,
     segments,
     tables,
 )
-from experiments.common import problem as problems
 from experiments.common.config import ProblemConfig, above, at_least, between, default
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Kept, Record
 from jaxscape import InputError
-from jaxscape.subspace import check_dim
+from jaxscape.lab import plot
 
 
 @dataclass(frozen=True)
@@ -62,19 +60,9 @@ class TheoryConfig(ProblemConfig):
 
 
 def run(config: TheoryConfig) -> Kept:
-    """Compare, print the table, and write the run folder.
-
-    Raises:
-        InputError: settings or data that cannot be used.
-    """
-    config.check()
-    problem = problems.load(config)
-    check_dim(config.dim, problem.initial)
-    console.problem(problem, config.order)
-    found = run_folder.keep("theory", config, problem, lambda work: _find(problem, config, work))
-    print(tables.as_text(tables.law_table(found.summary["sigmas"])))
-    print(f"\nfigure: {found.folder / 'figures' / 'agreement.png'}")
-    return found
+    """Compare, print the table, and write the run folder; see ``run_folder.run``."""
+    show = lambda kept: tables.as_text(tables.law_table(kept.summary["sigmas"]))  # noqa: E731
+    return run_folder.run("theory", config, _find, show)
 
 
 def _find(problem: Problem, config: TheoryConfig, work: Path) -> Record:
@@ -89,7 +77,15 @@ def _find(problem: Problem, config: TheoryConfig, work: Path) -> Record:
             "expected losses that differ between samples, found some Δ_k = 0 beyond k = 100; "
             "no ratio to it is defined"
         )
-    figure = law_figures.agreement(entries, **run_folder.marks(problem))
+    ratio = "law_over_monte_carlo"
+    sigma, mean, sem, median = (
+        np.array([entry[name] for entry in entries])
+        for name in ("sigma", ratio, f"{ratio}_sem", f"{ratio}_median")
+    )
+    parts = {
+        name: np.array([entry["law_parts"][name] for entry in entries]) for name in tables.PARTS
+    }
+    figure = plot.law_agreement(sigma, mean, sem, median, parts, **run_folder.marks(problem))
     return Record(arrays, {"sigmas": entries}, {"agreement": figure})
 
 

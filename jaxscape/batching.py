@@ -1,13 +1,9 @@
-"""How a long leading axis is cut into equal chunks.
+"""A long sample axis in equal chunks, and how many samples at a time suit the device.
 
 Every chunk has the same static size, so one compiled body serves all of them. Where the size does
 not divide the length, the last chunk starts early and overlaps its predecessor; entries that an
 earlier chunk has already shown are not ``fresh`` and must weigh nothing. No data is padded or
 copied.
-
-What suits the matrix products of a loss on a CPU.
-
-Read off the loss function's own program. On other devices XLA's choices stand.
 """
 
 import functools
@@ -19,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn, jaxprs_in_params, take_current_trace
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int
 
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
@@ -44,7 +41,13 @@ class Chunks(NamedTuple):
 def cut(length: int, size: int, hands: int = 1) -> Chunks:
     """Cut ``range(length)`` into the fewest chunks of at most ``size``, as equal as possible.
 
-    Of several ``hands`` to work on them, each gets as many; the last chunks may hold nothing fresh.
+    Several ``hands`` (devices) get the same number of chunks each; the last chunks may then hold
+    nothing fresh.
+
+    >>> cut(10, 4).positions.tolist()
+    [[0, 1, 2, 3], [4, 5, 6, 7], [6, 7, 8, 9]]
+    >>> cut(10, 4).fresh[2].tolist()
+    [False, False, True, True]
     """
     if size < 1:
         raise InputError(f"expected a chunk size of at least 1, found {size}; raise it")
@@ -56,11 +59,11 @@ def cut(length: int, size: int, hands: int = 1) -> Chunks:
 
 
 def turns(count: int, hands: int) -> Int[np.ndarray, "count"]:
-    """Which chunks each hand has, one hand after the other, where they are dealt in turn."""
+    """Which chunks each hand has, one hand after the other, where chunks are dealt in turn."""
     return np.arange(count).reshape(-1, hands).T.ravel()
 
 
-def take(data: Batch, start: Int[Array, ""], size: int) -> Batch:
+def take(data: Batch, start: Int[ArrayLike, ""], size: int) -> Batch:
     """Entries ``start : start + size`` of every array in ``data``."""
     return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), data)
 
@@ -70,7 +73,7 @@ def join(chunks: Chunks, rows: Batch) -> Batch:
     whole = int(chunks.fresh.all(1).sum())  # then perhaps a ragged one, then perhaps empty ones
     ragged = chunks.fresh[whole : whole + 1]
 
-    def flat(leaf: Array) -> Array:
+    def flat(leaf: Any) -> Array:
         parts = [leaf[:whole].reshape(-1, *leaf.shape[2:])]
         if ragged.any():
             parts.append(leaf[whole][int(np.argmax(ragged)) :])
@@ -101,28 +104,14 @@ def length_of(data: Batch) -> int:
     return length
 
 
-PRODUCTS = {"dot_general", "conv_general_dilated"}
-"""The operations that multiply matrices."""
+# What follows chooses sizes and compiler options from the products in the loss function's program.
 
-
-ROWS = 1500
-"""Rows of a matrix that stay in a CPU's cache beside another that they are multiplied with."""
-
-
-FEW = 32
-"""Samples at a time, at the least."""
-
-
-ELSEWHERE = 1000
-"""Samples at a time on other devices."""
-
-
-SMALL = 2**15
-"""A call of Eigen takes about as long as this many multiplications."""
-
-
-EIGEN = {"xla_cpu_experimental_ynn_fusion_type": ""}
-"""Has XLA give no product to YNNPACK but all to Eigen."""
+PRODUCTS = {"dot_general", "conv_general_dilated"}  # the operations that multiply matrices
+ROWS = 1500  # rows of a matrix that stay in a CPU's cache beside another, to be multiplied with
+FEW = 32  # samples at a time on a CPU, at the least
+ELSEWHERE = 1000  # samples at a time on other devices
+SMALL = 2**15  # a call of Eigen takes about as long as this many multiplications
+EIGEN = {"xla_cpu_experimental_ynn_fusion_type": ""}  # XLA gives all products to Eigen, not YNNPACK
 
 
 class Product(NamedTuple):
@@ -135,19 +124,25 @@ class Product(NamedTuple):
     rows: int
     """Rows of the taller factor of all of them."""
 
+    @property
+    def work(self) -> int:
+        """Multiplications in all."""
+        return self.each * self.beside
+
 
 def batch_size(loss: PerSampleLoss, params: Params, data: Batch) -> int:
-    """How many samples at a time: those with ``ROWS`` rows in the largest product.
+    """How many samples at a time: on a CPU those with ``ROWS`` rows in the largest product.
 
     A dense layer has one row a sample; a convolution has one for each place of its kernel, a
     transformer for each token.
     """
     if jax.default_backend() != "cpu":
         return ELSEWHERE
-    largest = max(_products(loss, params, data), key=_work, default=None)
-    if largest is None:
+    found = products(loss, params, data)
+    if not found:
         return ROWS
-    return max(FEW, min(ROWS, math.ceil(ROWS * length_of(data) / max(1, largest.rows))))
+    rows = max(found, key=lambda product: product.work).rows
+    return max(FEW, min(ROWS, math.ceil(ROWS * length_of(data) / max(1, rows))))
 
 
 def compiler_options(loss: PerSampleLoss, params: Params, data: Batch) -> dict[str, str]:
@@ -159,24 +154,24 @@ def compiler_options(loss: PerSampleLoss, params: Params, data: Batch) -> dict[s
     """
     with take_current_trace() as trace:
         alone = type(trace).__name__ == "EvalTrace"
-    if not alone or jax.default_backend() != "cpu" or not _known():
+    if not alone or jax.default_backend() != "cpu" or not all(map(is_known, EIGEN)):
         return {}
-    products = _products(loss, params, data)
-    calls = sum(product.beside for product in products if product.each < SMALL)
-    return EIGEN if 4 * SMALL * calls <= sum(map(_work, products)) else {}
+    found = products(loss, params, data)
+    calls = sum(product.beside for product in found if product.each < SMALL)
+    return EIGEN if 4 * SMALL * calls <= sum(product.work for product in found) else {}
 
 
 @functools.cache
-def _known() -> bool:
+def is_known(option: str) -> bool:
     """Whether this version of XLA has that option."""
     try:
-        jax.jit(lambda: jnp.zeros(()), compiler_options=EIGEN).lower().compile()
+        jax.jit(lambda: jnp.zeros(()), compiler_options={option: ""}).lower().compile()
     except jax.errors.JaxRuntimeError:
         return False
     return True
 
 
-def _products(loss: PerSampleLoss, params: Params, data: Batch) -> list[Product]:
+def products(loss: PerSampleLoss, params: Params, data: Batch) -> list[Product]:
     """The products in the loss of all samples."""
     program = jax.jit(loss).trace(params, data).jaxpr
     found = _equations(program)
@@ -192,21 +187,23 @@ def _equations(program: Any, times: int = 1) -> Iterator[tuple[JaxprEqn, int]]:
             yield from _equations(inner, again)
 
 
-def _work(product: Product) -> int:
-    return product.each * product.beside
+def num_terms(equation: JaxprEqn, first: tuple[int, ...], second: tuple[int, ...]) -> int:
+    """Over how many terms a product of factors of these shapes sums."""
+    if equation.primitive.name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        return math.prod(first[axis] for axis in contracted)
+    channels = second[equation.params["dimension_numbers"].rhs_spec[0]]
+    return math.prod(second) // max(1, channels)
 
 
 def _measure(equation: JaxprEqn, times: int) -> Product:
     avals: list[Any] = [atom.aval for atom in (*equation.invars, *equation.outvars)]
     first, second, out = (aval.shape for aval in avals)
-    size = math.prod(out)
+    size, terms, beside = math.prod(out), num_terms(equation, first, second), 1
     if equation.primitive.name == "dot_general":
-        (contracted, _), (batched, _) = equation.params["dimension_numbers"]
-        terms = math.prod(first[axis] for axis in contracted)
+        _, (batched, _) = equation.params["dimension_numbers"]
         beside = math.prod(first[axis] for axis in batched)
         rows = max(math.prod(first), math.prod(second)) // max(1, terms)
     else:
-        channels = second[equation.params["dimension_numbers"].rhs_spec[0]]
-        terms, beside = math.prod(second) // max(1, channels), 1
-        rows = size // max(1, channels)
+        rows = size // max(1, second[equation.params["dimension_numbers"].rhs_spec[0]])
     return Product(size * terms // max(1, beside), beside * times, rows)

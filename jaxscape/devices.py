@@ -1,6 +1,7 @@
-"""Where arrays live when there are many devices.
+"""Many devices: meshes, where arrays live on them, and what devices exchange in a sweep.
 
-The one loop on a mesh: which device does what, and what the devices exchange.
+``mesh``, ``place``, ``share`` and ``local`` serve every computation. The rest is the part of
+``sweep`` that knows of devices: each walks its own chunks of samples at its own blocks of points.
 """
 
 import functools
@@ -17,7 +18,7 @@ from jaxtyping import Array
 from jaxscape import batching
 from jaxscape.batching import Chunks, length_of
 from jaxscape.prefix import Steps
-from jaxscape.reductions import Reduction
+from jaxscape.reductions import Reduction, State
 from jaxscape.types import Batch, InputError
 
 
@@ -28,6 +29,9 @@ def mesh(*, points: int = 1, samples: int = 1, devices: Sequence[jax.Device] | N
     samples of each chunk over the other, which costs an exchange of prefix totals for each block of
     points. Where samples alone are summed over, as in a Hessian product, all devices share them.
     With several hosts (``jax.distributed``) every process makes the same calls.
+
+    >>> dict(mesh(points=1, samples=1).shape)
+    {'points': 1, 'samples': 1}
 
     Raises:
         InputError: an axis below 1, or fewer devices than asked for.
@@ -53,7 +57,7 @@ def sizes(mesh: Mesh | None) -> tuple[int, int]:
     if not {"points", "samples"} <= set(mesh.axis_names):
         raise InputError(
             f"expected a mesh with the axes points and samples, found {mesh.axis_names}; "
-            "make it with sharding.mesh"
+            "make it with devices.mesh"
         )
     return mesh.shape["points"], mesh.shape["samples"]
 
@@ -93,14 +97,11 @@ def share(data: Batch, mesh: Mesh) -> Batch:
 def local(tree: Any) -> Any:
     """Arrays that are whole on every device of a mesh, as those of this process's first device.
 
-    Left as they are where one of them is traced.
+    Under a trace they are left as they are.
     """
     if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(tree)):
         return tree
     return jax.tree.map(lambda x: x.addressable_data(0), tree)
-
-
-Update = Callable[[tuple[Any, Any], Steps, Array, Array], tuple[Any, Any]]
 
 
 def check(reduction: Reduction, by_sample: Any, mesh: Mesh | None) -> None:
@@ -154,20 +155,23 @@ def axis(mesh: Mesh | None) -> str | None:
     return "samples" if sizes(mesh)[1] > 1 else None
 
 
-def update(reduction: Reduction, mesh: Mesh | None) -> Update:
-    """The reduction's update by one device, whose states by point learn of all devices' samples."""
+def update(
+    reduction: Reduction, mesh: Mesh | None
+) -> Callable[[State, Steps, Array, Array], State]:
+    """The reduction's update by one device; states by point include all devices' samples."""
     if mesh is None:
         return reduction.update
     along = axis(mesh)
 
-    def spread(state: tuple[Any, Any], steps: Steps, index: Array, weight: Array):
+    def spread(state: State, steps: Steps, index: Array, weight: Array) -> State:
         by_point, by_sample = reduction.update(state, steps, index, weight)
         if along is not None and jax.tree.leaves(by_point):
+            # Chunks lie side by side on the devices: a point's state needs the samples of all.
             gather = functools.partial(jax.lax.all_gather, axis_name=along, tiled=True)
             whole = jax.tree.map(lambda x: gather(x, axis=x.ndim - 1), steps)
             unused = reduction.init(len(index), len(whole.k))[1]
             by_point, _ = reduction.update((state[0], unused), whole, index, weight)
-        some = weight.any()  # a device may have been given no point that another has not met
+        some = weight.any()  # a device may have no point that another has not met
         keep = lambda new, old: jnp.where(some, new, old)  # noqa: E731
         return by_point, jax.tree.map(keep, by_sample, state[1])
 

@@ -1,13 +1,14 @@
-"""The part of a loss that all points of a subspace share.
+"""The products of data with a network's first layer, which all points of a subspace share.
 
 On w(θ) = w* + Σ_j θ_j v_j, whatever depends linearly on the parameters is y + Σ_j θ_j y_j. So is
 the product of data with the weights of a network's first layer, X(W + Σ_j θ_j V_j) =
 XW + Σ_j θ_j XV_j: d + 1 products serve any number of points. ``share`` finds such products in the
-loss function's own program.
+loss function's own program: it walks the program once, operation after operation, and keeps each
+value as one of three kinds. A plain array is the same at all points; an ``Affine`` is known at all
+points from d + 1 arrays; a ``Point`` has to be computed at each point, by a ``Step``.
 """
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,20 +18,18 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 from jaxtyping import Array, Float
 
-from jaxscape.batching import PRODUCTS
+from jaxscape.batching import PRODUCTS, num_terms
 from jaxscape.subspace import Subspace
 from jaxscape.trees import working
 from jaxscape.types import Batch, PerSampleLoss
 
+# Operations that are linear in all operands together, a constant counting as its own value.
 LINEAR = {
     *("add", "add_any", "sub", "neg", "reduce_sum", "concatenate", "pad", "convert_element_type"),
     *("reshape", "broadcast_in_dim", "squeeze", "transpose", "slice", "rev", "copy"),
 }
-"""Operations that are linear in all operands together, a constant counting as its own value."""
 
-
-PAYS = 4
-"""A product is shared if it sums over at least this many times as many terms as directions."""
+PAYS = 4  # a product is shared if it sums over at least this many times as many terms as directions
 
 
 class Point(NamedTuple):
@@ -58,17 +57,23 @@ class Step(NamedTuple):
 
     equation: JaxprEqn
     operands: list[Any]
-    """Each an array that all points share, an ``Affine``, or a ``Point``."""
+    """Each a plain array, an ``Affine``, or a ``Point``."""
 
 
 def share(
     loss: PerSampleLoss, space: Subspace, batch: Batch
 ) -> Callable[[Float[Array, "d"]], Float[Array, "n"]]:
-    """``loss(space.at(θ), batch)`` as a function of θ, up to rounding; what it shares, done once.
+    """``loss(space.at(θ), batch)`` as a function of θ, up to rounding, shared products done once.
 
     Products of data with parameters are shared where they sum over many terms; what follows is
-    carried along as long as it is linear. Any loss function will do, and one without such products
-    is evaluated as it is. Meant for many more points than the space has directions.
+    carried along as long as it is linear. A loss without such products is evaluated as it is. Meant
+    for many more points than the space has directions.
+
+    >>> import jax, jax.numpy as jnp, jaxscape as js
+    >>> space = js.Subspace(jnp.ones(8), jnp.eye(8)[:1])
+    >>> at = share(lambda w, x: jnp.tanh(x @ w), space, jnp.ones((5, 8)))  # x @ w done here
+    >>> jnp.allclose(at(jnp.array([2.0])), jnp.tanh(10.0)).item()
+    True
     """
     leaves, tree = jax.tree.flatten(working(space.origin))
     dtypes = [jnp.result_type(leaf) for leaf in leaves]
@@ -90,7 +95,7 @@ def share(
     (result,) = _walk(closed, [*params, *others], steps)
 
     def at(coordinates: Float[Array, "d"]) -> Float[Array, "n"]:
-        done: list[Sequence[Array]] = []
+        done: list[Sequence[Any]] = []
         read = functools.partial(_read, coordinates, done)
         for equation, operands in steps:
             done.append(_bind(equation, [read(operand) for operand in operands]))
@@ -118,10 +123,13 @@ def _outcome(equation: JaxprEqn, operands: list[Any], steps: list[Step]) -> Sequ
     if name in ("jit", "pjit"):
         return _walk(equation.params["jaxpr"], operands, steps)
     fixed = not any(isinstance(x, Point) for x in operands)
+    # d + 1 arrays describe the result if the operation is linear, or a product that pays
     affine = fixed and (_is_linear(equation, operands) or _is_shared_product(equation, operands))
     data = any(isinstance(x, Affine) and x.data for x in operands)
     product = affine and name in PRODUCTS
     again = []
+    # Arithmetic on parameters alone is repeated at each point, as the loss has it, rather than
+    # replaced by a sum of d + 1 arrays that are as large; its ``Affine`` is for a product to come.
     if not affine or not (data or product):
         steps.append(Step(equation, operands))
         again = [Point(len(steps) - 1, index) for index in range(len(equation.outvars))]
@@ -131,7 +139,10 @@ def _outcome(equation: JaxprEqn, operands: list[Any], steps: list[Step]) -> Sequ
 
 
 def _along(equation: JaxprEqn, operands: list[Any]) -> tuple[Array, Array]:
-    """A linear operation at the origin, and along each direction."""
+    """A linear operation at the origin, and along each direction.
+
+    Along a direction, what does not move counts as 0 in a sum, and as itself in a product.
+    """
     jointly = equation.primitive.name in LINEAR
     origins = [x.origin if isinstance(x, Affine) else x for x in operands]
     moving = [i for i, x in enumerate(operands) if isinstance(x, Affine)]
@@ -179,15 +190,10 @@ def _is_shared_product(equation: JaxprEqn, operands: list[Any]) -> bool:
     if equation.primitive.name not in PRODUCTS or len(moving) != 1:
         return False
     first, second = (jnp.shape(x.origin if isinstance(x, Affine) else x) for x in operands)
-    if equation.primitive.name == "dot_general":
-        (contracted, _), _ = equation.params["dimension_numbers"]
-        terms = math.prod(first[axis] for axis in contracted)
-    else:
-        terms = math.prod(second) // second[equation.params["dimension_numbers"].rhs_spec[0]]
-    return terms >= PAYS * len(moving[0].slopes)
+    return num_terms(equation, first, second) >= PAYS * len(moving[0].slopes)
 
 
-def _read(coordinates: Float[Array, "d"], done: list[Sequence[Array]], value: Any) -> Array:
+def _read(coordinates: Float[Array, "d"], done: list[Sequence[Any]], value: Any) -> Any:
     """A value at one point."""
     if isinstance(value, Affine) and value.again is None:
         step = jnp.tensordot(coordinates, value.slopes, axes=1, precision="highest")
@@ -197,7 +203,7 @@ def _read(coordinates: Float[Array, "d"], done: list[Sequence[Array]], value: An
     return done[value.step][value.output] if isinstance(value, Point) else value
 
 
-def _bind(equation: JaxprEqn, operands: Sequence[Array]) -> Sequence[Array]:
+def _bind(equation: JaxprEqn, operands: Sequence[Any]) -> Sequence[Any]:
     """The outputs of an operation."""
     params = equation.primitive.get_bind_params(equation.params)
     found = equation.primitive.bind(*operands, **params)

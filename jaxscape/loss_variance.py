@@ -1,72 +1,46 @@
-"""Quantiles of Student's t for any real number of degrees of freedom.
+"""E_q S², the level of the order law, with its confidence interval.
 
-A confidence interval of a mean that a few of its terms may carry.
-
-What the samples met so far tell of E_q S², the level of the order law.
-
-Sample k+1 meets the prefix mean L_k at m fixed points. Its recursive residual
-√(k/(k+1)) (ℓ_{k+1} − L_k) has mean 0 and variance S²(w), whatever k, and is uncorrelated with the
-others (Brown, Durbin and Evans 1975, "Techniques for testing the constancy of regression
-relationships over time", section 2.1), so the mean over points of its square,
+``loss_variance`` is the whole way from a loss to the interval, in three steps that also stand
+alone. ``extend`` gathers the evidence of further samples: sample k+1 meets the prefix mean L_k at m
+points. Its recursive residual √(k/(k+1)) (ℓ_{k+1} − L_k) has mean 0 and variance S²(w), whatever k,
+and is uncorrelated with the others (Brown, Durbin and Evans 1975, "Techniques for testing the
+constancy of regression relationships over time", section 2.1), so the mean over points of its
+square,
 
     z_{k+1} = k(k+1) E_q[δ_k²] = k(k+1) Δ_k,
 
 is an unbiased estimate of E_q S², and the mean of z_2, ..., z_n is exactly the mean over points of
-the sample variance. For the centered part, ℓ_i(w) − E_q ℓ_i takes the place of ℓ_i(w); with m
-points for q, the factor m/(m−1) makes it unbiased: z̃_{k+1} = k(k+1) Δ̃_k.
+the sample variance. For the centered part ℓ_i(w) − E_q ℓ_i takes the place of ℓ_i(w); with m points
+for q, the factor m/(m−1) makes it unbiased: z̃_{k+1} = k(k+1) Δ̃_k. ``estimate_loss_variance`` then
+takes their mean, and ``mean_interval`` forms the interval, with ``two_sided`` quantiles of
+Student's t.
 """
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import betainc, ndtri
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxscape import prefix
+from jaxscape import batching, prefix, reductions
 from jaxscape.prefix import Pair, Prefix
-from jaxscape.types import InputError
+from jaxscape.sweep import evaluate
+from jaxscape.types import Batch, InputError, PerSampleLoss, Probe, Scalar
 
-LIMITS = (-3.0, 15.0)  # of log10 t
+LARGEST = 1024
+"""How many of the largest terms are kept."""
 
+TRUSTED = 10
+"""Effective sample size from which on an estimate is more than an order of magnitude."""
 
-HALVINGS = 40
-
-
-MANY = 30.0  # degrees of freedom from which on the expansion is exact to float32
-
-
-def two_sided(level: float, freedom: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
-    """The t with P(|T| ≤ t) = ``level``, for T with ν = ``freedom`` degrees of freedom.
-
-    Bisects log t in P(|T| > t) = I_x(ν/2, ½), x = ν/(ν + t²), the regularised incomplete beta
-    function (Abramowitz and Stegun 26.7.1); for ν of at least 30, where that function loses digits
-    in float32, the expansion of t in 1/ν around the normal quantile (26.7.5). Infinite where ν ≤ 0.
-    """
-    freedom = jnp.asarray(freedom, jnp.result_type(float))
-    few = jnp.clip(freedom, jnp.finfo(freedom.dtype).tiny, MANY)
-
-    def halve(_: int, limits: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = limits
-        middle = (low + high) / 2
-        outside = betainc(few / 2, 0.5, few / (few + 100**middle))
-        below = outside > 1 - level
-        return jnp.where(below, middle, low), jnp.where(below, high, middle)
-
-    start = tuple(jnp.full_like(freedom, limit) for limit in LIMITS)
-    low, high = jax.lax.fori_loop(0, HALVINGS, halve, start)
-    t = jnp.where(freedom < MANY, 10 ** ((low + high) / 2), _expansion(level, freedom))
-    return jnp.where(freedom > 0, t, jnp.inf)
-
-
-def _expansion(level: float, freedom: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    z = ndtri((1 + level) / 2)
-    first = (z**3 + z) / 4
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + (first + (second + third / freedom) / freedom) / freedom
+HELD = 2**21
+"""Losses that ``loss_variance`` holds at a time."""
 
 
 class Interval(NamedTuple):
@@ -75,6 +49,233 @@ class Interval(NamedTuple):
     low: Any
     value: Any
     high: Any
+
+
+class LossVariance(NamedTuple):
+    """E_q S² with its interval, in units of the loss squared."""
+
+    interval: Interval
+    effective: Float[Array, ""]
+    """The effective sample size (Σz)² / Σz², at most the number of samples less 1."""
+
+
+class Tally(NamedTuple):
+    """The terms z met so far."""
+
+    by_point: Pair
+    """The sum of the terms, before the mean over points, ``[m]``."""
+    squares: Pair
+    """The sum of the squares of the terms."""
+    largest: Float[Array, "LARGEST"]
+    """The largest terms, in descending order, then zeros."""
+
+
+class Evidence(NamedTuple):
+    """All that the estimates of E_q S² and their intervals need, after some samples."""
+
+    prefix: Prefix
+    delta: Tally
+    """The terms of Δ."""
+    centered: Tally
+    """Those of centered delta; NaN where there is only one point."""
+    nonfinite: Int[Array, ""]
+    """Samples with a loss that is NaN or infinite at some point."""
+
+
+def loss_variance(
+    loss: PerSampleLoss,
+    probe: Probe,
+    data: Batch | Iterator[Batch],
+    *,
+    part: Literal["delta", "centered"] = "delta",
+    level: float = 0.9,
+    fixed_points: bool = False,
+    batch_size: int | None = None,
+    point_batch: int | None = None,
+    precision: str = "highest",
+    mesh: Mesh | None = None,
+) -> LossVariance:
+    """E_q S², the mean over a probe of the variance of the per-sample loss, with its interval.
+
+    The samples may be a pilot. For statements about samples that w* has not seen, give such.
+    Losses are held for a part of the samples at a time, so memory does not grow with their number.
+
+    Args:
+        loss: ``loss(params, batch) -> [n]``, one value per sample.
+        probe: m points w.
+        data: n ≥ 2 samples, or an iterator of batches.
+        part: Of Δ or of centered delta.
+        level: The probability with which the interval holds E_q S².
+        fixed_points: Whether E_q is the mean over these very points; see
+            ``estimate_loss_variance``.
+        batch_size, point_batch, precision, mesh: As for ``evaluate``.
+
+    Raises:
+        InputError: fewer than 2 samples; a loss that is NaN or infinite (only where the result is
+            concrete); what ``evaluate`` and ``estimate_loss_variance`` raise.
+
+    Example:
+        K of the order law for a tolerance of 10⁻⁴, with its interval:
+
+        >>> import jax, jax.numpy as jnp, jaxscape as js
+        >>> def loss(w, batch):
+        ...     return 0.5 * (batch @ w) ** 2
+        >>> data = jax.random.normal(jax.random.key(0), (2000, 3))
+        >>> space = js.random_subspace(jax.random.key(1), jnp.ones(3), dim=2)
+        >>> probe = js.gaussian(jax.random.key(2), space, num_points=32, sigma=0.1)
+        >>> found = js.loss_variance(loss, probe, data)
+        >>> bool(found.interval.low < found.interval.value < found.interval.high)
+        True
+        >>> low, k, high = js.increment_size(jnp.stack(found.interval), 1e-4).k
+    """
+    m = probe.num_points
+    _check(part, level, m, fixed_points)
+    options: dict[str, Any] = {"batch_size": batch_size, "point_batch": point_batch, "mesh": mesh}
+    evidence = start(m)
+    for batch, fresh in _segments(data, m):
+        keep = reductions.losses(m)
+        losses = evaluate(loss, probe, batch, keep, precision=precision, **options)
+        evidence = jax.block_until_ready(extend(evidence, losses, fresh))
+    _check_evidence(evidence)
+    return estimate_loss_variance(evidence, part, level=level, fixed_points=fixed_points)
+
+
+def _segments(
+    data: Batch | Iterator[Batch], num_points: int
+) -> Iterator[tuple[Batch, Bool[np.ndarray, "b"] | None]]:
+    """Parts of the samples, with which of them no earlier part has shown."""
+    if isinstance(data, Iterator):
+        yield from ((batch, None) for batch in data)
+        return
+    cut = batching.cut(batching.length_of(data), max(1, HELD // num_points))
+    for at, fresh in zip(cut.starts.tolist(), cut.fresh, strict=True):
+        yield jax.tree.map(lambda leaf, at=at: leaf[at : at + cut.size], data), fresh
+
+
+def _check_evidence(evidence: Evidence) -> None:
+    """Raise an ``InputError`` for too few samples or losses that are not finite."""
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(evidence)):
+        return
+    n, bad = int(evidence.prefix.num_samples), int(evidence.nonfinite)
+    if n < 2:
+        raise InputError(f"expected at least 2 samples for a variance, found {n}; give more")
+    if bad:
+        raise InputError(
+            f"expected finite losses, found NaN or infinity for {bad} of {n} samples; lower "
+            "sigma, or check the samples and the parameters"
+        )
+
+
+def evidence_of(losses: Float[ArrayLike, "m n"]) -> Evidence:
+    """The evidence of stored losses ℓ_i(w) of n samples at m points, for further estimates.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxscape as js
+        >>> losses = jnp.array([[1.0, 3.0, 2.0], [0.0, 0.0, 3.0]])    # variances 1 and 3
+        >>> evidence = js.evidence_of(losses)
+        >>> float(js.estimate_loss_variance(evidence).interval.value)
+        2.0
+        >>> evidence.delta.largest[:3].tolist()    # the terms k(k+1) Δ_k, in descending order
+        [3.0, 1.0, 0.0]
+    """
+    return extend(start(jnp.shape(losses)[0]), losses)
+
+
+def start(num_points: int) -> Evidence:
+    """The evidence of no sample."""
+    zeros = jnp.zeros(num_points)
+    tally = Tally((zeros, zeros), (jnp.zeros(()), jnp.zeros(())), jnp.zeros(LARGEST))
+    return Evidence(prefix.start(num_points), tally, tally, jnp.zeros((), jnp.int32))
+
+
+@jax.jit
+def extend(
+    evidence: Evidence, losses: Float[Array, "m b"], fresh: Bool[Array, "b"] | None = None
+) -> Evidence:
+    """Add the fresh ones (default: all) among b samples, whose losses are ℓ(w) at each point.
+
+    Raises:
+        InputError: losses that do not have one row per point.
+    """
+    losses = jnp.asarray(losses, jnp.float32)
+    m = evidence.prefix.mean.shape[0]
+    if losses.ndim != 2 or losses.shape[0] != m:
+        raise InputError(
+            f"expected losses of shape ({m}, samples), one row per point, found {losses.shape}; "
+            "evaluate every batch at the same points"
+        )
+    b = losses.shape[1]
+    fresh = jnp.ones(b, bool) if fresh is None else fresh
+    after, steps = prefix.extend(evidence.prefix, losses, fresh)
+    weight = jnp.where(fresh, steps.k / (steps.k + 1), 0)
+    centred = steps.innovation - steps.innovation.mean(0)
+    scale = m / (m - 1) if m > 1 else jnp.nan
+    return Evidence(
+        after,
+        _add(evidence.delta, weight * steps.innovation**2),
+        _add(evidence.centered, scale * weight * centred**2),
+        evidence.nonfinite + jnp.sum(fresh & ~jnp.isfinite(losses).all(0), dtype=jnp.int32),
+    )
+
+
+def _add(tally: Tally, squares: Float[Array, "m b"]) -> Tally:
+    terms = squares.mean(0)
+    largest = jax.lax.top_k(jnp.concatenate([tally.largest, terms]), LARGEST)[0]
+    return Tally(
+        _sum(tally.by_point, squares.sum(1)), _sum(tally.squares, jnp.sum(terms**2)), largest
+    )
+
+
+def _sum(total: Pair, more: Float[Array, "..."]) -> Pair:
+    return prefix.add(total, (more, jnp.zeros_like(more)))
+
+
+@partial(jax.jit, static_argnames=("part", "level", "fixed_points"))
+def estimate_loss_variance(
+    evidence: Evidence,
+    part: Literal["delta", "centered"] = "delta",
+    *,
+    level: float = 0.9,
+    fixed_points: bool = False,
+) -> LossVariance:
+    """E_q S² with its interval, from the evidence of some samples.
+
+    The interval holds E_q S² of all samples from which those met are a random selection, with
+    probability ``level``. Where ``effective`` is below ``TRUSTED`` it is wide, and its upper limit
+    comes from the margin that ``mean_interval`` adds for samples rarer than any seen. All is NaN
+    from the first loss on that is not finite.
+
+    Args:
+        evidence: Of ``evidence_of``, or of ``extend`` for samples that stream in.
+        part: "delta" for Δ, "centered" for centered delta.
+        level: A probability.
+        fixed_points: Whether E_q is the mean over these very points. Otherwise the interval allows
+            for the spread of the m points as well.
+
+    Raises:
+        InputError: an unknown part, one point whose spread is asked for, or a level not between 0
+            and 1.
+    """
+    _check(part, level, evidence.delta.by_point[0].size, fixed_points)
+    tally: Tally = getattr(evidence, part)
+    samples = Terms(evidence.prefix.num_samples - 1, tally.by_point[0].mean(), tally.squares[0])
+    points = None if fixed_points else terms_of(tally.by_point[0])
+    interval = mean_interval(samples, tally.largest[0], points, level=level)
+    return LossVariance(interval, samples.effective)
+
+
+def _check(part: str, level: float, num_points: int, fixed_points: bool) -> None:
+    if num_points < 2 and not fixed_points:
+        raise InputError("expected at least 2 points, found 1; give more, or set fixed_points")
+    if part not in ("delta", "centered"):
+        raise InputError(f"expected part 'delta' or 'centered', found {part!r}; choose one")
+    check_level(level)
+
+
+def check_level(level: float) -> None:
+    """Raise an ``InputError`` unless 0 < level < 1."""
+    if not 0 < level < 1:
+        raise InputError(f"expected a level between 0 and 1, found {level}; change it")
 
 
 class Terms(NamedTuple):
@@ -113,14 +314,22 @@ def mean_interval(
 ) -> Interval:
     """An interval of the mean of a quantity over samples, and over points where they are given.
 
-    Symmetric in the logarithm, mean · exp(±t s): s² adds the squared relative standard errors over
-    samples and over points, t is Student's with as many degrees of freedom as terms carry the
-    mean, less one (the two combined after Satterthwaite 1946). For the upper limit the samples get
-    one more, twice as large as the ``largest``, since what a small pilot misses are the rare large
-    ones. The factor was chosen by trial (its coverage is tested). Where samples that carry the mean
-    are so rare that the pilot holds none, no interval computed from it can know. From 0 to infinity
-    where the terms are all 0, or where one term or one point leaves the spread unknown; NaN where
-    a term is.
+    mean · exp(±t s), symmetric in the logarithm: s² adds the squared relative standard errors over
+    samples and over points. t is a quantile of Student's t, whose degrees of freedom are the
+    effective number of terms less one (those of samples and points combined after Satterthwaite
+    1946). A small pilot misses the rare large terms, so for the upper limit the samples get one
+    more, twice as large as the ``largest``; the factor was chosen by trial, and tests measure the
+    coverage. No interval computed from a pilot covers samples that matter and of which it has none.
+
+    Args:
+        samples: The terms.
+        largest: The largest of them.
+        points: The same quantity by point; None where the points are fixed.
+        level: A probability.
+
+    Returns:
+        From 0 to infinity where the terms are all 0, or where one term or one point leaves the
+        spread unknown; NaN where a term is.
     """
     known = ~(samples.squares == 0)
     padded = samples.plus(2 * largest)
@@ -142,132 +351,42 @@ def _error(terms: Terms, points: Terms | None, samples: Terms, level: float) -> 
     return jnp.where(square == 0, 0, jnp.where(jnp.isnan(width), jnp.inf, width))
 
 
-def check_level(level: float) -> None:
-    """Raise an ``InputError`` unless 0 < level < 1."""
-    if not 0 < level < 1:
-        raise InputError(f"expected a level between 0 and 1, found {level}; change it")
+LIMITS = (-3.0, 15.0)
+"""Of log10 t."""
+
+HALVINGS = 40
 
 
-LARGEST = 1024
-"""How many of the largest terms are kept."""
+MANY = 30.0
+"""Degrees of freedom from which on the expansion is exact to float32."""
 
 
-TRUSTED = 10
-"""Samples that must carry E_q S² for an estimate to be more than an order of magnitude."""
+def two_sided(level: Scalar, freedom: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+    """The t with P(|T| ≤ t) = ``level``, for T with any real ν = ``freedom`` degrees of freedom.
 
-
-class Tally(NamedTuple):
-    """The terms z met so far."""
-
-    by_point: Pair
-    """The sum of the terms, before the mean over points, ``[m]``."""
-    squares: Pair
-    """The sum of the squares of the terms."""
-    largest: Float[Array, "LARGEST"]
-    """The largest terms, in descending order, then zeros."""
-
-
-class Evidence(NamedTuple):
-    """All that the estimates of E_q S² and their intervals need, after some samples."""
-
-    prefix: Prefix
-    delta: Tally
-    """The terms of Δ."""
-    centered: Tally
-    """Those of centered delta; NaN where there is only one point."""
-    nonfinite: Int[Array, ""]
-    """Samples with a loss that is NaN or infinite at some point."""
-
-
-class LossVariance(NamedTuple):
-    """E_q S² with its interval, and by how many samples it is carried."""
-
-    interval: Interval
-    effective: Float[Array, ""]
-    """(Σz)² / Σz², at most the number of samples less 1."""
-
-
-def start(num_points: int) -> Evidence:
-    """No sample met."""
-    zeros = jnp.zeros(num_points)
-    tally = Tally((zeros, zeros), (jnp.zeros(()), jnp.zeros(())), jnp.zeros(LARGEST))
-    return Evidence(prefix.start(num_points), tally, tally, jnp.zeros((), jnp.int32))
-
-
-@jax.jit
-def extend(
-    evidence: Evidence, losses: Float[Array, "m b"], fresh: Bool[Array, "b"] | None = None
-) -> Evidence:
-    """Add the fresh ones (default: all) among b samples, whose losses are ℓ(w) at each point.
-
-    Raises:
-        InputError: losses that do not have one row per point.
+    Bisects log t in P(|T| > t) = I_x(ν/2, ½), x = ν/(ν + t²), the regularised incomplete beta
+    function (Abramowitz and Stegun 26.7.1); for ν of at least 30, where that function loses digits
+    in float32, the expansion of t in 1/ν around the normal quantile (26.7.5). Infinite where ν ≤ 0.
     """
-    losses = jnp.asarray(losses, jnp.float32)
-    m = evidence.prefix.mean.shape[0]
-    if losses.ndim != 2 or losses.shape[0] != m:
-        raise InputError(
-            f"expected losses of shape ({m}, samples), one row per point, found {losses.shape}; "
-            "evaluate every batch at the same points"
-        )
-    b = losses.shape[1]
-    fresh = jnp.ones(b, bool) if fresh is None else fresh
-    after, steps = prefix.extend(evidence.prefix, losses, fresh)
-    weight = jnp.where(fresh, steps.k / (steps.k + 1), 0)
-    centred = steps.innovation - steps.innovation.mean(0)
-    scale = m / (m - 1) if m > 1 else jnp.nan
-    return Evidence(
-        after,
-        _add(evidence.delta, weight * steps.innovation**2),
-        _add(evidence.centered, scale * weight * centred**2),
-        evidence.nonfinite + jnp.sum(fresh & ~jnp.isfinite(losses).all(0), dtype=jnp.int32),
-    )
+    freedom = jnp.asarray(freedom, jnp.result_type(float))
+    few = jnp.clip(freedom, jnp.finfo(freedom.dtype).tiny, MANY)
+
+    def halve(_: Int[Array, ""], limits: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = limits
+        middle = (low + high) / 2
+        outside = betainc(few / 2, 0.5, few / (few + 100**middle))
+        below = outside > 1 - level
+        return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+    start = tuple(jnp.full_like(freedom, limit) for limit in LIMITS)
+    low, high = jax.lax.fori_loop(0, HALVINGS, halve, start)
+    t = jnp.where(freedom < MANY, 10 ** ((low + high) / 2), _expansion(level, freedom))
+    return jnp.where(freedom > 0, t, jnp.inf)
 
 
-def evidence_of(losses: Float[Array, "m n"]) -> Evidence:
-    """The evidence of stored per-sample losses at m points."""
-    return extend(start(losses.shape[0]), losses)
-
-
-@partial(jax.jit, static_argnames=("part", "level", "fixed_points"))
-def estimate(
-    evidence: Evidence,
-    part: Literal["delta", "centered"] = "delta",
-    *,
-    level: float = 0.9,
-    fixed_points: bool = False,
-) -> LossVariance:
-    """E_q S² of Δ, or of centered delta where ``part`` is "centered", in units of the loss squared.
-
-    The interval holds E_q S² of all samples from which those met are a random selection, with
-    probability ``level``. It allows for the spread of the m points, unless ``fixed_points``: then
-    E_q is the mean over these very points. Where ``effective`` is below ``TRUSTED`` the interval
-    is wide, and owes its upper limit to the margin that ``mean_interval`` adds for samples rarer
-    than any seen. All is NaN from the first loss on that is not finite.
-
-    Raises:
-        InputError: an unknown part, one point whose spread is asked for, or a level not between 0
-            and 1.
-    """
-    if evidence.delta.by_point[0].size < 2 and not fixed_points:
-        raise InputError("expected at least 2 points, found 1; give more, or set fixed_points")
-    if part not in ("delta", "centered"):
-        raise InputError(f"expected part 'delta' or 'centered', found {part!r}; choose one")
-    check_level(level)
-    tally: Tally = getattr(evidence, part)
-    samples = Terms(evidence.prefix.num_samples - 1, tally.by_point[0].mean(), tally.squares[0])
-    points = None if fixed_points else terms_of(tally.by_point[0])
-    interval = mean_interval(samples, tally.largest[0], points, level=level)
-    return LossVariance(interval, samples.effective)
-
-
-def _add(tally: Tally, squares: Float[Array, "m b"]) -> Tally:
-    terms = squares.mean(0)
-    largest = jax.lax.top_k(jnp.concatenate([tally.largest, terms]), LARGEST)[0]
-    return Tally(
-        _sum(tally.by_point, squares.sum(1)), _sum(tally.squares, jnp.sum(terms**2)), largest
-    )
-
-
-def _sum(total: Pair, more: Array) -> Pair:
-    return prefix.add(total, (more, jnp.zeros_like(more)))
+def _expansion(level: Scalar, freedom: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    z = ndtri((1 + level) / 2)
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + (first + (second + third / freedom) / freedom) / freedom

@@ -1,11 +1,12 @@
-"""From a model's outputs to one loss per sample."""
+"""From a model's outputs to one loss per sample, and the check that a loss gives one."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxscape.batching import length_of
 from jaxscape.trees import working
@@ -13,17 +14,21 @@ from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
 
 def cross_entropy(
-    logits: Float[Array, "n *t c"], targets: Int[Array, "n *t"]
+    logits: Float[ArrayLike, "n *t c"], targets: Int[ArrayLike, "n *t"]
 ) -> Float[Array, "n *t"]:
     """ℓ_i = log Σ_c exp(z_c − z_y), in nats; of each token, where there is an axis of tokens.
 
     Written as log1p(Σ_{c≠y} exp(z_c − z_y)), so that a loss of 1e-6 of a well-trained network
     keeps its digits in float32, where ``logsumexp(z) − z_y`` has none left. NaN for a target that
     is not among the classes 0..c−1.
+
+    >>> loss = cross_entropy(jnp.array([[0.0, 0.0], [20.0, 0.0]]), jnp.array([1, 0]))
+    >>> print(f"{loss[0]:.4f} {loss[1]:.3g}")
+    0.6931 2.06e-09
     """
-    logits = working(logits)
-    own = jnp.arange(logits.shape[-1]) == targets[..., None]
-    margins = logits - jnp.sum(jnp.where(own, logits, 0), -1, keepdims=True)
+    z = working(jnp.asarray(logits))
+    own = jnp.arange(z.shape[-1]) == jnp.asarray(targets)[..., None]
+    margins = z - jnp.sum(jnp.where(own, z, 0), -1, keepdims=True)
     top = jax.lax.stop_gradient(margins.max(-1))  # at least 0, the margin of the own class
     rest = jnp.sum(jnp.where(own, 0, jnp.exp(margins - top[..., None])), -1)
     loss = top + jnp.where(top > 0, jnp.log(jnp.exp(-top) + rest), jnp.log1p(rest))
@@ -31,55 +36,70 @@ def cross_entropy(
 
 
 def squared_error(
-    outputs: Float[Array, "n ..."], targets: Float[Array, "n ..."]
+    outputs: Float[ArrayLike, "n ..."], targets: Shaped[ArrayLike, "n ..."]
 ) -> Float[Array, "n"]:
     """ℓ_i = ½‖f(x_i) − y_i‖², summed over all axes but the first.
+
+    >>> squared_error(jnp.array([[1.0, 2.0], [0.0, 3.0]]), jnp.zeros((2, 2))).tolist()
+    [2.5, 4.5]
 
     Raises:
         InputError: outputs and targets of different shapes, which would broadcast.
     """
     _check_same_shape("outputs", outputs, targets)
-    outputs, targets = working((outputs, targets))
-    difference = (outputs - targets).reshape(outputs.shape[0], -1)
+    found, wanted = working((jnp.asarray(outputs), jnp.asarray(targets)))
+    difference = (found - wanted).reshape(found.shape[0], -1)
     return 0.5 * jnp.sum(difference**2, -1)
 
 
 def binary_cross_entropy(
-    logits: Float[Array, "n ..."], targets: Float[Array, "n ..."]
+    logits: Float[ArrayLike, "n ..."], targets: Shaped[ArrayLike, "n ..."]
 ) -> Float[Array, "n"]:
     """ℓ_i = Σ y log(1 + exp(−z)) + (1 − y) log(1 + exp(z)), in nats, over all axes but the first.
 
     The negative log likelihood of independent labels y with probabilities sigmoid(z), from the
-    logits z, so that small losses keep their digits; y may be anything from 0 to 1, a Boolean
-    too. NaN for a target outside.
+    logits z, so that small losses keep their digits; y may be anything from 0 to 1, or Boolean.
+    NaN for a target outside.
+
+    >>> loss = binary_cross_entropy(jnp.array([0.0, 20.0]), jnp.array([True, True]))
+    >>> print(f"{loss[0]:.4f} {loss[1]:.3g}")
+    0.6931 2.06e-09
 
     Raises:
         InputError: logits and targets of different shapes, which would broadcast.
     """
     _check_same_shape("logits", logits, targets)
-    logits = working(logits)
-    targets = jnp.asarray(targets, logits.dtype)
-    loss = targets * jax.nn.softplus(-logits) + (1 - targets) * jax.nn.softplus(logits)
-    loss = jnp.where((targets >= 0) & (targets <= 1), loss, jnp.nan)
+    z = working(jnp.asarray(logits))
+    y = jnp.asarray(targets, z.dtype)
+    loss = y * jax.nn.softplus(-z) + (1 - y) * jax.nn.softplus(z)
+    loss = jnp.where((y >= 0) & (y <= 1), loss, jnp.nan)
     return jnp.sum(loss.reshape(loss.shape[0], -1), -1)
 
 
 def per_sequence(
-    tokens: Float[Array, "n t"], mask: Bool[Array, "n t"], *, mean: bool = True
+    tokens: Float[ArrayLike, "n t"], mask: Bool[ArrayLike, "n t"], *, mean: bool = True
 ) -> Float[Array, "n"]:
     """The mean, or the sum, of the losses of each sequence's own tokens, not of its padding.
 
-    A sequence, not a token, is then a sample. With ``mean`` every sequence weighs the same,
-    whatever its length, and one of padding alone is NaN; without, every token does. What
-    ``tokens`` holds where ``mask`` is False means nothing, be it NaN.
+    A sequence, not a token, is then a sample.
+
+    >>> tokens = jnp.array([[1.0, 3.0], [5.0, jnp.nan]])
+    >>> per_sequence(tokens, jnp.array([[True, True], [True, False]])).tolist()
+    [2.0, 5.0]
+
+    Args:
+        tokens: The loss of each token, anything (NaN too) where ``mask`` is False.
+        mask: Which tokens are no padding.
+        mean: Every sequence weighs the same, whatever its length, and one of padding alone is NaN.
+            Otherwise every token weighs the same.
 
     Raises:
         InputError: token losses and a mask of different shapes, which would broadcast.
     """
     _check_same_shape("token losses", tokens, mask, "a mask")
-    tokens, mask = working(tokens), jnp.asarray(mask, bool)
-    total = jnp.sum(tokens, -1, where=mask)
-    return total / jnp.sum(mask, -1) if mean else total
+    own = jnp.asarray(mask, bool)
+    total = jnp.sum(working(jnp.asarray(tokens)), -1, where=own)
+    return total / jnp.sum(own, -1) if mean else total
 
 
 def supervised(
@@ -95,7 +115,7 @@ def supervised(
 
 
 def bind(function: Callable) -> jax.tree_util.Partial:
-    """A function as a pytree of the arrays that it holds, if it is a ``jax.tree_util.Partial``.
+    """A function as a pytree: a ``jax.tree_util.Partial`` with the arrays that it holds as leaves.
 
     Compiled programs take such arrays as arguments. Any other function is a pytree without
     leaves, and what it closes over becomes a constant of each program.
@@ -105,7 +125,7 @@ def bind(function: Callable) -> jax.tree_util.Partial:
 
 
 def check(loss: PerSampleLoss, params: Params, data: Batch) -> int:
-    """The number of samples in ``data``, once ``loss`` is seen to return one value for each."""
+    """The number of samples in ``data``; an ``InputError`` unless ``loss`` has a value for each."""
     n = length_of(data)
     params = jax.eval_shape(working, params)
     try:
@@ -126,7 +146,7 @@ def check(loss: PerSampleLoss, params: Params, data: Batch) -> int:
     return n
 
 
-def _check_same_shape(name: str, found: Array, other: Array, kind: str = "targets") -> None:
+def _check_same_shape(name: str, found: Any, other: Any, kind: str = "targets") -> None:
     shapes = jnp.shape(found), jnp.shape(other)
     if shapes[0] != shapes[1]:
         raise InputError(

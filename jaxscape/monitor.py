@@ -1,4 +1,4 @@
-"""When to stop collecting data: what the landscape tells while samples stream in."""
+"""When to stop collecting data: K, followed while samples stream in."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from jaxscape.loss_variance import (
     Evidence,
     Interval,
     LossVariance,
-    estimate,
+    estimate_loss_variance,
     extend,
     start,
 )
@@ -20,20 +20,19 @@ from jaxscape.types import InputError
 
 
 class Decision(NamedTuple):
-    """What the samples met so far say of the tolerance."""
+    """What the samples met so far say of K."""
 
     num_samples: Int[Array, ""]
-    """Samples met."""
     loss_variance: LossVariance
     """E_q S² at these points."""
     law: Interval
-    """K of the order law, of ``SufficientSize``."""
+    """K of the order law, low, value and high a ``SufficientSize`` each."""
     exceedance: Interval
-    """K of Definition 4 over orders, of ``SufficientSize``."""
+    """K of Definition 4 over orders, likewise."""
     stop: Bool[Array, ""]
-    """As many samples are met as either upper limit asks for."""
+    """Whether the samples met are as many as both upper limits."""
     nonfinite: Int[Array, ""]
-    """Samples with a NaN or infinite loss: from the first on, no K."""
+    """Samples with a NaN or infinite loss: from the first on, no K is reached."""
 
 
 class Monitor(NamedTuple):
@@ -47,18 +46,35 @@ class Monitor(NamedTuple):
 def monitor(
     *, num_points: int, tolerance: float, level: float = 0.9, at_least: int = 1000
 ) -> Monitor:
-    """Follow E_q S², and say when Δ_k will stay below ``tolerance`` for good.
+    """Follow E_q S², and say when Δ_k will stay below ``tolerance`` from then on.
 
-    ``update`` takes the losses of any number of further samples at the same ``num_points`` points,
-    and gives the same result however they are batched, beyond rounding. ``decide`` stops at the
-    first count of at least ``at_least`` that is not below the upper limits of K: of the mean over
-    orders, and of Definition 4, provided that ``evidence.TRUSTED`` samples or more carry E_q S².
-    Each limit holds at a fixed count with its ``level``; looking often, one stops at a lucky moment
-    somewhat more often. To stop by the distance to the population instead, compare ``num_samples``
-    with ``distance_size(loss_variance.interval.high, ε).k``.
+    ``update`` takes the losses of any number of further samples at the same points, and gives the
+    same result however they are batched, beyond rounding. ``decide`` stops at the first count of at
+    least ``at_least`` that is not below the upper limits of K, that of the mean over orders and
+    that of Definition 4, provided that the effective sample size is at least
+    ``loss_variance.TRUSTED``. Each limit holds at a fixed count with its ``level``. Whoever looks
+    often stops at a lucky moment somewhat more often. To stop by the distance to the population
+    instead, compare ``num_samples`` with ``distance_size(loss_variance.interval.high, ε).k``.
+
+    Args:
+        num_points: m, the rows of the losses.
+        tolerance: Of Δ_k, in units of the loss squared.
+        level: The probability with which each interval holds its K.
+        at_least: The smallest count to stop at.
 
     Raises:
         InputError: num_points or at_least below 1, a tolerance not above 0, a level outside 0..1.
+
+    Example:
+        >>> import jax, jaxscape as js
+        >>> watch = js.monitor(num_points=4, tolerance=1e-5, at_least=100)
+        >>> state = watch.init()
+        >>> for key in jax.random.split(jax.random.key(0), 9):    # of losses that stream in
+        ...     state = watch.update(state, jax.random.exponential(key, (4, 500)))
+        ...     if watch.decide(state).stop:
+        ...         break
+        >>> int(state.prefix.num_samples)
+        2000
     """
     for name, good, words, value in (
         ("num_points", num_points >= 1, "at least 1", num_points),
@@ -71,12 +87,12 @@ def monitor(
 
     def decide(state: Evidence) -> Decision:
         count = state.prefix.num_samples
-        variance = estimate(state, level=level, fixed_points=True)
+        variance = estimate_loss_variance(state, level=level, fixed_points=True)
         law = jax.tree.map(lambda v: increment_size(v, tolerance), variance.interval)
         last = exceedance_size(state.delta.largest, count - 1, tolerance, level=level)
         enough = [size.high.reached & (count >= size.high.k) for size in (law, last)]
-        carried = variance.effective >= TRUSTED
-        stop = enough[0] & enough[1] & carried & (count >= at_least)
+        trusted = variance.effective >= TRUSTED
+        stop = enough[0] & enough[1] & trusted & (count >= at_least)
         return Decision(count, variance, law, last, stop, state.nonfinite)
 
     return Monitor(lambda: start(num_points), extend, jax.jit(decide))

@@ -1,116 +1,37 @@
-"""Numbers as unevaluated sums high + low of two floats, twice the working precision.
-
-Every step stays right where a compiler contracts a product with a sum into one rounding.
-
-Prefix means L_k and their increments along the sample axis, all at once or as samples stream in.
+"""Prefix means L_k and innovations ℓ_{k+1} − L_k along the sample axis, in compensated arithmetic.
 
 The increment is always taken as δ_k = L_{k+1} − L_k = (ℓ_{k+1} − L_k) / (k+1), never as a
-difference of two nearly equal means, and the running mean carries its rounding error along.
+difference of two nearly equal means. The running mean carries its rounding error along, as an
+unevaluated sum high + low of two floats (a ``Pair``), so that 10⁷ samples lose no digits. The pair
+arithmetic stays right where a compiler contracts a product with a sum into one rounding.
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 Pair = tuple[Array, Array]
 
-
-def two_sum(a: Array, b: Array) -> Pair:
-    """a + b, rounded, then its rounding error, exactly (Knuth 1969, section 4.2.2)."""
-    total = a + b
-    virtual = total - a
-    return total, (a - (total - virtual)) + (b - virtual)
-
-
-def add(x: Pair, y: Pair) -> Pair:
-    """x + y."""
-    high, low = two_sum(x[0], y[0])
-    return two_sum(high, low + (x[1] + y[1]))
-
-
-RUN = 16
-"""How many terms ``cumsum`` adds one after another."""
-
-
-def cumsum(x: Pair) -> Pair:
-    """Running sums along the last axis.
-
-    Runs of ``RUN`` terms are summed term after term, all runs side by side, then the totals of the
-    runs. These are two short loops: ``jax.lax.associative_scan`` unrolls into a program that takes
-    three to seven times as long to compile, and no less to run.
-    """
-    *rows, n = x[0].shape
-    count = -(-n // RUN)
-
-    def cut(leaf: Array) -> Float[Array, "RUN *rows count"]:
-        padded = jnp.pad(leaf, [(0, 0)] * len(rows) + [(0, count * RUN - n)])
-        return jnp.moveaxis(padded.reshape(*rows, count, RUN), -1, 0)
-
-    def step(total: Pair, term: Pair) -> tuple[Pair, Pair]:
-        total = add(total, term)
-        return total, total
-
-    terms = jax.tree.map(cut, x)
-    totals, inside = jax.lax.scan(
-        step, jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), terms), terms
-    )
-    sums = add(_later(_doubling(totals), 1), inside)
-    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1).reshape(*rows, -1)[..., :n], sums)
-
-
-def _doubling(x: Pair) -> Pair:
-    """Running sums along the last axis, adding to each what is 1, 2, 4, ... places before it."""
-    levels = (x[0].shape[-1] - 1).bit_length()
-    return jax.lax.fori_loop(0, levels, lambda level, sums: add(_later(sums, 1 << level), sums), x)
-
-
-def _later(x: Pair, places: int | Int[Array, ""]) -> Pair:
-    """Moved ``places`` on along the last axis; zeros come in."""
-
-    def move(leaf: Array) -> Array:
-        n = leaf.shape[-1]
-        padded = jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(n, 0)])
-        return jax.lax.dynamic_slice_in_dim(padded, n - places, n, axis=-1)
-
-    return jax.tree.map(move, x)
-
-
-def divide(x: Pair, count: Float[Array, "..."]) -> Pair:
-    """x / count, by one step of long division.
-
-    The remainder is taken with halves of quotient and divisor, whose products are exact.
-    """
-    quotient = x[0] / count
-    remainder = x[0]
-    for q in _halves(quotient):
-        for c in _halves(count):
-            remainder = remainder - q * c
-    return quotient, (remainder + x[1]) / count
-
-
-def _halves(x: Array) -> Pair:
-    """x as a sum of two numbers of half its digits."""
-    info = jnp.finfo(x.dtype)
-    high = jax.lax.reduce_precision(x, exponent_bits=info.nexp, mantissa_bits=info.nmant // 2)
-    return high, x - high
+RUN = 16  # how many terms ``cumsum`` adds one after another
 
 
 class Prefix(NamedTuple):
-    """What is known of m points after ``num_samples`` samples."""
+    """What is known of m points after k = ``num_samples`` samples."""
 
     num_samples: Int[Array, ""]
     mean: Float[Array, "m"]
-    """L_k, k = ``num_samples``,(w), rounded."""
+    """L_k(w), rounded."""
     residue: Float[Array, "m"]
     """What the rounding of ``mean`` left out."""
     squares: tuple[Float[Array, "m"], Float[Array, "m"]]
-    """Σ_i (ℓ_i − L_k, k = ``num_samples``,)², as a pair."""
+    """Σ_i (ℓ_i − L_k)², as a pair."""
 
     @property
     def variance(self) -> Float[Array, "m"]:
-        """S²(w): the variance of the per-sample losses so far, with n − 1 below."""
+        """S²(w): the variance of the per-sample losses so far, with k − 1 below."""
         return self.squares[0] / (self.num_samples - 1)
 
 
@@ -127,6 +48,11 @@ class Steps(NamedTuple):
     fresh: Bool[Array, "b"]
     """False: this sample has been met before, ignore it."""
 
+    @property
+    def increment(self) -> Float[Array, "m b"]:
+        """δ_k = L_{k+1}(w) − L_k(w)."""
+        return self.innovation / (self.k + 1)
+
 
 def start(num_points: int, dtype=jnp.float32) -> Prefix:
     """The empty prefix."""
@@ -136,21 +62,27 @@ def start(num_points: int, dtype=jnp.float32) -> Prefix:
 
 def extend(
     prefix: Prefix,
-    losses: Float[Array, "m b"],
-    fresh: Bool[Array, "b"],
+    losses: Float[ArrayLike, "m b"],
+    fresh: Bool[ArrayLike, "b"],
     *,
     axis: str | None = None,
 ) -> tuple[Prefix, Steps]:
-    """Append the fresh ones among b samples, of which ``losses`` are ℓ(w) at each point.
+    """Append the fresh ones among b samples.
 
     Losses enter as deviations from the mean so far, whose sums stay small, and are summed in
     pairs, so that an innovation keeps its digits where ℓ_{k+1} is close to L_k.
 
-    Under ``shard_map`` with an ``axis`` of the mesh, the devices along it append b samples each,
-    one device's after the other's, and learn of each other's no more than count and totals.
+    Args:
+        prefix: What is known so far.
+        losses: ℓ(w) of each of the b samples at each of the m points.
+        fresh: Which samples have not been met before.
+        axis: Under ``shard_map``, an axis of the mesh: the devices along it append b samples each,
+            one device's after the other's, and exchange no more than their number and totals.
     """
+    losses, fresh = jnp.asarray(losses), jnp.asarray(fresh)
     k = prefix.num_samples + jnp.cumsum(fresh, dtype=jnp.int32) - fresh
     met = jnp.sum(fresh, dtype=jnp.int32)
+    # ℓ_i less the mean so far, L: two exact subtractions, then sums of these deviations
     high, low = two_sum(losses, -prefix.mean[:, None])
     deviations = two_sum(high, low - prefix.residue[:, None])
     deviations = jax.tree.map(lambda x: jnp.where(fresh, x, 0), deviations)
@@ -161,7 +93,7 @@ def extend(
         (earlier, behind), (met, total) = _exchange(met, total, axis)
         k, before = k + earlier, add(before, jax.tree.map(lambda x: x[:, None], behind))
     count = prefix.num_samples + met
-    # L_k less the mean so far; nothing where k = 0
+    # L_k − L, 0 at k = 0; the innovation is the deviation less that
     shift = divide(before, jnp.maximum(k, 1).astype(losses.dtype))
     innovation = (deviations[0] - shift[0]) + (deviations[1] - shift[1])
     steps = Steps(k, losses, prefix.mean[:, None] + shift[0], innovation, fresh)
@@ -186,19 +118,94 @@ def _exchange(
     return (before[0][0], before[1]), (whole[0][0], whole[1])
 
 
-def means(losses: Float[Array, "... n"]) -> Float[Array, "... n"]:
+def means(losses: Float[ArrayLike, "*rows n"]) -> Float[Array, "*rows n"]:
     """L_1, ..., L_n of stored per-sample losses along the last axis."""
     steps = _whole(losses)
-    return (steps.mean + steps.innovation / (steps.k + 1)).reshape(losses.shape)
+    return (steps.mean + steps.increment).reshape(jnp.shape(losses))
 
 
-def increments(losses: Float[Array, "... n"]) -> Float[Array, "... n-1"]:
+def increments(losses: Float[ArrayLike, "*rows n"]) -> Float[Array, "*rows n-1"]:
     """δ_1, ..., δ_{n−1} of stored per-sample losses along the last axis."""
-    steps = _whole(losses)
-    delta = steps.innovation / (steps.k + 1)
-    return delta[:, 1:].reshape(*losses.shape[:-1], losses.shape[-1] - 1)
+    *rows, n = jnp.shape(losses)
+    return _whole(losses).increment[:, 1:].reshape(*rows, n - 1)
 
 
-def _whole(losses: Float[Array, "... n"]) -> Steps:
+def _whole(losses: ArrayLike) -> Steps:
+    losses = jnp.asarray(losses)
     rows = losses.reshape(-1, losses.shape[-1])
     return extend(start(rows.shape[0], rows.dtype), rows, jnp.ones(rows.shape[-1], bool))[1]
+
+
+def two_sum(a: Array, b: Array) -> Pair:
+    """a + b, rounded, then its rounding error, exactly (Knuth 1969, section 4.2.2)."""
+    total = a + b
+    virtual = total - a
+    return total, (a - (total - virtual)) + (b - virtual)
+
+
+def add(x: Pair, y: Pair) -> Pair:
+    """x + y."""
+    high, low = two_sum(x[0], y[0])
+    return two_sum(high, low + (x[1] + y[1]))
+
+
+def divide(x: Pair, count: Float[Array, "*b"]) -> Pair:
+    """x / count, by one step of long division.
+
+    The remainder is taken with halves of quotient and divisor, whose products are exact.
+    """
+    quotient = x[0] / count
+    remainder = x[0]
+    for q in _halves(quotient):
+        for c in _halves(count):
+            remainder = remainder - q * c
+    return quotient, (remainder + x[1]) / count
+
+
+def _halves(x: Array) -> Pair:
+    """x as a sum of two numbers of half its digits."""
+    info = jnp.finfo(x.dtype)
+    high = jax.lax.reduce_precision(x, exponent_bits=info.nexp, mantissa_bits=info.nmant // 2)
+    return high, x - high
+
+
+def cumsum(x: Pair) -> Pair:
+    """Running sums along the last axis.
+
+    Runs of ``RUN`` terms are summed term after term, all runs side by side, then the totals of the
+    runs. These are two short loops: ``jax.lax.associative_scan`` unrolls into a program that takes
+    three to seven times as long to compile, and no less to run.
+    """
+    *rows, n = x[0].shape
+    count = -(-n // RUN)
+
+    def cut(leaf: Array) -> Float[Array, "RUN *rows count"]:
+        padded = jnp.pad(leaf, [(0, 0)] * len(rows) + [(0, count * RUN - n)])
+        return jnp.moveaxis(padded.reshape(*rows, count, RUN), -1, 0)
+
+    def step(total: Pair, term: Pair) -> tuple[Pair, Pair]:
+        total = add(total, term)
+        return total, total
+
+    terms = jax.tree.map(cut, x)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), terms)
+    totals, inside = jax.lax.scan(step, zeros, terms)
+    sums = add(_later(_doubling(totals), 1), inside)
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1).reshape(*rows, -1)[..., :n], sums)
+
+
+def _doubling(x: Pair) -> Pair:
+    """Running sums along the last axis, adding to each what is 1, 2, 4, ... places before it."""
+    levels = (x[0].shape[-1] - 1).bit_length()
+    return jax.lax.fori_loop(0, levels, lambda level, sums: add(_later(sums, 1 << level), sums), x)
+
+
+def _later(x: Pair, places: int | Int[Array, ""]) -> Pair:
+    """Moved ``places`` on along the last axis; zeros come in."""
+
+    def move(leaf: Array) -> Array:
+        n = leaf.shape[-1]
+        padded = jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(n, 0)])
+        return jax.lax.dynamic_slice_in_dim(padded, n - places, n, axis=-1)
+
+    return jax.tree.map(move, x)

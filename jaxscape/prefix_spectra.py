@@ -1,4 +1,4 @@
-"""The leading curvature of the first k samples, along k."""
+"""The leading eigenpairs of H_k, the Hessian of the mean loss over the first k samples, along k."""
 
 import functools
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class PrefixSpectra(NamedTuple):
 
     k: Int[Array, "K"]
     values: Float[Array, "K d"]
-    """Descending."""
+    """In the order of ``which``, by default descending."""
     residuals: Float[Array, "K d"]
     """‖H_k v − λ v‖."""
     converged: Bool[Array, "K d"]
@@ -59,7 +59,7 @@ def prefix_spectra(
     ks: Sequence[int] | Int[np.ndarray, "K"] | None = None,
     reference: Params | None = None,
     keep_vectors: bool = False,
-    which: Literal["largest", "magnitude"] = "largest",
+    which: Literal["largest", "smallest", "magnitude"] = "largest",
     tol: float = 1e-4,
     batch_size: int = 1000,
 ) -> PrefixSpectra:
@@ -70,22 +70,33 @@ def prefix_spectra(
     rounding, the rest are zero to within their residuals.
 
     Args:
-        key: of the random starting vectors, the same for every k.
-        loss: per sample.
+        key: Of the random starting vectors, the same for every k.
+        loss: ``loss(params, batch) -> [n]``, one value per sample.
         params: w.
         data: n samples in order.
         num: d.
-        ks: values of k; by default ``geometric(min(n, 10), n)``.
-        reference: leaves ``[d', ...]``, orthonormal, such as the basis of ``hessian_subspace``;
+        ks: Values of k; by default ``geometric(min(n, 10), n)``.
+        reference: Leaves ``[d', ...]``, orthonormal, such as the basis of ``hessian_subspace``;
             then ``overlap`` is that of each k's eigenvectors with them.
-        keep_vectors: also return the eigenvectors, K·d·P numbers.
-        which: "largest" algebraically, or in "magnitude".
-        tol: relative residual that counts as converged.
-        batch_size: samples per chunk.
+        keep_vectors: Also return the eigenvectors, K·d·P numbers.
+        which: "largest", "smallest" or "magnitude", as for ``top_eigenpairs``.
+        tol: Relative residual that counts as converged.
+        batch_size: Samples per chunk.
 
     Raises:
         InputError: a k that is no whole number or outside 1..n, a reference unlike the
-            parameters, or what ``hvp`` and ``top_eigenpairs`` raise.
+            parameters, or what ``hessian_operator`` and ``top_eigenpairs`` raise.
+
+    Example:
+        Linear regression, whose H_k is the mean of x xᵀ:
+
+        >>> import jax, jax.numpy as jnp
+        >>> def loss(w, batch):
+        ...     return 0.5 * (batch @ w) ** 2
+        >>> data = jnp.array([[2.0, 0.0, 0.0], [0.0, 4.0, 0.0]])
+        >>> found = prefix_spectra(jax.random.key(0), loss, jnp.zeros(3), data, 2, ks=[1, 2])
+        >>> found.values.round(3).tolist()
+        [[4.0, 0.0], [8.0, 2.0]]
     """
     n = length_of(data)
     wanted = geometric(min(n, 10), n) if ks is None else np.asarray(ks)

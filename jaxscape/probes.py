@@ -1,40 +1,25 @@
-"""Which points of parameter space are looked at.
+"""Which points of parameter space to evaluate: Gaussian, Sobol', isotropic, grid, line, given.
 
 A probe knows its ``num_points`` and gives the parameters ``at(index)``, one point at a time, so
 that a million points of a large network never exist together.
-
-Scrambled Sobol' points, a Gaussian probe whose means need fewer of them.
 """
 
 import math
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtri
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, UInt32
 
 from jaxscape.subspace import Subspace, gaussian_like
 from jaxscape.trees import check_floating, working
-from jaxscape.types import InputError, Params
+from jaxscape.types import InputError, Params, Scalar
 
-
-class Probe(Protocol):
-    """A pytree with ``num_points`` points of parameter space.
-
-    Where only groups of points are independent, it says how many in ``groups``, as a
-    ``SubspaceProbe`` does.
-    """
-
-    @property
-    def num_points(self) -> int:
-        """The number m of points."""
-
-    def at(self, index: Int[Array, ""]) -> Params:
-        """The parameters of point ``index``."""
+BITS = 23  # binary digits of a Sobol' coordinate: with half a step added, float32 holds them
+RANDOMISATIONS = 8
 
 
 @jax.tree_util.register_dataclass
@@ -53,7 +38,7 @@ class SubspaceProbe:
         """The number m of points."""
         return self.coordinates.shape[0]
 
-    def at(self, index: Int[Array, ""]) -> Params:
+    def at(self, index: Int[ArrayLike, ""]) -> Params:
         """w(θ_index)."""
         return self.space.at(self.coordinates[index])
 
@@ -68,7 +53,7 @@ class IsotropicProbe:
     sigma: Float[Array, ""]
     num_points: int = field(metadata={"static": True})
 
-    def at(self, index: Int[Array, ""]) -> Params:
+    def at(self, index: Int[ArrayLike, ""]) -> Params:
         """w* + σ z_index, in float32 where w* is held in half precision."""
         origin = working(self.origin)
         step = gaussian_like(jax.random.fold_in(self.key, index), origin)
@@ -78,37 +63,33 @@ class IsotropicProbe:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SingleProbe:
-    """The one point ``params``."""
+    """The one point w*."""
 
     params: Params
     num_points: int = field(default=1, metadata={"static": True})
 
-    def at(self, index: Int[Array, ""]) -> Params:
-        """The point, whatever the index, in float32 where it is held in half precision."""
-        del index
+    def at(self, index: Int[ArrayLike, ""]) -> Params:
+        """w*, in float32 where it is held in half precision."""
         return working(self.params)
 
 
-def points(space: Subspace, coordinates: Float[ArrayLike, "m d"]) -> SubspaceProbe:
-    """The points w(θ) for the given rows θ.
-
-    Raises:
-        InputError: coordinates that are not [m ≥ 1, d] for this subspace.
-    """
-    shape = jnp.shape(coordinates)
-    if len(shape) != 2 or shape[0] < 1 or shape[1] != space.dim:
-        raise InputError(
-            f"expected coordinates of shape (points, {space.dim}) for a subspace of dimension "
-            f"{space.dim}, found {shape}; give one row per point"
-        )
-    return SubspaceProbe(space, jnp.asarray(coordinates))
-
-
-def gaussian(key: Key[Array, ""], space: Subspace, num_points: int, sigma: float) -> SubspaceProbe:
-    """θ ~ N(0, σ² I_d) along all d directions; ``sigma`` is a standard deviation.
+def gaussian(key: Key[Array, ""], space: Subspace, num_points: int, sigma: Scalar) -> SubspaceProbe:
+    """θ ~ N(0, σ² I_d) along all d directions.
 
     The same key draws the same standard normals at every sigma, so that curves at two values of
     sigma differ by sigma alone.
+
+    >>> import jax, jax.numpy as jnp, jaxscape as js
+    >>> space = js.Subspace(jnp.zeros(3), jnp.eye(3))
+    >>> probe = js.gaussian(jax.random.key(0), space, num_points=10_000, sigma=0.1)
+    >>> print(probe.coordinates.std(0).round(2))
+    [0.1 0.1 0.1]
+
+    Args:
+        key: Draws the points.
+        space: The subspace.
+        num_points: The number m of points.
+        sigma: The standard deviation σ of the step along each direction.
 
     Raises:
         InputError: num_points < 1, or a sigma that is negative or not finite.
@@ -117,7 +98,90 @@ def gaussian(key: Key[Array, ""], space: Subspace, num_points: int, sigma: float
     return points(space, sigma * jax.random.normal(key, (num_points, space.dim)))
 
 
-def isotropic(key: Key[Array, ""], params: Params, num_points: int, sigma: float) -> IsotropicProbe:
+def sobol(
+    key: Key[Array, ""],
+    space: Subspace,
+    num_points: int,
+    sigma: Scalar,
+    *,
+    randomisations: int = RANDOMISATIONS,
+) -> SubspaceProbe:
+    """θ ~ N(0, σ² I_d), each point by itself, from Sobol' nets that fill the space evenly.
+
+    In place of ``gaussian``: the mean over a net of a function that varies slowly has an error far
+    below m^(−1/2). The points are ``randomisations`` nets of equal size, one after the other, each
+    scrambled on its own (Matoušek 1998, random linear scrambling with a digital shift), so that
+    every point is Gaussian and the means over nets are independent. From these ``delta`` forms its
+    standard error, with randomisations − 1 degrees of freedom. Whatever else takes the points as
+    independent, such as ``loss_variance``, gives intervals that are too wide.
+
+    >>> import jax, jax.numpy as jnp, jaxscape as js
+    >>> space = js.Subspace(jnp.zeros(1), jnp.eye(1))
+    >>> probe = js.sobol(jax.random.key(0), space, num_points=16, sigma=1.0)
+    >>> (probe.coordinates > 0).reshape(8, 2).sum(1).tolist()  # one of two in each half
+    [1, 1, 1, 1, 1, 1, 1, 1]
+
+    Args:
+        key: Scrambles the nets.
+        space: The subspace.
+        num_points: The number m of points, ``randomisations`` times 1, 2, 4, 8, ...
+        sigma: The standard deviation σ of the step along each direction.
+        randomisations: The number of nets.
+
+    Raises:
+        InputError: nets that are not of 1, 2, 4, 8, ... points; fewer than two; more directions
+            than SciPy has direction numbers for; a sigma that is negative or not finite.
+    """
+    check(num_points, sigma)
+    if not fits(num_points, randomisations):
+        raise InputError(
+            f"expected at least 2 randomisations of 1, 2, 4, 8, ... points each, found "
+            f"{num_points} points in {randomisations}; change one of the two"
+        )
+    net = _net(num_points // randomisations, space.dim)
+    normals = jax.vmap(lambda key: _scrambled(key, net))(jax.random.split(key, randomisations))
+    found = points(space, sigma * normals.reshape(num_points, space.dim))
+    return replace(found, groups=randomisations)
+
+
+def fits(num_points: int, randomisations: int = RANDOMISATIONS) -> bool:
+    """Whether so many points are nets of 1, 2, 4, 8, ... points each."""
+    if num_points < 1 or randomisations < 2 or num_points % randomisations:
+        return False
+    return (num_points // randomisations).bit_count() == 1
+
+
+def _net(size: int, dim: int) -> UInt32[np.ndarray, "size d"]:
+    """The first points of the Sobol' sequence, as integers of ``BITS`` digits."""
+    from scipy.stats import qmc  # a second to import, and only needed here
+
+    if dim > qmc.Sobol.MAXDIM:
+        raise InputError(
+            f"expected at most {qmc.Sobol.MAXDIM} directions for Sobol' points, found {dim}; "
+            "use gaussian(...)"
+        )
+    return np.asarray(qmc.Sobol(dim, scramble=False, bits=BITS).random(size) * 2**BITS, np.uint32)
+
+
+def _scrambled(key: Key[Array, ""], net: UInt32[np.ndarray, "size d"]) -> Float[Array, "size d"]:
+    """Standard normals from one scrambled net.
+
+    Linear scrambling: each binary digit of a coordinate flips random lower digits along with it.
+    Digital shift: then all coordinates are XORed with one random number per direction.
+    """
+    for_digits, for_shift = jax.random.split(key)
+    d = net.shape[1]
+    digit = jnp.asarray(1 << np.arange(BITS), jnp.uint32)
+    carried = digit | (jax.random.bits(for_digits, (d, BITS), jnp.uint32) & (digit - 1))
+    found = jnp.where(net[:, :, None] & digit, carried, 0)
+    shift = jax.random.bits(for_shift, (d,), jnp.uint32) >> (32 - BITS)
+    u = (jnp.bitwise_xor.reduce(found, axis=-1) ^ shift).astype(jnp.float32)
+    return ndtri((u + 0.5) / 2**BITS)
+
+
+def isotropic(
+    key: Key[Array, ""], params: Params, num_points: int, sigma: Scalar
+) -> IsotropicProbe:
     """w ~ N(w*, σ² I_P) over all parameters.
 
     Raises:
@@ -128,23 +192,19 @@ def isotropic(key: Key[Array, ""], params: Params, num_points: int, sigma: float
     return IsotropicProbe(params, key, jnp.asarray(sigma, jnp.float32), num_points)
 
 
-def single(params: Params) -> SingleProbe:
-    """The parameters themselves, one point."""
-    check_floating(params)
-    return SingleProbe(params)
-
-
-def line(space: Subspace, radius: float, num: int) -> SubspaceProbe:
-    """``num`` equidistant points from −radius to radius along the first direction."""
-    check(num, radius)
-    steps = jnp.linspace(-radius, radius, num)
-    return points(space, jnp.zeros((num, space.dim)).at[:, 0].set(steps))
-
-
-def grid(space: Subspace, radius: float, num: int) -> SubspaceProbe:
+def grid(space: Subspace, radius: Scalar, num: int) -> SubspaceProbe:
     """``num`` × ``num`` points over [−radius, radius]² along the first two directions.
 
     Point ``i * num + j`` lies at θ_1 = steps[i], θ_2 = steps[j].
+
+    >>> import jax.numpy as jnp, jaxscape as js
+    >>> js.grid(js.Subspace(jnp.zeros(2), jnp.eye(2)), radius=1.0, num=2).coordinates.tolist()
+    [[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]]
+
+    Args:
+        space: A subspace of at least two directions; further ones stay at 0.
+        radius: How far the points go along each direction.
+        num: Points along each direction.
 
     Raises:
         InputError: a subspace of fewer than two directions, or an unusable radius or num.
@@ -161,7 +221,37 @@ def grid(space: Subspace, radius: float, num: int) -> SubspaceProbe:
     return points(space, jnp.zeros((num * num, space.dim)).at[:, :2].set(plane))
 
 
-def check(num_points: int, scale: float) -> None:
+def line(space: Subspace, radius: Scalar, num: int) -> SubspaceProbe:
+    """``num`` equidistant points from −radius to radius along the first direction."""
+    check(num, radius)
+    steps = jnp.linspace(-radius, radius, num)
+    return points(space, jnp.zeros((num, space.dim)).at[:, 0].set(steps))
+
+
+def points(space: Subspace, coordinates: Float[ArrayLike, "m d"]) -> SubspaceProbe:
+    """The points w(θ) for the given rows θ.
+
+    Raises:
+        InputError: coordinates that are not [m ≥ 1, d] for this subspace, or directions that do
+            not have the shapes of the parameters.
+    """
+    space.check()
+    shape = jnp.shape(coordinates)
+    if len(shape) != 2 or shape[0] < 1 or shape[1] != space.dim:
+        raise InputError(
+            f"expected coordinates of shape (points, {space.dim}) for a subspace of dimension "
+            f"{space.dim}, found {shape}; give one row per point"
+        )
+    return SubspaceProbe(space, jnp.asarray(coordinates))
+
+
+def single(params: Params) -> SingleProbe:
+    """The parameters themselves, one point."""
+    check_floating(params)
+    return SingleProbe(params)
+
+
+def check(num_points: int, scale: Scalar) -> None:
     """Raise an ``InputError`` for no points, or a sigma or radius that cannot be used."""
     if num_points < 1:
         raise InputError(f"expected at least 1 point, found {num_points}; raise the number")
@@ -171,73 +261,3 @@ def check(num_points: int, scale: float) -> None:
         raise InputError(
             f"expected a finite sigma or radius of at least 0, found {scale}; change it"
         )
-
-
-BITS = 23
-"""Binary digits of a coordinate: with half a step added, float32 holds them exactly."""
-
-
-RANDOMISATIONS = 8
-
-
-def sobol(
-    key: Key[Array, ""],
-    space: Subspace,
-    num_points: int,
-    sigma: float,
-    *,
-    randomisations: int = RANDOMISATIONS,
-) -> SubspaceProbe:
-    """θ ~ N(0, σ² I_d), each point by itself, from nets that fill the space evenly.
-
-    In place of ``gaussian``: the mean over a Sobol' net of a function that varies slowly has an
-    error far below m^(−1/2). The points are ``randomisations`` nets of equal size, one after the
-    other, each scrambled on its own (Matoušek 1998, random linear scrambling with a digital
-    shift), so that every point is Gaussian and the means over nets are independent. From these
-    ``delta`` forms its standard error, with randomisations − 1 degrees of freedom. Whatever else
-    takes the points as independent, such as ``evidence.loss_variance``, is too cautious.
-
-    Raises:
-        InputError: nets that are not of 1, 2, 4, 8, ... points; fewer than two; more directions
-            than SciPy has direction numbers for; a sigma that is negative or not finite.
-    """
-    check(num_points, sigma)
-    if not fits(num_points, randomisations):
-        raise InputError(
-            f"expected at least 2 randomisations of 1, 2, 4, 8, ... points each, found "
-            f"{num_points} points in {randomisations}; change one of the two"
-        )
-    net = _net(num_points // randomisations, space.dim)
-    normals = jax.vmap(lambda key: _scrambled(key, net))(jax.random.split(key, randomisations))
-    return SubspaceProbe(space, sigma * normals.reshape(num_points, space.dim), randomisations)
-
-
-def fits(num_points: int, randomisations: int = RANDOMISATIONS) -> bool:
-    """Whether so many points are nets of 1, 2, 4, 8, ... points each."""
-    if num_points < 1 or randomisations < 2 or num_points % randomisations:
-        return False
-    return (num_points // randomisations).bit_count() == 1
-
-
-def _net(size: int, dim: int) -> Int[np.ndarray, "size d"]:
-    """The first points of the Sobol' sequence, as integers of ``BITS`` digits."""
-    from scipy.stats import qmc  # a second to import, and only needed here
-
-    if dim > qmc.Sobol.MAXDIM:
-        raise InputError(
-            f"expected at most {qmc.Sobol.MAXDIM} directions for Sobol' points, found {dim}; "
-            "use gaussian(...)"
-        )
-    return np.asarray(qmc.Sobol(dim, scramble=False, bits=BITS).random(size) * 2**BITS, np.uint32)
-
-
-def _scrambled(key: Key[Array, ""], net: Int[np.ndarray, "size d"]) -> Float[Array, "size d"]:
-    """Standard normals: each digit of a net carries random lower ones along, all are shifted."""
-    for_digits, for_shift = jax.random.split(key)
-    d = net.shape[1]
-    digit = jnp.asarray(1 << np.arange(BITS), jnp.uint32)
-    carried = digit | (jax.random.bits(for_digits, (d, BITS), jnp.uint32) & (digit - 1))
-    found = jnp.where(net[:, :, None] & digit, carried, 0)
-    shift = jax.random.bits(for_shift, (d,), jnp.uint32) >> (32 - BITS)
-    u = (jnp.bitwise_xor.reduce(found, axis=-1) ^ shift).astype(jnp.float32)
-    return ndtri((u + 0.5) / 2**BITS)

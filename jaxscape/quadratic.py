@@ -1,4 +1,8 @@
-"""The per-sample quadratic model of the loss in a subspace, with the law of Δ_k it implies."""
+"""The per-sample quadratic model of the loss in a subspace, and the law of Δ_k that it implies.
+
+``project`` computes the model, ``quadratic_delta`` the law for every k at once; ``begin`` and
+``advance`` carry the law on over segments of the data.
+"""
 
 import functools
 from typing import NamedTuple
@@ -66,11 +70,32 @@ def project(
 
     One compiled pass, forward over forward: ∂²ℓ_i/∂θ_j∂θ_l is the derivative along v_l of the
     derivative along v_j, mapped over l within j, for all samples of a chunk at once, so that
-    activations and first derivatives are shared by the pairs. Matrix products run at the highest
-    precision. All devices of a ``mesh`` (``sharding.mesh``) share the samples.
+    the pairs share activations and first derivatives. Matrix products run at the highest precision.
+
+    Args:
+        loss: ``loss(params, batch) -> [n]``, one value per sample.
+        space: W(θ) = w* + Σ_j θ_j v_j, of d directions.
+        data: n samples.
+        batch_size: Samples per chunk.
+        mesh: All its devices (``devices.mesh``) share the samples.
 
     Raises:
         InputError: a loss that is not one value per sample, no samples, or a batch_size below 1.
+
+    Example:
+        Linear regression is its own quadratic model:
+
+        >>> import jax.numpy as jnp, jaxscape as js
+        >>> def loss(w, batch):
+        ...     return 0.5 * (batch["x"] @ w - batch["y"]) ** 2
+        >>> data = {"x": jnp.array([[1.0, 0.0], [3.0, 4.0]]), "y": jnp.array([2.0, 0.0])}
+        >>> space = js.Subspace(jnp.zeros(2), jnp.eye(2))
+        >>> model = js.project(loss, space, data)
+        >>> model.value.tolist(), model.hessian[1].tolist()
+        ([2.0, 0.0], [[9.0, 12.0], [12.0, 16.0]])
+        >>> law = js.quadratic_delta(model, sigma=0.5)      # of Δ_1, the only one here
+        >>> float(law.offset[0]), float(law.gradient[0]), float(law.total[0])
+        (1.0, 0.25, 5.25)
     """
     n = losses.check(loss, space.origin, data)
     batching.cut(n, batch_size)
@@ -131,8 +156,8 @@ def quadratic_delta(model: Quadratic, sigma: Float[ArrayLike, "*s"]) -> Quadrati
     E δ² = a² + σ² a tr A + σ²‖b‖² + (σ⁴/4)(2‖A‖²_F + (tr A)²).
 
     Nikitin et al. 2025, Theorem 1, is the last part alone, for a = 0 and b = 0 and, by its code,
-    with A replaced by its diagonal and σ = 1. The model is that of Δ_k where the points stay
-    close to w*: compare with Monte-Carlo before believing it.
+    with A replaced by its diagonal and σ = 1. The law holds where the points stay close to w*:
+    compare it with ``delta`` before believing it.
 
     Raises:
         InputError: a sigma that is negative or not finite; one under ``jit`` is not seen.
@@ -157,11 +182,18 @@ def begin(dim: int, dtype=jnp.float32) -> Prefix:
 def advance(
     before: Prefix, model: Quadratic, sigma: Float[Array, "*s"], skip: Int[Array, ""] | int = 0
 ) -> tuple[Prefix, QuadraticDelta]:
-    """Carry the law on over the n samples of ``model``; what it says as each of them joins.
+    """Carry the law on over the n samples of ``model``, as each of them joins.
 
-    Entry i of a part, ``[*s, n]``, is of the k that were met before sample i, so that the first
-    sample of all has none. The first ``skip`` samples have been met already: they change nothing,
-    and their entries mean nothing.
+    Args:
+        before: The prefix means so far.
+        model: Of n further samples.
+        sigma: One or more standard deviations.
+        skip: How many of the first samples have been met already. They change nothing, and their
+            entries mean nothing.
+
+    Returns:
+        The prefix means after them; and the law, in parts ``[*s, n]``. Entry i is of the k samples
+        before sample i, so the first sample of all has none.
     """
     n, d = model.gradient.shape
     upper = np.triu_indices(d)

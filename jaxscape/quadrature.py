@@ -1,5 +1,6 @@
-"""The whole spectrum of a symmetric operator from random probe vectors."""
+"""Spectral density and trace of a symmetric operator, by stochastic Lanczos quadrature."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,19 +10,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxscape.lanczos import dot, flatten, hoist, length, orthonormalise
-from jaxscape.trees import check_floating, working
+from jaxscape.trees import check_floating, num_parameters, working
 from jaxscape.types import InputError, Matvec, Params
 
 
 class Estimate(NamedTuple):
-    """A mean over probes with its standard error."""
+    """A mean over random vectors with its standard error."""
 
     mean: Float[Array, "..."]
     sem: Float[Array, "..."]
 
 
 class Density(NamedTuple):
-    """Gauss quadrature of the spectral density, one rule per probe; its weights sum to 1."""
+    """Gauss quadrature of the spectral density, one rule per random vector, of weights sum 1."""
 
     nodes: Float[Array, "probes steps"]
     weights: Float[Array, "probes steps"]
@@ -59,13 +60,30 @@ def spectral_density(
     estimation of tr(f(A)) via stochastic Lanczos quadrature"; Ghorbani, Krishnan & Xiao 2019 for
     Hessians.) Where the Krylov space is exhausted early, the remaining nodes have weight 0.
 
-    ``matvec`` and ``like`` are as for ``top_eigenpairs``. Memory is num_steps·P numbers.
+    Args:
+        key: Of the random sign vectors.
+        matvec: H, as for ``top_eigenpairs``.
+        like: A pytree with the structure, shapes and types of an eigenvector.
+        num_probes: Random vectors, at least 2 for a standard error.
+        num_steps: Lanczos steps from each, 1 ≤ num_steps ≤ P. Memory is num_steps·P numbers.
 
     Raises:
-        InputError: fewer than 2 probes (no standard error), or not 1 ≤ num_steps ≤ P.
+        InputError: fewer than 2 probes, or not 1 ≤ num_steps ≤ P.
+
+    Example:
+        Eigenvalues 0, ..., 11, of mean tr H / P = 5.5 and density 1/12:
+
+        >>> import jax, jax.numpy as jnp
+        >>> matvec = jax.tree_util.Partial(jnp.multiply, jnp.arange(12.0))
+        >>> rule = spectral_density(jax.random.key(0), matvec, jnp.zeros(12),
+        ...                         num_probes=8, num_steps=10)
+        >>> rule.nodes.shape, round(float(jnp.sum(rule.nodes * rule.weights) / 8), 3)
+        ((8, 10), 5.5)
+        >>> rule.smooth(jnp.array([5.5]), width=2.0).mean.round(2)
+        Array([0.08], dtype=float32)
     """
     _check_probes(like, num_probes)
-    p = sum(jnp.size(leaf) for leaf in jax.tree.leaves(like))
+    p = num_parameters(like)
     if not 1 <= num_steps <= p:
         raise InputError(
             f"expected 1 <= num_steps <= {p} (the parameters), found {num_steps}; change it"
@@ -77,11 +95,22 @@ def spectral_density(
 def trace(key: Key[Array, ""], matvec: Matvec, like: Params, *, num_probes: int) -> Estimate:
     """The trace of an operator as the mean of zᵀHz over random sign vectors z.
 
-    E zᵀHz = tr H, with variance 2 Σ_{i≠j} H_ij² per probe for symmetric H (Hutchinson 1989).
-    ``matvec`` and ``like`` are as for ``top_eigenpairs``.
+    E zᵀHz = tr H, with variance 2 Σ_{i≠j} H_ij² per vector for symmetric H (Hutchinson 1989).
+
+    Args:
+        key: Of the random sign vectors.
+        matvec: H, as for ``top_eigenpairs``.
+        like: A pytree with the structure, shapes and types of an eigenvector.
+        num_probes: Random vectors, at least 2 for a standard error.
 
     Raises:
-        InputError: fewer than 2 probes, which give no standard error.
+        InputError: fewer than 2 probes.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> matvec = jax.tree_util.Partial(jnp.multiply, jnp.arange(5.0))
+        >>> trace(jax.random.key(0), matvec, jnp.zeros(5), num_probes=2)
+        Estimate(mean=Array(10., dtype=float32), sem=Array(0., dtype=float32))
     """
     _check_probes(like, num_probes)
     like = working(like)
@@ -99,6 +128,7 @@ def _trace(matvec: Matvec, like: Params, keys: Key[Array, "probes"]) -> Estimate
     return _estimate(jax.lax.map(one, keys))
 
 
+@functools.partial(jax.jit, static_argnames="num_steps")
 def _density(matvec: Matvec, like: Params, keys: Key[Array, "probes"], num_steps: int) -> Density:
     flat = flatten(matvec, like)
 
@@ -108,9 +138,6 @@ def _density(matvec: Matvec, like: Params, keys: Key[Array, "probes"], num_steps
         return Density(nodes, vectors[0] ** 2)
 
     return jax.lax.map(one, keys)
-
-
-_density = jax.jit(_density, static_argnames="num_steps")
 
 
 def _tridiagonal(

@@ -1,18 +1,16 @@
-"""What to keep of each prefix at each point.
+"""What to keep of each prefix at each point: Δ_k with its errors, surfaces, the losses themselves.
 
-The loop of ``landscape.evaluate`` walks blocks of t points and b samples. A reduction keeps one
-state per point, which lives as long as the sweep, beside one state per sample, which lives while
-that sample's chunk is in hand:
+The loop of ``sweep.evaluate`` walks blocks of t points and b samples. A reduction keeps one state
+per point, which lives as long as the sweep, beside one state per sample, which lives as long as the
+loop works on that sample's chunk:
 
     init(t, b)                                 -> (by_point [t, ...], by_sample [b, ...])
     update((by_point, by_sample), steps, index, weight) -> (by_point, by_sample)
     finalize(by_point [m, ...], by_sample [n, ...], prefix [m]) -> the result
     merge(by_sample [b, ...], by_sample [b, ...]) -> by_sample [b, ...], of the points of both
 
-``index`` [t] says which points the block holds, ``weight`` [t] is 0 for those met before. ``merge``
-is for a mesh that spreads the points over devices.
-
-Δ_k with standard errors from groups of points, of which only the groups are independent.
+``index`` [t] says which points the block holds, ``weight`` [t] is 0 for those met before, else 1.
+``merge`` is for a mesh that spreads the points over devices.
 """
 
 import functools
@@ -25,26 +23,18 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxscape.prefix import Prefix, Steps
-from jaxscape.probes import Probe
+from jaxscape.types import Probe
+
+State = tuple[Any, Any]  # by point, by sample
 
 
 class Reduction(NamedTuple):
-    """Pure functions, see the module."""
+    """Pure functions that say what a sweep keeps; see the module."""
 
-    init: Callable[[int, int], tuple[Any, Any]]
-    update: Callable[[tuple[Any, Any], Steps, Array, Array], tuple[Any, Any]]
+    init: Callable[[int, int], State]
+    update: Callable[[State, Steps, Array, Array], State]
     finalize: Callable[[Any, Any, Prefix], Any]
     merge: Callable[[Any, Any], Any] | None = None
-
-
-class Moments(NamedTuple):
-    """Weighted mean over points, and the root of the weighted sum of squared deviations from it.
-
-    The root, because fourth powers of an increment would leave the range of float32.
-    """
-
-    mean: Float[Array, "b"]
-    spread: Float[Array, "b"]
 
 
 class Delta(NamedTuple):
@@ -68,7 +58,29 @@ class Delta(NamedTuple):
     """At how many points each sample's loss is NaN or infinite."""
 
 
+class Surface(NamedTuple):
+    """The prefix mean L_k and the increment δ_k at every point, for the chosen k."""
+
+    k: Int[Array, "K"]
+    loss: Float[Array, "K m"]
+    """L_k(w); NaN where k is beyond the samples."""
+    increment: Float[Array, "K m"]
+    """L_{k+1}(w) − L_k(w); NaN at k = n, which has no next sample."""
+
+
+class Moments(NamedTuple):
+    """Weighted mean over points, and the root of the weighted sum of squared deviations from it.
+
+    The root, because fourth powers of an increment would leave the range of float32.
+    """
+
+    mean: Float[Array, "b"]
+    spread: Float[Array, "b"]
+
+
 class _Spread(NamedTuple):
+    """What is kept of each sample for Δ_k: moments of (k+1) δ_k over the points met so far."""
+
     weight: Float[Array, "b"]
     innovation: Moments
     square: Moments
@@ -83,33 +95,31 @@ def _delta_init(t: int, b: int) -> tuple[Any, _Spread]:
 
 
 def _delta_update(state: tuple[Any, _Spread], steps: Steps, index: Array, weight: Array):
-    (), old = state
-    del index
     bad = ~jnp.isfinite(steps.losses) & (weight > 0)[:, None]
+
+    def moments(values: Float[Array, "t b"]) -> Moments:
+        mean = jnp.sum(weight[:, None] * values, 0) / weight.sum()
+        return Moments(mean, _norm(jnp.sqrt(weight)[:, None] * (values - mean)))
+
     new = _Spread(
-        jnp.broadcast_to(weight.sum(), old.weight.shape),
-        _moments(steps.innovation, weight),
-        _moments(steps.innovation**2, weight),
+        jnp.broadcast_to(weight.sum(), state[1].weight.shape),
+        moments(steps.innovation),
+        moments(steps.innovation**2),
         jnp.sum(weight[:, None] * abs(steps.innovation), 0) / weight.sum(),
         bad.sum(0, dtype=jnp.int32),
     )
-    return (), merge_spreads(old, new)
+    return (), _merge_spreads(state[1], new)
 
 
-def _moments(values: Float[Array, "t b"], weight: Float[Array, "t"]) -> Moments:
-    mean = jnp.sum(weight[:, None] * values, 0) / weight.sum()
-    return Moments(mean, norm(jnp.sqrt(weight)[:, None] * (values - mean)))
-
-
-def merge_spreads(old: _Spread, new: _Spread) -> _Spread:
-    """Chan et al. (1983): moments of the union from those of its parts, without cancellation."""
+def _merge_spreads(old: _Spread, new: _Spread) -> _Spread:
+    """Moments of the union from those of its parts, without cancellation (Chan et al. 1983)."""
     total = old.weight + new.weight
     share = new.weight / total
 
     def moments(a: Moments, b: Moments) -> Moments:
         gap = b.mean - a.mean
         between = abs(gap) * jnp.sqrt(old.weight * new.weight / total)
-        spread = norm(jnp.stack([a.spread, b.spread, between]))
+        spread = _norm(jnp.stack([a.spread, b.spread, between]))
         return Moments(a.mean + gap * share, spread)
 
     return _Spread(
@@ -121,7 +131,7 @@ def merge_spreads(old: _Spread, new: _Spread) -> _Spread:
     )
 
 
-def norm(x: Float[Array, "t b"]) -> Float[Array, "b"]:
+def _norm(x: Float[Array, "t *b"]) -> Float[Array, "*b"]:
     """The Euclidean norm over the first axis, whose squares neither underflow nor overflow."""
     largest = jnp.max(abs(x), 0)
     scale = jnp.where(largest > 0, largest, 1)
@@ -129,9 +139,7 @@ def norm(x: Float[Array, "t b"]) -> Float[Array, "b"]:
 
 
 def _delta_finalize(by_point: Any, by_sample: _Spread, prefix: Prefix) -> Delta:
-    del by_point
-    m = prefix.mean.shape[0]
-    n = by_sample.absolute.shape[0]
+    m, n = len(prefix.mean), len(by_sample.absolute)
     k = jnp.arange(1, n, dtype=jnp.int32)
     scale = 1 / (k + 1).astype(jnp.float32)  # (k+1) δ_k is the innovation
     rest = jax.tree.map(lambda leaf: leaf[1:], by_sample)
@@ -147,81 +155,26 @@ def _delta_finalize(by_point: Any, by_sample: _Spread, prefix: Prefix) -> Delta:
     )
 
 
-delta = Reduction(_delta_init, _delta_update, _delta_finalize, merge_spreads)
-"""Mean and spread over the points of every squared increment."""
+delta = Reduction(_delta_init, _delta_update, _delta_finalize, _merge_spreads)
+"""Δ_k: mean and spread over independent points of every squared increment."""
 
 
-class Surface(NamedTuple):
-    """The prefix mean L_k and the increment δ_k at every point, for the chosen k."""
-
-    k: Int[Array, "K"]
-    loss: Float[Array, "K m"]
-    """L_k(w); NaN where k is beyond the samples."""
-    increment: Float[Array, "K m"]
-    """L_{k+1}(w) − L_k(w); NaN at k = n, which has no next sample."""
-
-
-@functools.lru_cache  # the same reduction is the same compiled program
-def surface(ks: tuple[int, ...]) -> Reduction:
-    """L_k and δ_k at each point for k in ``ks``."""
-    wanted = np.asarray(ks, np.int32)
-
-    def init(t: int, b: int) -> tuple[Any, Any]:
-        del b
-        unseen = jnp.full((t, len(ks)), jnp.nan, jnp.float32)
-        return (unseen, unseen), ()
-
-    def update(state: tuple[Any, Any], steps: Steps, index: Array, weight: Array):
-        (loss, increment), () = state
-        del index, weight
-        after = steps.mean + steps.innovation / (steps.k + 1)
-        loss = _pick(loss, after, steps.k + 1, steps.fresh)
-        increment = _pick(increment, steps.innovation / (steps.k + 1), steps.k, steps.fresh)
-        return (loss, increment), ()
-
-    def _pick(old: Array, values: Float[Array, "t b"], k: Int[Array, "b"], fresh: Array) -> Array:
-        here = (k == wanted[:, None]) & fresh
-        position = jnp.argmax(here, -1)
-        return jnp.where(here.any(-1), values[:, position], old)
-
-    def finalize(by_point: Any, by_sample: Any, prefix: Prefix) -> Surface:
-        del by_sample, prefix
-        return Surface(jnp.asarray(wanted), by_point[0].T, by_point[1].T)
-
-    return Reduction(init, update, finalize)
-
-
-@functools.lru_cache
-def losses(num_points: int) -> Reduction:
-    """The per-sample losses ℓ_i(w) themselves, ``[m, n]``: memory grows with both."""
-
-    def init(t: int, b: int) -> tuple[Any, Any]:
-        del t
-        return (), jnp.zeros((b, num_points), jnp.float32)
-
-    def update(state: tuple[Any, Any], steps: Steps, index: Array, weight: Array):
-        own = jnp.where(weight[:, None] > 0, steps.losses, 0)
-        return (), state[1].at[:, index].add(own.T)
-
-    return Reduction(init, update, lambda by_point, by_sample, prefix: by_sample.T, jnp.add)
+def delta_of(probe: Probe) -> Reduction:
+    """The reduction to Δ_k: ``delta``, unless only groups of the probe's points are independent."""
+    groups = getattr(probe, "groups", None)
+    return delta if groups is None else _grouped_delta(probe.num_points, groups)
 
 
 class _Grouped(NamedTuple):
-    together: Any
-    """What ``reductions.delta`` keeps."""
+    together: _Spread
+    """What ``delta`` keeps."""
     innovation: Float[Array, "b groups"]
     """The mean over each group."""
     square: Float[Array, "b groups"]
 
 
-def delta_of(probe: Probe) -> Reduction:
-    """The reduction to Δ_k: ``reductions.delta``, unless the probe has ``groups``."""
-    groups = getattr(probe, "groups", None)
-    return delta if groups is None else _delta(probe.num_points, groups)
-
-
 @functools.lru_cache  # the same reduction is the same compiled program
-def _delta(num_points: int, groups: int) -> Reduction:
+def _grouped_delta(num_points: int, groups: int) -> Reduction:
     """Mean over all points, errors from the spread of the means over equal groups in a row."""
     size = num_points // groups
 
@@ -236,16 +189,19 @@ def _delta(num_points: int, groups: int) -> Reduction:
         own = index[:, None] // size == jnp.arange(groups)
         share = jnp.where(own, weight[:, None], 0) / size
         add = functools.partial(jnp.einsum, "tb,tg->bg", precision="highest")
+        innovation = old.innovation + add(steps.innovation, share)
         return by_point, _Grouped(
-            together,
-            old.innovation + add(steps.innovation, share),
-            old.square + add(steps.innovation**2, share),
+            together, innovation, old.square + add(steps.innovation**2, share)
         )
 
     def finalize(by_point: Any, by_sample: _Grouped, prefix: Prefix) -> Delta:
         found = delta.finalize(by_point, by_sample.together, prefix)
         scale = 1 / (found.k + 1).astype(jnp.float32)
-        error = lambda means: _spread(means[1:]) / jnp.sqrt(groups * (groups - 1.0))  # noqa: E731
+
+        def error(means: Float[Array, "n groups"]) -> Float[Array, "n-1"]:
+            deviations = means[1:] - means[1:].mean(1, keepdims=True)
+            return _norm(deviations.T) / jnp.sqrt(groups * (groups - 1.0))
+
         # E_q[δ²] − (E_q δ)²: the square of a mean is too large by its squared standard error
         within = found.centered * ((num_points - 1) / num_points)
         return found._replace(
@@ -254,11 +210,45 @@ def _delta(num_points: int, groups: int) -> Reduction:
         )
 
     def merge(one: _Grouped, other: _Grouped) -> _Grouped:
-        together = merge_spreads(one.together, other.together)
+        together = _merge_spreads(one.together, other.together)
         return _Grouped(together, one.innovation + other.innovation, one.square + other.square)
 
     return Reduction(init, update, finalize, merge)
 
 
-def _spread(means: Float[Array, "K groups"]) -> Float[Array, "K"]:
-    return norm((means - means.mean(1, keepdims=True)).T)
+@functools.lru_cache
+def surface(ks: tuple[int, ...]) -> Reduction:
+    """L_k and δ_k at each point for k in ``ks``."""
+    wanted = np.asarray(ks, np.int32)
+
+    def init(t: int, b: int) -> State:
+        unseen = jnp.full((t, len(ks)), jnp.nan, jnp.float32)
+        return (unseen, unseen), ()
+
+    def update(state: State, steps: Steps, index: Array, weight: Array) -> State:
+        (loss, increment), () = state
+        loss = pick(loss, steps.mean + steps.increment, steps.k + 1, steps.fresh)
+        return (loss, pick(increment, steps.increment, steps.k, steps.fresh)), ()
+
+    def pick(old: Array, values: Float[Array, "t b"], k: Int[Array, "b"], fresh: Array) -> Array:
+        here = (k == wanted[:, None]) & fresh
+        return jnp.where(here.any(-1), values[:, jnp.argmax(here, -1)], old)
+
+    def finalize(by_point: Any, by_sample: Any, prefix: Prefix) -> Surface:
+        return Surface(jnp.asarray(wanted), by_point[0].T, by_point[1].T)
+
+    return Reduction(init, update, finalize)
+
+
+@functools.lru_cache
+def losses(num_points: int) -> Reduction:
+    """The per-sample losses ℓ_i(w) themselves, ``[m, n]``: memory grows with both."""
+
+    def init(t: int, b: int) -> State:
+        return (), jnp.zeros((b, num_points), jnp.float32)
+
+    def update(state: State, steps: Steps, index: Array, weight: Array) -> State:
+        own = jnp.where(weight[:, None] > 0, steps.losses, 0)
+        return (), state[1].at[:, index].add(own.T)
+
+    return Reduction(init, update, lambda by_point, by_sample, prefix: by_sample.T, jnp.add)

@@ -1,35 +1,38 @@
-"""What every order of the samples gives on average.
+"""Sample sizes that suffice, with their intervals, and the laws of random orders behind them.
 
-The sample size from which on the landscape stays put.
-
-How Δ_k scatters over random orders of the same samples.
-
-Where the last Δ_k to reach a tolerance falls, over all orders of the samples.
+- ``sufficient_size``: K of a measured curve Δ_k, in its own order (Definition 4).
+- ``increment_size``: K of the order law, from E_q S². It grows with E_q S², so the limits of
+  ``loss_variance`` give the limits of K.
+- ``distance_size``: K_ε, as close as ε to the landscape of the population or of all samples; its
+  limits come from those of E_q S² too.
+- ``exceedance_size``: Definition 4's K over random orders, its median and its limits, from the
+  terms z = k(k+1) Δ_k.
+- ``random_orders``: Δ_k itself in orders drawn at random, where all losses are at hand.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from jaxscape import prefix
 from jaxscape.loss_variance import Interval, check_level
-from jaxscape.types import InputError
+from jaxscape.types import InputError, Scalar
 
 
 def order_law(
-    loss_variance: Float[ArrayLike, "*m"], k: Int[ArrayLike, "*k"]
+    loss_variance: Float[ArrayLike, "*#s"], k: Int[ArrayLike, "*#s"]
 ) -> Float[Array, "..."]:
     """S²(w) / (k (k+1)): the mean of δ_k(w)² over all orders of the n samples, exactly.
 
-    ``loss_variance`` is S²(w), the variance of ℓ_i(w) over the n samples with n − 1 below, or its
-    mean over points; the result broadcasts it against ``k``. Drawing k+1 of n samples without
-    replacement, ℓ_{k+1} − L_k has mean 0 and variance S² (k+1)/k (Cochran 1977, Sampling
+    ``loss_variance`` is S²(w), the variance of ℓ_i(w) over the n samples with denominator n − 1, or
+    its mean over points. The result broadcasts it against ``k``. Of k+1 samples drawn without
+    replacement from n, ℓ_{k+1} − L_k has mean 0 and variance S² (k+1)/k (Cochran 1977, Sampling
     Techniques, section 2.5).
     """
     k = jnp.asarray(k).astype(jnp.result_type(float))
@@ -37,15 +40,19 @@ def order_law(
 
 
 def distance_law(
-    loss_variance: Float[ArrayLike, "*m"],
-    k: Int[ArrayLike, "*k"],
-    to: Int[ArrayLike, "*k"] | float = jnp.inf,
+    loss_variance: Float[ArrayLike, "*#s"],
+    k: Int[ArrayLike, "*#s"],
+    to: Num[ArrayLike, "*#s"] = jnp.inf,
 ) -> Float[Array, "..."]:
     """S²(w) |1/k − 1/to|: the mean of (L_to(w) − L_k(w))² over all orders, exactly.
 
-    ``to`` = k + b: b further samples (``order_law`` where b = 1); ``to`` = n: the full data;
-    infinite, the default: the population from which the samples are drawn, S²(w)/k. S² is that of
-    ``order_law``; the three arguments broadcast (Cochran 1977, section 2.5).
+    The three arguments broadcast (Cochran 1977, section 2.5).
+
+    Args:
+        loss_variance: S², as for ``order_law``.
+        k: Samples of the prefix.
+        to: k + b for b further samples (``order_law`` where b = 1); n for the full data; infinite
+            for the population from which the samples are drawn, S²(w)/k.
     """
     k, to = (jnp.asarray(size).astype(jnp.result_type(float)) for size in (k, to))
     share = jnp.where(jnp.isinf(to), 1, jnp.abs(to - k) / jnp.where(jnp.isinf(to), 1, to))
@@ -64,14 +71,20 @@ class SufficientSize(NamedTuple):
 
 
 @jax.jit
-def sufficient_size(delta: Float[Array, "*r n-1"], tolerance: Float[Array, "*t"]) -> SufficientSize:
+def sufficient_size(delta: Float[Array, "*r K"], tolerance: Float[Array, "*t"]) -> SufficientSize:
     """K = inf{k : Δ_k' < tolerance for all k' ≥ k}, one past the last exceedance.
 
-    Definition 4 of Nikitin et al. 2025. ``delta`` holds Δ_1, ..., Δ_{n−1}; a NaN among them
+    Definition 4 of Nikitin et al. 2025. ``delta`` holds Δ_1, ..., Δ_K of K + 1 samples; a NaN
+    among them
     counts as an exceedance. ``tolerance`` has the units of ``delta``.
 
     Raises:
         InputError: a whole ``js.delta`` result in place of one of its curves.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> sufficient_size(jnp.array([9.0, 1.0, 9.0, 1.0]), jnp.array([2.0, 0.5]))
+        SufficientSize(k=Array([ 4, -1], dtype=int32), reached=Array([ True, False], dtype=bool))
     """
     if isinstance(delta, tuple):
         raise InputError(
@@ -86,15 +99,22 @@ def sufficient_size(delta: Float[Array, "*r n-1"], tolerance: Float[Array, "*t"]
 
 @jax.jit
 def increment_size(
-    loss_variance: Float[Array, "*v"], tolerance: Float[Array, "*t"]
+    loss_variance: Float[Array, "*#t"], tolerance: Float[Array, "*#t"]
 ) -> SufficientSize:
     """K of the order law: the smallest k with E_qS² / (k (k+1)) < tolerance.
 
     ``loss_variance`` is E_q S², of Δ or of centered delta, in the units of ``tolerance``; the two
-    broadcast. K grows with E_q S², so the K of an interval's limits is an interval of K:
-    ``jax.tree.map(lambda v: increment_size(v, tolerance), interval)``. The law is a mean over
-    orders. In a given order the last Δ_k to reach the tolerance follows the largest losses, and
-    comes later: see ``exceedance_size``.
+    broadcast. K grows with E_q S², so the K of an interval's limits is an interval of K. The law is
+    a mean over orders. In a given order the last Δ_k to reach the tolerance follows the largest
+    losses, and comes later: see ``exceedance_size``.
+
+    Example:
+        From an interval of E_q S², such as ``js.loss_variance(...).interval``, to one of K:
+
+        >>> import jax.numpy as jnp
+        >>> interval = 300.0, 400.0, 500.0    # low, value, high
+        >>> increment_size(jnp.asarray(interval), 1e-4).k.tolist()
+        [1732, 2000, 2236]
     """
     shape = jnp.broadcast_shapes(jnp.shape(loss_variance), jnp.shape(tolerance))
     return smallest(lambda k: order_law(loss_variance, k) < tolerance, shape)
@@ -102,13 +122,21 @@ def increment_size(
 
 @jax.jit
 def distance_size(
-    loss_variance: Float[Array, "*v"], epsilon: Float[Array, "*t"], to: float = jnp.inf
+    loss_variance: Float[Array, "*#t"],
+    epsilon: Float[Array, "*#t"],
+    to: Scalar = jnp.inf,
 ) -> SufficientSize:
     """K_ε: the smallest k with E_qS² |1/k − 1/to| < ε², a root mean square distance below ε.
 
-    From the prefix mean to the landscape of the population by default, or to that of all
-    ``to`` = N samples. ``epsilon`` is in units of the loss, E_q S² in its square; none is
-    below an ε of 0 or less.
+    Args:
+        loss_variance: E_q S², in units of the loss squared; it broadcasts with ``epsilon``.
+        epsilon: ε, in units of the loss. No distance is below an ε of 0 or less.
+        to: N for the distance to the landscape of all N samples; infinite for the population's.
+
+    Example:
+        >>> sizes = [distance_size(400.0, 0.5, to) for to in (float("inf"), 2000)]
+        >>> [int(size.k) for size in sizes]
+        [1601, 889]
     """
     square = jnp.square(epsilon)
     shape = jnp.broadcast_shapes(jnp.shape(loss_variance), jnp.shape(epsilon))
@@ -122,7 +150,7 @@ def smallest(
 ) -> SufficientSize:
     """The smallest k ≥ 1 at which a condition holds that holds from there on, by bisection."""
 
-    def halve(_: int, limits: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Int[Array, ""], limits: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = limits  # it fails at ``low``, or that is 0; it holds at ``high`` if anywhere
         middle = low + (high - low) // 2
         below = holds(jnp.maximum(middle, 1)) & (middle > 0)
@@ -139,24 +167,28 @@ class RandomOrders(NamedTuple):
 
     delta: Float[Array, "R n-1"]
 
-    def bands(self, quantiles: Float[Array, "q"]) -> Float[Array, "q n-1"]:
+    def bands(self, quantiles: Sequence[float] | Float[ArrayLike, "q"]) -> Float[Array, "q K"]:
         """The quantiles of Δ_k over the orders, for every k."""
         return jnp.quantile(self.delta, jnp.asarray(quantiles), axis=0)
 
-    def sufficient_size(self, tolerance: Float[Array, "t"]) -> SufficientSize:
+    def sufficient_size(self, tolerance: Float[ArrayLike, "t"]) -> SufficientSize:
         """K by Definition 4 in each order, ``[t, R]``."""
         find = partial(sufficient_size, self.delta)
         return jax.lax.map(find, jnp.asarray(tolerance, self.delta.dtype))
 
 
 def random_orders(
-    key: Key[Array, ""], losses: Float[Array, "m n"], num_orders: int
+    key: Key[Array, ""], losses: Float[ArrayLike, "m n"], num_orders: int
 ) -> RandomOrders:
     """Δ_k = E_q[δ_k²] for every k in each of ``num_orders`` orders drawn with equal probability.
 
-    ``losses`` holds ℓ_i(w) of n samples at m points, as ``evaluate`` with ``reductions.losses(m)``
-    gives them. One order and one point at a time, so that memory beyond the losses is that of the
-    result. For centered delta give √(m/(m−1)) (ℓ_i − mean of ℓ_i over the points).
+    One order and one point at a time, so that memory beyond the losses is that of the result.
+
+    Args:
+        key: Of the orders.
+        losses: ℓ_i(w) of n samples at m points, as ``evaluate`` with ``reductions.losses(m)`` gives
+            them. For centered delta give √(m/(m−1)) (ℓ_i − mean of ℓ_i over the points).
+        num_orders: R, at least 1.
 
     Raises:
         InputError: losses that are not [m, n ≥ 2], or fewer than one order.
@@ -176,10 +208,10 @@ def random_orders(
 def _random_orders(keys: Key[Array, "R"], losses: Float[Array, "m n"]) -> Float[Array, "R n-1"]:
     m, n = losses.shape
 
-    def one(key: Key[Array, ""]) -> Float[Array, "n-1"]:
+    def one(key: Key[Array, ""]) -> Float[Array, "K"]:
         order = jax.random.permutation(key, n)
 
-        def add(total: Float[Array, "n-1"], row: Float[Array, "n"]):
+        def add(total: Float[Array, "K"], row: Float[Array, "n"]):
             return total + prefix.increments(row[order]) ** 2, None
 
         return jax.lax.scan(add, jnp.zeros(n - 1, losses.dtype), losses)[0] / m
@@ -194,29 +226,36 @@ def exceedance_size(
     tolerance: Float[Array, "*t"],
     *,
     level: float = 0.9,
-    within: float = math.inf,
+    within: int | float = math.inf,
 ) -> Interval:
     """The median of Definition 4's K over orders, and limits that hold it with chance ``level``.
 
-    In a random order Δ_k = z/(k(k+1)), with z one of the terms of ``evidence``, reaches the
-    tolerance with chance P(z ≥ tolerance·k(k+1)), nearly independently for different k. None from
-    k on does with chance exp(−λ(k)),
+    In a random order Δ_k = z/(k(k+1)), with z one of the terms, reaches the tolerance with chance
+    P(z ≥ tolerance·k(k+1)), nearly independently for different k. None from k on does with chance
+    exp(−λ(k)),
 
         λ(k) = Σ_{k' ≥ k} P(z ≥ tolerance·k'(k'+1)) = E[(r(z) − k + 1)₊],
 
     where r(z) is the largest k' at which z still reaches it. K's quantile of order p is the
-    smallest k with λ(k) ≤ −log p; of a run of ``within`` = n samples, which sees no later
-    exceedance, with λ(k) − λ(n). For the upper limit the terms get one more, twice as large as the
-    largest, as in ``mean_interval``. Where losses are heavy-tailed, a K far beyond ``count`` is a
-    guess that comes out too small: it hangs on losses rarer than any seen.
+    smallest k with λ(k) ≤ −log p. For the upper limit the terms get one more, twice as large as the
+    largest, as in ``loss_variance.mean_interval``. Where losses are heavy-tailed, a K far beyond
+    ``count`` is a guess that comes out too small: it depends on losses rarer than any seen.
 
-    ``terms`` holds the largest of ``count`` terms, as ``Evidence.delta.largest`` does. Those that
-    are left out count as 0 for the lower limit, as the smallest that is there for the rest: all
-    three are exact for a K at which no term left out reaches the tolerance, else the limits are
-    too wide. No K is reached where a term is not finite.
+    Terms that are left out count as 0 for the lower limit, and as the smallest that is there for
+    the median and the upper limit. All three are exact for a K at which no term left out reaches
+    the tolerance; otherwise the limits are too wide.
+
+    Args:
+        terms: The largest of ``count`` terms z, as ``Evidence.delta.largest`` holds them.
+        count: How many terms there are, one less than the samples.
+        tolerance: Of Δ_k, in units of the loss squared.
+        level: The chance with which the limits hold K.
+        within: n of a run of n samples, which sees no later exceedance: λ(k) − λ(n) takes the place
+            of λ(k).
 
     Returns:
-        An interval of ``SufficientSize``, each of the shape of ``tolerance``.
+        An interval of ``SufficientSize``, each of the shape of ``tolerance``. No K is reached where
+        a term is not finite.
 
     Raises:
         InputError: no terms, or a level not between 0 and 1.

@@ -1,50 +1,104 @@
-"""An affine slice of parameter space, w(θ) = w* + Σ_j θ_j v_j.
+"""Affine slices of parameter space, w(θ) = w* + Σ_j θ_j v_j, and where their directions come from.
 
-The subspace in which a training run has moved: principal components of its trajectory.
+Random directions, of unit norm or filter-normalised; the top eigenvectors of the Hessian; the
+principal components of a training run.
 """
 
 import functools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
 from jaxscape import devices
 from jaxscape.curvature import hessian_operator
 from jaxscape.lanczos import top_eigenpairs
-from jaxscape.trees import check_floating, num_parameters, working
+from jaxscape.trees import check_floating, check_like, num_parameters, working
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Subspace:
-    """The d directions ``basis``, leaves ``[d, *leaf.shape]``, through the point ``origin``."""
+    """The d directions ``basis``, leaves ``[d, *leaf.shape]``, through the point ``origin``.
+
+    >>> import jax.numpy as jnp, jaxscape as js
+    >>> space = js.Subspace(jnp.ones(3), jnp.eye(3)[:2])
+    >>> space.at(jnp.array([0.5, -1.0])).tolist()
+    [1.5, 0.0, 1.0]
+    >>> print(space.coordinates_of(jnp.array([1.5, 0.0, 7.0])))  # the closest point
+    [ 0.5 -1. ]
+    """
 
     origin: Params
     basis: Params
+    eigenvalues: Float[Array, "d"] | None = None
+    """Of a Hessian subspace: λ_j of each direction."""
+    residuals: Float[Array, "d"] | None = None
+    """Of a Hessian subspace: ‖H v_j − λ_j v_j‖."""
 
     @property
     def dim(self) -> int:
         """The number d of directions."""
         return jax.tree.leaves(self.basis)[0].shape[0]
 
-    def at(self, coordinates: Float[Array, "d"]) -> Params:
+    def check(self) -> None:
+        """Raise an ``InputError`` unless each array of the origin has its d directions."""
+        tree: Callable = jax.tree.structure
+        found = [jnp.shape(leaf) for leaf in jax.tree.leaves(self.basis)]
+        expected = [(*found[0][:1], *jnp.shape(leaf)) for leaf in jax.tree.leaves(self.origin)]
+        if tree(self.basis) == tree(self.origin) and found == expected and found[0]:
+            return
+        pairs = zip(found, expected, strict=False)
+        other = [f"{a} in place of {b}" for a, b in pairs if a != b] or ["another tree"]
+        raise InputError(
+            "expected an array of directions, (d, *shape), for each array of the parameters, "
+            f"found {other[0]}; build them with jax.tree.map over the parameters"
+        )
+
+    def at(self, coordinates: Float[ArrayLike, "d"]) -> Params:
         """w(θ) = w* + Σ_j θ_j v_j, all d directions applied.
 
         In float32 where w* is held in half precision, which would round a small step away.
         """
+        self.check()
 
-        def leaf(origin: Array, directions: Array) -> Array:
+        def leaf(origin: Any, directions: Array) -> Array:
             step = jnp.tensordot(coordinates, directions, axes=1, precision="highest")
-            return origin + step.astype(origin.dtype)
+            return origin + step.astype(jnp.result_type(origin))
 
         return jax.tree.map(leaf, working(self.origin), self.basis)
+
+    def coordinates_of(self, params: Params) -> Float[Array, "d"]:
+        """The θ at which w(θ) is closest to ``params``, argmin_θ ‖w(θ) − params‖.
+
+        The projection onto the directions where these are orthonormal; otherwise least squares, by
+        the normal equations VVᵀθ = V(params − w*), and the shortest such θ where the directions
+        depend on each other.
+
+        Raises:
+            InputError: ``params`` of another tree or other shapes than the origin.
+        """
+        self.check()
+        check_like(params, self.origin, "the point")
+
+        def products(directions: Array, offset: Array) -> tuple[Array, Array]:
+            rows = directions.reshape(self.dim, -1)
+            dot = functools.partial(jnp.matmul, precision="highest")
+            return dot(rows, rows.T), dot(rows, offset.ravel())
+
+        offset = jax.tree.map(jnp.subtract, *working((params, self.origin)))
+        leaves = zip(*map(jax.tree.leaves, (working(self.basis), offset)), strict=True)
+        each = [products(v, jnp.asarray(w)) for v, w in leaves]
+        gram, along = (sum(parts[1:], parts[0]) for parts in zip(*each, strict=True))
+        return jnp.linalg.lstsq(gram, along)[0]
 
 
 def random_subspace(
@@ -52,15 +106,25 @@ def random_subspace(
     params: Params,
     dim: int,
     *,
-    normalization: Literal["unit", "filter"] = "unit",
+    normalization: str = "unit",
 ) -> Subspace:
     """``dim`` random Gaussian directions through ``params``.
 
-    ``unit``: each direction has norm 1. ``filter``: every filter of a direction, that is all
-    entries which share the last index of their array (a neuron's incoming weights, a
-    convolution's output channel), is rescaled to the norm of the same filter of ``params``;
-    arrays with fewer than two axes stay 0 (Li et al. 2018, "Visualizing the Loss Landscape of
-    Neural Nets", section 4).
+    >>> import jax, jax.numpy as jnp, jaxscape as js
+    >>> params = {"kernel": jnp.full((4, 3), 0.5), "bias": jnp.zeros(3)}
+    >>> space = js.random_subspace(jax.random.key(0), params, dim=2, normalization="filter")
+    >>> jnp.linalg.norm(space.basis["kernel"], axis=1).round(3).tolist()  # as the columns of 0.5
+    [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+
+    Args:
+        key: Draws the directions.
+        params: The origin w*.
+        dim: The number d of directions.
+        normalization: ``"unit"``: each direction has norm 1. ``"filter"``: every filter of a
+            direction, that is all entries which share the last index of their array (a neuron's
+            incoming weights, a convolution's output channel), is rescaled to the norm of the same
+            filter of ``params``; arrays with fewer than two axes stay 0 (Li et al. 2018,
+            "Visualizing the Loss Landscape of Neural Nets", section 4).
 
     Raises:
         InputError: dim outside 1..P, an unknown normalization, or nothing to filter-normalise.
@@ -76,8 +140,42 @@ def random_subspace(
             "expected parameters with at least one array of two or more axes for "
             "filter-normalised directions, found none; use normalization='unit'"
         )
+    return Subspace(params, _directions(normalization, params, jax.random.split(key, dim)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _directions(normalization: str, params: Params, keys: Key[Array, "d"]) -> Params:
+    """One direction after the other, so that no more than one exists beside the result."""
+    params = working(params)
     normalize = {"unit": _unit, "filter": _filterwise}[normalization]
-    return Subspace(params, _directions(normalize, params, jax.random.split(key, dim)))
+    return jax.lax.map(lambda key: normalize(gaussian_like(key, params), params), keys)
+
+
+def gaussian_like(key: Key[Array, ""], params: Params) -> Params:
+    """A standard normal direction shaped like ``params``."""
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    normals = [
+        jax.random.normal(k, jnp.shape(x), jnp.result_type(x))
+        for k, x in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(tree, normals)
+
+
+def _unit(direction: Params, params: Params) -> Params:
+    square = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(direction))
+    return jax.tree.map(lambda leaf: (leaf / jnp.sqrt(square)).astype(leaf.dtype), direction)
+
+
+def _filterwise(direction: Params, params: Params) -> Params:
+    def leaf(x: Array, origin: Array) -> Array:
+        if x.ndim < 2:
+            return jnp.zeros_like(x)
+        axes = tuple(range(x.ndim - 1))
+        norm, target = (jnp.linalg.norm(a.reshape(-1, a.shape[-1]), axis=0) for a in (x, origin))
+        return x * jnp.expand_dims(target / norm, axes)
+
+    return jax.tree.map(leaf, direction, params)
 
 
 def hessian_subspace(
@@ -94,12 +192,26 @@ def hessian_subspace(
 ) -> Subspace:
     """The eigenvectors of the ``dim`` largest eigenvalues of the Hessian of the mean loss.
 
-    The directions are orthonormal. Where eigenvalues and residuals matter, call
-    ``top_eigenpairs(key, hessian_operator(loss, params, data), params, dim)`` and build the
-    ``Subspace`` from its vectors. Warns, where it is not traced, if a pair's relative residual
+    The directions are orthonormal. Warns, where it is not traced, if a pair's relative residual
     stays above ``tol``.
-    All devices of a ``mesh`` (``sharding.mesh``) share the samples. ``krylov_dim`` is that of
-    ``top_eigenpairs``: dim + 3 takes the least memory, for huge networks.
+
+    >>> import jax, jax.numpy as jnp, jaxscape as js
+    >>> loss = lambda w, x: (x @ w) ** 2 / 2
+    >>> data = jnp.diag(jnp.array([3.0, 2.0, 1.0]))
+    >>> space = js.hessian_subspace(jax.random.key(0), loss, jnp.zeros(3), data, dim=2)
+    >>> print(space.eigenvalues.round(2))  # of diag(9, 4, 1) / 3
+    [3.   1.33]
+
+    Args:
+        key: Draws the first vector of the Lanczos iteration.
+        loss: ``loss(params, batch)``, one loss per sample.
+        params: The origin w*.
+        data: The samples over which the mean is taken.
+        dim: The number d of directions.
+        tol: The relative residual ‖Hv − λv‖ / |λ| that counts as converged.
+        batch_size: Samples per Hessian-vector product of one chunk.
+        krylov_dim: As for ``top_eigenpairs``; dim + 3 takes the least memory, for huge networks.
+        mesh: ``devices.mesh(...)``, all of whose devices share the samples.
 
     Raises:
         InputError: dim outside 1..P, krylov_dim out of range, or a loss that is not per sample.
@@ -115,7 +227,7 @@ def hessian_subspace(
             f"residual {tol:g}; raise tol, or lower dim",
             stacklevel=2,
         )
-    return Subspace(params, pairs.vectors)
+    return Subspace(params, pairs.vectors, pairs.values, pairs.residuals)
 
 
 def check_dim(dim: int, params: Params) -> None:
@@ -126,43 +238,6 @@ def check_dim(dim: int, params: Params) -> None:
             f"expected a subspace dimension from 1 to {size} (the number of parameters), "
             f"found {dim}; change dim"
         )
-
-
-def gaussian_like(key: Key[Array, ""], params: Params) -> Params:
-    """A standard normal direction shaped like ``params``."""
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    normals = [
-        jax.random.normal(k, jnp.shape(x), jnp.result_type(x))
-        for k, x in zip(keys, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(tree, normals)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _directions(
-    normalize: Callable[[Params, Params], Params], params: Params, keys: Key[Array, "d"]
-) -> Params:
-    """One direction after the other, so that no more than one exists beside the result."""
-    params = working(params)
-    return jax.lax.map(lambda key: normalize(gaussian_like(key, params), params), keys)
-
-
-def _unit(direction: Params, params: Params) -> Params:
-    del params
-    square = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(direction))
-    return jax.tree.map(lambda leaf: (leaf / jnp.sqrt(square)).astype(leaf.dtype), direction)
-
-
-def _filterwise(direction: Params, params: Params) -> Params:
-    def leaf(x: Array, origin: Array) -> Array:
-        if x.ndim < 2:
-            return jnp.zeros_like(x)
-        axes = tuple(range(x.ndim - 1))
-        norm, target = (jnp.linalg.norm(a.reshape(-1, a.shape[-1]), axis=0) for a in (x, origin))
-        return x * jnp.expand_dims(target / norm, axes)
-
-    return jax.tree.map(leaf, direction, params)
 
 
 class Trajectory(NamedTuple):
@@ -190,11 +265,11 @@ def trajectory_subspace(points: Params, dim: int = 2) -> Trajectory:
     lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(points)}
     if len(lengths) != 1 or () in lengths:
         raise InputError(
-            "expected parameters of several points, stacked along a new first axis, found "
-            f"{[jnp.shape(leaf) for leaf in jax.tree.leaves(points)]}; stack them"
+            "expected parameters of several points, stacked along a new first axis, found first "
+            f"axes {sorted(lengths)}; stack them with jax.tree.map"
         )
     ((total,),) = lengths
-    most = min(total - 1, sum(leaf[0].size for leaf in jax.tree.leaves(points)))
+    most = min(total - 1, num_parameters(points) // total)
     if not 1 <= dim <= most:
         raise InputError(
             f"expected a dimension from 1 to {most}, at most the parameters, and one less than the "
@@ -207,12 +282,12 @@ def _principal(points: Params, dim: int) -> Trajectory:
     leaves, tree = jax.tree.flatten(points)
     steps = [(leaf - leaf[-1]).astype(jnp.float32).reshape(leaf.shape[0], -1) for leaf in leaves]
     left, singular, right = jnp.linalg.svd(jnp.concatenate(steps, 1), full_matrices=False)
-    rows = right[:dim]
-    basis, start = [], 0
-    for leaf in leaves:
-        size = leaf[0].size
-        basis.append(rows[:, start : start + size].reshape(dim, *leaf.shape[1:]).astype(leaf.dtype))
-        start += size
+    ends = np.cumsum([step.shape[1] for step in steps])[:-1]
+    rows = jnp.split(right[:dim], ends, axis=1)
+    basis = [
+        row.reshape(dim, *leaf.shape[1:]).astype(leaf.dtype)
+        for row, leaf in zip(rows, leaves, strict=True)
+    ]
     space = Subspace(jax.tree.map(lambda leaf: leaf[-1], points), jax.tree.unflatten(tree, basis))
     square = singular**2
     whole = jnp.where(square.sum() > 0, square.sum(), 1)

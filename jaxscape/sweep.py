@@ -1,277 +1,69 @@
-"""The one loop: per-sample losses at many points, reduced over every prefix of the samples."""
+"""The one loop: per-sample losses at many points, reduced over every prefix of the samples.
+
+``delta``, ``surface`` and ``per_sample_losses`` say what to keep (``reductions``) and call
+``evaluate``. That is ``begin``, ``advance`` for each segment of the samples, and ``finish``; who
+wants to save a sweep in between calls the three. One compiled program advances the sweep: it scans
+chunks of samples and, within each, blocks of points; ``prefix.extend`` turns the losses of a block
+into innovations, and the reduction keeps what it needs of them.
+"""
 
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxscape import batching, devices, first_layer, losses, prefix, reductions
 from jaxscape.prefix import Prefix
-from jaxscape.probes import Probe, SubspaceProbe, single
+from jaxscape.probes import SubspaceProbe, single
 from jaxscape.reductions import Delta, Reduction, Surface
-from jaxscape.types import Batch, InputError, Params, PerSampleLoss
+from jaxscape.types import Batch, InputError, Params, PerSampleLoss, Probe
 
-PIECES = 8
-"""Batches that a point meets before the next is made: to make one takes time too."""
-
-
-_NOTHING: Any = None
-"""Stands for an array that is not to be mapped over."""
-
-
-Look = Callable[[Int[Array, ""]], Float[Array, "b"]]
-
-
-class Carry(NamedTuple):
-    """A sweep after some samples; both entries are cut into blocks of points, ``[c, t, ...]``."""
-
-    prefix: Prefix
-    by_point: Any
-
-
-def evaluate(
-    loss: PerSampleLoss,
-    probe: Probe,
-    data: Batch | Iterator[Batch],
-    reduction: Reduction,
-    *,
-    batch_size: int | None = None,
-    point_batch: int | None = None,
-    precision: str = "highest",
-    mesh: Mesh | None = None,
-) -> Any:
-    """Reduce the losses ℓ_i(w) of all n samples at all m points over every prefix, in one pass.
-
-    One compiled program scans chunks of samples and, within each, blocks of ``point_batch`` points,
-    which are evaluated together under ``vmap``, at ``batch_size`` samples at a time. Memory beyond
-    the data holds one chunk's losses, the state per point and the curves. The result depends on
-    neither size beyond rounding. Without a ``batch_size`` it is 1,000; on a CPU 1,500, or fewer
-    for a network of many rows a sample (``tuning``). ``precision`` is that of matrix products which
-    do not name their own.
-    With a ``mesh`` (``sharding.mesh``) the points of a block and the samples of a chunk are spread
-    over its devices, each of which then holds ``point_batch`` points and ``batch_size`` samples.
-
-    ``data`` that does not fit comes as an iterator of batches; batches of equal length share one
-    compiled program.
-
-    Raises:
-        InputError: a loss that is not one value per sample, no samples, a size below 1, or points
-            on several devices for a reduction without ``merge``.
-    """
-    blocks: dict[str, Any] = {"point_batch": point_batch, "mesh": mesh}
-    options = {"batch_size": batch_size, "precision": precision, **blocks}
-    segments = data if isinstance(data, Iterator) else (data,)
-    carry, rows = begin(probe, reduction, **blocks), []
-    for segment in segments:
-        carry, row = advance(loss, probe, segment, carry, reduction, **options)
-        rows.append(row)
-        jax.block_until_ready(rows[-2:-1])  # or batches would be read faster than they are used
-    if not rows:
-        raise InputError("expected at least one batch of samples, found none; check the iterator")
-    by_sample = rows[0] if len(rows) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *rows)
-    return finish(probe, carry, by_sample, reduction, **blocks)
-
-
-def begin(
-    probe: Probe,
-    reduction: Reduction,
-    *,
-    point_batch: int | None = None,
-    mesh: Mesh | None = None,
-) -> Carry:
-    """The carry of a sweep that has met no sample yet."""
-    blocks = _blocks(probe, point_batch, mesh)
-    count = len(blocks.starts)
-    by_point, by_sample = reduction.init(blocks.size, 1)
-    devices.check(reduction, by_sample, mesh)
-    state = (prefix.start(blocks.size), by_point)
-    return Carry(*jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), state))
-
-
-def advance(
-    loss: PerSampleLoss,
-    probe: Probe,
-    data: Batch,
-    carry: Carry,
-    reduction: Reduction,
-    *,
-    skip: int = 0,
-    batch_size: int | None = None,
-    point_batch: int | None = None,
-    precision: str = "highest",
-    mesh: Mesh | None = None,
-) -> tuple[Carry, Any]:
-    """Carry a sweep on over the n samples of ``data``; also what was kept of each, ``[n, ...]``.
-
-    The first ``skip`` samples have been met already: they change nothing, and their rows mean
-    nothing. With it, segments of one length, and so one compiled program, cover any number.
-    """
-    params = jax.eval_shape(probe.at, jnp.zeros((), jnp.int32))
-    n = losses.check(loss, params, data)
-    if batch_size is None:
-        batch_size = batching.batch_size(loss, params, data)
-    program = _program(**batching.compiler_options(loss, params, data))
-    loss, met = losses.bind(loss), jnp.asarray(skip)
-    if mesh is not None:
-        data = devices.deal(data, _chunks(probe, n, batch_size, mesh), mesh)
-        loss, probe, carry, met = devices.place((loss, probe, carry, met), mesh)
-    options = (n, reduction, batch_size, point_batch, precision, mesh)
-    found = program(loss, probe, data, carry, met, *options)
-    return found if mesh is None else devices.local(found)
-
-
-def finish(
-    probe: Probe,
-    carry: Carry,
-    by_sample: Any,
-    reduction: Reduction,
-    *,
-    point_batch: int | None = None,
-    mesh: Mesh | None = None,
-) -> Any:
-    """The reduction's result, from the final carry and the rows of all samples in order."""
-    whole = by_point(probe, carry, point_batch=point_batch, mesh=mesh)
-    return reduction.finalize(whole.by_point, by_sample, whole.prefix)
-
-
-def by_point(
-    probe: Probe, carry: Carry, *, point_batch: int | None = None, mesh: Mesh | None = None
-) -> Carry:
-    """The carry with its m points in order, whatever the blocks: the form in which to save it."""
-    blocks = _blocks(probe, point_batch, mesh)
-    count = carry.prefix.num_samples[0]
-    whole = batching.join(
-        blocks, carry._replace(prefix=carry.prefix._replace(num_samples=_NOTHING))
-    )
-    return whole._replace(prefix=whole.prefix._replace(num_samples=count))
-
-
-def in_blocks(
-    probe: Probe, carry: Carry, *, point_batch: int | None = None, mesh: Mesh | None = None
-) -> Carry:
-    """Undo ``by_point``, perhaps for another number of devices."""
-    blocks = _blocks(probe, point_batch, mesh)
-    index = blocks.starts[:, None] + np.arange(blocks.size)
-    count = jnp.broadcast_to(carry.prefix.num_samples, len(blocks.starts))
-    prefix = carry.prefix._replace(num_samples=_NOTHING)
-    cut = jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], carry._replace(prefix=prefix))
-    return cut._replace(prefix=cut.prefix._replace(num_samples=count))
-
-
-@functools.cache
-def _program(**compiler_options: str) -> Callable:
-    """The one compiled program."""
-    return jax.jit(
-        _advance, static_argnums=(5, 6, 7, 8, 9, 10), compiler_options=compiler_options or None
-    )
-
-
-def _advance(
-    loss, probe, data, carry, skip, n, reduction, batch_size, point_batch, precision, mesh
-):
-    samples = _chunks(probe, n, batch_size, mesh)
-    blocks = _blocks(probe, point_batch, mesh)
-    walk: Callable = functools.partial(_walk, reduction, batch_size, precision, mesh)
-    if mesh is not None:
-        walk = devices.over(walk, samples, mesh)
-    cut = (samples.starts, samples.fresh & (samples.positions >= skip))
-    carry, rows = walk(loss, probe, data, carry, cut, (blocks.starts, blocks.fresh))
-    return carry, batching.join(samples, rows)
-
-
-def _walk(reduction, batch_size, precision, mesh, loss, probe, data, carry, samples, points):
-    """What one device does: its chunks of samples, each at its blocks of points."""
-    size, here = samples[1].shape[1], points[1].shape[1]
-    look_at = _share if _shares(probe, mesh) else functools.partial(_look, batch_size)
-    axis, update = devices.axis(mesh), devices.update(reduction, mesh)
-
-    def at_points(look: Look, index: Array) -> Float[Array, "t b"]:
-        with jax.default_matmul_precision(precision):
-            return jax.vmap(look)(index).astype(jnp.float32)
-
-    def chunk(carry: Carry, cut: tuple[Array, Array]) -> tuple[Carry, Any]:
-        start, fresh = cut
-        batch = batching.take(data, start, size)
-        with jax.default_matmul_precision(precision):
-            look = look_at(loss, probe, batch)
-
-        def block(by_sample: Any, points: tuple) -> tuple[Any, Carry]:
-            first, unmet, old, by_point = points
-            index = first + jnp.arange(here)
-            new, steps = prefix.extend(old, at_points(look, index), fresh, axis=axis)
-            state = (by_point, by_sample)
-            by_point, by_sample = update(state, steps, index, unmet.astype(jnp.float32))
-            return by_sample, Carry(new, by_point)
-
-        by_sample = reduction.init(here, size)[1]
-        by_sample, carry = jax.lax.scan(block, by_sample, (*points, carry.prefix, carry.by_point))
-        return carry, by_sample
-
-    carry, rows = jax.lax.scan(chunk, carry, samples)
-    return carry, devices.merge(reduction, rows, mesh)
-
-
-def _look(batch_size: int, loss: PerSampleLoss, probe: Probe, batch: Batch) -> Look:
-    """The losses of a batch as a function of the point's index, ``batch_size`` at a time."""
-    pieces = batching.cut(batching.length_of(batch), batch_size)
-
-    def look(index: Int[Array, ""]) -> Float[Array, "b"]:
-        params = probe.at(index)
-        piece = lambda start: loss(params, batching.take(batch, start, pieces.size))  # noqa: E731
-        return batching.join(pieces, jax.lax.map(piece, jnp.asarray(pieces.starts)))
-
-    return look
-
-
-def _share(loss: PerSampleLoss, probe: SubspaceProbe, batch: Batch) -> Look:
-    """The same, with what all points share computed first; see ``affine``."""
-    at = first_layer.share(loss, probe.space, batch)
-    return lambda index: at(probe.coordinates[index])
-
-
-def _shares(probe: Probe, mesh: Mesh | None) -> bool:
-    """Whether there are at least twice as many points as the d + 1 products that sharing costs."""
-    here = math.ceil(probe.num_points / devices.sizes(mesh)[0])
-    return isinstance(probe, SubspaceProbe) and here >= 2 * (probe.space.dim + 1)
+BATCHES = 8  # batches per chunk: a point's parameters, once made, serve so many
 
 
 def delta(
     loss: PerSampleLoss,
     probe: Probe,
-    data: Batch,
+    data: Batch | Iterator[Batch],
     *,
     batch_size: int | None = None,
     point_batch: int | None = None,
     precision: str = "highest",
     mesh: Mesh | None = None,
 ) -> Delta:
-    """Δ_k = E_q[(L_{k+1}(w) − L_k(w))²] for every k = 1..n−1, by Monte-Carlo over the probe.
+    """Δ_k = E_q[(L_{k+1}(w) − L_k(w))²] for every k = 1..n−1, by Monte-Carlo over the probe q.
 
     Equation (8) of Nikitin et al. 2025, without the shortcuts of its published code: k counts
     samples, all directions of the probe's subspace are applied, and every point sees the samples
     in the same order. Units: those of the loss, squared (nats² for cross-entropy).
+
+    >>> import jax.numpy as jnp, jaxscape as js
+    >>> probe = js.single(jnp.ones(()))
+    >>> curve = js.delta(lambda w, x: w * x, probe, jnp.array([3.0, 1.0, 2.0]))
+    >>> curve.mean.tolist()  # the prefix means are 3, 2, 2
+    [1.0, 0.0]
+
+    Args:
+        loss: ``loss(params, batch)``, one loss per sample.
+        probe: The points w, for instance ``gaussian(key, space, num_points, sigma)``.
+        data: The n samples: arrays with a leading sample axis, or an iterator of such batches.
+        batch_size, point_batch, precision, mesh: As for ``evaluate``.
 
     Raises:
         InputError: fewer than two samples; a loss that is not one value per sample; a loss that
             is NaN or infinite somewhere (only where the result is concrete, otherwise look at
             ``nonfinite``).
     """
-    curve = evaluate(
-        loss,
-        probe,
-        data,
-        reductions.delta_of(probe),
-        batch_size=batch_size,
-        point_batch=point_batch,
-        precision=precision,
-        mesh=mesh,
-    )
+    sizes: dict[str, Any] = {"batch_size": batch_size, "point_batch": point_batch}
+    keep = reductions.delta_of(probe)
+    curve = evaluate(loss, probe, data, keep, precision=precision, mesh=mesh, **sizes)
     check_delta(curve, probe.num_points)
     return curve
 
@@ -301,7 +93,7 @@ def check_delta(curve: Delta, num_points: int) -> None:
 def surface(
     loss: PerSampleLoss,
     probe: Probe,
-    data: Batch,
+    data: Batch | Iterator[Batch],
     ks: Sequence[int],
     *,
     batch_size: int | None = None,
@@ -313,6 +105,20 @@ def surface(
 
     At k = n, after which no sample comes, δ_k is NaN.
 
+    >>> import jax.numpy as jnp, jaxscape as js
+    >>> axes = js.Subspace(jnp.zeros(2), jnp.eye(2))
+    >>> data = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+    >>> sheet = js.surface(lambda w, x: x @ w, js.grid(axes, radius=1.0, num=2), data, ks=(1, 2))
+    >>> sheet.loss.tolist()  # w_1 at the points (−1, −1), (−1, 1), (1, −1), (1, 1), then the mean
+    [[-1.0, -1.0, 1.0, 1.0], [-1.0, 0.0, 0.0, 1.0]]
+
+    Args:
+        loss: ``loss(params, batch)``, one loss per sample.
+        probe: The points w, for instance ``grid(space, radius, num)``.
+        data: The n samples: arrays with a leading sample axis, or an iterator of such batches.
+        ks: The prefix lengths k to keep.
+        batch_size, point_batch, precision, mesh: As for ``evaluate``.
+
     Raises:
         InputError: a k outside 1..n; a loss that is NaN or infinite (only where the result is
             concrete); what ``evaluate`` raises.
@@ -322,16 +128,9 @@ def surface(
     n = np.inf if streamed else batching.length_of(data)
     if not wanted or not all(1 <= k <= n for k in wanted):
         raise InputError(f"expected values of k from 1 to {n}, found {wanted}; change ks")
-    sheet = evaluate(
-        loss,
-        probe,
-        data,
-        reductions.surface(wanted),
-        batch_size=batch_size,
-        point_batch=point_batch,
-        precision=precision,
-        mesh=mesh,
-    )
+    sizes: dict[str, Any] = {"batch_size": batch_size, "point_batch": point_batch}
+    keep = reductions.surface(wanted)
+    sheet = evaluate(loss, probe, data, keep, precision=precision, mesh=mesh, **sizes)
     if not isinstance(sheet.loss, jax.core.Tracer) and not np.isfinite(sheet.loss).all():
         short = " or fewer samples than the largest k" if streamed else ""
         raise InputError(
@@ -342,14 +141,272 @@ def surface(
 
 
 def per_sample_losses(
-    loss: PerSampleLoss, params: Params, data: Batch, *, batch_size: int | None = None
+    loss: PerSampleLoss,
+    params: Params,
+    data: Batch | Iterator[Batch],
+    *,
+    batch_size: int | None = None,
 ) -> Float[Array, "n"]:
-    """ℓ_i(w) of every sample at one point."""
+    """ℓ_i(w) of every sample at one point, ``batch_size`` samples at a time."""
     return evaluate(loss, single(params), data, reductions.losses(1), batch_size=batch_size)[0]
 
 
+def evaluate(
+    loss: PerSampleLoss,
+    probe: Probe,
+    data: Batch | Iterator[Batch],
+    reduction: Reduction,
+    *,
+    batch_size: int | None = None,
+    point_batch: int | None = None,
+    precision: str = "highest",
+    mesh: Mesh | None = None,
+) -> Any:
+    """Reduce the losses ℓ_i(w) of all n samples at all m points over every prefix, in one pass.
+
+    Memory beyond the data holds one chunk's losses, the state per point and the curves. The result
+    depends on no size below beyond rounding.
+
+    >>> import jax.numpy as jnp, jaxscape as js
+    >>> probe = js.points(js.Subspace(jnp.zeros(1), jnp.ones((1, 1))), jnp.array([[1.0], [2.0]]))
+    >>> js.evaluate(lambda w, x: w * x, probe, jnp.arange(3.0), js.reductions.losses(2)).tolist()
+    [[0.0, 1.0, 2.0], [0.0, 2.0, 4.0]]
+
+    Args:
+        loss: ``loss(params, batch)``, one loss per sample.
+        probe: The m points.
+        data: The n samples, or an iterator of batches for data that do not fit; batches of equal
+            length share one compiled program.
+        reduction: What to keep; see ``reductions``.
+        batch_size: Samples per call of the loss; by default what suits it (``batching``).
+        point_batch: Points evaluated together under ``vmap``; by default 8 on a CPU, else 32.
+        precision: Of matrix products which do not name their own.
+        mesh: ``devices.mesh(...)``: the points of a block and the samples of a chunk are spread
+            over its devices, each of which then holds ``point_batch`` and ``batch_size`` of them.
+
+    Raises:
+        InputError: a loss that is not one value per sample, no samples, a size below 1, or points
+            on several devices for a reduction without ``merge``.
+    """
+    blocks: dict[str, Any] = {"point_batch": point_batch, "mesh": mesh}
+    options = {"batch_size": batch_size, "precision": precision, **blocks}
+    segments = data if isinstance(data, Iterator) else (data,)
+    carry, rows = begin(probe, reduction, **blocks), []
+    for segment in segments:
+        carry, row = advance(loss, probe, segment, carry, reduction, **options)
+        rows.append(row)
+        jax.block_until_ready(rows[-2:-1])  # or batches would be read faster than they are used
+    if not rows:
+        raise InputError("expected at least one batch of samples, found none; check the iterator")
+    by_sample = rows[0] if len(rows) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *rows)
+    return finish(probe, carry, by_sample, reduction, **blocks)
+
+
+class Carry(NamedTuple):
+    """A sweep after some samples; both entries are cut into blocks of points, ``[c, t, ...]``."""
+
+    prefix: Prefix
+    by_point: Any
+
+
+def begin(
+    probe: Probe,
+    reduction: Reduction,
+    *,
+    point_batch: int | None = None,
+    mesh: Mesh | None = None,
+) -> Carry:
+    """The carry of a sweep that has met no sample yet."""
+    blocks = _blocks(probe, point_batch, mesh)
+    by_point, by_sample = reduction.init(blocks.size, 1)
+    devices.check(reduction, by_sample, mesh)
+    state = Carry(prefix.start(blocks.size), by_point)
+    c = len(blocks.starts)
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (c, *leaf.shape)), state)
+
+
+def advance(
+    loss: PerSampleLoss,
+    probe: Probe,
+    data: Batch,
+    carry: Carry,
+    reduction: Reduction,
+    *,
+    skip: Int[ArrayLike, ""] = 0,
+    batch_size: int | None = None,
+    point_batch: int | None = None,
+    precision: str = "highest",
+    mesh: Mesh | None = None,
+) -> tuple[Carry, Any]:
+    """Carry a sweep on over the n samples of ``data``; also what was kept of each, ``[n, ...]``.
+
+    Args:
+        loss, probe, reduction: As for ``evaluate``, the same for all segments.
+        data: The next segment of the samples.
+        carry: What ``begin`` or the segment before gave.
+        skip: So many samples of the segment have been met already: they change nothing, and their
+            rows mean nothing. Segments of one length, and so one compiled program, then cover any
+            number of samples.
+        batch_size, point_batch, precision, mesh: As for ``evaluate``.
+    """
+    params = jax.eval_shape(probe.at, jnp.zeros((), jnp.int32))
+    n = losses.check(loss, params, data)
+    if batch_size is None:
+        batch_size = batching.batch_size(loss, params, data)
+    program = _program(**batching.compiler_options(loss, params, data))
+    loss, met = losses.bind(loss), jnp.asarray(skip)
+    if mesh is not None:
+        data = devices.deal(data, _chunks(probe, n, batch_size, mesh), mesh)
+        loss, probe, carry, met = devices.place((loss, probe, carry, met), mesh)
+    settings = _Settings(n, reduction, batch_size, point_batch, precision, mesh)
+    found = program(loss, probe, data, carry, met, settings)
+    return found if mesh is None else devices.local(found)
+
+
+def finish(
+    probe: Probe,
+    carry: Carry,
+    by_sample: Any,
+    reduction: Reduction,
+    *,
+    point_batch: int | None = None,
+    mesh: Mesh | None = None,
+) -> Any:
+    """The reduction's result, from the final carry and the rows of all samples in order."""
+    whole = by_point(probe, carry, point_batch=point_batch, mesh=mesh)
+    return reduction.finalize(whole.by_point, by_sample, whole.prefix)
+
+
+def by_point(
+    probe: Probe, carry: Carry, *, point_batch: int | None = None, mesh: Mesh | None = None
+) -> Carry:
+    """The carry with one entry per point, ``[m, ...]``, whatever the blocks and the devices."""
+    blocks = _blocks(probe, point_batch, mesh)
+
+    def whole(leaf: Array) -> Array:  # the number of samples, [c], is that of every block
+        return leaf[0] if leaf.ndim == 1 else batching.join(blocks, leaf)
+
+    return jax.tree.map(whole, carry)
+
+
+def in_blocks(
+    probe: Probe, carry: Carry, *, point_batch: int | None = None, mesh: Mesh | None = None
+) -> Carry:
+    """Undo ``by_point``, perhaps for another number of devices."""
+    blocks = _blocks(probe, point_batch, mesh)
+
+    def cut(leaf: ArrayLike) -> Array:
+        leaf = jnp.asarray(leaf)
+        return leaf[blocks.positions] if leaf.ndim else jnp.broadcast_to(leaf, len(blocks.starts))
+
+    return jax.tree.map(cut, carry)
+
+
+class _Settings(NamedTuple):
+    """What the compiled program is specialised to."""
+
+    n: int
+    reduction: Reduction
+    batch_size: int
+    point_batch: int | None
+    precision: str
+    mesh: Mesh | None
+
+
+@functools.cache
+def _program(**compiler_options: str) -> Callable:
+    """The one compiled program."""
+    return jax.jit(_advance, static_argnums=5, compiler_options=compiler_options or None)
+
+
+def _advance(
+    loss: PerSampleLoss,
+    probe: Probe,
+    data: Batch,
+    carry: Carry,
+    skip: Int[Array, ""],
+    settings: _Settings,
+) -> tuple[Carry, Any]:
+    samples = _chunks(probe, settings.n, settings.batch_size, settings.mesh)
+    blocks = _blocks(probe, settings.point_batch, settings.mesh)
+    walk: Callable = functools.partial(_walk, settings)
+    if settings.mesh is not None:
+        walk = devices.over(walk, samples, settings.mesh)
+    cut = (samples.starts, samples.fresh & (samples.positions >= skip))
+    carry, rows = walk(loss, probe, data, carry, cut, (blocks.starts, blocks.fresh))
+    return carry, batching.join(samples, rows)
+
+
+def _walk(
+    settings: _Settings,
+    loss: PerSampleLoss,
+    probe: Probe,
+    data: Batch,
+    carry: Carry,
+    samples: tuple[Any, Array],
+    points: tuple[Any, Any],
+) -> tuple[Carry, Any]:
+    """What one device does: its chunks of samples, each at its blocks of points.
+
+    ``samples`` and ``points`` are starts [c] and which entries are fresh [c, size].
+    """
+    reduction, mesh = settings.reduction, settings.mesh
+    size, here = samples[1].shape[1], points[1].shape[1]
+    axis, update = devices.axis(mesh), devices.update(reduction, mesh)
+
+    def chunk(carry: Carry, cut: tuple[Array, Array]) -> tuple[Carry, Any]:
+        start, fresh = cut
+        batch = batching.take(data, start, size)
+        with jax.default_matmul_precision(settings.precision):
+            losses_at = _losses_at(settings, loss, probe, batch)
+
+        def block(by_sample: Any, points: tuple) -> tuple[Any, Carry]:
+            first, unmet, old, by_point = points
+            index = first + jnp.arange(here)
+            with jax.default_matmul_precision(settings.precision):
+                found = jax.vmap(losses_at)(index).astype(jnp.float32)  # [t, b]
+            new, steps = prefix.extend(old, found, fresh, axis=axis)
+            state = (by_point, by_sample)
+            by_point, by_sample = update(state, steps, index, unmet.astype(jnp.float32))
+            return by_sample, Carry(new, by_point)
+
+        by_sample = reduction.init(here, size)[1]
+        by_sample, carry = jax.lax.scan(block, by_sample, (*points, *carry))
+        return carry, by_sample
+
+    carry, rows = jax.lax.scan(chunk, carry, samples)
+    return carry, devices.merge(reduction, rows, mesh)
+
+
+def _losses_at(
+    settings: _Settings, loss: PerSampleLoss, probe: Probe, batch: Batch
+) -> Callable[[Int[Array, ""]], Float[Array, "b"]]:
+    """The losses of a batch as a function of the point's index.
+
+    What all points share is computed here, once, where that pays (``first_layer``); else the loss
+    is called for ``batch_size`` samples at a time.
+    """
+    if shares_products(probe, settings.mesh):
+        at = first_layer.share(loss, probe.space, batch)
+        return lambda index: at(probe.coordinates[index])
+    pieces = batching.cut(batching.length_of(batch), settings.batch_size)
+
+    def losses_at(index: Int[Array, ""]) -> Float[Array, "b"]:
+        params = probe.at(index)
+        piece = lambda start: loss(params, batching.take(batch, start, pieces.size))  # noqa: E731
+        return batching.join(pieces, jax.lax.map(piece, jnp.asarray(pieces.starts)))
+
+    return losses_at
+
+
+def shares_products(probe: Probe, mesh: Mesh | None = None) -> TypeGuard[SubspaceProbe]:
+    """Whether there are at least twice as many points as the d + 1 products that sharing costs."""
+    here = math.ceil(probe.num_points / devices.sizes(mesh)[0])
+    return isinstance(probe, SubspaceProbe) and here >= 2 * (probe.space.dim + 1)
+
+
 def _chunks(probe: Probe, n: int, batch_size: int, mesh: Mesh | None) -> batching.Chunks:
-    batches = 1 if batch_size < 1 or _shares(probe, mesh) else PIECES
+    batches = 1 if batch_size < 1 or shares_products(probe, mesh) else BATCHES
     return batching.cut(n, batches * batch_size, devices.sizes(mesh)[1])
 
 

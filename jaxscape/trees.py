@@ -1,11 +1,10 @@
-"""Parameters in two parts, of which only one is looked at."""
+"""Parameters as vectors: partition and combine, size, checks, half precision raised to float32."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from jaxscape.types import InputError, Params
 
@@ -13,9 +12,16 @@ from jaxscape.types import InputError, Params
 def partition(params: Params, mask: Any) -> tuple[Params, Params]:
     """The leaves of ``params`` where ``mask`` is True, and the others; ``None`` takes their place.
 
-    ``mask`` is a pytree of Booleans, each for a leaf or for all leaves below it. ``combine`` puts
-    the parts together again, so that a loss sees a network of which some parameters are frozen:
-    ``jax.tree_util.Partial(lambda rest, part, batch: loss(combine(part, rest), batch), rest)``.
+    ``mask`` is a pytree of Booleans, each for a leaf or for all leaves below it. ``combine`` undoes
+    it, so that a loss sees a network of which some parameters are frozen:
+
+    >>> import jax, jaxscape as js
+    >>> params = {"body": jax.numpy.ones(3), "head": jax.numpy.zeros(2)}
+    >>> head, body = js.partition(params, {"body": False, "head": True})
+    >>> def loss(body, head, batch):
+    ...     params = js.combine(head, body)
+    ...     return (batch @ params["body"] - params["head"].sum()) ** 2
+    >>> head_loss = jax.tree_util.Partial(loss, body)  # js.delta(head_loss, js.single(head), data)
     """
     mask = jax.tree.broadcast(mask, params)
     part = jax.tree.map(lambda leaf, own: leaf if own else None, params, mask)
@@ -35,11 +41,25 @@ def num_parameters(params: Params) -> int:
     return sum(np.size(leaf) for leaf in jax.tree.leaves(params))
 
 
+def working(tree: Params) -> Params:
+    """The tree with half-precision leaves in float32; all other leaves as they are."""
+
+    def leaf(x: Any) -> Any:
+        dtype = jnp.result_type(x)
+        half = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+        return jnp.asarray(x, jnp.float32) if half else x
+
+    return jax.tree.map(leaf, tree)
+
+
 def check_floating(params: Params) -> None:
-    """An ``InputError`` unless every leaf of ``params`` is real floating point."""
+    """Raise an ``InputError`` unless every leaf of ``params`` is real floating point."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     for path, leaf in leaves:
-        dtype = _dtype(leaf)
+        try:
+            dtype: Any = jnp.result_type(leaf)
+        except TypeError:  # networks may keep functions among their leaves
+            dtype = type(leaf)
         if not jnp.issubdtype(dtype, jnp.floating):
             name = jax.tree_util.keystr(path) or "the only leaf"
             raise InputError(
@@ -50,27 +70,8 @@ def check_floating(params: Params) -> None:
         raise InputError("expected at least one parameter, found none; pass the trained parameters")
 
 
-def _dtype(leaf: Any) -> Any:
-    """The dtype of an array or number, else the type: networks may keep functions among leaves."""
-    try:
-        return jnp.result_type(leaf)
-    except TypeError:
-        return type(leaf)
-
-
-def working(tree: Params) -> Params:
-    """The tree with half-precision leaves in float32; all other leaves as they are."""
-
-    def leaf(x: Array) -> Array:
-        dtype = jnp.result_type(x)
-        half = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
-        return jnp.asarray(x, jnp.float32) if half else x
-
-    return jax.tree.map(leaf, tree)
-
-
 def check_like(vector: Params, params: Params, name: str = "the vector") -> None:
-    """An ``InputError`` unless ``vector`` has the tree and the shapes of ``params``."""
+    """Raise an ``InputError`` unless ``vector`` has the tree and the shapes of ``params``."""
 
     def describe(tree: Params) -> tuple:
         return jax.tree.structure(tree), [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]

@@ -17,8 +17,8 @@
 # $$\Delta_k = \mathrm{E}_w\,[(L_{k+1}(w) - L_k(w))^2] = \frac{\mathrm{E}_w S^2(w)}{k(k+1)},$$
 #
 # where $S^2(w)$ is the variance of the loss over samples. One number decides, and a small **pilot**
-# estimates it, with an **interval**; from it follows the sample size **K**; and a **monitor** does
-# the same while samples stream in, and says when to stop.
+# estimates it, with an **interval**. From it follows the sample size **K**. A **monitor** does the
+# same while samples stream in, and says when to stop.
 
 # %%
 import jax
@@ -49,7 +49,7 @@ EPSILON = 0.2  # of the distance from the landscape of the population, in nats
 #
 # A network trained on 10,000 digits, and random points around it along its ten leading Hessian
 # eigenvectors. The samples to come must be *fresh*: those that it was trained on have smaller
-# losses, and tell too little of the others.
+# losses, and say too little of the others.
 
 # %%
 source = data.load(DATASET)
@@ -92,8 +92,8 @@ print(source.note or f"{source.label}: accuracy {accuracy:.2%} on {FRESH:,} fres
 every_loss = js.reductions.losses(POINTS)  # keep ℓ_i(w), of every sample at every point
 
 
-def foretell(evidence, **how):
-    """E_w S² with its 90 % interval, carried by how many samples, and the sizes that follow."""
+def predict(evidence, **how):
+    """E_w S² with its 90 % interval and effective sample size, and the sizes that follow."""
     variance = js.estimate_loss_variance(evidence, **how)
     sizes = {
         "K, mean over orders": [js.increment_size(v, TOLERANCE) for v in variance.interval],
@@ -108,7 +108,7 @@ def foretell(evidence, **how):
 def report(sigma, variance, sizes):
     low, value, high = variance.interval
     print(f"σ = {sigma:g}: E S² {value:.3g} nats², 90 % interval {low:.3g} to {high:.3g}")
-    print(f"  carried by {variance.effective:,.0f} samples")
+    print(f"  effective sample size {variance.effective:,.0f}")
     for name, interval in sizes.items():
         low, value, high = (f"{s.k:,}" if s.reached else "beyond 2^31" for s in interval)
         print(f"  {name}: {value}, 90 % interval {low} to {high}")
@@ -116,18 +116,18 @@ def report(sigma, variance, sizes):
 
 few = jax.tree.map(lambda leaf: leaf[:PILOT], fresh)
 for sigma, probe in probes.items():
-    report(sigma, *foretell(js.evidence_of(js.evaluate(loss, probe, few, every_loss))))
+    report(sigma, *predict(js.evidence_of(js.evaluate(loss, probe, few, every_loss))))
 
 # %% [markdown]
-# Whether to believe it is said by *carried by*: $(\sum z)^2 / \sum z^2$ of the samples' terms
-# $z_{k+1} = k(k+1)\Delta_k$. Far from $w^*$ ($\sigma = 1$) most samples count. Close to it
-# ($\sigma = 0.01$) most samples are fitted well and a few carry the variance; below ten of them
-# (`js.evidence.TRUSTED`) a pilot tells no more than an order of magnitude.
+# The *effective sample size* says whether to believe it. It is $(\sum z)^2 / \sum z^2$ of the
+# samples' terms $z_{k+1} = k(k+1)\Delta_k$. Far from $w^*$ ($\sigma = 1$) most samples count. Close
+# to it ($\sigma = 0.01$) most samples are fitted well, and a few of large loss determine the
+# variance. Below ten, a pilot gives no more than an order of magnitude.
 #
 # ## Was it right?
 #
 # Here the fresh samples can all be looked at, which nobody who asks the question can. From all
-# their losses, $\Delta_k$ is a matter of its definition.
+# their losses, $\Delta_k$ follows by its definition.
 
 
 # %%
@@ -160,7 +160,7 @@ def held(losses, level):
     hits = []
     for seed in range(PILOTS):
         run = np.random.default_rng(seed).permutation(losses, axis=1)
-        variance, sizes = foretell(js.evidence_of(run[:, :PILOT]), fixed_points=True)
+        variance, sizes = predict(js.evidence_of(run[:, :PILOT]), fixed_points=True)
         last, interval = js.sufficient_size(change(run), TOLERANCE), sizes["K of a run"]
         hits.append(
             [
@@ -176,10 +176,10 @@ for sigma, (of_level, of_size) in shares.items():
     print(f"σ = {sigma:g}: {of_level:.0%} held E S², {of_size:.0%} held K of their run")
 
 # %% [markdown]
-# On MNIST the level is held as often as promised. K of a run hangs on the largest losses of all. At
-# $\sigma = 1$ nearly as many intervals hold it; that of the pilot above does not, for its run fell
-# still a little sooner. At $\sigma = 0.01$, where some ten samples carry the variance of a pilot,
-# only two in three do. `python -m experiments.sample_size` asks the same of pilots of many sizes.
+# On MNIST the intervals hold the level as often as promised. K of a run depends on the largest
+# losses of all. At $\sigma = 1$ nearly as many intervals hold it. At $\sigma = 0.01$, where the
+# effective sample size of a pilot is about ten, only about two in three do. `python -m
+# experiments.sample_size` asks the same of pilots of many sizes.
 #
 # ## While samples stream in
 #
@@ -200,9 +200,7 @@ for first in range(0, FRESH, PILOT):
 
 last = truth[SIGMA]["last"]
 stopped = decisions[-1].stop
-print(
-    f"{'stopped' if stopped else 'never stopped, seen'} after {decisions[-1].num_samples:,} samples"
-)
+print(f"{'stopped' if stopped else 'not stopped'} after {decisions[-1].num_samples:,} samples")
 print(f"the last Δ_k to reach the tolerance in all {FRESH:,} came at k = {last.k - 1:,}")
 
 
@@ -220,13 +218,13 @@ found = {
 if stopped:
     found["stopped_k"] = found["look_k"][-1:]
 figure = collect_report.monitor(found, TOLERANCE, dataset=source.label)
-figure.suptitle(f"What the monitor foretold: {source.label}, σ = {SIGMA:g}")
+figure.suptitle(f"What the monitor predicted: {source.label}, σ = {SIGMA:g}")
 figure
 
 # %% [markdown]
 # What this does not say: that a network retrained with more samples would be no better. The
 # landscape here is that around one network, at one $\sigma$. Measured on MNIST, a wide look
-# ($\sigma = 1$) came within a factor of 2 to 3 of where retrained networks stopped gaining, a close
-# look ($\sigma = 0.01$) was far too optimistic, and nothing told beforehand which to take
+# ($\sigma = 1$) came within a factor of 2 to 3 of where retrained networks stopped gaining. A close
+# look ($\sigma = 0.01$) was far too optimistic. Nothing told beforehand which to take
 # (`python -m experiments.refit`). Nor does it hold for a stream that drifts: the law is about
 # samples whose order is random.

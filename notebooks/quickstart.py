@@ -34,7 +34,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import jaxscape as js
-from experiments.common import law_figures
 from jaxscape.lab import data, models, plot, style, train
 
 # %matplotlib inline
@@ -121,9 +120,9 @@ plot.contours(
 # $$\mathrm{E}[\delta_k(w)^2] = \frac{S^2(w)}{k(k+1)},$$
 #
 # where $S^2(w)$ is the variance of the loss over the samples. So $\Delta_k$ falls as $k^{-2}$ for
-# *any* network, and the information is in the level $\mathrm{E}_w S^2$, dashed. Each value hangs on
-# the one sample $k+1$: the dots are extremes, the lines means over bins of $k$. Where a few samples
-# of large loss carry $S^2$, as they do close to a well-trained network, a single order lies far
+# *any* network, and the information is in the level $\mathrm{E}_w S^2$, dashed. Each value depends
+# on the one sample $k+1$: the dots are extremes, the lines means over bins of $k$. Close to a
+# well-trained network a few samples of large loss determine $S^2$. A single order then lies far
 # below the dashed line until enough of them have come.
 
 # %%
@@ -140,9 +139,8 @@ plot.delta_k2(k, delta, sem, labels, dataset=source.label, loss_variance=level)
 # $$\Delta_k = a^2 + \sigma^2 a \operatorname{tr} A + \sigma^2 \|b\|^2
 # + \tfrac{\sigma^4}{4}\left(2\|A\|_F^2 + (\operatorname{tr} A)^2\right).$$
 #
-# The last part alone, the curvature's, is Theorem 1 of Nikitin et al. (2025). A law is to be
-# believed only where it agrees with Monte-Carlo, and a mean alone may hide that a few $k$ carry it:
-# look at the median as well.
+# The last part alone, the curvature's, is Theorem 1 of Nikitin et al. (2025). Believe a law only
+# where it agrees with Monte-Carlo. A few $k$ may dominate a mean, so look at the median as well.
 
 # %%
 late = k >= 100
@@ -156,13 +154,13 @@ print(f"{'law / Monte-Carlo':28}", *(f"{label:>9}" for label in labels))
 for name, ratio in ratios.items():
     print(f"{name:28}", *(f"{value:9.3g}" for value in ratio))
 del parts["level a² alone"]  # at σ = 0.01 it would hide behind the full law
-law_figures.law(k, delta, parts, labels, dataset=source.label)
+plot.law(k, delta, parts, labels, dataset=source.label)
 
 # %% [markdown]
 # On MNIST, close to $w^*$ the law holds, and $\Delta_k$ is nearly all $a^2$: the level of the
 # surface moves, not its shape. Steps of $\sigma = 1$ leave the region in which the loss is
-# quadratic: there a few samples of huge curvature carry the law's mean, for most $k$ it is far too
-# small, and no quadratic law holds.
+# quadratic: there a few samples of huge curvature dominate the law's mean. For most $k$ it is far
+# too small. No quadratic law holds there.
 #
 # ## So, how many samples?
 #
@@ -181,6 +179,6 @@ for sigma, size, mean in zip(SIGMAS, sizes, level, strict=True):
 
 # %% [markdown]
 # Neither number promises that a network gains nothing from more data: it says when the landscape
-# around *this* network stays put. What a small pilot foretells of $K$, and with what interval, is
+# around *this* network stays put. What a small pilot predicts of $K$, and with what interval, is
 # in `how_much_data`; your own network in `your_model`; the same run as one command, with a report,
 # in `colab_tpu`.

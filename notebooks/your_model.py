@@ -22,8 +22,6 @@
 # own, with a part of the parameters frozen, and under `jit` and `vmap`.
 
 # %%
-from functools import partial
-
 import equinox as eqx
 import flax.linen as nn
 import haiku as hk
@@ -33,6 +31,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from flax import nnx
+from jax.tree_util import Partial
 
 import jaxscape as js
 from jaxscape.lab import plot, style
@@ -60,9 +59,9 @@ key = jax.random.key(0)
 optimizer = optax.adam(1e-2)
 
 
-@partial(jax.jit, static_argnums=0)
+@jax.jit
 def fit(loss, params):
-    """Adam on the mean loss of all samples: training asks for no more than jaxscape does."""
+    """Adam on the mean loss of all samples; ``loss`` is a ``Partial``, so a pytree."""
 
     def step(carry, _):
         params, state = carry
@@ -84,8 +83,10 @@ curves = {}
 # %% [markdown]
 # ## Flax Linen, with frozen batch statistics
 #
-# A loss of one sample must not hang on the others, so batch normalisation runs on its stored
-# averages, as it does at test time. They are no parameters: the loss closes over them.
+# The loss of one sample must not depend on the others. So batch normalisation runs on its stored
+# averages, as it does at test time (`use_running_average=True`). They are no parameters. They
+# travel in a `jax.tree_util.Partial`, whose arrays are arguments of the compiled program: after
+# more training the new averages count, and no program is compiled again.
 
 
 # %%
@@ -130,29 +131,34 @@ def train(variables):
 linen, statistics = train(variables)
 
 
-def linen_loss(params, batch):
+def with_statistics(statistics, params, batch):
     logits = model.apply({"params": params, "batch_stats": statistics}, batch["x"])
     return js.losses.cross_entropy(logits, batch["y"])
 
 
+linen_loss = Partial(with_statistics, statistics)
 curves["Flax Linen"] = look(linen_loss, linen)
 
 # %% [markdown]
 # ## Flax NNX
 #
-# Split off what is to move, `nnx.Param`; the rest (batch statistics, generators) stays as it is.
+# Call `network.eval()` first: dropout and batch normalisation must not depend on the batch. Then
+# split off what may move, `nnx.Param`. The rest (batch statistics, generators) goes into the
+# `Partial`.
 
 # %%
 rngs = nnx.Rngs(0)
 network = nnx.Sequential(nnx.Linear(2, 64, rngs=rngs), nnx.tanh, nnx.Linear(64, 2, rngs=rngs))
+network.eval()
 graph, params, rest = nnx.split(network, nnx.Param, ...)
 
 
-def nnx_loss(params, batch):
+def with_rest(rest, params, batch):
     logits = nnx.merge(graph, params, rest)(batch["x"])
     return js.losses.cross_entropy(logits, batch["y"])
 
 
+nnx_loss = Partial(with_rest, rest)
 curves["Flax NNX"] = look(nnx_loss, fit(nnx_loss, params))
 
 # %% [markdown]
@@ -170,7 +176,7 @@ def equinox_loss(params, batch):
     return js.losses.cross_entropy(logits, batch["y"])
 
 
-curves["Equinox"] = look(equinox_loss, fit(equinox_loss, params))
+curves["Equinox"] = look(equinox_loss, fit(Partial(equinox_loss), params))
 
 # %% [markdown]
 # ## Haiku
@@ -185,13 +191,13 @@ def haiku_loss(params, batch):
 
 
 untrained = network.init(key, data["x"])
-trained = fit(haiku_loss, untrained)
+trained = fit(Partial(haiku_loss), untrained)
 curves["Haiku"] = look(haiku_loss, trained)
 
 # %% [markdown]
-# Four libraries, four networks, one question. Three have the same layers and much the same level;
-# the one with batch normalisation lies higher. The peaks that they share are single samples, which
-# reach all four in the same order. That $\Delta_k \cdot k^2$ is flat is algebra and tells nothing.
+# Four libraries, four networks, one question. Three have the same layers and much the same level.
+# The one with batch normalisation lies higher. The peaks that they share are single samples, which
+# reach all four in the same order. That $\Delta_k \cdot k^2$ is flat is algebra and says nothing.
 
 # %%
 rows = list(curves.values())
@@ -214,12 +220,13 @@ plot.delta_k2(
 
 
 # %%
-def smoothed_loss(params, batch):
+def smoothed_cross_entropy(statistics, params, batch):
     logits = model.apply({"params": params, "batch_stats": statistics}, batch["x"])
     smooth = optax.smooth_labels(jax.nn.one_hot(batch["y"], 2), 0.1)
     return optax.softmax_cross_entropy(logits, smooth)
 
 
+smoothed_loss = Partial(smoothed_cross_entropy, statistics)
 smoothed = look(smoothed_loss, linen)
 print(f"E S² of plain labels    {curves['Flax Linen'].loss_variance.mean():.3g} nats²")
 print(f"E S² of smoothed labels {smoothed.loss_variance.mean():.3g} nats²")
@@ -236,19 +243,19 @@ except js.InputError as error:
 # %% [markdown]
 # ## Only some of the parameters
 #
-# `js.partition` takes parameters apart by a mask; what is frozen goes into the loss by
-# `jax.tree_util.Partial`, whose arrays are arguments of the compiled program, not constants in it.
-# So a new frozen part needs no new program, and large frozen weights are not copied.
+# `js.partition` takes parameters apart by a mask. What is frozen goes into the `Partial`. A new
+# frozen part then needs no new program, and large frozen weights are not copied.
 
 # %%
 last, body = js.partition(linen, {name: name == "Dense_1" for name in linen})
 
 
-def with_body(body, last, batch):
-    return linen_loss(js.combine(last, body), batch)
+def with_body(frozen, last, batch):
+    body, statistics = frozen
+    return with_statistics(statistics, js.combine(last, body), batch)
 
 
-last_loss = jax.tree_util.Partial(with_body, body)
+last_loss = Partial(with_body, (body, statistics))
 last_layer = look(last_loss, last)
 count = sum(leaf.size for leaf in jax.tree.leaves(last))
 print(f"last layer, {count} parameters: E S² {last_layer.loss_variance.mean():.3g} nats²")
@@ -258,8 +265,8 @@ print(f"last layer, {count} parameters: E S² {last_layer.loss_variance.mean():.
 #
 # Every function is pure, takes its keys and prints nothing. Here two Haiku networks at once, before
 # and after training. $\mathrm{E}_w S^2$ is the level of the order law: the smaller it is, the
-# sooner the landscape is still. Training raises it here: at first the losses are all much alike,
-# then most are small and those of samples amid the other class large.
+# sooner the landscape is still. Training raises it here. At first the losses are all much alike.
+# Then most are small, and those of samples amid the other class are large.
 
 
 # %%

@@ -1,5 +1,6 @@
 """The main command as a process, made small by its flags."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -19,12 +20,21 @@ def process(*arguments, **options):
 
 
 def hosts(arguments):
-    """What became of two such processes at once, of ``arguments(address, host)``."""
+    """What became of two such processes at once, of ``arguments(address, number)``.
+
+    Their environment says which they are, as JAX has it.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
+    known = os.environ | {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+
+    def start(number):
+        env = known | {"JAX_PROCESS_ID": str(number)}
+        return process(*arguments(address, number), env=env)
+
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda host: process(*arguments(address, host)), (0, 1)))
+        return list(pool.map(start, (0, 1)))
 
 
 def clouds(path):

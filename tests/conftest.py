@@ -8,7 +8,12 @@ import threading
 from pathlib import Path
 
 import command
+import jaxtyping
 import pytest
+
+# Every function of the package is checked against its annotations, shapes included, at each call.
+# Processes that tests start go without.
+jaxtyping.install_import_hook("jaxscape", "beartype.beartype")
 
 # Each worker keeps the programs it has compiled, for later tests and for the processes they start.
 # The folder is its own: JAX writes into it without a lock. Set before anything imports JAX.

@@ -6,7 +6,6 @@ python tests/devices.py OUT POINTSxSAMPLES:QUESTION,QUESTION [...] [--join ADDRE
 import functools
 import sys
 from pathlib import Path
-from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -16,7 +15,7 @@ import numpy as np
 from cases import mlp_apply, mlp_loss, mlp_problem
 
 import jaxscape as js
-from jaxscape import devices, first_layer, reductions
+from jaxscape import devices, reductions, sweep
 
 KS = (1, 2, 50, 100, 101)
 
@@ -25,8 +24,7 @@ def largest():
     """A reduction that keeps the largest |δ_k| of every point and of every k."""
 
     def update(state, steps, index, weight):
-        del index, weight
-        found = jnp.where(steps.fresh, abs(steps.innovation) / (steps.k + 1), 0)
+        found = jnp.where(steps.fresh, abs(steps.increment), 0)
         return jnp.maximum(state[0], found.max(1)), jnp.maximum(state[1], found.max(0))
 
     init = lambda t, b: (jnp.zeros(t), jnp.zeros(b))  # noqa: E731
@@ -41,7 +39,7 @@ def answer(question, mesh):
     space = js.random_subspace(key, params, 2)
     probe = js.gaussian(key, space, 11, 0.5)
     sizes = {"batch_size": 3, "point_batch": 2, "mesh": mesh}  # some chunks stay empty
-    sweep = functools.partial(js.evaluate, mlp_loss, probe, data, **sizes)
+    evaluate = functools.partial(js.evaluate, mlp_loss, probe, data, **sizes)
     hessian = functools.partial(
         js.hessian_operator, mlp_loss, params, data, batch_size=5, mesh=mesh
     )
@@ -50,16 +48,12 @@ def answer(question, mesh):
     if question == "pairs":
         pairs = js.top_eigenpairs(key, hessian(), params, 3)
         return pairs.values, jax.tree.map(abs, pairs.vectors), pairs.converged
-    if question == "shared":
-        sizes["batch_size"] = 4  # not compiled before
-        with mock.patch.object(first_layer, "share", side_effect=first_layer.share) as share:
-            jax.eval_shape(lambda: js.delta(mlp_loss, probe, data, **sizes))
-        return np.array(share.called)
     return {
+        "shared": lambda: np.array(sweep.shares_products(probe, mesh)),
         "delta": lambda: js.delta(mlp_loss, probe, data, **sizes),
         "surface": lambda: js.surface(mlp_loss, probe, data, KS, **sizes),
-        "losses": lambda: sweep(reductions.losses(11)),
-        "largest": lambda: sweep(largest()),
+        "losses": lambda: evaluate(reductions.losses(11)),
+        "largest": lambda: evaluate(largest()),
         "project": lambda: js.project(mlp_loss, space, data, batch_size=5, mesh=mesh),
         "hessian": lambda: hessian()(params),
         "prefix_hessian": lambda: hessian(count=40)(params),

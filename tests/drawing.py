@@ -1,11 +1,20 @@
-"""Figures in less time than users wait for them: most of it goes into the fonts of a PDF."""
+"""Figures drawn coarsely, since most of the time goes into the fonts of a PDF; curves to draw."""
 
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 from PIL import Image
 
 from jaxscape.lab import plot
+
+
+def heavy_tailed(n=3000, s=2):
+    """Values like those of a sweep: 1/k² times something that spans decades."""
+    draw = np.random.default_rng(0)
+    k = np.arange(1, n)
+    curves = 10 ** draw.normal(-2, 1.5, (s, n - 1)) / (k * (k + 1))
+    return k, curves, 0.1 * curves
 
 
 def coarsely():

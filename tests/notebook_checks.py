@@ -65,7 +65,7 @@ def how_much_data(found):
         delta = (increments64(losses) ** 2).mean(0)
         assert truth["last"].k == one_past_the_last(delta, [found.TOLERANCE])[0]
         assert found.shares[sigma].min() > 0.7
-    variance, sizes = found.foretell(js.evidence_of(jnp.asarray(losses)))
+    variance, sizes = found.predict(js.evidence_of(jnp.asarray(losses)))
     value = losses.var(1, ddof=1).mean()  # of the last σ, the monitor's
     np.testing.assert_allclose(variance.interval.value, value, rtol=1e-4)
     root = np.sqrt(value / found.TOLERANCE)

@@ -1,4 +1,4 @@
-"""The house rules: imports go one way, and the core stays light."""
+"""The rules of the house: its size, imports that go one way, a core that stays light."""
 
 import ast
 import subprocess
@@ -9,19 +9,19 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CORE = sorted((ROOT / "jaxscape").glob("*.py"))
-LAB = sorted((ROOT / "jaxscape" / "lab").glob("*.py"))
-LAYERS = [
-    {"types", "pairs"},
-    {"chunks", "operators", "copies", "partition"},
-    {"losses", "prefix", "sharding", "krylov", "tuning", "decay", "orders", "student"},
-    {"curvature", "lanczos", "spectrum", "sample_size", "intervals", "gauss_newton"},
-    {"subspace", "random_orders", "exceedance", "evidence", "prefix_spectra"},
-    {"probes", "quadratic", "stopping", "affine", "trajectory"},
-    {"reductions", "bounds", "sobol"},
-    {"grouped", "spread"},
-    {"landscape"},
-]
+LAB = sorted((ROOT / "jaxscape" / "lab").rglob("*.py"))
+EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
+MODULES = [*CORE, *LAB, *EXPERIMENTS]
+
+# Each module of the core imports modules to its left only.
+ORDER = [
+    "types", "prefix", "trees", "batching", "losses", "reductions", "devices", "curvature",
+    "lanczos", "quadrature", "subspace", "probes", "first_layer", "sweep", "quadratic",
+    "prefix_spectra", "loss_variance", "sample_size", "monitor",
+]  # fmt: skip
 THIRD_PARTY = {"jax", "numpy", "jaxtyping", "scipy"}
+HEAVY = {"flax", "optax", "orbax", "matplotlib", "tensorflow", "tensorflow_datasets", "tyro"}
+HEAVY.add("scipy")  # it comes with JAX, but is slow to import
 
 
 def imports(path):
@@ -36,25 +36,34 @@ def imports(path):
     return names
 
 
-def ours(path):
-    """The core modules that ``path`` imports."""
-    return {n.split(".")[1] for n in imports(path) if n.startswith("jaxscape.")}
+def floor(path):
+    """The command a module of the experiments belongs to, or the floor of any other."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:2]) if parts[0] == "experiments" else parts[0]
 
 
 @pytest.mark.parametrize("path", CORE, ids=lambda p: p.stem)
 def test_the_core_imports_no_lab_and_little_else(path):
-    foreign = {n.split(".")[0] for n in imports(path)} - set(sys.stdlib_module_names)
+    foreign = {name.split(".")[0] for name in imports(path)} - set(sys.stdlib_module_names)
     assert foreign <= THIRD_PARTY | {"jaxscape"}
-    assert "lab" not in ours(path)
+    assert not any(name.startswith("jaxscape.lab") for name in imports(path))
 
 
-def test_core_modules_import_earlier_layers_only():
-    level = {name: i for i, layer in enumerate(LAYERS) for name in layer}
-    assert set(level) == {p.stem for p in CORE} - {"__init__"}
+def test_imports_of_the_core_go_one_way():
+    assert set(ORDER) == {path.stem for path in CORE} - {"__init__"}
     for path in CORE:
         if path.stem != "__init__":
-            for name in ours(path):
-                assert level[name] < level[path.stem], f"{path.stem} imports {name}"
+            ours = {n.split(".")[1] for n in imports(path) if n.startswith("jaxscape.")}
+            later = ours - set(ORDER[: ORDER.index(path.stem)])
+            assert not later, f"{path.stem} imports {later}, which come after it"
+
+
+def test_nothing_imports_experiments_and_no_command_another():
+    for path in MODULES:
+        for name in imports(path):
+            if name.split(".")[0] == "experiments":
+                own = {floor(path), "experiments.common"}
+                assert ".".join(name.split(".")[:2]) in own, f"{path} imports {name}"
 
 
 @pytest.mark.parametrize("path", [*CORE, *LAB], ids=lambda p: p.stem)
@@ -62,23 +71,26 @@ def test_fields_are_documented_as_the_reference_reads_them(path):
     assert "#:" not in path.read_text(), "put a docstring below the field instead"
 
 
-def test_nothing_imports_the_experiments():
-    for path in (*CORE, *LAB):
-        assert not any(n.startswith("experiments") for n in imports(path)), path
+def test_the_house_stays_small():
+    lines = {path: path.read_text().count("\n") for path in MODULES}
+    long = {str(path.relative_to(ROOT)): n for path, n in lines.items() if n > 500}
+    assert not long
+    assert len(lines) <= 95
+    assert sum(lines.values()) <= 15_300
 
 
-def test_import_loads_jax_and_numpy_and_nothing_heavier():
-    code = "import sys, jaxscape; print(*{name.split('.')[0] for name in sys.modules})"
-    command = [sys.executable, "-c", code]
-    loaded = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    heavy = {"flax", "optax", "orbax", "matplotlib", "tensorflow", "tensorflow_datasets", "tyro"}
-    heavy.add("scipy")  # it comes with JAX, but is slow to import
-    assert not heavy & set(loaded.stdout.split())
-    assert "jax" in loaded.stdout.split()
-
-
-def test_importing_changes_no_configuration_of_jax():
-    code = "import jax; a = dict(jax.config.values); import jaxscape; print(a == jax.config.values)"
+def run(code):
+    """What a fresh interpreter prints."""
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "True"
+    return done.stdout.split()
+
+
+def test_import_loads_jax_and_numpy_changes_no_configuration_and_nothing_heavier():
+    same, *loaded = run(
+        "import jax, sys; before = dict(jax.config.values); import jaxscape\n"
+        "print(before == jax.config.values, *{name.split('.')[0] for name in sys.modules})"
+    )
+    assert same == "True"
+    assert not HEAVY & set(loaded)
+    assert {"jax", "numpy"} <= set(loaded)

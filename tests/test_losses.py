@@ -48,7 +48,7 @@ def test_first_and_second_derivatives():
 
 def test_squared_error_sums_all_but_the_first_axis():
     rng = np.random.default_rng(2)
-    a, b = rng.normal(size=(2, 4, 3, 2))
+    a, b = rng.normal(size=(2, 4, 3, 2)).astype(np.float32)
     np.testing.assert_allclose(
         losses.squared_error(a, b), 0.5 * ((a - b) ** 2).sum((1, 2)), rtol=1e-6
     )

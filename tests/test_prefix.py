@@ -1,3 +1,7 @@
+"""Prefix means, increments and pair arithmetic against float64 NumPy and exact fractions."""
+
+from fractions import Fraction
+
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
 import jax
@@ -18,7 +22,7 @@ def stream(losses, sizes):
     for size in sizes:
         batch = jnp.asarray(losses[:, begin : begin + size])
         state, steps = extend(state, batch, jnp.ones(size, bool))
-        rows.append(np.asarray(steps.innovation / (steps.k + 1)))
+        rows.append(np.asarray(steps.increment))
         begin += size
     return state, np.concatenate(rows, 1)[:, 1:]
 
@@ -40,9 +44,7 @@ def test_samples_met_before_change_nothing():
     assert int(state.num_samples) == 30
     np.testing.assert_array_equal(steps.k[5:], np.arange(20, 30))
     np.testing.assert_allclose(state.mean, losses.mean(1), rtol=1e-6)
-    np.testing.assert_allclose(
-        steps.innovation[:, 5:] / (steps.k[5:] + 1), increments64(losses)[:, 19:], rtol=2e-5
-    )
+    np.testing.assert_allclose(steps.increment[:, 5:], increments64(losses)[:, 19:], rtol=2e-5)
 
 
 @pytest.mark.parametrize("offset", [1e3, -1e3])
@@ -74,7 +76,7 @@ def test_ten_million_samples_lose_nothing():
         99 * 100_000 + np.arange(100_000)
     )
     want = ((exact - mean) / np.asarray(steps.k + 1)) ** 2
-    got = np.asarray(steps.innovation / (steps.k + 1), np.float64) ** 2
+    got = np.asarray(steps.increment, np.float64) ** 2
     np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
@@ -89,3 +91,40 @@ def test_means_and_increments_of_stored_losses(losses):
     got = np.asarray(prefix.increments(losses))
     assert got.shape == (losses.shape[0], losses.shape[1] - 1)
     assert np.abs(got - increments64(losses)).max() <= 1e-5 * scale
+
+
+numbers = st.floats(-1e6, 1e6, width=32, allow_subnormal=False).filter(
+    lambda x: x == 0 or abs(x) > 1e-6
+)
+
+
+@given(numbers, numbers)
+@settings(deadline=None)
+def test_two_sum_is_exact(a, b):
+    high, low = jax.jit(prefix.two_sum)(jnp.float32(a), jnp.float32(b))
+    assert Fraction(float(high)) + Fraction(float(low)) == Fraction(a) + Fraction(b)
+
+
+@given(numbers, st.integers(1, 2**24))
+@settings(deadline=None)
+def test_a_quotient_has_twice_the_digits(a, count):
+    whole = (jnp.float32(a), jnp.float32(0))
+    high, low = jax.jit(prefix.divide)(whole, jnp.float32(count))
+    assert abs(float(high) + float(low) - a / count) <= 1e-12 * abs(a / count)
+
+
+@pytest.mark.parametrize("n", [1, 2, prefix.RUN, prefix.RUN + 1, 1001])
+def test_running_sums_have_twice_the_digits(n):
+    x = np.random.default_rng(0).normal(size=(3, n)).astype(np.float32) * 1e3
+    high, low = jax.jit(prefix.cumsum)((x, np.zeros_like(x)))
+    exact = np.cumsum(x.astype(np.float64), -1)
+    got = np.asarray(high, np.float64) + np.asarray(low, np.float64)
+    assert np.abs(got - exact).max() < 1e-9
+
+
+def test_running_sums_before_a_term_do_not_depend_on_it():
+    x = np.ones(70, np.float32)
+    x[40] = np.nan
+    high, _ = jax.jit(prefix.cumsum)((x, np.zeros_like(x)))
+    np.testing.assert_array_equal(high[:40], np.arange(1, 41))
+    assert np.isnan(high[40:]).all()

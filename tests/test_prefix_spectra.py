@@ -8,9 +8,8 @@ from cases import mlp_loss, mlp_problem
 from jax.flatten_util import ravel_pytree
 from scipy.sparse.linalg import eigsh
 
-from experiments.spectra.measure import eigenvalue_delta
-from jaxscape.prefix_spectra import PrefixSpectra, geometric, overlap, prefix_spectra, ritz_values
-from jaxscape.quadratic import project, quadratic_delta
+from jaxscape.prefix_spectra import geometric, overlap, prefix_spectra, ritz_values
+from jaxscape.quadratic import project
 from jaxscape.subspace import Subspace, random_subspace
 from jaxscape.types import InputError
 
@@ -147,32 +146,6 @@ def test_the_loss_is_traced_once_for_all_k(case):
     assert solve([3, 50, 101]) <= 1  # for the shape of its result
 
 
-def test_eigenvalue_delta_is_theorem_one(case, solved):
-    _, _, hessians = case
-    five, six = (np.linalg.eigvalsh(hessians[:k].mean(0))[::-1][:4] for k in (5, 6))
-    steps = six - five
-    expected = 0.3**4 / 4 * (2 * (steps**2).sum() + steps.sum() ** 2)
-    k, delta = eigenvalue_delta(solved[0], 0.3)
-    np.testing.assert_array_equal(k, [5])
-    np.testing.assert_allclose(delta, [expected], rtol=1e-3)
-
-
-def test_eigenvalue_delta_is_the_diagonal_law_where_eigenvectors_are_shared():
-    """Linear regression on coordinate axes: every H_k is diagonal, in the same order."""
-    inputs = np.concatenate([np.diag([9.0, 6, 3])] * 3)
-    inputs *= np.linspace(1, 1.05, 9)[:, None]
-    data, params = jnp.asarray(inputs), jnp.zeros(3)
-
-    def loss(w, batch):
-        return (batch @ w) ** 2 / 2
-
-    found = prefix_spectra(KEY, loss, params, data, 3, ks=range(3, 10))
-    k, delta = eigenvalue_delta(found, 0.1)
-    law = quadratic_delta(project(loss, Subspace(params, jnp.eye(3)), data), 0.1)
-    np.testing.assert_array_equal(k, range(3, 9))
-    np.testing.assert_allclose(delta, law.diagonal[2:], rtol=1e-3)
-
-
 def test_ritz_values_are_those_of_the_prefix_means():
     rng = np.random.default_rng(1)
     hessian = rng.normal(size=(300, 4, 4)).astype(np.float32) + 50 * np.eye(4, dtype=np.float32)
@@ -234,12 +207,10 @@ def test_bad_input_is_one_clear_line(case, changes, message):
     assert "\n" not in str(caught.value)
 
 
-def test_no_successor_and_no_grid():
-    nothing = PrefixSpectra(jnp.asarray([1, 3]), jnp.ones((2, 2)), *[None] * 5)
-    with pytest.raises(InputError, match="k followed by k"):
-        eigenvalue_delta(nothing, 1.0)
-    for first in (0, 3):
-        with pytest.raises(InputError, match="1 <= first <= last"):
-            geometric(first, 2)
-    with pytest.raises(InputError, match="num >= 2"):
-        geometric(1, 2, 1)
+@pytest.mark.parametrize(
+    ("range_", "message"),
+    [((0, 2), "1 <= first <= last"), ((3, 2), "1 <= first <= last"), ((1, 2, 1), "num >= 2")],
+)
+def test_no_grid(range_, message):
+    with pytest.raises(InputError, match=message):
+        geometric(*range_)

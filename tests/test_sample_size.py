@@ -1,11 +1,60 @@
+"""Sample sizes against their definitions, the laws against all orders of six samples."""
+
+import itertools
+
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
 import jax
 import numpy as np
+import pytest
+from cases import increments64
 from hypothesis import given, settings
 
 import jaxscape as js
-from jaxscape.sample_size import distance_law, distance_size, increment_size
+from jaxscape.sample_size import (
+    distance_law,
+    distance_size,
+    exceedance_size,
+    increment_size,
+    random_orders,
+)
+from jaxscape.types import InputError
+
+SIX = np.random.default_rng(0).exponential(size=6)
+ORDERS = np.array(list(itertools.permutations(SIX)))
+MEANS = np.cumsum(ORDERS, 1) / np.arange(1, 7)
+
+
+def test_the_order_law_is_the_mean_over_all_720_orders_of_six_samples():
+    assert len(ORDERS) == 720
+    mean = (increments64(ORDERS) ** 2).mean(0)
+    np.testing.assert_allclose(js.order_law(SIX.var(ddof=1), np.arange(1, 6)), mean, rtol=1e-6)
+
+
+@pytest.mark.parametrize("b", [1, 2, 3, 4, 5])
+def test_several_samples_at_once_over_all_720_orders(b):
+    k = np.arange(1, 7 - b)
+    mean = ((MEANS[:, b:] - MEANS[:, :-b]) ** 2).mean(0)
+    np.testing.assert_allclose(distance_law(SIX.var(ddof=1), k, k + b), mean, rtol=1e-6)
+    np.testing.assert_allclose(distance_law(SIX.var(ddof=1), k + b, k), mean, rtol=1e-6)
+
+
+def test_distance_to_the_full_data_over_all_720_orders():
+    mean = ((MEANS - SIX.mean()) ** 2).mean(0)
+    got = distance_law(SIX.var(ddof=1), np.arange(1, 7), 6)
+    np.testing.assert_allclose(got, mean, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+def test_distance_to_a_population_over_all_draws_with_replacement(k):
+    draws = np.array(list(itertools.product(SIX, repeat=k)))
+    mean = ((draws.mean(1) - SIX.mean()) ** 2).mean()
+    np.testing.assert_allclose(distance_law(SIX.var(), k), mean, rtol=1e-6)
+
+
+def test_one_sample_further_is_the_order_law_at_any_k():
+    k = np.array([1, 100, 59_999, 10_000_000])
+    np.testing.assert_allclose(distance_law(2.0, k, k + 1), js.order_law(2.0, k), rtol=1e-6)
 
 
 def slow(delta, tolerance):
@@ -86,3 +135,120 @@ def test_a_size_beyond_reach_is_said_so():
 def test_no_distance_is_below_an_epsilon_that_is_not_positive():
     size = distance_size(1.0, np.array([0.1, 0.0, -0.1], np.float32))
     assert size.reached.tolist() == [True, False, False]
+
+
+LOSSES = np.random.default_rng(0).exponential(size=(3, 50)).astype(np.float32)
+
+
+def test_each_order_is_a_permutation_of_all_samples():
+    key = jax.random.key(1)
+    got = random_orders(key, LOSSES, 4).delta
+    assert got.shape == (4, 49)
+    for row, child in zip(got, jax.random.split(key, 4), strict=True):
+        order = np.asarray(jax.random.permutation(child, 50))
+        want = (increments64(LOSSES[:, order]) ** 2).mean(0)
+        np.testing.assert_allclose(row, want, rtol=1e-5, atol=1e-10)
+
+
+def test_the_mean_over_200_orders_is_the_order_law_within_its_error():
+    deltas = np.asarray(random_orders(jax.random.key(2), LOSSES, 200).delta, float)
+    k = np.arange(1, 50)
+    law = LOSSES.astype(float).var(1, ddof=1).mean() / k / (k + 1)
+    scores = (deltas.mean(0) - law) / (deltas.std(0, ddof=1) / np.sqrt(200))
+    assert abs(scores).max() < 4
+    assert 0.8 < scores.std() < 1.2  # the error is neither too small nor too large
+
+
+def test_bands_and_sizes_are_those_of_the_orders():
+    orders = random_orders(jax.random.key(3), LOSSES, 21)
+    np.testing.assert_allclose(
+        orders.bands([0.05, 0.5, 0.95]), np.quantile(orders.delta, [0.05, 0.5, 0.95], 0), rtol=1e-5
+    )
+    tolerances = np.array([1e-1, 1e-3, 1e-9], np.float32)
+    sizes = orders.sufficient_size(tolerances)
+    assert sizes.k.shape == (3, 21)
+    for i, tolerance in enumerate(tolerances):
+        for j, delta in enumerate(orders.delta):
+            assert int(sizes.k[i, j]) == int(js.sufficient_size(delta, tolerance).k)
+    assert sizes.reached[0].all()
+    assert not sizes.reached[2].any()
+
+
+@pytest.mark.parametrize(
+    ("losses", "orders", "word"),
+    [(LOSSES[0], 2, "(50,)"), (LOSSES[:, :1], 2, "(3, 1)"), (LOSSES, 0, "found 0")],
+)
+def test_bad_losses_are_said(losses, orders, word):
+    with pytest.raises(js.InputError, match=word.replace("(", r"\(").replace(")", r"\)")):
+        random_orders(jax.random.key(0), losses, orders)
+
+
+POPULATION = np.random.default_rng(0).exponential(size=3000) ** 2
+
+
+def simulated(tolerance, orders=2000):
+    """Definition 4's K in random streams of Δ_k = z/(k(k+1)), drawn with replacement."""
+    rng = np.random.default_rng(1)
+    k = np.arange(1, 1001)
+    exceeds = rng.choice(POPULATION, (orders, 1000)) / (k * (k + 1)) >= tolerance
+    return np.max(np.where(exceeds, k, 0), 1) + 1
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9])
+def test_quantiles_are_those_of_simulated_orders(level):
+    tolerances = np.array([1e-2, 1e-3, 3e-4], np.float32)
+    low, value, high = exceedance_size(
+        np.sort(POPULATION)[::-1].astype(np.float32), 3000, tolerances, level=level
+    )
+    for i, tolerance in enumerate(tolerances):
+        found = simulated(tolerance)
+        for k, p in ((low.k[i], (1 - level) / 2), (value.k[i], 0.5)):
+            assert np.mean(found <= k) >= p - 0.045
+            assert np.mean(found < k) <= p + 0.045
+        assert np.mean(found <= high.k[i]) >= (1 + level) / 2 - 0.02
+
+
+def test_the_largest_terms_suffice():
+    terms = np.sort(POPULATION)[::-1].astype(np.float32)
+    few, all_ = (exceedance_size(terms[:n], 3000, 1e-4) for n in (1000, 3000))
+    assert [int(x.k) for x in few] == [int(x.k) for x in all_]
+
+
+def test_terms_below_the_tolerance_never_reach_it():
+    got = exceedance_size(np.full(5, 1e-3, np.float32), 5, 1.0)
+    assert [int(x.k) for x in got] == [1, 1, 1]
+
+
+def test_terms_left_out_widen_the_limits_where_they_matter():
+    # of 20,000 nearly equal terms, as many as are kept tell nothing of a K that all of them reach
+    terms = np.random.default_rng(2).normal(1, 0.1, size=20_000).astype(np.float32)
+    kept = np.sort(terms)[::-1][:1024]
+    few, all_ = (exceedance_size(z, 20_000, 1e-3) for z in (kept, terms))
+    assert int(few.low.k) <= int(all_.low.k)
+    assert int(all_.value.k) <= int(few.value.k) <= int(few.high.k)
+    assert int(all_.high.k) <= int(few.high.k) <= 1.2 * int(all_.high.k)
+
+
+def test_a_run_of_n_sees_no_later_exceedance():
+    tolerance, n = np.float32(1e-4), 200
+    rng = np.random.default_rng(1)
+    k = np.arange(1, n)
+    exceeds = rng.choice(POPULATION, (4000, n - 1)) / (k * (k + 1)) >= tolerance
+    found = np.max(np.where(exceeds, k, 0), 1) + 1
+    low, value, high = exceedance_size(POPULATION.astype(np.float32), 3000, tolerance, within=n)
+    endless = exceedance_size(POPULATION.astype(np.float32), 3000, tolerance)
+    assert int(high.k) <= n < int(endless.high.k)
+    for size, p in ((low, 0.05), (value, 0.5), (high, 0.95)):
+        assert np.mean(found < size.k) - 0.045 <= p <= np.mean(found <= size.k) + 0.045
+
+
+def test_a_term_that_is_not_finite_leaves_no_size():
+    for bad in (np.nan, np.inf):
+        sizes = exceedance_size(np.array([1.0, bad], np.float32), 2, 1e-3)
+        assert not any(bool(size.reached) for size in sizes)
+
+
+@pytest.mark.parametrize(("terms", "level"), [([1.0], 1.0), ([1.0], 1.5), ([], 0.9)])
+def test_bad_terms_are_said(terms, level):
+    with pytest.raises(InputError, match="expected"):
+        exceedance_size(np.array(terms, np.float32), 5, 1e-3, level=level)

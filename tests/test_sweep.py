@@ -1,3 +1,5 @@
+"""The one loop against a slow float64 NumPy loop over points and samples."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -247,3 +249,43 @@ def test_other_bad_input_is_refused(problem):
         js.delta(mlp_loss, probe, iter(()))
     with pytest.raises(js.InputError, match="chunk size"):
         js.delta(mlp_loss, probe, data, batch_size=0)
+
+
+def test_gradients_through_a_sweep():
+    params, data = mlp_problem()
+
+    def total(factor, params):
+        loss = lambda params, batch: factor * mlp_loss(params, batch)  # noqa: E731
+        return js.per_sample_losses(loss, params, data).sum()
+
+    got = jax.grad(total, argnums=(0, 1))(2.0, params)
+    of_all = lambda factor, params: factor * mlp_loss(params, data).sum()  # noqa: E731
+    want = jax.grad(of_all, argnums=(0, 1))(2.0, params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, want)
+
+
+@pytest.mark.parametrize("num_points", [4, 8])  # too few to share products, and enough
+def test_gradients_through_a_curve(num_points):
+    params, data = mlp_problem()
+    theta = jax.random.normal(jax.random.key(2), (num_points, 2))
+    space = js.random_subspace(jax.random.key(1), params, 2)
+
+    def mean(scale):
+        return js.delta(mlp_loss, js.points(space, scale * theta), data).mean.mean()
+
+    slope, step = jax.grad(mean)(0.5), 1e-2
+    np.testing.assert_allclose(slope, (mean(0.5 + step) - mean(0.5 - step)) / (2 * step), rtol=1e-2)
+
+
+def test_a_loss_is_asked_for_no_other_number_of_samples_than_were_given():
+    weights = jnp.linspace(0.5, 1.5, 48)
+
+    def loss(params, x):
+        groups = (x @ params).reshape(-1, 3, 4)
+        inner = (groups - groups.mean(1, keepdims=True)).reshape(-1, 4).sum(-1) ** 2
+        return weights * inner
+
+    x = jax.random.normal(jax.random.key(0), (48, 5))
+    params = jax.random.normal(jax.random.key(1), (5, 4))
+    got = js.per_sample_losses(loss, params, x)
+    np.testing.assert_allclose(got, loss(params, x), rtol=1e-4, atol=1e-5)

@@ -17,10 +17,9 @@ from experiments.common.console import seconds, timer
 from experiments.common.problem import Problem
 from jaxscape import batching
 from jaxscape.lab import stream, train
-from jaxscape.probes import Probe
 from jaxscape.quadratic import project
 from jaxscape.trees import num_parameters
-from jaxscape.types import Params
+from jaxscape.types import Params, Probe
 
 SQUARE = 2048
 """Side of the matrices whose product measures the machine."""
@@ -136,7 +135,7 @@ def against_pytorch(problem: Problem, params: Params, dim: int) -> list[Stage]:
     space = js.random_subspace(problem.keys["subspace"], params, dim)
     probe = js.gaussian(problem.keys["probe"], space, ALONG, 0.01)
     hessian = js.hessian_operator(problem.loss, params, problem.samples)
-    search = functools.partial(js.top_eigenpairs, problem.keys["subspace"], copies=False)
+    search = functools.partial(js.top_eigenpairs, problem.keys["subspace"], find_repeated=False)
 
     ours = {
         "sweep": timer(lambda: js.delta(problem.loss, probe, few)),

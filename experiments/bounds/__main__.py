@@ -12,12 +12,10 @@ import numpy as np
 
 import jaxscape as js
 from experiments.bounds import measure, published, report
-from experiments.common import cli, console, prepare, run_folder, segments, tables
-from experiments.common import problem as problems
+from experiments.common import cli, console, prepare, run_folder, segments
 from experiments.common.config import ProblemConfig, above, at_least, between, default
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Kept, Record
-from jaxscape.subspace import check_dim
 from jaxscape.types import InputError
 
 
@@ -45,32 +43,26 @@ class BoundsConfig(ProblemConfig):
     out: Annotated[Path | None, default("runs/bounds-<dataset>-<hash of the settings>")] = None
     """Run folder."""
 
+    def check(self) -> None:
+        """See ``ProblemConfig.check``."""
+        super().check()
+        if self.model != "mlp":
+            raise InputError(
+                f"expected --model mlp, which the bounds are of, found {self.model}; change it"
+            )
+
 
 def run(config: BoundsConfig) -> Kept:
-    """Measure, print the table, and write the run folder.
+    """Measure, print the tables, and write the run folder; see ``run_folder.run``."""
+    return run_folder.run("bounds", config, _find, lambda kept: report.text(kept.summary), _check)
 
-    Raises:
-        InputError: settings or data that cannot be used.
-    """
-    config.check()
-    if config.model != "mlp":
-        raise InputError(
-            f"expected --model mlp, which the bounds are of, found {config.model}; change it"
-        )
-    problem = problems.load(config)
+
+def _check(problem: Problem) -> None:
     if not problem.dataset.num_classes:
         raise InputError(
             "expected classes as targets, found numbers to be predicted; the bounds are of the "
             "cross-entropy, so take a data set of classes"
         )
-    check_dim(config.dim, problem.initial)
-    console.problem(problem, config.order)
-    found = run_folder.keep("bounds", config, problem, lambda work: _find(problem, config, work))
-    print("\n" + tables.as_text(report.table(found.summary["bounds"])))
-    print("\n" + tables.as_text(report.constants_table(found.summary)))
-    print(f"\n{report.NOTE}\n{report.verdict(found.summary)}")
-    print(f"\nfigures: {found.folder / 'figures'}")
-    return found
 
 
 def _find(problem: Problem, config: BoundsConfig, work: Path) -> Record:

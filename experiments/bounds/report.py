@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from experiments.common.tables import as_text
 from jaxscape import InputError
 from jaxscape.lab.style import (
     MARKERS,
@@ -64,6 +65,12 @@ def compare(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
             }
         )
     return entries
+
+
+def text(found: dict[str, Any]) -> str:
+    """All that the command prints of its summary."""
+    both = [as_text(table(found["bounds"])), as_text(constants_table(found))]
+    return "\n\n".join([*both, f"{NOTE}\n{verdict(found)}"])
 
 
 def table(entries: list[dict[str, Any]]) -> list[list[str]]:

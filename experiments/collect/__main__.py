@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from experiments.collect import measure, report
-from experiments.common import cli, console, run_folder
+from experiments.common import cli, run_folder
 from experiments.common import problem as problems
 from experiments.common.config import ProblemConfig, above, at_least, default
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Kept, Record
-from jaxscape.subspace import check_dim
 from jaxscape.trees import num_parameters
 
 
@@ -64,39 +63,25 @@ class CollectConfig(ProblemConfig):
 
 
 def run(config: CollectConfig) -> Kept:
-    """Collect, compare, print where it stopped, and write the run folder.
-
-    Raises:
-        InputError: settings or data that cannot be used.
-    """
-    config.check()
-    problem = problems.load(config)
-    check_dim(config.dim, problem.initial)
-    problems.check_test_split(problem)
-    console.problem(problem, config.order)
-    found = run_folder.keep("collect", config, problem, lambda work: _find(problem, config, work))
-    print("\n" + report.text(found.summary))
-    print(f"\nfigures: {found.folder / 'figures'}")
-    return found
+    """Measure, compare, print the tables, and write the run folder; see ``run_folder.run``."""
+    show = lambda kept: report.text(kept.summary)  # noqa: E731
+    return run_folder.run("collect", config, _find, show, problems.check_test_split)
 
 
 def _find(problem: Problem, config: CollectConfig, work: Path) -> Record:
     arrays = measure.measure(problem, config, work / "checkpoint")
-    unit = "nats" if problem.dataset.num_classes else "loss"
     found = {
         "num_parameters": num_parameters(problem.initial),
         "steps_per_arrival": measure.steps(problem, config),
         "tolerance": config.tolerance,
-        "unit": unit,
+        "unit": "nats" if problem.dataset.num_classes else "loss",
         **report.summarise(arrays),
     }
     marks = run_folder.marks(problem)
-    figures = {
-        "monitor": report.monitor(arrays, config.tolerance, **marks),
-        "test_loss": report.loss(arrays, unit=unit, **marks),
-    }
-    if "test_accuracy" in arrays:
-        figures["test_error"] = report.error(arrays, **marks)
+    figures = {"monitor": report.monitor(arrays, config.tolerance, **marks)}
+    for metric, name in (("test_loss", "test_loss"), ("test_accuracy", "test_error")):
+        if metric in arrays:
+            figures[name] = report.network(arrays, metric, unit=found["unit"], **marks)
     return Record(arrays, found, figures)
 
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +21,73 @@ from jaxscape.loss_variance import Interval
 from jaxscape.monitor import Decision
 from jaxscape.types import Batch, Params, PerSampleLoss
 
-Train = Callable[[State, int, int], State]
-Test = Callable[[Params], dict[str, float]]
 Arrays = dict[str, np.ndarray]
+Train = Callable[[State, int, int], State]
+Tests = tuple[dict[str, PerSampleLoss], Batch]
 
 TEST_BATCH = 1000
 """Test samples per chunk."""
+
+LEVEL = 0.9
+"""Of every interval."""
+
+TOL = 1e-2
+"""Relative residual of the eigenpairs, which only their span is wanted of."""
+
+
+def measure(problem: Problem, config: Any, store: Path) -> Arrays:
+    """The arrays of results.npz: A arrivals, C looks, n test samples; accuracies only of classes.
+
+    ``k`` [A], ``test_loss``, ``test_accuracy`` [A] after each arrival; those of ``watcher``
+    [C, ...]; ``order`` [k_max]; ``final_test_loss``, ``final_test_accuracy`` [n] of the last
+    network on each test sample. Where it stopped, ``k`` and all of the tests once more with
+    ``stopped_`` before the name, from the stop on: of the network that trained on without new
+    samples.
+    """
+    counts = arrivals(len(problem.order), config.arrivals)
+    at = looks(counts, config.growth)
+    train, look, tests = trainer(problem, config), watcher(problem, config), tests_of(problem)
+    started = time.monotonic()
+    stops: list[tuple[int, State]] = []
+    tested, said, state = [], [], start(problem, config)
+    with progress("collecting", len(counts), "arrivals") as advance:
+        for number, k in enumerate(counts.tolist()):
+            state = train(state, number, k)
+            tested.append(scores(*tests, state.params))
+            if k in at:  # also after the first stop
+                said.append(look(state.params, k))
+                if said[-1]["stop"] and not stops:
+                    stops.append((number, state))
+            advance(1)
+    what = f"{len(counts)} arrivals, {len(at)} looks of the monitor"
+    console.stage("collected", what, time.monotonic() - started)
+    networks = {"all": state.params}
+    arrays = {"k": counts, "order": problem.order, **_columns(tested), **_columns(said)}
+    arrays |= final(*tests, state.params)
+    if stops:
+        started, (stop, state) = time.monotonic(), stops[0]
+        found, networks["stopped"] = _go_on(counts, stop, state, train, tests)
+        arrays |= {f"stopped_{name}": values for name, values in found.items()}
+        what = f"on {counts[stop]:,} samples, the steps that were left"
+        console.stage("trained", what, time.monotonic() - started)
+    checkpoint.save(store, "collected", networks)
+    return arrays
+
+
+def _go_on(
+    counts: np.ndarray, stop: int, state: State, train: Train, tests: Tests
+) -> tuple[Arrays, Params]:
+    """Train the network of arrival ``stop`` on what it has met, as many steps as the other."""
+    tested = [scores(*tests, state.params)]
+    for number in range(stop + 1, len(counts)):
+        state = train(state, number, int(counts[stop]))
+        tested.append(scores(*tests, state.params))
+    found = {"k": counts[stop:], **_columns(tested), **final(*tests, state.params)}
+    return found, state.params
+
+
+def _columns(rows: Sequence[dict[str, Any]]) -> Arrays:
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def arrivals(n: int, size: int) -> np.ndarray:
@@ -66,26 +127,22 @@ def trainer(problem: Problem, config: Any) -> Train:
     return train
 
 
-def tester(metrics: dict[str, PerSampleLoss], samples: Batch) -> Test:
-    """``test(params)``: the means of ``metrics`` over the test samples.
+def scores(metrics: dict[str, PerSampleLoss], samples: Batch, params: Params) -> dict[str, float]:
+    """The means of ``metrics`` over the test samples.
 
     Raises:
         InputError: a loss that is not finite, as that of a network which diverged.
     """
-
-    def test(params: Params) -> dict[str, float]:
-        found = {
-            name: float(mean_loss(metric, params, samples, batch_size=TEST_BATCH))
-            for name, metric in metrics.items()
-        }
-        if not np.isfinite(found["test_loss"]):
-            raise InputError(
-                f"expected a finite test loss, found {found['test_loss']}; lower --learning-rate, "
-                "or look for NaN in the inputs"
-            )
-        return found
-
-    return test
+    found = {
+        name: float(mean_loss(metric, params, samples, batch_size=TEST_BATCH))
+        for name, metric in metrics.items()
+    }
+    if not np.isfinite(found["test_loss"]):
+        raise InputError(
+            f"expected a finite test loss, found {found['test_loss']}; lower --learning-rate, "
+            "or look for NaN in the inputs"
+        )
+    return found
 
 
 def final(metrics: dict[str, PerSampleLoss], samples: Batch, params: Params) -> Arrays:
@@ -94,23 +151,6 @@ def final(metrics: dict[str, PerSampleLoss], samples: Batch, params: Params) -> 
         f"final_{name}": np.asarray(js.per_sample_losses(metric, params, samples))
         for name, metric in metrics.items()
     }
-
-
-LEVEL = 0.9
-"""Of every interval."""
-TOL = 1e-2
-"""Relative residual of the eigenpairs, which only their span is wanted of."""
-
-
-class Look(NamedTuple):
-    """A decision, as numbers: every interval is low, value, high, infinite beyond all numbers."""
-
-    look_k: np.ndarray  #: samples met
-    loss_variance: np.ndarray  #: E_q S², ``[3]``
-    effective: np.ndarray  #: effective sample size
-    law: np.ndarray  #: K of the order law, ``[3]``
-    exceedance: np.ndarray  #: K of Definition 4 over orders, ``[3]``
-    stop: np.ndarray
 
 
 def looks(counts: np.ndarray, growth: float) -> np.ndarray:
@@ -129,8 +169,12 @@ def spread(k: int, size: int) -> tuple[np.ndarray, int]:
     return np.arange(size) * max(k, size) // size, min(k, size)
 
 
-def watcher(problem: Problem, config: Any) -> Callable[[Params, int], Look]:
+def watcher(problem: Problem, config: Any) -> Callable[[Params, int], Arrays]:
     """``look(params, k)``: whether sample k + 1 would still reshape the landscape around them.
+
+    ``look_k`` are the samples met, ``loss_variance`` [3] is E_q S², ``effective`` its effective
+    sample size, ``law`` [3] K of the order law, ``exceedance`` [3] K of Definition 4 over orders,
+    ``stop`` the decision. [3] is low, value, high, infinite beyond all numbers.
 
     A monitor's evidence belongs to fixed points, so it starts from nothing at each look: the
     directions through ``params`` are found, and all k samples met are streamed through it at new
@@ -140,14 +184,10 @@ def watcher(problem: Problem, config: Any) -> Callable[[Params, int], Look]:
         InputError: losses that are not finite, or whose squares are not.
     """
     keep = reductions.losses(config.points)
-    monitor = js.monitor(
-        num_points=config.points,
-        tolerance=config.tolerance,
-        level=LEVEL,
-        at_least=config.at_least,
-    )
+    asked = {"tolerance": config.tolerance, "at_least": config.at_least}
+    monitor = js.monitor(num_points=config.points, level=LEVEL, **asked)
 
-    def look(params: Params, k: int) -> Look:
+    def look(params: Params, k: int) -> Arrays:
         space = directions(problem, config, params, k)
         probe = prepare.probe(problem, params, space, config.points, config.sigma)
         state = monitor.init()
@@ -163,7 +203,8 @@ def watcher(problem: Problem, config: Any) -> Callable[[Params, int], Look]:
 def directions(problem: Problem, config: Any, params: Params, k: int) -> js.Subspace:
     """The directions of the settings' kind through ``params``, from the first k samples alone.
 
-    The Hessian is that of samples spread evenly over them, whatever the order."""
+    The Hessian is that of samples spread evenly over them, whatever the order.
+    """
     key = problem.keys["subspace"]
     if config.subspace == "hessian":
         rows, count = spread(k, min(config.hessian_samples, len(problem.order)))
@@ -171,109 +212,32 @@ def directions(problem: Problem, config: Any, params: Params, k: int) -> js.Subs
         operator = js.hessian_operator(problem.loss, params, few, count=count)
         pairs = js.top_eigenpairs(key, operator, params, config.dim, tol=TOL)
         return js.Subspace(params, pairs.vectors)
-    return js.random_subspace(
-        key, params, config.dim, normalization="filter" if config.subspace == "filter" else "unit"
-    )
+    if config.subspace == "filter":
+        return js.random_subspace(key, params, config.dim, normalization="filter")
+    return js.random_subspace(key, params, config.dim)
 
 
-def _numbers(said: Decision) -> Look:
-    bad = int(said.nonfinite)
+def _numbers(said: Decision) -> Arrays:
+    bad, variance = int(said.nonfinite), said.loss_variance
     if bad:
         raise InputError(
             f"expected finite losses around the network, found NaN or infinity for {bad} of "
             f"{int(said.num_samples)} samples; lower --sigma"
         )
-    if np.isnan(said.loss_variance.interval.value):
+    if np.isnan(variance.interval.value):
         raise InputError(
             "expected losses around the network whose squares fit float32, found losses above "
             "1e18; lower --sigma"
         )
-    return Look(
-        np.asarray(said.num_samples),
-        np.asarray(said.loss_variance.interval),
-        np.asarray(said.loss_variance.effective),
-        _sizes(said.law),
-        _sizes(said.exceedance),
-        np.asarray(said.stop),
-    )
+    return {
+        "look_k": np.asarray(said.num_samples),
+        "loss_variance": np.asarray(variance.interval),
+        "effective": np.asarray(variance.effective),
+        "law": _sizes(said.law),
+        "exceedance": _sizes(said.exceedance),
+        "stop": np.asarray(said.stop),
+    }
 
 
 def _sizes(interval: Interval) -> np.ndarray:
     return np.array([float(size.k) if size.reached else np.inf for size in interval])
-
-
-class Stop(NamedTuple):
-    """The first look at which the monitor said stop."""
-
-    number: int  #: of the arrival, from 0 on
-    state: State  #: the network at that time
-
-
-def measure(problem: Problem, config: Any, store: Path) -> Arrays:
-    """The arrays of results.npz: A arrivals, C looks, n test samples; accuracies only of classes.
-
-    ``k`` [A], ``test_loss``, ``test_accuracy`` [A] after each arrival; those of
-    ``Look`` [C, ...]; ``order`` [k_max]; ``final_test_loss``,
-    ``final_test_accuracy`` [n] of the last network on each test sample. Where it stopped, ``k`` and
-    all of the tests once more with ``stopped_`` before the name, from the stop on: of the network
-    that trained on without new samples.
-    """
-    counts = arrivals(len(problem.order), config.arrivals)
-    tests = tests_of(problem)
-    train = trainer(problem, config)
-    test = tester(*tests)
-    look = watcher(problem, config)
-    at = looks(counts, config.growth)
-    started = time.monotonic()
-    state = start(problem, config)
-    arrays, last, stop = _collect(counts, at, state, train, test, look)
-    what = f"{len(counts)} arrivals, {len(at)} looks of the monitor"
-    console.stage("collected", what, time.monotonic() - started)
-    arrays |= {"order": problem.order, **final(*tests, last)}
-    networks = {"all": last}
-    if stop is not None:
-        started = time.monotonic()
-        found, networks["stopped"] = _go_on(counts, stop, train, test)
-        found |= final(*tests, networks["stopped"])
-        arrays |= {f"stopped_{name}": values for name, values in found.items()}
-        what = f"on {counts[stop.number]:,} samples, the steps that were left"
-        console.stage("trained", what, time.monotonic() - started)
-    checkpoint.save(store, "collected", networks)
-    return arrays
-
-
-def _collect(
-    counts: np.ndarray,
-    at: np.ndarray,
-    state: State,
-    train: Train,
-    test: Test,
-    look: Callable[[Params, int], Look],
-) -> tuple[Arrays, Params, Stop | None]:
-    """Train on all that arrive. The monitor also looks after its first stop."""
-    stop, tested, said = None, [], []
-    with progress("collecting", len(counts), "arrivals") as advance:
-        for number, k in enumerate(counts.tolist()):
-            state = train(state, number, k)
-            tested.append(test(state.params))
-            if k in at:
-                said.append(look(state.params, k))
-                if said[-1].stop and stop is None:
-                    stop = Stop(number, state)
-            advance(1)
-    looks = _columns([seen._asdict() for seen in said])
-    return {"k": counts, **_columns(tested), **looks}, state.params, stop
-
-
-def _go_on(counts: np.ndarray, stop: Stop, train: Train, test: Test) -> tuple[Arrays, Params]:
-    """Train the network of the stop on what it has met, while the other's samples arrive."""
-    k, state = int(counts[stop.number]), stop.state
-    tested = [test(state.params)]
-    for number in range(stop.number + 1, len(counts)):
-        state = train(state, number, k)
-        tested.append(test(state.params))
-    return {"k": counts[stop.number :], **_columns(tested)}, state.params
-
-
-def _columns(rows: Sequence[dict[str, Any]]) -> Arrays:
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}

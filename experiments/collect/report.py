@@ -1,7 +1,7 @@
 """Tables and figures of a network trained while its samples arrive, from arrays."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -20,20 +20,47 @@ METRICS = ("test_accuracy", "test_loss")
 
 def summarise(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     """Where it stopped, and the tests there, after the remaining steps, with all data."""
-    found: dict[str, Any] = {
+    return {
         "num_samples": len(arrays["order"]),
         "stopped": "stopped_k" in arrays,
         "stopped_k": int(arrays["stopped_k"][0]) if "stopped_k" in arrays else None,
         "looks": [_look(arrays, row) for row in range(len(arrays["look_k"]))],
+        **{name: _scores(arrays, name) for name in METRICS if name in arrays},
     }
-    for name in METRICS:
-        if name in arrays:
-            found[name] = {"all": float(arrays[name][-1])}
-        if f"stopped_{name}" in arrays:
-            there = arrays[f"stopped_{name}"]
-            found[name] |= {"at_stop": float(there[0]), "stopped": float(there[-1])}
-            found[name] |= _difference(arrays, name) | _recent(arrays, name)
-    return found
+
+
+def _look(arrays: dict[str, np.ndarray], row: int) -> dict[str, Any]:
+    k = int(arrays["look_k"][row])
+    entry = {"k": k, "effective_samples": plain(arrays["effective"][row])}
+    entry |= {name: plain(arrays[name][row]) for name in ("loss_variance", "law", "exceedance")}
+    at = int(np.searchsorted(arrays["k"], k))
+    entry |= {name: float(arrays[name][at]) for name in METRICS if name in arrays}
+    return entry | {"stop": bool(arrays["stop"][row])}
+
+
+def _scores(arrays: dict[str, np.ndarray], name: str) -> dict[str, Any]:
+    """With all data; at the stop, after equal steps, and the difference of the two networks.
+
+    Both have the same test samples, so the standard error is that of the mean difference. "recent"
+    are means over the last tenth of the arrivals, which depend less on the last step.
+    """
+    every = arrays[name]
+    if f"stopped_{name}" not in arrays:
+        return {"all": float(every[-1])}
+    stopped = arrays[f"stopped_{name}"]
+    ends = (arrays[f"{where}final_{name}"].astype(np.float64) for where in ("stopped_", ""))
+    gaps = np.subtract(*ends)
+    error = gaps.std(ddof=1) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.nan
+    last = min(max(1, len(every) // 10), len(stopped))
+    return {
+        "all": float(every[-1]),
+        "at_stop": float(stopped[0]),
+        "stopped": float(stopped[-1]),
+        "difference": float(gaps.mean()),
+        "difference_sem": plain(error),
+        "recent_stopped": float(stopped[-last:].mean()),
+        "recent_all": float(every[-last:].mean()),
+    }
 
 
 def text(found: dict[str, Any]) -> str:
@@ -42,52 +69,20 @@ def text(found: dict[str, Any]) -> str:
     return "\n\n".join(tables)
 
 
-def _look(arrays: dict[str, np.ndarray], row: int) -> dict[str, Any]:
-    k = int(arrays["look_k"][row])
-    entry = {"k": k, "effective_samples": plain(arrays["effective"][row])}
-    for name in ("loss_variance", "law", "exceedance"):
-        entry[name] = plain(arrays[name][row])
-    at = int(np.searchsorted(arrays["k"], k))
-    for name in METRICS:
-        entry |= {name: float(arrays[name][at])} if name in arrays else {}
-    return entry | {"stop": bool(arrays["stop"][row])}
-
-
-def _difference(arrays: dict[str, np.ndarray], name: str) -> dict[str, float | None]:
-    """Stopped less all data, with the standard error over test samples: both saw the same ones."""
-    pair = (arrays[f"{where}final_{name}"].astype(np.float64) for where in ("stopped_", ""))
-    gaps = np.subtract(*pair)
-    error = gaps.std(ddof=1) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.nan
-    return {"difference": float(gaps.mean()), "difference_sem": plain(error)}
-
-
-def _recent(arrays: dict[str, np.ndarray], name: str) -> dict[str, float]:
-    """Means over the last tenth of the arrivals, which depend less on the last step."""
-    last = min(max(1, len(arrays["k"]) // 10), len(arrays["stopped_k"]))
-    both = {"recent_stopped": arrays[f"stopped_{name}"], "recent_all": arrays[name]}
-    return {key: float(values[-last:].mean()) for key, values in both.items()}
-
-
 def _table(looks: list[dict[str, Any]]) -> list[list[str]]:
+    """A row per look."""
     score = next(name for name in METRICS if name in looks[0])
     names = ["samples", score.replace("_", " "), "E S²", "90 %", "effective"]
     rows = [[*names, "K, order law, 90 %", "K, any order, 90 %", "the monitor"]]
     for entry in looks:
-        low, level, high = entry["loss_variance"]
-        limits = ["any" if x is None else f"{x:.3g}" for x in (low, high)]
+        low, level, high = ("any" if x is None else f"{x:.3g}" for x in entry["loss_variance"])
         effective = entry["effective_samples"]
-        rows.append(
-            [
-                f"{entry['k']:,}",
-                _value(score, entry[score]),
-                "any" if level is None else f"{level:.3g}",
-                " to ".join(limits),
-                "-" if effective is None else f"{effective:,.0f}",
-                between(entry["law"][::2]),
-                between(entry["exceedance"][::2]),
-                "stop" if entry["stop"] else "go on",
-            ]
-        )
+        rows.append([
+            f"{entry['k']:,}", _value(score, entry[score]), level, f"{low} to {high}",
+            "-" if effective is None else f"{effective:,.0f}",
+            between(entry["law"][::2]), between(entry["exceedance"][::2]),
+            "stop" if entry["stop"] else "go on",
+        ])  # fmt: skip
     return rows
 
 
@@ -108,7 +103,8 @@ def _comparison(found: dict[str, Any]) -> list[list[str]]:
     """
     header = ["on the test split", "all data"]
     if found["stopped"]:
-        header += ["at the stop", "stopped, equal steps", "difference", "verdict"]
+        header += ["at the stop", "stopped, equal steps"]
+        header += ["difference ± of the test samples", "verdict"]
         header += ["last tenth: all data", "stopped"]
     rows = [header]
     for name in (name for name in METRICS if name in found):
@@ -117,17 +113,15 @@ def _comparison(found: dict[str, Any]) -> list[list[str]]:
         if found["stopped"]:
             gap, error = entry["difference"], entry["difference_sem"]
             error = math.inf if error is None else error
-            scale, unit = (100, " %") if name == "test_accuracy" else (1, f" {found['unit']}")
-            better = gap > 0 if name == "test_accuracy" else gap < 0
-            verdict = "a gain" if better else "a cost"
+            scale, unit = (100, "points") if name == "test_accuracy" else (1, found["unit"])
+            gains = (gap > 0) == (name == "test_accuracy")
+            verdict = "a gain" if gains else "a cost"
             row += [
-                value(entry["at_stop"]),
-                value(entry["stopped"]),
-                f"{gap * scale:+.2g} ± {error * scale:.2g}{unit}",
+                value(entry["at_stop"]), value(entry["stopped"]),
+                f"{gap * scale:+.2g} ± {error * scale:.2g} {unit}",
                 verdict if abs(gap) > 2 * error else "no clear difference",
-                value(entry["recent_all"]),
-                value(entry["recent_stopped"]),
-            ]
+                value(entry["recent_all"]), value(entry["recent_stopped"]),
+            ]  # fmt: skip
         rows.append(row)
     return rows
 
@@ -139,27 +133,19 @@ def _value(name: str, value: float) -> str:
 Arrays = Mapping[str, np.ndarray]
 
 
-def loss(arrays: Arrays, *, dataset: str, fallback: bool = False, unit: str = "nats") -> Figure:
-    """The test loss against the samples that have arrived.
-
-    ``arrays`` holds ``k`` and ``test_loss`` [A], after every arrival; where collecting stopped
-    also ``stopped_k`` and ``stopped_test_loss`` [A'], of the network that trained on without new
-    samples while these k arrived.
-    """
-    curves = [arrays[name] for name in ("test_loss", "stopped_test_loss") if name in arrays]
-    return _network(arrays, curves, f"test loss ({unit})", dataset, fallback)
-
-
-def error(arrays: Arrays, *, dataset: str, fallback: bool = False) -> Figure:
-    """The share of test samples predicted wrongly, as ``loss``, from ``test_accuracy``."""
-    names = ("test_accuracy", "stopped_test_accuracy")
-    curves = [100 * (1 - arrays[name]) for name in names if name in arrays]
-    return _network(arrays, curves, "test error (%)", dataset, fallback)
-
-
-def _network(
-    arrays: Arrays, curves: Sequence[np.ndarray], ylabel: str, dataset: str, fallback: bool
+def network(
+    arrays: Arrays, metric: str, *, dataset: str, fallback: bool = False, unit: str = "nats"
 ) -> Figure:
+    """The test loss, or the share of test samples predicted wrongly, against the samples arrived.
+
+    ``arrays`` holds ``k`` and ``metric``, "test_loss" or "test_accuracy", [A], after every arrival.
+    Where collecting stopped also ``stopped_k`` and that metric [A'], of the network that trained on
+    without new samples while these k arrived.
+    """
+    curves = [arrays[name] for name in (metric, f"stopped_{metric}") if name in arrays]
+    ylabel = f"test loss ({unit})"
+    if metric == "test_accuracy":
+        curves, ylabel = [100 * (1 - curve) for curve in curves], "test error (%)"
     title = f"Network trained while its samples arrive: {dataset}"
     figure, (axes,) = canvas(title, "samples arrived", ylabel, fallback=fallback)
     axes.plot(arrays["k"], curves[0], color=colour(0), label="with all that arrive")

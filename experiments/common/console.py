@@ -1,7 +1,4 @@
-"""Progress on stderr: a bar on a terminal, a plain line every few seconds elsewhere.
-
-What a command tells on stdout while it runs.
-"""
+"""What a command prints while it runs: progress on stderr, finished stages on stdout; timers."""
 
 import contextlib
 import sys
@@ -22,7 +19,10 @@ EVERY = 5.0
 
 @contextlib.contextmanager
 def progress(label: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Yields ``advance(count)``, to be called whenever ``count`` more units are done."""
+    """Yield ``advance(count)``, to be called whenever ``count`` more units are done.
+
+    On a terminal stderr shows a bar, elsewhere a plain line every few seconds.
+    """
     if sys.stderr.isatty():
         with tqdm(total=total, initial=done, desc=label, unit=f" {unit}", unit_scale=True) as bar:
             yield bar.update
@@ -45,7 +45,7 @@ def progress(label: str, total: int, unit: str, done: int = 0) -> Iterator[Calla
 
 
 def in_words(seconds: float) -> str:
-    """A time in the units that it takes."""
+    """A time in seconds, minutes or hours."""
     minutes = round(seconds / 60)
     if seconds < 100:
         return f"{seconds:.0f} s"
@@ -53,7 +53,7 @@ def in_words(seconds: float) -> str:
 
 
 def problem(found: Problem, order: str) -> None:
-    """The data; first of all, what stands in for what."""
+    """Print the data set; first, whether it stands in for another."""
     dataset = found.dataset
     if dataset.note:
         print(f"note: {dataset.note}")
@@ -65,15 +65,15 @@ def problem(found: Problem, order: str) -> None:
 
 
 def stage(name: str, what: str, seconds: float) -> None:
-    """A stage that is done."""
+    """Print a finished stage."""
     print(f"{name}: {what}, {seconds:.1f} s", flush=True)
 
 
 def directions(kind: str, pairs: Eigenpairs | None, seconds: float) -> None:
-    """The subspace; of eigenpairs, whether they can be trusted."""
+    """Print the subspace; of eigenpairs, how many converged."""
     what = kind
     if pairs is not None:
-        # an eigenvalue below 1 % of the largest is known to float32 no better than that part of it
+        # float32 resolves no eigenvalue below 1 % of the largest to a better relative error
         size, good = np.abs(pairs.values), np.asarray(pairs.converged)
         floor = max(0.01 * size.max(), np.finfo(np.float32).tiny)
         relative = np.divide(pairs.residuals, np.maximum(size, floor)).max()
@@ -85,12 +85,12 @@ def directions(kind: str, pairs: Eigenpairs | None, seconds: float) -> None:
 
 
 def seconds(what: Callable[[], Any], times: int = 1) -> float:
-    """The mean time of a call, compilation left out."""
+    """The mean time of a call in seconds, without compilation."""
     return timer(what, times)()
 
 
 def timer(what: Callable[[], Any], times: int = 1, *, warm: bool = False) -> Callable[[], float]:
-    """Measures the mean time of a call; unless ``warm``, a first one compiles, not counted."""
+    """A function that measures the mean time of a call; unless ``warm``, it first compiles."""
 
     def measure() -> float:
         nonlocal warm

@@ -18,8 +18,7 @@ from experiments.common.problem import Problem
 from jaxscape import devices
 from jaxscape.lab import checkpoint, stream, train
 from jaxscape.lanczos import Eigenpairs
-from jaxscape.probes import Probe
-from jaxscape.types import Params
+from jaxscape.types import Params, Probe
 
 
 class Directions(NamedTuple):

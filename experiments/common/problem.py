@@ -1,4 +1,4 @@
-"""What is probed: a network trained on the first samples of a data set."""
+"""The problem of a run: samples of a data set in order, a network, its loss, random keys."""
 
 import functools
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Problem:
 
     @functools.cached_property
     def samples(self) -> Batch:
-        """All of them on the device: inputs [k_max, ...], targets [k_max, ...]."""
+        """All samples on the device: inputs [k_max, ...], targets [k_max, ...]."""
         try:
             return jax.tree.map(jnp.asarray, self.read(slice(None)))
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -46,7 +46,7 @@ class Problem:
             ) from error
 
     def release(self) -> None:
-        """Give back what ``samples`` takes; they are read anew when they are asked for again."""
+        """Free the memory of ``samples``, which are read again at their next use."""
         self.__dict__.pop("samples", None)
 
 
@@ -128,7 +128,7 @@ def _network(
 
 
 def _sequence(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """The mean cross-entropy of the tokens that count, in nats."""
+    """The mean cross-entropy of the tokens with a target, in nats."""
     return losses.per_sequence(losses.cross_entropy(logits, targets), targets >= 0)
 
 

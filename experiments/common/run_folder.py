@@ -16,9 +16,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 from matplotlib.figure import Figure
 
+from experiments.common import console
+from experiments.common import problem as problems
 from experiments.common.problem import Problem
 from jaxscape import InputError
 from jaxscape.lab import plot
+from jaxscape.subspace import check_dim
 
 CONFIG = "config.json"
 
@@ -53,6 +56,36 @@ class Kept(NamedTuple):
     summary: dict[str, Any]
     figures: Mapping[str, Figure]
     folder: Path
+
+
+def run(
+    name: str,
+    config: Any,
+    find: Callable[[Problem, Any, Path], Record],
+    show: Callable[[Kept], str],
+    check: Callable[[Problem], None] = lambda problem: None,
+) -> Kept:
+    """A whole command: load the data, keep what is found, print it.
+
+    Args:
+        name: the command's.
+        config: its settings.
+        find: ``find(problem, config, work)`` does the work in the folder ``work``.
+        show: the tables to print.
+        check: raises an ``InputError`` for data that the command cannot use.
+
+    Raises:
+        InputError: settings or data that cannot be used.
+    """
+    config.check()
+    problem = problems.load(config)
+    check(problem)
+    if hasattr(config, "dim"):
+        check_dim(config.dim, problem.initial)
+    console.problem(problem, config.order)
+    found = keep(name, config, problem, lambda work: find(problem, config, work))
+    print(f"\n{show(found)}\n\nfigures: {found.folder / 'figures'}")
+    return found
 
 
 def keep(name: str, config: Any, problem: Problem, find: Callable[[Path], Record]) -> Kept:

@@ -20,9 +20,8 @@ from experiments.common.problem import Problem
 from jaxscape import quadratic, reductions, sweep
 from jaxscape.batching import cut
 from jaxscape.lab import checkpoint, stream
-from jaxscape.probes import Probe
 from jaxscape.reductions import Delta
-from jaxscape.types import Batch
+from jaxscape.types import Batch, Probe
 
 SIZE = 4000
 """Samples between two chances to report, save or stop."""

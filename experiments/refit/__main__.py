@@ -7,13 +7,12 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from experiments.common import cli, console, run_folder
+from experiments.common import cli, run_folder
 from experiments.common import problem as problems
 from experiments.common.config import ProblemConfig, above, at_least, default
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Kept, Record
 from experiments.refit import measure, prediction, report
-from jaxscape.subspace import check_dim
 from jaxscape.trees import num_parameters
 from jaxscape.types import InputError
 
@@ -63,20 +62,9 @@ class RefitConfig(ProblemConfig):
 
 
 def run(config: RefitConfig) -> Kept:
-    """Refit, compare, print the tables, and write the run folder.
-
-    Raises:
-        InputError: settings or data that cannot be used.
-    """
-    config.check()
-    problem = problems.load(config)
-    check_dim(config.dim, problem.initial)
-    problems.check_test_split(problem)
-    console.problem(problem, config.order)
-    found = run_folder.keep("refit", config, problem, lambda work: _find(problem, config, work))
-    print("\n" + report.text(found.summary))
-    print(f"\nfigures: {found.folder / 'figures'}")
-    return found
+    """Measure, compare, print the tables, and write the run folder; see ``run_folder.run``."""
+    show = lambda kept: report.text(kept.summary)  # noqa: E731
+    return run_folder.run("refit", config, _find, show, problems.check_test_split)
 
 
 def _find(problem: Problem, config: RefitConfig, work: Path) -> Record:
@@ -105,7 +93,7 @@ def _find(problem: Problem, config: RefitConfig, work: Path) -> Record:
     figures = {
         "networks": report.networks_figure(arrays, **marks),
         "distance": report.distance(arrays, **marks),
-        "sizes": report.sizes(arrays["k"], found["sigmas"], **marks),
+        "sizes": report.sizes(found, **marks),
         "overlap": report.overlaps(arrays, **run_folder.marks(problem)),
     }
     return Record(arrays, found, figures)

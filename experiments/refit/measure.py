@@ -1,4 +1,4 @@
-"""What is measured of networks refitted on the first k samples, as arrays."""
+"""Networks refitted on the first k samples, and the landscape around that of all of them."""
 
 import time
 from collections.abc import Callable
@@ -19,7 +19,6 @@ from jaxscape import InputError, reductions
 from jaxscape.lab import checkpoint, train
 from jaxscape.lanczos import Eigenpairs
 from jaxscape.prefix_spectra import geometric, overlap
-from jaxscape.reductions import Reduction
 from jaxscape.types import Params
 
 TOL = 1e-3
@@ -37,7 +36,7 @@ def measure(problem: Problem, config: Any, store: Path) -> dict[str, np.ndarray]
     [R, K] = L_k(w*_k) and ``full_loss`` [R, K] = L_N(w*_k); ``overlap_refitted`` and
     ``overlap_fixed`` [K], of the top-d eigenvectors of H_k, at w*_k and at w*_N, with those of H_N
     at w*_N; ``eigenvalues_refitted``, ``eigenvalues_fixed`` [K, d] and whether each ``converged``;
-    and those of ``_landscapes``. The landscape and the overlaps are those of the first repeat.
+    and those of ``_landscape``. The landscape and the overlaps are those of the first repeat.
     """
     ks = geometric(config.k_min, len(problem.order), config.num_ks)
     started = time.monotonic()
@@ -57,8 +56,7 @@ def measure(problem: Problem, config: Any, store: Path) -> dict[str, np.ndarray]
     console.stage("overlaps", what, time.monotonic() - started)
     started = time.monotonic()
     probes = [prepare.probe(problem, last, found.space, config.points, s) for s in config.sigmas]
-    keep = reductions.losses(config.points)
-    landscapes = [_landscape(problem, probe, keep, arrays["orders"], ks) for probe in probes]
+    landscapes = [_landscape(problem, probe, arrays["orders"], ks) for probe in probes]
     what = f"{config.points} points at each of {len(probes)} σ"
     console.stage("landscapes", what, time.monotonic() - started)
     stacked = jax.tree.map(lambda *rows: np.stack(rows), *landscapes)
@@ -74,11 +72,10 @@ def steps(problem: Problem, config: Any) -> int:
 def orders(problem: Problem, config: Any) -> np.ndarray:
     """The order of the samples in each repeat, as positions in the first: its own is the first."""
     n = len(problem.order)
-    rows = [np.arange(n)]
-    for repeat in range(1, config.repeats):
-        key = jax.random.fold_in(problem.keys["order"], repeat)
-        shuffled = config.order == "shuffled"
-        rows.append(np.asarray(jax.random.permutation(key, n)) if shuffled else rows[0])
+    rows = [np.arange(n)] * config.repeats
+    if config.order == "shuffled":
+        keys = [jax.random.fold_in(problem.keys["order"], r) for r in range(1, config.repeats)]
+        rows[1:] = [np.asarray(jax.random.permutation(key, n)) for key in keys]
     return np.stack(rows).astype(np.int32)
 
 
@@ -86,14 +83,14 @@ def _networks(
     problem: Problem, config: Any, ks: np.ndarray
 ) -> tuple[list[Params], dict[str, np.ndarray]]:
     """The networks of the first repeat, and the losses of all."""
-    rows, first = [], []
+    rows: list[dict[str, np.ndarray]] = []
+    first: list[Params] = []
     shuffles = orders(problem, config)
     total = config.repeats * config.epochs
     with progress("refitting", total, f"epochs of {len(ks)} networks") as advance:
         for repeat, order in enumerate(shuffles):
             networks, tested = _refit(problem, config, ks, repeat, order, lambda: advance(1))
-            if not repeat:
-                first.extend(networks)
+            first = first or networks
             rows.append(tested | _own_losses(problem, networks, order, ks))
     stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     return first, {"orders": shuffles, **stacked}
@@ -110,27 +107,24 @@ def _refit(
     """One network on the first k samples of ``order`` for each k, all from the same parameters
     with the same keys; their test losses and accuracies after every epoch [E, K].
     """
-    samples, num = problem.samples, len(ks)
-    if repeat:  # the first order is the samples' own
-        samples = jax.tree.map(lambda x: x[order], samples)
+    num, (metrics, test) = len(ks), tests_of(problem)
+    tested: dict[str, list[list[Array]]] = {name: [] for name in metrics}
     each = lambda params: [jax.tree.map(lambda x, i=i: x[i], params) for i in range(num)]  # noqa: E731
-    metrics, test = tests_of(problem)
-    rows = []
+    alike = lambda tree: jax.tree.map(lambda x: jnp.stack([x] * num), tree)  # noqa: E731
 
-    def on_epoch(number: int, params: Params) -> None:
-        del number
+    def on_epoch(_: int, params: Params) -> None:
         networks = each(params)
-        rows.append({
-            name: [train.mean_loss(metric, w, test, batch_size=TEST_BATCH) for w in networks]
-            for name, metric in metrics.items()
-        })  # fmt: skip
+        for name, metric in metrics.items():
+            means = [train.mean_loss(metric, w, test, batch_size=TEST_BATCH) for w in networks]
+            tested[name].append(means)
         advance()
 
     fitted = train.fit(
-        jnp.stack([jax.random.fold_in(problem.keys["train"], repeat)] * num),
+        alike(jax.random.fold_in(problem.keys["train"], repeat)),
         problem.loss,
-        jax.tree.map(lambda x: jnp.stack([x] * num), problem.initial),
-        samples,
+        alike(problem.initial),
+        # the first order is the samples' own
+        jax.tree.map(lambda x: x[order], problem.samples) if repeat else problem.samples,
         ks=ks,
         epochs=config.epochs,
         batch_size=config.batch_size,
@@ -139,7 +133,7 @@ def _refit(
         together=config.together or (1 if jax.default_backend() == "cpu" else num),
         on_epoch=on_epoch,
     )
-    return each(fitted.params), {name: np.array([row[name] for row in rows]) for name in metrics}
+    return each(fitted.params), {name: np.array(rows) for name, rows in tested.items()}
 
 
 def _own_losses(
@@ -156,7 +150,7 @@ def _overlaps(
     problem: Problem, networks: list[Params], ks: np.ndarray, pairs: Eigenpairs
 ) -> dict[str, np.ndarray]:
     """Overlap of the eigenvectors of H_k with those of H_N; at k = N they are the same."""
-    found: dict[str, list[Array]] = {"overlap": [], "eigenvalues": [], "converged": []}
+    rows: list[tuple[Array, Array, Array]] = []
     with progress("overlaps", 2 * (len(ks) - 1), "eigensolves") as advance:
         for k, network in zip(ks[:-1], networks[:-1], strict=True):
             for params in (network, networks[-1]):
@@ -164,22 +158,22 @@ def _overlaps(
                 own = js.top_eigenpairs(
                     problem.keys["subspace"], operator, params, len(pairs.values), tol=TOL
                 )
-                found["overlap"].append(overlap(own.vectors, pairs.vectors))
-                found["eigenvalues"].append(own.values)
-                found["converged"].append(own.converged)
+                rows.append((overlap(own.vectors, pairs.vectors), own.values, own.converged))
                 advance(1)
-    ends = {"overlap": jnp.ones(()), "eigenvalues": pairs.values, "converged": pairs.converged}
-    whole = {name: np.asarray([*found[name], end, end]) for name, end in ends.items()}
-    both = {
-        f"{name}_{where}": whole[name][row::2]
-        for name in ("overlap", "eigenvalues")
-        for row, where in enumerate(("refitted", "fixed"))
+    rows += 2 * [(jnp.ones(()), pairs.values, pairs.converged)]
+    columns = (np.stack(column).reshape(len(ks), 2, -1) for column in zip(*rows, strict=True))
+    overlaps, eigenvalues, converged = columns
+    return {
+        "overlap_refitted": overlaps[:, 0, 0],
+        "overlap_fixed": overlaps[:, 1, 0],
+        "eigenvalues_refitted": eigenvalues[:, 0],
+        "eigenvalues_fixed": eigenvalues[:, 1],
+        "converged": converged,
     }
-    return both | {"converged": whole["converged"].reshape(len(ks), 2, -1)}
 
 
 def _landscape(
-    problem: Problem, probe: Any, keep: Reduction, shuffles: np.ndarray, ks: np.ndarray
+    problem: Problem, probe: Any, shuffles: np.ndarray, ks: np.ndarray
 ) -> dict[str, np.ndarray]:
     """``distance``, ``_sem``, ``_centered`` [R, K] of every order; ``loss_variance`` and
     ``centered_variance`` [3], E_q S² between its 90 % limits; ``effective_samples``;
@@ -187,6 +181,7 @@ def _landscape(
 
     L_k holds other samples in every repeat, at the same points around the first repeat's w*_N.
     """
+    keep = reductions.losses(probe.num_points)
     losses = js.evaluate(problem.loss, probe, problem.samples, keep)
     bad = int(np.sum(~np.isfinite(losses).all(0)))
     if bad:

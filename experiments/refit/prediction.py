@@ -1,12 +1,12 @@
 """Whether K, from the landscape, predicts where refitted networks stop gaining from more data.
 
 Both sides are in units of the loss. The landscape's is the root mean square distance of L_k from
-L_N, √(E_qS² (1/k − 1/N)); the networks' is the excess test loss of w*_k over w*_N, which a
-distance that held for all w at once would bound by its double. So with ε = a share of the test
-loss of w*_N, the k from which on the excess is below ε is set beside K_ε. That both fall with k is
-no evidence: a rank correlation over k would be near 1 for any two falling curves. Evidence are the
-place (do the two sizes agree at every ε?), the rate (is the excess proportional to the distance?)
-and, at equal k, the order (do samples that give a farther landscape give a worse network?).
+L_N, √(E_qS² (1/k − 1/N)). The networks' is the excess test loss of w*_k over w*_N, which a
+distance that held for all w at once would bound by its double. With ε a share of the test loss of
+w*_N, the k from which on the excess is below ε is compared with K_ε. That both fall with k is no
+evidence: a rank correlation over k would be near 1 for any two falling curves. The evidence is the
+size (do the two agree at every ε?), the rate (is the excess proportional to the distance?) and, at
+equal k, the order (do samples that give a more distant landscape give a worse network?).
 """
 
 import math
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.stats import spearmanr
 
 import jaxscape as js
 from experiments.common.run_folder import plain
@@ -115,41 +116,38 @@ def rank_correlation(distance: Float[np.ndarray, "R K"], excess: Float[np.ndarra
     """
     if len(distance) < 3 or not np.ptp(distance[:, :-1], 0).all():
         return math.nan
-    ranks = [np.argsort(np.argsort(x[:, :-1], 0), 0) for x in (distance, excess)]
-    first, second = (rank - rank.mean(0) for rank in ranks)
-    return float(np.mean(np.sum(first * second, 0) / np.sum(first**2, 0)))
+    columns = zip(distance[:, :-1].T, excess[:, :-1].T, strict=True)
+    return float(np.mean([spearmanr(x, y).statistic for x, y in columns]))
 
 
 def per_sigma(arrays: dict[str, np.ndarray], shares: Sequence[float]) -> list[dict[str, Any]]:
-    """One entry per sigma, from the arrays of results.npz."""
-    excess = excess_of(arrays)
-    final = float(arrays["test_loss"][:, -1, -1].mean())
-    epsilons = np.asarray(shares) * final
-    total, shape = (
-        k_epsilon(arrays[name], epsilons, int(arrays["k"][-1]))
-        for name in ("loss_variance", "centered_variance")
-    )
+    """One entry per sigma, from the arrays of results.npz; ``predicts`` is the verdict.
+
+    It is whether K_ε is right to ``FACTOR`` at every ε; None where no ε lies within the grid.
+    """
+    excess, n = excess_of(arrays), int(arrays["k"][-1])
+    epsilons = np.asarray(shares) * float(arrays["test_loss"][:, -1, -1].mean())
+    limits = k_epsilon(arrays["loss_variance"], epsilons, n)
+    centered = k_epsilon(arrays["centered_variance"], epsilons, n)
     entries = []
     for row, sigma in enumerate(arrays["sigma"]):
         sizes = [
             {"share": share, "epsilon": float(epsilon)}
-            | _networks(arrays["k"], excess, epsilon, found[1])
-            | {"k_epsilon": int(found[1]), "k_epsilon_ci": [int(found[0]), int(found[2])]}
-            | {"k_epsilon_centered": int(own[1])}
-            for share, epsilon, found, own in zip(
-                shares, epsilons, total[row], shape[row], strict=True
+            | _networks(arrays["k"], excess, epsilon, int(value))
+            | {"k_epsilon": int(value), "k_epsilon_ci": [int(low), int(high)]}
+            | {"k_epsilon_centered": int(own)}
+            for share, epsilon, (low, value, high), own in zip(
+                shares, epsilons, limits[row], centered[row, :, 1], strict=True
             )
         ]
+        known = [size["factor"] for size in sizes if size["factor"] is not None]
+        names = ("loss_variance", "centered_variance", "effective_samples")
         entries.append(
-            {
-                "sigma": float(sigma),
-                "loss_variance": plain(arrays["loss_variance"][row]),
-                "centered_variance": plain(arrays["centered_variance"][row]),
-                "effective_samples": plain(arrays["effective_samples"][row]),
-                "sizes": sizes,
-                "predicts": _verdict(sizes),
-                "rank_correlation": plain(rank_correlation(arrays["distance"][row], excess)),
-            }
+            {"sigma": float(sigma)}
+            | {name: plain(arrays[name][row]) for name in names}
+            | {"sizes": sizes}
+            | {"predicts": all(1 / FACTOR <= x <= FACTOR for x in known) if known else None}
+            | {"rank_correlation": plain(rank_correlation(arrays["distance"][row], excess))}
         )
     return entries
 
@@ -180,11 +178,5 @@ def _networks(k: np.ndarray, excess: np.ndarray, epsilon: float, size: int) -> d
     return {
         "networks": list(where),
         "networks_single": [min(single), max(single)],
-        "factor": factor(int(size), where) if where.low and where.high < k[-1] else None,
+        "factor": factor(size, where) if where.low and where.high < k[-1] else None,
     }
-
-
-def _verdict(sizes: list[dict[str, Any]]) -> bool | None:
-    """Whether K_ε is right to ``FACTOR`` at every ε; None where no ε lies within the grid."""
-    known = [size["factor"] for size in sizes if size["factor"] is not None]
-    return all(1 / FACTOR <= x <= FACTOR for x in known) if known else None

@@ -1,7 +1,7 @@
 """Tables and figures of networks refitted on the first k samples, from arrays."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,32 +18,24 @@ from jaxscape.loss_variance import two_sided
 
 def networks(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     """One entry per k: losses in the mean over the repeats, with standard errors."""
-    entries = []
-    lowest = arrays["test_loss"].min(1)
-    final = {
-        "train_loss": arrays["train_loss"],
-        "full_loss": arrays["full_loss"],
-        "test_loss": arrays["test_loss"][:, -1],
-        "lowest_test_loss": lowest,
-    }
-    if "test_accuracy" in arrays:
-        final["test_accuracy"] = arrays["test_accuracy"][:, -1]
-    for row, k in enumerate(arrays["k"]):
-        entry: dict[str, Any] = {"k": int(k)}
-        for name, values in final.items():
-            column = np.asarray(values[:, row], np.float64)
-            entry[name] = run_folder.plain(column.mean())
-            if len(column) > 1:
-                entry[f"{name}_sem"] = run_folder.plain(column.std(ddof=1) / math.sqrt(len(column)))
-        for name in ("overlap_refitted", "overlap_fixed"):
-            entry[name] = run_folder.plain(arrays[name][row])
-        for name in ("distance", "distance_centered"):
-            squares = arrays[name][:, :, row].mean(1)
-            entry[f"rms_{name}"] = [run_folder.plain(math.sqrt(x)) for x in squares]
-        law = arrays["loss_variance"][:, 1].astype(np.float64)
-        entry["rms_law"] = [math.sqrt(x * (1 / k - 1 / arrays["k"][-1])) for x in law]
-        entries.append(entry)
-    return entries
+    each = {name: arrays[name] for name in ("train_loss", "full_loss")}
+    each["lowest_test_loss"] = arrays["test_loss"].min(1)
+    tests = [name for name in ("test_loss", "test_accuracy") if name in arrays]
+    each |= {name: arrays[name][:, -1] for name in tests}
+    columns = {name: arrays[name] for name in ("overlap_refitted", "overlap_fixed")}
+    for name, values in each.items():
+        columns[name] = values.mean(0, dtype=np.float64)
+        if len(values) > 1:
+            error = values.astype(np.float64).std(0, ddof=1) / math.sqrt(len(values))
+            columns[f"{name}_sem"] = error
+    for name in ("distance", "distance_centered"):
+        columns[f"rms_{name}"] = np.sqrt(arrays[name].mean(1)).T
+    k, variance = arrays["k"], arrays["loss_variance"][:, 1].astype(np.float64)
+    columns["rms_law"] = np.sqrt(np.outer(1 / k - 1 / k[-1], variance))
+    return [
+        {"k": int(k)} | {name: run_folder.plain(values[row]) for name, values in columns.items()}
+        for row, k in enumerate(k)
+    ]
 
 
 def text(found: dict[str, Any]) -> str:
@@ -52,11 +44,11 @@ def text(found: dict[str, Any]) -> str:
     parts = [
         f"means over {found['repeats']} repeats, in {unit}; distance: √E(L_N − L_k)² around w*_N;",
         f"overlap: of the {found['dim']} leading eigenvectors of H_k with those of H_N at w*_N",
-        as_text(networks_table(found["networks"], [entry["sigma"] for entry in sigmas])),
+        as_text(_networks_table(found["networks"], [entry["sigma"] for entry in sigmas])),
         "",
         f"ε: share of the test loss of w*_N, in {unit}; networks: the values of k between which",
         "their excess test loss falls below ε for good; each: in single repeats; K_ε: the law's",
-        as_text(sizes_table(sigmas)),
+        as_text(_sizes_table(sigmas)),
         "",
         as_text(verdict_table(found)),
         rate(found),
@@ -64,72 +56,58 @@ def text(found: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def networks_table(entries: list[dict[str, Any]], sigmas: list[float]) -> list[list[str]]:
-    """Rows of text, the first one the header: a row per k."""
+def _networks_table(entries: list[dict[str, Any]], sigmas: list[float]) -> list[list[str]]:
+    """A row per k."""
     rows = [["k", "L_k(w*_k)", "test loss", "lowest", "accuracy"]]
     for sigma in sigmas:
         rows[0] += [f"distance, σ={sigma:g}", "law"]
     rows[0] += ["overlap, at w*_k", "at w*_N"]
     for entry in entries:
-        accuracy = entry.get("test_accuracy")
         error = f" ± {entry['test_loss_sem']:.1g}" if "test_loss_sem" in entry else ""
-        row = [
-            f"{entry['k']:,}",
-            f"{entry['train_loss']:.2g}",
-            f"{entry['test_loss']:.4f}{error}",
+        both = zip(entry["rms_distance"], entry["rms_law"], strict=True)
+        rows.append([
+            f"{entry['k']:,}", f"{entry['train_loss']:.2g}", f"{entry['test_loss']:.4f}{error}",
             f"{entry['lowest_test_loss']:.4f}",
-            "-" if accuracy is None else f"{accuracy:.2%}",
-        ]
-        for measured, law in zip(entry["rms_distance"], entry["rms_law"], strict=True):
-            row += [f"{measured:.2g}", f"{law:.2g}"]
-        rows.append([*row, f"{entry['overlap_refitted']:.2f}", f"{entry['overlap_fixed']:.2f}"])
+            f"{entry['test_accuracy']:.2%}" if "test_accuracy" in entry else "-",
+            *(f"{value:.2g}" for pair in both for value in pair),
+            f"{entry['overlap_refitted']:.2f}", f"{entry['overlap_fixed']:.2f}",
+        ])  # fmt: skip
     return rows
 
 
-def sizes_table(sigmas: list[dict[str, Any]]) -> list[list[str]]:
-    """Rows of text, the first one the header: a row per σ and ε."""
+def _sizes_table(sigmas: list[dict[str, Any]]) -> list[list[str]]:
+    """A row per σ and ε."""
     rows = [["sigma", "share", "ε", "networks", "each", "K_ε", "90 %", "K_ε / k"]]
-    for entry in sigmas:
-        for size in entry["sizes"]:
-            rows.append(
-                [
-                    f"{entry['sigma']:g}",
-                    f"{size['share']:g}",
-                    f"{size['epsilon']:.3g}",
-                    _span(size["networks"]),
-                    " to ".join(f"{k:,}" for k in size["networks_single"]),
-                    f"{size['k_epsilon']:,}",
-                    " to ".join(f"{k:,}" for k in size["k_epsilon_ci"]),
-                    "-" if size["factor"] is None else f"{size['factor']:.2g}",
-                ]
-            )
+    for sigma, size in ((entry["sigma"], size) for entry in sigmas for size in entry["sizes"]):
+        low, high = size["networks"]
+        spans = (size["networks_single"], size["k_epsilon_ci"])
+        single, limits = (" to ".join(f"{k:,}" for k in span) for span in spans)
+        rows.append([
+            f"{sigma:g}", f"{size['share']:g}", f"{size['epsilon']:.3g}",
+            f"{low:,} to {high:,}" if low else f"up to {high:,}", single,
+            f"{size['k_epsilon']:,}", limits,
+            "-" if size["factor"] is None else f"{size['factor']:.2g}",
+        ])  # fmt: skip
     return rows
-
-
-def _span(bracket: list[int]) -> str:
-    low, high = bracket
-    return f"{low:,} to {high:,}" if low else f"up to {high:,}"
 
 
 def verdict_table(found: dict[str, Any]) -> list[list[str]]:
     """Rows of text, the first one the header: at how many ε each σ predicts where networks stop."""
     rows = [["sigma", "test loss", "K_ε / k", f"within a factor {prediction.FACTOR:g}", "predicts"]]
-    rows[0].append("rank correlation")
+    spread = 1 / math.sqrt(found["repeats"] - 1) if found["repeats"] > 1 else math.inf
+    rows[0].append(f"rank correlation (by chance 0 ± {spread:.2f})")
     for key, when in (("sigmas", "at the end"), ("sigmas_lowest", "lowest")):
         for entry in found[key]:
             factors = [size["factor"] for size in entry["sizes"] if size["factor"] is not None]
             right = sum(1 / prediction.FACTOR <= x <= prediction.FACTOR for x in factors)
             rank = entry["rank_correlation"]
-            rows.append(
-                [
-                    f"{entry['sigma']:g}",
-                    when,
-                    f"{min(factors):.2g} to {max(factors):.2g}" if factors else "-",
-                    f"{right} of {len(factors)} ε",
-                    {True: "yes", False: "no", None: "cannot tell"}[entry["predicts"]],
-                    "-" if rank is None else f"{rank:+.2f}",
-                ]
-            )
+            rows.append([
+                f"{entry['sigma']:g}", when,
+                f"{min(factors):.2g} to {max(factors):.2g}" if factors else "-",
+                f"{right} of {len(factors)} ε",
+                {True: "yes", False: "no", None: "cannot tell"}[entry["predicts"]],
+                "-" if rank is None else f"{rank:+.2f}",
+            ])  # fmt: skip
     return rows
 
 
@@ -138,15 +116,13 @@ def rate(found: dict[str, Any]) -> str:
     gamma, repeats = found["excess_exponent"], found["repeats"]
     if gamma["value"] is None:
         return "too few k with a clear excess test loss for its exponent"
-    start = f"excess test loss ∝ distance^γ: γ = {gamma['value']:.2f}"
+    start = f"excess test loss ∝ distance^γ over {gamma['count']} values of k: "
     if gamma["sem"] is None:
-        return f"{start} from {gamma['count']} values of k; one repeat has no error: cannot tell"
+        return f"{start}γ = {gamma['value']:.2f}; one repeat has no error: cannot tell"
     reach = float(two_sided(0.95, repeats - 1)) * gamma["sem"]
     agree = "may be" if abs(gamma["value"] - 1) <= reach else "is not"
-    return (
-        f"{start} ± {gamma['sem']:.2f} ({gamma['count']} values of k, {repeats} repeats), which "
-        f"{agree} the 1 that K_ε needs to be right at every ε"
-    )
+    error = f"{gamma['value']:.2f} ± {gamma['sem']:.2f} ({repeats} repeats)"
+    return f"{start}γ = {error}, which {agree} the 1 that K_ε needs to be right at every ε"
 
 
 Arrays = Mapping[str, np.ndarray]
@@ -198,25 +174,21 @@ def distance(arrays: Arrays, *, dataset: str, fallback: bool = False, unit: str 
 
 
 def sizes(
-    k: Int[np.ndarray, "K"],
-    entries: Sequence[Mapping[str, Any]],
-    *,
-    dataset: str,
-    fallback: bool = False,
-    unit: str = "nats",
+    found: Mapping[str, Any], *, dataset: str, fallback: bool = False, unit: str = "nats"
 ) -> Figure:
     """K_ε of each σ, and the k from which on the excess test loss is below ε, against ε.
 
-    ``entries`` are those of ``prediction.per_sigma``. Black bars run from the last k of the grid
-    that exceeds ε to the next: the networks' size lies between them.
+    Black bars run from the last k of the grid that exceeds ε to the next: the networks' size lies
+    between them.
     """
     title = f"Does K predict where more data stops paying? {dataset}"
     xlabel = rf"$\varepsilon$ ({unit})"
     figure, (axes,) = canvas(title, xlabel, "samples", fallback=fallback)
+    n, entries = found["num_samples"], found["sigmas"]
     for row, entry in enumerate(entries):
-        found = sorted(entry["sizes"], key=lambda size: size["epsilon"])
-        x, y = ([size[name] for size in found] for name in ("epsilon", "k_epsilon"))
-        low, high = np.array([size["k_epsilon_ci"] for size in found]).T
+        ordered = sorted(entry["sizes"], key=lambda size: size["epsilon"])
+        x, y = ([size[name] for size in ordered] for name in ("epsilon", "k_epsilon"))
+        low, high = np.array([size["k_epsilon_ci"] for size in ordered]).T
         axes.fill_between(x, low, high, color=colour(row), alpha=0.25, lw=0)
         style: Keywords = {"color": colour(row), "marker": MARKERS[row], "ms": 5}
         axes.plot(x, y, label=rf"$K_\varepsilon$, $\sigma$ = {entry['sigma']:g}", **style)
@@ -225,12 +197,12 @@ def sizes(
         low, high = size["networks"]
         ends = (max(low, 1), high)
         axes.plot([size["epsilon"]] * 2, ends, color="black", lw=3, marker="_", ms=9, label=label)
-    axes.axhline(k[-1], color="0.5", lw=1)
+    axes.axhline(n, color="0.5", lw=1)
     axes.set(xscale="log", yscale="log")
     ticks = [size["epsilon"] for size in entries[0]["sizes"]]
     axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
     axes.set_xticks([], minor=True)
-    legend(figure, f"band: 90 % interval of $K_\\varepsilon$; grey: all {k[-1]:,} samples")
+    legend(figure, f"band: 90 % interval of $K_\\varepsilon$; grey: all {n:,} samples")
     return figure
 
 
@@ -269,5 +241,5 @@ def _draw(
     lines = (low, shown, values.max(0))
     low, middle, high = map(np.sqrt, lines) if root else lines
     axes.fill_between(k, low, high, color=colour(row), alpha=0.25, lw=0)
-    marker: Keywords = {"marker": MARKERS[row % len(MARKERS)], "ms": 5}
-    axes.plot(k, middle, color=colour(row), label=name, **marker)
+    marker = MARKERS[row % len(MARKERS)]
+    axes.plot(k, middle, color=colour(row), label=name, marker=marker, ms=5)

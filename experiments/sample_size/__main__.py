@@ -9,15 +9,11 @@ from typing import Annotated
 import numpy as np
 
 from experiments.common import cli, console, prepare, run_folder, tables
-from experiments.common import problem as problems
 from experiments.common.config import ProblemConfig, above, at_least, default
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Kept, Record
-from experiments.common.tables import as_text
 from experiments.sample_size import measure, report
-from experiments.sample_size.report import NAMES, answers_of, table, trust_table
 from jaxscape import InputError
-from jaxscape.subspace import check_dim
 
 
 @dataclass(frozen=True)
@@ -65,24 +61,9 @@ class SampleSizeConfig(ProblemConfig):
 
 
 def run(config: SampleSizeConfig) -> Kept:
-    """Ask the pilots, print the tables, and write the run folder.
-
-    Raises:
-        InputError: settings or data that cannot be used.
-    """
-    config.check()
-    problem = problems.load(config)
-    check_dim(config.dim, problem.initial)
-    console.problem(problem, config.order)
-    found = run_folder.keep(
-        "sample_size", config, problem, lambda work: _find(problem, config, work)
-    )
-    for entry in found.summary["answers"]:
-        print(f"\nσ = {entry['sigma']:g}, {NAMES[entry['part']]}")
-        print(as_text(table(entry, found.arrays["pilot"].tolist(), found.summary["num_samples"])))
-        print("\n" + as_text(trust_table(entry)))
-    print(f"\nfigures: {found.folder / 'figures'}")
-    return found
+    """Ask the pilots, print the tables, and write the run folder; see ``run_folder.run``."""
+    show = lambda kept: report.text(kept.summary)  # noqa: E731
+    return run_folder.run("sample_size", config, _find, show)
 
 
 def _find(problem: Problem, config: SampleSizeConfig, work: Path) -> Record:
@@ -94,30 +75,24 @@ def _find(problem: Problem, config: SampleSizeConfig, work: Path) -> Record:
     for sigma in config.sigmas:
         started = time.monotonic()
         probe = prepare.probe(problem, params, found.space, config.points, sigma)
-        losses = measure.per_sample_losses(problem, probe)
-        console.stage(
-            f"losses, σ = {sigma:g}", f"{config.points} points", time.monotonic() - started
-        )
-        started = time.monotonic()
-        by_sigma.append(measure.arrays_of(losses, config))
-        what = f"{config.trials} orders at {config.pilot_points} points each"
+        by_sigma.append(measure.arrays_of(measure.per_sample_losses(problem, probe), config))
+        what = f"{config.points} points, {config.trials} orders at {config.pilot_points} of them"
         console.stage(f"pilots, σ = {sigma:g}", what, time.monotonic() - started)
     arrays = {name: np.stack([arrays[name] for arrays in by_sigma]) for name in by_sigma[0]}
-    n = len(problem.order)
-    arrays |= {
-        "sigma": np.asarray(config.sigmas, np.float32),
-        "pilot": np.asarray(measure.doubling(config.first_pilot, n)),
+    arrays["sigma"] = np.asarray(config.sigmas, np.float32)
+    arrays["pilot"] = np.asarray(measure.doubling(config.first_pilot, len(problem.order)))
+    summary = {
+        "num_samples": len(problem.order),
+        "level": tables.LEVEL,
+        "answers": report.answers_of(arrays),
     }
-    answers = answers_of(arrays)
+    marks = run_folder.marks(problem)
     unit = "nats" if problem.dataset.num_classes else "loss"
-    about = {"tolerance": config.tolerance, "unit": unit, **run_folder.marks(problem)}
     figures = {
-        "pilots": report.pilots(answers, arrays["pilot"], n, **about),
-        "coverage": report.coverage(
-            answers, arrays["pilot"], tables.LEVEL, config.trials, **run_folder.marks(problem)
-        ),
+        "pilots": report.pilots(summary, config.tolerance, unit=unit, **marks),
+        "coverage": report.coverage(summary, config.trials, **marks),
     }
-    return Record(arrays, {"num_samples": n, "level": tables.LEVEL, "answers": answers}, figures)
+    return Record(arrays, summary, figures)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,8 +1,8 @@
 """What pilots of a few samples say of the sample size that suffices, and how often they are right.
 
 A pilot is the first n samples of some order at a few random points. It is compared with all samples
-at all points. Arrays of intervals end in an axis (low, value, high). Those of both parts start with
-an axis (Δ, centered Δ).
+at all points. Every array starts with an axis (Δ, centered Δ); those of intervals end in an axis
+(low, value, high).
 """
 
 from functools import partial
@@ -11,17 +11,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 import jaxscape as js
 from experiments.common.problem import Problem
 from experiments.common.tables import LEVEL
 from jaxscape import InputError, prefix, reductions
-from jaxscape.loss_variance import Evidence, estimate, evidence_of, extend, start
-from jaxscape.probes import Probe
+from jaxscape.loss_variance import Evidence, estimate_loss_variance, evidence_of, extend, start
 from jaxscape.sample_size import SufficientSize
+from jaxscape.types import Probe
 
 PARTS = ("delta", "centered")
+
+Said = dict[str, Array]
+"""``loss_variance``, ``law``, ``distance``, ``exceedance`` [2, *r, 3], ``effective`` [2, *r]."""
 
 
 class Question(NamedTuple):
@@ -29,25 +32,7 @@ class Question(NamedTuple):
 
     tolerance: float  #: of Δ_k, in units of the loss squared
     epsilon: float  #: root mean square distance to the population's landscape, units of the loss
-    level: float  #: of every interval
     run: int  #: samples of the run whose K by Definition 4 is predicted
-
-
-class Answer(NamedTuple):
-    """What a pilot says, ``[2, *r, 3]``; a K is infinite where it is beyond all numbers."""
-
-    loss_variance: Float[Array, "2 *r 3"]  #: E_q S²
-    effective: Float[Array, "2 *r"]  #: effective sample size
-    law: Float[Array, "2 *r 3"]  #: K of the order law
-    distance: Float[Array, "2 *r 3"]  #: K_ε to the population
-    exceedance: Float[Array, "2 *r 3"]  #: K of Definition 4 in a run, its value the median
-
-
-class Trials(NamedTuple):
-    """Pilots of R orders."""
-
-    answer: Answer  #: r = (R, sizes)
-    exceedance: Float[Array, "2 R"]  #: K by Definition 4 of each whole order; n: not reached
 
 
 def per_sample_losses(problem: Problem, probe: Probe) -> Float[Array, "m n"]:
@@ -71,12 +56,14 @@ def arrays_of(losses: Float[Array, "M n"], config: Any) -> dict[str, np.ndarray]
     """The arrays of results.npz at one sigma.
 
     ``own_*`` are pilots along the order of the data, ``trial_*`` those of random orders, ``true_*``
-    what all samples at all points say, for both parts. ``own_k``, ``trial_k`` and, at all points,
-    ``true_k`` are Definition 4's K of each order run to its end, n where it is not reached.
-    ``held_*`` is whether a trial's interval held.
+    what all samples at all points say: E_q S² (``loss_variance``), its effective sample size, K of
+    the order law, K_ε (``distance``) and K of Definition 4 in a run (``exceedance``, the value its
+    median). A K beyond all numbers is infinite. ``own_k``, ``trial_k`` and ``true_k`` are
+    Definition 4's K of each order run to its end, n where it is not reached. ``held_*`` is whether
+    a trial's interval held what it predicts: ``true_*``, or ``trial_k`` for Definition 4.
     """
     n = losses.shape[1]
-    question = Question(config.tolerance, config.epsilon, LEVEL, n)
+    question = Question(config.tolerance, config.epsilon, n)
     found = ask(
         jax.random.key(config.seed),
         losses,
@@ -85,23 +72,19 @@ def arrays_of(losses: Float[Array, "M n"], config: Any) -> dict[str, np.ndarray]
         num_trials=config.trials,
         question=question,
     )
-    truth = of_all(losses, question)
-    own = jax.tree.map(lambda leaf: leaf[:, 0], found)
-    trials = jax.tree.map(lambda leaf: leaf[:, 1:], found)
+    own, trial = ({name: x[:, rows] for name, x in found.items()} for rows in (0, slice(1, None)))
+    true = of_all(losses, question)
+    wanted = {name: true[name][:, None, None, 1] for name in ("loss_variance", "law", "distance")}
+    wanted["exceedance"] = trial["k"][..., None]
     arrays = {
-        **_named("own", own.answer),
-        **_named("trial", trials.answer),
-        **_named("true", truth),
-        **{f"held_{what}": hits for what, hits in held(trials, truth).items()},
-        "own_k": own.exceedance,
-        "trial_k": trials.exceedance,
-        "true_k": last_exceedance(losses, config.tolerance),
+        f"{whose}_{name}": values
+        for whose, said in (("own", own), ("trial", trial), ("true", true))
+        for name, values in said.items()
     }
+    for name, value in wanted.items():
+        low, _, high = jnp.moveaxis(trial[name], -1, 0)
+        arrays[f"held_{name}"] = (low <= value) & (value <= high)
     return {name: np.asarray(values) for name, values in arrays.items()}
-
-
-def _named(prefix: str, answer: Answer) -> dict[str, Array]:
-    return {f"{prefix}_{name}": values for name, values in answer._asdict().items()}
 
 
 @partial(jax.jit, static_argnames=("sizes", "num_points", "num_trials", "question"))
@@ -113,56 +96,42 @@ def ask(
     num_points: int,
     num_trials: int,
     question: Question,
-) -> Trials:
+) -> Said:
     """Pilots of each of ``sizes`` in R = ``num_trials`` + 1 orders, at ``num_points`` points each.
 
     The first keeps the order of the samples and takes the first points, the others draw both.
-    ``sizes`` are ``doubling``.
+    ``sizes`` are ``doubling``. r = (R, sizes); ``k`` [2, R] is ``last_exceedance``.
     """
     total, n = losses.shape
 
-    def trial(index: Int[Array, ""]) -> Trials:
+    def trial(index: Int[Array, ""]) -> Said:
         for_points, for_samples = jax.random.split(jax.random.fold_in(key, index))
         points = jax.random.choice(for_points, total, (num_points,), replace=False)
         points = jnp.where(index > 0, points, jnp.arange(num_points))
         order = jnp.where(index > 0, jax.random.permutation(for_samples, n), jnp.arange(n))
         rows = losses[points][:, order]
-        said = _answers(_states(rows, sizes), question)
-        return Trials(said, last_exceedance(rows, question.tolerance))
+        k = last_exceedance(rows, question.tolerance)
+        return _answers(_states(rows, sizes), question) | {"k": k}
 
     found = jax.lax.map(trial, jnp.arange(num_trials + 1))
     return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), found)
 
 
 @partial(jax.jit, static_argnames="question")
-def of_all(losses: Float[Array, "M n"], question: Question) -> Answer:
-    """What all samples at all points say; r is empty."""
+def of_all(losses: Float[Array, "M n"], question: Question) -> Said:
+    """What all samples at all points say; r is empty. ``k`` [2] is ``last_exceedance``."""
     states = jax.tree.map(lambda leaf: leaf[None], evidence_of(losses))
-    return jax.tree.map(lambda leaf: leaf[:, 0], _answers(states, question))
+    said = {name: values[:, 0] for name, values in _answers(states, question).items()}
+    return said | {"k": last_exceedance(losses, question.tolerance)}
 
 
 def last_exceedance(losses: Float[Array, "m n"], tolerance: float) -> Float[Array, "2"]:
-    """K by Definition 4 of this order, for Δ and for centered delta; n where it is not reached."""
+    """K by Definition 4 of this order, for Δ and for centered Δ; n where it is not reached."""
     m = losses.shape[0]
-    centred = np.sqrt(m / (m - 1)) * (losses - losses.mean(0))
-    curves = [jnp.mean(prefix.increments(rows) ** 2, 0) for rows in (losses, centred)]
+    centered = np.sqrt(m / (m - 1)) * (losses - losses.mean(0))
+    curves = [jnp.mean(prefix.increments(rows) ** 2, 0) for rows in (losses, centered)]
     size = js.sufficient_size(jnp.stack(curves), tolerance)
     return jnp.where(size.reached, size.k, losses.shape[1]).astype(jnp.float32)
-
-
-def held(trials: Trials, truth: Answer) -> dict[str, Bool[np.ndarray, "2 R sizes"]]:
-    """Whether each pilot's interval holds what it predicts.
-
-    E_q S² and both K that follow from it are compared with ``truth``, those of all samples at all
-    points. Definition 4's K is compared with that of the pilot's own order, run to its end.
-    """
-    said = trials.answer
-    return {
-        "loss_variance": _inside(said.loss_variance, truth.loss_variance[:, None, None, 1]),
-        "law": _inside(said.law, truth.law[:, None, None, 1]),
-        "distance": _inside(said.distance, truth.distance[:, None, None, 1]),
-        "exceedance": _inside(said.exceedance, trials.exceedance[..., None]),
-    }
 
 
 def doubling(first: int, n: int) -> tuple[int, ...]:
@@ -183,31 +152,24 @@ def _states(losses: Float[Array, "m n"], sizes: tuple[int, ...]) -> Evidence:
     return jax.tree.map(lambda leaf: leaf[np.array(sizes) // step - 1], states)
 
 
-def _answers(states: Evidence, question: Question) -> Answer:
+def _answers(states: Evidence, question: Question) -> Said:
     parts = [jax.vmap(partial(_answer, part, question))(states) for part in PARTS]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
 
 
-def _answer(part: str, question: Question, state: Evidence) -> Answer:
-    tolerance, epsilon, level, run = question
-    found = estimate(state, part, level=level)
+def _answer(part: str, question: Question, state: Evidence) -> Said:
+    found = estimate_loss_variance(state, part, level=LEVEL)
     levels = jnp.stack(found.interval)
-    terms = getattr(state, part).largest
-    count = state.prefix.num_samples - 1
-    last = js.exceedance_size(terms, count, tolerance, level=level, within=run)
-    return Answer(
-        levels,
-        found.effective,
-        _number(js.increment_size(levels, tolerance)),
-        _number(js.distance_size(levels, epsilon)),
-        jnp.stack([_number(size) for size in last]),
-    )
+    terms, num = getattr(state, part).largest, state.prefix.num_samples - 1
+    last = js.exceedance_size(terms, num, question.tolerance, level=LEVEL, within=question.run)
+    return {
+        "loss_variance": levels,
+        "effective": found.effective,
+        "law": _number(js.increment_size(levels, question.tolerance)),
+        "distance": _number(js.distance_size(levels, question.epsilon)),
+        "exceedance": jnp.stack([_number(size) for size in last]),
+    }
 
 
 def _number(size: SufficientSize) -> Float[Array, "*t"]:
     return jnp.where(size.reached, size.k, jnp.inf)
-
-
-def _inside(interval: Float[Array, "2 R sizes 3"], value: Array) -> Bool[np.ndarray, "2 R sizes"]:
-    low, _, high = np.moveaxis(np.asarray(interval), -1, 0)
-    return (low <= np.asarray(value)) & (np.asarray(value) <= high)

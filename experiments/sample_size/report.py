@@ -1,15 +1,14 @@
-"""Tables and figures of what pilots of a few samples predict.
+"""Tables and figures of what pilots of a few samples predict, from the arrays of ``results.npz``.
 
-An answer is a mapping: ``sigma``, ``part`` ("delta" or "centered"), ``pilots`` (each with the
-intervals ``law`` and ``exceedance`` as (low, value, high), None where beyond all numbers, and
-``coverage``) and ``all``, what all samples say.
+An answer is an entry of the summary: ``sigma``, ``part`` ("delta" or "centered"), ``pilots`` (each
+with its ``samples``, the intervals ``law`` and ``exceedance`` as (low, value, high), None where
+beyond all numbers, and ``coverage``) and ``all``, what all samples say.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -21,152 +20,139 @@ from jaxscape.loss_variance import TRUSTED
 from jaxscape.sample_size import MOST
 
 NAMES = {"delta": "Δ and its level", "centered": "centered Δ"}
+LABELS = {"delta": r"$\Delta_k$", "centered": r"centered $\tilde\Delta_k$"}
 QUANTITIES = ("loss_variance", "law", "distance", "exceedance")
+KINDS = (("law", "order law"), ("exceedance", "last exceedance of a run"))
+COVERED = (("loss_variance", "level $\\mathrm{E}_q S^2$"), ("exceedance", "$K$ of a run"))
+PILOT = "samples $n$ of the pilot"
 
 
 def answers_of(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-    """One entry per sigma and part, from the arrays of results.npz; None where infinite."""
+    """One answer per sigma and part, from the arrays of results.npz; None where infinite."""
+    parts = {key: values for key, values in arrays.items() if values.ndim > 1}
     return [
-        _entry({key: values[row, part] for key, values in arrays.items() if values.ndim > 1})
-        | {"sigma": float(sigma), "part": name}
+        {"sigma": float(sigma), "part": name}
+        | _answer(arrays["pilot"], {key: values[row, part] for key, values in parts.items()})
         for row, sigma in enumerate(arrays["sigma"])
         for part, name in enumerate(PARTS)
     ]
 
 
-def _entry(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+def _answer(sizes: np.ndarray, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     """Of one sigma and part; ``held_*`` are [R, sizes], ``own_*`` [sizes, 3]."""
     trusted = arrays["trial_effective"] >= TRUSTED
+
+    def shares(chosen: Any) -> dict[str, float | None]:
+        held = {key: arrays[f"held_{key}"][chosen] for key in QUANTITIES}
+        return {key: float(hits.mean()) if hits.size else None for key, hits in held.items()}
+
     return {
         "pilots": [
             {
+                "samples": int(size),
                 "effective_samples": plain(arrays["own_effective"][i]),
                 **{key: plain(arrays[f"own_{key}"][i]) for key in QUANTITIES},
-                "coverage": {key: _share(arrays[f"held_{key}"][:, i]) for key in QUANTITIES},
+                "coverage": shares(np.s_[:, i]),
             }
-            for i in range(trusted.shape[1])
+            for i, size in enumerate(sizes)
         ],
         "all": {key: plain(arrays[f"true_{key}"][1]) for key in QUANTITIES[:3]}
         | {"exceedance": plain(arrays["true_k"])},
-        "trusted": _share(trusted),
-        "coverage_trusted": {key: _share(arrays[f"held_{key}"][trusted]) for key in QUANTITIES},
-        "coverage_others": {key: _share(arrays[f"held_{key}"][~trusted]) for key in QUANTITIES},
+        "trusted": float(trusted.mean()),
+        "coverage_trusted": shares(trusted),
+        "coverage_others": shares(~trusted),
     }
 
 
-def _share(hits: np.ndarray) -> float | None:
-    return float(hits.mean()) if hits.size else None
+def text(summary: dict[str, Any]) -> str:
+    """All that the command prints of its summary."""
+    lines = []
+    for answer in summary["answers"]:
+        lines += ["", f"σ = {answer['sigma']:g}, {NAMES[answer['part']]}"]
+        lines += [tables.as_text(_table(answer, summary["num_samples"])), ""]
+        lines += [tables.as_text(_coverage_table(answer))]
+    return "\n".join(lines)
 
 
-def table(entry: dict[str, Any], sizes: Sequence[int], n: int) -> list[list[str]]:
-    """Rows of text, the first one the header, the last one what all samples at all points say.
+def _table(answer: dict[str, Any], n: int) -> list[list[str]]:
+    """A row is the pilot along the order of the data, the last one all samples at all points.
 
-    A row is the pilot along the order of the data. Only "held" is of the random orders' pilots.
+    "held" alone is of the random orders' pilots.
     """
     rows = [["pilot", "E S²", "90 %", "held", "effective", "K, order law, 90 %"]]
     rows[0] += [f"K, run of {n:,}, 90 %", "held", "K_ε, 90 %"]
-    for size, pilot in zip(sizes, entry["pilots"], strict=True):
-        low, value, high = pilot["loss_variance"]
-        rows.append(
-            [
-                f"{size:,}",
-                f"{value:.3g}",
-                f"{_level(low)} to {_level(high)}",
-                f"{pilot['coverage']['loss_variance']:.1%}",
-                f"{pilot['effective_samples'] or 0:,.0f}",
-                tables.between(pilot["law"][::2]),
-                tables.between(pilot["exceedance"][::2]),
-                f"{pilot['coverage']['exceedance']:.1%}",
-                tables.between(pilot["distance"][::2]),
-            ]
-        )
-    truth = entry["all"]
-    last = f"this run: {truth['exceedance']:,.0f}" if truth["exceedance"] < n else "not by them"
-    law, distance = (tables.count(truth[key]) for key in ("law", "distance"))
-    rows.append(
-        [f"all {n:,}", f"{truth['loss_variance']:.3g}", "", "", "", law, last, "", distance]
-    )
-    return rows
+    for pilot in answer["pilots"]:
+        low, value, high = ("any" if x is None else f"{x:.3g}" for x in pilot["loss_variance"])
+        held = pilot["coverage"]
+        rows.append([
+            f"{pilot['samples']:,}", value, f"{low} to {high}", f"{held['loss_variance']:.1%}",
+            f"{pilot['effective_samples'] or 0:,.0f}", tables.between(pilot["law"][::2]),
+            tables.between(pilot["exceedance"][::2]), f"{held['exceedance']:.1%}",
+            tables.between(pilot["distance"][::2]),
+        ])  # fmt: skip
+    truth = answer["all"]
+    last = f"this run: {truth['exceedance']:,.0f}" if truth["exceedance"] < n else "not reached"
+    law, distance = (tables.count(truth[name]) for name in ("law", "distance"))
+    level = f"{truth['loss_variance']:.3g}"
+    return [*rows, [f"all {n:,}", level, "", "", "", law, last, "", distance]]
 
 
-def trust_table(entry: dict[str, Any]) -> list[list[str]]:
-    """Rows of text, the first one the header: coverage by the pilots' effective sample size."""
+def _coverage_table(answer: dict[str, Any]) -> list[list[str]]:
+    """Coverage of the pilots' intervals by their effective sample size."""
     rows = [["effective sample size", "of all pilots", "held E S²", "held K of a run"]]
-    for name, which, share in (
-        (f"at least {TRUSTED}", "trusted", entry["trusted"]),
-        ("less", "others", 1 - entry["trusted"]),
-    ):
-        held = entry[f"coverage_{which}"]
+    shares = {"trusted": answer["trusted"], "others": 1 - answer["trusted"]}
+    for name, (which, share) in zip((f"at least {TRUSTED}", "less"), shares.items(), strict=True):
+        held = answer[f"coverage_{which}"]
         cells = (share, held["loss_variance"], held["exceedance"])
         rows.append([name, *("-" if x is None else f"{x:.1%}" for x in cells)])
     return rows
 
 
-def _level(value: float | None) -> str:
-    return "any" if value is None else f"{value:.3g}"
-
-
-PILOT = "samples $n$ of the pilot"
-PART_LABELS = {"delta": r"$\Delta_k$", "centered": r"centered $\tilde\Delta_k$"}
-KINDS = (("law", "order law"), ("exceedance", "last exceedance of a run"))
-
-
 def pilots(
-    answers: Sequence[Mapping[str, Any]],
-    sizes: Int[np.ndarray, "p"],
-    num_samples: int,
-    *,
+    summary: Mapping[str, Any],
     tolerance: float,
+    *,
     dataset: str,
     unit: str = "nats",
     fallback: bool = False,
 ) -> Figure:
-    """K with its interval against the ``sizes`` of the pilots, a panel per answer.
+    """K with its interval against the samples of the pilots, a panel per answer.
 
     Lines are what all samples say: of the order law, and of the one order that was run.
     """
     title = rf"Sample size predicted, $\Delta_k$ < {tolerance:g} {unit}²: {dataset}"
-    figure, panels = canvas(title, PILOT, "$K$ (samples)", fallback=fallback, panels=len(answers))
-    for axes, answer in zip(panels, answers, strict=True):
-        _title(axes, answer)
+    figure, panels = _panels(summary["answers"], title, "$K$ (samples)", fallback)
+    for axes, answer in zip(panels, summary["answers"], strict=True):
+        sizes = np.array([pilot["samples"] for pilot in answer["pilots"]])
         for row, (kind, label) in enumerate(KINDS):
-            beside = sizes * 1.06 ** (2 * row - 1)
-            low, value, high = _limits(answer["pilots"], kind)
+            limits = [[MOST if x is None else x for x in p[kind]] for p in answer["pilots"]]
+            low, value, high = np.array(limits, float).T
             bars = np.maximum([value - low, high - value], 0)
             style: Keywords = {"color": colour(row), "marker": MARKERS[row], "ms": 5, "capsize": 3}
+            beside = sizes * 1.06 ** (2 * row - 1)
             axes.errorbar(beside, value, bars, lw=0, elinewidth=1.6, label=label, **style)
             if answer["all"][kind] is not None:
                 axes.axhline(answer["all"][kind], color=colour(row), ls=("--", ":")[row], lw=1.4)
-        axes.axhline(num_samples, color="0.6", lw=1)
+        axes.axhline(summary["num_samples"], color="0.6", lw=1)
         axes.set(xscale="log", yscale="log")
-    legend(
-        figure,
-        "bars: 90 % interval of a pilot; lines of the same colour: all samples; "
-        f"grey: {num_samples:,} samples",
-    )
+    grey = f"grey: {summary['num_samples']:,} samples"
+    legend(figure, f"bars: 90 % interval of a pilot; lines of the same colour: all samples; {grey}")
     return figure
 
 
 def coverage(
-    answers: Sequence[Mapping[str, Any]],
-    sizes: Int[np.ndarray, "p"],
-    level: float,
-    trials: int,
-    *,
-    dataset: str,
-    fallback: bool = False,
+    summary: Mapping[str, Any], trials: int, *, dataset: str, fallback: bool = False
 ) -> Figure:
     """How often the pilots' intervals held what they predict, a panel per answer."""
+    level = summary["level"]
     title = f"Coverage of {level:.0%} intervals over {trials} random orders: {dataset}"
-    ylabel = "share of pilots"
-    figure, panels = canvas(title, PILOT, ylabel, fallback=fallback, panels=len(answers))
-    for axes, answer in zip(panels, answers, strict=True):
-        _title(axes, answer)
-        error = 2 * np.sqrt(level * (1 - level) / trials)
+    figure, panels = _panels(summary["answers"], title, "share of pilots", fallback)
+    error = 2 * np.sqrt(level * (1 - level) / trials)
+    for axes, answer in zip(panels, summary["answers"], strict=True):
         axes.axhspan(level - error, min(level + error, 1), color="0.88", lw=0)
         axes.axhline(level, color="0.4", lw=1)
-        names = (("loss_variance", "level $\\mathrm{E}_q S^2$"), ("exceedance", "$K$ of a run"))
-        for row, (kind, label) in enumerate(names):
+        sizes = [pilot["samples"] for pilot in answer["pilots"]]
+        for row, (kind, label) in enumerate(COVERED):
             shares = [pilot["coverage"][kind] for pilot in answer["pilots"]]
             style: Keywords = {"color": colour(row), "marker": MARKERS[row], "ms": 5}
             axes.plot(sizes, shares, label=label, **style)
@@ -175,11 +161,10 @@ def coverage(
     return figure
 
 
-def _title(axes: Axes, answer: Mapping[str, Any]) -> None:
-    axes.set_title(f"σ = {answer['sigma']:g}, {PART_LABELS[answer['part']]}")
-
-
-def _limits(pilots: Sequence[Mapping[str, Any]], kind: str) -> np.ndarray:
-    """low, value, high of each pilot; one beyond all numbers at the last number looked at."""
-    rows = [[MOST if x is None else x for x in pilot[kind]] for pilot in pilots]
-    return np.array(rows, float).T
+def _panels(
+    answers: Sequence[Mapping[str, Any]], title: str, ylabel: str, fallback: bool
+) -> tuple[Figure, Sequence[Axes]]:
+    figure, panels = canvas(title, PILOT, ylabel, fallback=fallback, panels=len(answers))
+    for axes, answer in zip(panels, answers, strict=True):
+        axes.set_title(f"σ = {answer['sigma']:g}, {LABELS[answer['part']]}")
+    return figure, panels

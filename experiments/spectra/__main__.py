@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from experiments.common import cli, console, prepare, run_folder, segments, tables
-from experiments.common import problem as problems
+from experiments.common import cli, console, prepare, run_folder, segments
 from experiments.common.config import ProblemConfig, above, at_least, between, default
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Kept, Record
 from experiments.spectra import measure, report
-from jaxscape.subspace import check_dim
 from jaxscape.types import InputError
 
 
@@ -49,21 +47,8 @@ class SpectraConfig(ProblemConfig):
 
 
 def run(config: SpectraConfig) -> Kept:
-    """Solve, print the tables, and write the run folder.
-
-    Raises:
-        InputError: settings or data that cannot be used.
-    """
-    config.check()
-    problem = problems.load(config)
-    check_dim(config.dim, problem.initial)
-    console.problem(problem, config.order)
-    found = run_folder.keep("spectra", config, problem, lambda work: _find(problem, config, work))
-    print("\n" + tables.as_text(report.table(found.arrays)))
-    print("\n" + tables.as_text(report.theorem_table(found.arrays, config.sigma)))
-    print("\n" + tables.as_text(report.verdicts(found.summary)))
-    print(f"\nfigures: {found.folder / 'figures'}")
-    return found
+    """Solve, print the tables, and write the run folder; see ``run_folder.run``."""
+    return run_folder.run("spectra", config, _find, report.text)
 
 
 def _find(problem: Problem, config: SpectraConfig, work: Path) -> Record:

@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
+from experiments.common.run_folder import Kept
+from experiments.common.tables import as_text
 from jaxscape.lab.style import MARKERS, PREFIX, Keywords, canvas, colour, legend, log_bins
 
 ALIKE = 0.9
@@ -42,6 +44,12 @@ def captured(arrays: dict[str, np.ndarray]) -> np.ndarray:
     """tr Λ_k / Σ_j λ_j(H_k): how much of the top curvature lies in the subspace of H_N, [K]."""
     ritz = arrays["ritz_values"][arrays["k"] - 1].sum(1, dtype=np.float64)
     return ritz / arrays["values"].sum(1, dtype=np.float64)
+
+
+def text(kept: Kept) -> str:
+    """All that the command prints."""
+    rows = table(kept.arrays), theorem_table(kept.arrays, kept.summary["sigma"])
+    return "\n\n".join(map(as_text, (*rows, verdicts(kept.summary))))
 
 
 def table(arrays: dict[str, np.ndarray]) -> list[list[str]]:

@@ -16,11 +16,10 @@ from experiments.common.tables import LEVEL
 from jaxscape.lab import train
 from jaxscape.lanczos import Eigenpairs
 from jaxscape.loss_variance import Interval, Terms, mean_interval, terms_of
-from jaxscape.probes import Probe
 from jaxscape.reductions import Delta
 from jaxscape.sample_size import SufficientSize
 from jaxscape.trees import num_parameters
-from jaxscape.types import Params
+from jaxscape.types import Params, Probe
 
 
 def arrays_of(

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxscape as js
-from experiments.common import law_figures, report, tables
+from experiments.common import report, tables
 from experiments.common.report import Picture
 from experiments.common.run_folder import Record
 from jaxscape.lab import plot
@@ -137,8 +137,8 @@ def figures_of(arrays: dict[str, np.ndarray], found: dict[str, Any]) -> dict[str
             "its diagonal form (published)": arrays["law_diagonal"],
         }
         parts = {p: arrays[f"law_{p}"] for p in ("offset", "gradient", "curvature", "mixed")}
-        figures["law"] = law_figures.law(k, delta, theory, **common)
-        figures["law_parts"] = law_figures.parts(k, parts, labels, **marks)
+        figures["law"] = plot.law(k, delta, theory, **common)
+        figures["law_parts"] = plot.law_parts(k, parts, labels, **marks)
     if len(arrays["eigenvalues"]):
         figures["eigenvalues"] = plot.eigenvalues(
             arrays["eigenvalues"],
@@ -157,7 +157,7 @@ def _sizes(arrays: dict[str, np.ndarray], num_samples: int, common: dict[str, An
     measured = np.asarray(js.sufficient_size(arrays["delta"][:, None], tolerances).k)
     law = js.increment_size(arrays["loss_variance"][:, None], tolerances)
     predicted = np.where(law.reached, law.k, np.nan)
-    return law_figures.sizes(tolerances, measured, predicted, num_samples, **common)
+    return plot.sufficient_sizes(tolerances, measured, predicted, num_samples, **common)
 
 
 def write(config: Any, folder: Path, record: Record, facts: dict[str, Any]) -> None:

@@ -10,7 +10,6 @@ import numpy as np
 
 import jaxscape as js
 from experiments.common import cli, console, prepare, run_folder, tables
-from experiments.common import problem as problems
 from experiments.common.config import ProblemConfig, Range, above, between, default
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Kept, Record
@@ -18,10 +17,7 @@ from experiments.common.segments import MAX_LAW_DIM
 from experiments.variance import report
 from experiments.variance.measure import NETS, measure
 from jaxscape.probes import fits
-from jaxscape.subspace import check_dim
 
-PREFIXES = 300
-"""Values of k that are looked at."""
 POWER = Range(lambda m: m >= 128 and fits(m, NETS), "a power of two of at least 128")
 """Of the number of points: nets of Sobol' points have as many."""
 
@@ -52,19 +48,9 @@ class VarianceConfig(ProblemConfig):
 
 
 def run(config: VarianceConfig) -> Kept:
-    """Measure, print the table, and write the run folder.
-
-    Raises:
-        InputError: settings or data that cannot be used.
-    """
-    config.check()
-    problem = problems.load(config)
-    check_dim(config.dim, problem.initial)
-    console.problem(problem, config.order)
-    found = run_folder.keep("variance", config, problem, lambda work: _find(problem, config, work))
-    print(tables.as_text(report.table(found.summary["sigmas"])))
-    print(f"\nfigure: {found.folder / 'figures' / 'points.png'}")
-    return found
+    """Measure, print the table, and write the run folder; see ``run_folder.run``."""
+    show = lambda kept: tables.as_text(report.table(kept.summary["sigmas"]))  # noqa: E731
+    return run_folder.run("variance", config, _find, show)
 
 
 def _find(problem: Problem, config: VarianceConfig, work: Path) -> Record:
@@ -78,7 +64,7 @@ def _find(problem: Problem, config: VarianceConfig, work: Path) -> Record:
     console.stage("model", "the quadratic model of every sample", time.monotonic() - started)
     k = np.arange(1, len(problem.order))
     k = k[tables.late(k)]
-    k = k[np.unique(np.linspace(0, len(k) - 1, PREFIXES).astype(int))]
+    k = k[np.unique(np.linspace(0, len(k) - 1, 300).astype(int))]  # as many as a median needs
     found = []
     for sigma in config.sigmas:
         started = time.monotonic()

@@ -7,7 +7,7 @@ good as its first 2^j.
 
 import functools
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from experiments.common.problem import Problem
 from jaxscape import InputError, reductions
 from jaxscape.probes import RANDOMISATIONS
 from jaxscape.quadratic import Quadratic
-from jaxscape.types import Batch, PerSampleLoss
+from jaxscape.types import Batch, PerSampleLoss, Probe
 
 ERROR = 0.01
 """Standard error that is asked for, as a share of the mean."""
@@ -30,28 +30,29 @@ FEW = 64
 """Points from which such an interval is formed."""
 
 
+NETS = 16
+"""Sobol' nets of the pool."""
+
+
 class Estimator(NamedTuple):
     """A way to draw points, perhaps with the quadratic model as a control variate."""
 
     name: str
-    draw: Literal["gaussian", "pairs", "sobol"]
-    control: bool = False
+    draw: str  #: which pool
+    least: int  #: points of the smallest group
+    group: int  #: points of a group where there are ``FEW`` in all
+    control: bool
 
 
-ESTIMATORS = (
-    Estimator("independent", "gaussian"),
-    Estimator("antithetic pairs", "pairs"),
-    Estimator("Sobol'", "sobol"),
-    Estimator("independent, control", "gaussian", True),
-    Estimator("antithetic pairs, control", "pairs", True),
-    Estimator("Sobol', control", "sobol", True),
+ESTIMATORS = tuple(
+    Estimator(name + ", control" * control, draw, least, group, control)
+    for control in (False, True)
+    for name, draw, least, group in (
+        ("independent", "gaussian", 1, 1),
+        ("antithetic pairs", "pairs", 2, 2),
+        ("Sobol'", "sobol", 1, FEW // RANDOMISATIONS),
+    )
 )
-
-
-LEAST = {"gaussian": 1, "pairs": 2, "sobol": 1}
-"""Points of the smallest group."""
-GROUP = {"gaussian": 1, "pairs": 2, "sobol": FEW // RANDOMISATIONS}
-"""Points of a group where there are ``FEW`` in all."""
 
 
 def controlled(
@@ -114,30 +115,11 @@ def _variance(values: Float[np.ndarray, "g size q"], size: int) -> Float[np.ndar
 def _crossing(have: Float[np.ndarray, "sizes"], needed: Float[np.ndarray, "sizes"]) -> float:
     """The logarithm of the number of points that is as many as needed."""
     enough = np.flatnonzero(have >= needed)
-    if not enough.size:
-        return needed[-1]
+    if not enough.size or enough[0] == 0:
+        return needed[0 if enough.size else -1]
     at = enough[0]
-    if at == 0:
-        return needed[0]
     gap = (needed - have)[at - 1 : at + 1]
     return have[at - 1] + (have[at] - have[at - 1]) * gap[0] / (gap[0] - gap[1])
-
-
-NETS = 16
-"""Sobol' nets of the pool."""
-
-
-class Seen(NamedTuple):
-    """What was seen at m points."""
-
-    steps: Float[np.ndarray, "m K"]  #: δ_k
-    level: Float[np.ndarray, "m"]  #: S²(w)
-
-    def squares(self, centre: Float[np.ndarray, "K"]) -> Float[np.ndarray, "m q"]:
-        """δ_k², (δ_k − centre)² and S², in this order."""
-        return np.concatenate(
-            [self.steps**2, (self.steps - centre) ** 2, self.level[:, None]], axis=1
-        )
 
 
 def measure(
@@ -162,14 +144,19 @@ def measure(
     nets = js.sobol(for_nets, space, num_points, sigma, randomisations=NETS).coordinates
     flat = js.Subspace(jnp.zeros(space.dim), jnp.eye(space.dim))
     pools, models = {}, {}
+    centre = model_centre = None
     for name, theta, groups in (("sobol", nets, NETS), ("pairs", pairs, num_points // 2)):
-        seen = _see(problem.loss, js.points(space, theta), problem.samples, k)
-        like = _see(_modelled, js.points(flat, theta), model, k)
-        if name == "sobol":
-            centre, model_centre = seen.steps.mean(0), like.steps.mean(0)
-        pools[name] = seen.squares(centre).reshape(groups, num_points // groups, -1)
-        models[name] = like.squares(model_centre).reshape(pools[name].shape)
-    _check(pools)
+        seen, centre = _squares(problem.loss, js.points(space, theta), problem.samples, k, centre)
+        like, model_centre = _squares(_modelled, js.points(flat, theta), model, k, model_centre)
+        pools[name] = seen.reshape(groups, num_points // groups, -1)
+        models[name] = like.reshape(pools[name].shape)
+    if not all(np.isfinite(pool).all() for pool in pools.values()):
+        raise InputError("expected finite losses, found NaN or infinity; lower --sigmas")
+    if not all(pool.any((0, 1)).all() for pool in pools.values()):
+        raise InputError(
+            "expected losses that differ between samples and points, found a Δ_k of 0; raise "
+            "--sigmas, or change --dataset"
+        )
     for each in (pools, models):
         each["gaussian"] = each["pairs"][:, :1]
     return _ask(pools, models, _expected(model, k, sigma))
@@ -180,15 +167,14 @@ def _ask(
     models: Mapping[str, np.ndarray],
     expected: Float[np.ndarray, "q"],
 ) -> dict[str, np.ndarray]:
-    def values_of(e: Estimator) -> Float[np.ndarray, "g size q"]:
-        if not e.control:
-            return pools[e.draw]
-        return controlled(pools[e.draw], models[e.draw], expected, LEAST[e.draw])
-
-    values = {e: values_of(e) for e in ESTIMATORS}
-    mean = values[ESTIMATORS[-1]].mean((0, 1))  # of all it has the smallest error, or nearly so
-    needed = [points_needed(v, mean, LEAST[e.draw]) for e, v in values.items()]
-    held = [share_held(v, mean, GROUP[e.draw]).mean(0) for e, v in values.items()]
+    values = [
+        controlled(pools[e.draw], models[e.draw], expected, e.least) if e.control else pools[e.draw]
+        for e in ESTIMATORS
+    ]
+    mean = values[-1].mean((0, 1))  # of all it has the smallest error, or nearly so
+    pairs = list(zip(ESTIMATORS, values, strict=True))
+    needed = [points_needed(v, mean, e.least) for e, v in pairs]
+    held = [share_held(v, mean, e.group).mean(0) for e, v in pairs]
     size = (len(expected) - 1) // 2
     places: dict[str, Any] = {"delta": slice(size), "centered": slice(size, 2 * size), "level": -1}
     return {
@@ -212,9 +198,18 @@ def _expected(model: Quadratic, k: Int[np.ndarray, "K"], sigma: float) -> Float[
     return np.concatenate([total[k - 1], centered[k - 1], [np.mean(every * (every + 1) * total)]])
 
 
-def _see(loss: PerSampleLoss, probe: Any, data: Batch, k: Int[np.ndarray, "K"]) -> Seen:
-    steps, level = js.evaluate(loss, probe, data, _kept(tuple(map(int, k))))
-    return Seen(np.asarray(steps.T, np.float64), np.asarray(level, np.float64))
+def _squares(
+    loss: PerSampleLoss,
+    probe: Probe,
+    data: Batch,
+    k: Int[np.ndarray, "K"],
+    centre: Float[np.ndarray, "K"] | None,
+) -> tuple[Float[np.ndarray, "m q"], Float[np.ndarray, "K"]]:
+    """δ_k², (δ_k − centre)² and S² at every point; the centre, by default the mean of δ_k."""
+    found = js.evaluate(loss, probe, data, _kept(tuple(k.tolist())))
+    steps, level = (np.asarray(x.T, np.float64) for x in found)
+    centre = steps.mean(0) if centre is None else centre
+    return np.concatenate([steps**2, (steps - centre) ** 2, level[:, None]], axis=1), centre
 
 
 @functools.lru_cache
@@ -227,13 +222,3 @@ def _kept(ks: tuple[int, ...]) -> js.Reduction:
             prefix.variance,
         )
     )
-
-
-def _check(pools: Mapping[str, np.ndarray]) -> None:
-    if not all(np.isfinite(pool).all() for pool in pools.values()):
-        raise InputError("expected finite losses, found NaN or infinity; lower --sigmas")
-    if not all(pool.any((0, 1)).all() for pool in pools.values()):
-        raise InputError(
-            "expected losses that differ between samples and points, found a Δ_k of 0; no share "
-            "of it is defined"
-        )

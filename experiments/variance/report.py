@@ -15,23 +15,22 @@ def entries_of(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
 
     Points for Δ_k and its centered part are medians over k. Coverage is the mean over k.
     """
+    numbers = {
+        "delta": np.median(arrays["needed_delta"], -1),
+        "centered": np.median(arrays["needed_centered"], -1),
+        "level": arrays["needed_level"],
+        "held": np.mean(arrays["held_delta"], -1),
+        "held_level": arrays["held_level"],
+    }
+    names = [estimator.name for estimator in ESTIMATORS]
     return [
-        {
-            "sigma": float(sigma),
-            "estimators": [
-                {
-                    "name": estimator.name,
-                    "delta": float(np.median(arrays["needed_delta"][index, row])),
-                    "centered": float(np.median(arrays["needed_centered"][index, row])),
-                    "level": float(arrays["needed_level"][index, row]),
-                    "held": float(np.mean(arrays["held_delta"][index, row])),
-                    "held_level": float(arrays["held_level"][index, row]),
-                }
-                for row, estimator in enumerate(ESTIMATORS)
-            ],
-        }
+        {"sigma": float(sigma)}
+        | {"estimators": [
+            {"name": name} | {key: float(values[index, row]) for key, values in numbers.items()}
+            for row, name in enumerate(names)
+        ]}
         for index, sigma in enumerate(arrays["sigma"])
-    ]
+    ]  # fmt: skip
 
 
 def table(entries: list[dict[str, Any]]) -> list[list[str]]:
@@ -57,8 +56,7 @@ def points_needed(
 ) -> Figure:
     """Points for a standard error of 1 % by each estimator, a panel per entry.
 
-    An entry holds ``sigma`` and ``estimators``, each with its ``name`` and the numbers ``delta``,
-    ``centered`` and ``level``. Less than one point is drawn as one.
+    Less than one point is drawn as one.
     """
     title = f"Points for a standard error of 1 %: {dataset}"
     figure, panels = canvas(title, "", "points", fallback=fallback, panels=len(entries))

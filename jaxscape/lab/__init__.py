@@ -1,1 +1,1 @@
-"""The bench around the core: models, data, training, checkpoints, figures."""
+"""A network, its data, its training and its figures, to try jaxscape on."""

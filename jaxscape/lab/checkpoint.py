@@ -1,10 +1,11 @@
 """Named pytrees of arrays on disk, each replaced atomically (Orbax).
 
-Orbax sees a flat dictionary from path to array, so any registered pytree (NamedTuple, dataclass,
-Flax parameters) goes through, and a difference from what is expected has a name.
+Of several processes (``jax.distributed``) every one calls these functions with the same arguments:
+Orbax lets process 0 write and the others wait for it.
 """
 
 import contextlib
+import gc
 import logging
 import os
 import re
@@ -21,25 +22,29 @@ import orbax.checkpoint as ocp
 from jaxscape.types import InputError
 
 LATE = 0.2
-"""Seconds in which the other writes of a save that failed come to their end."""
+"""Seconds in which the other writes of a failed save end."""
 
 
 def save(folder: str | Path, name: str, tree: Any) -> None:
     """Write ``tree`` as the item ``name`` of ``folder``, in place of what had that name.
 
-    Returns once the arrays are on disk. The new version is written beside the old one, renamed
-    into place when complete, and only then is the old one removed: a process killed at any
-    instant leaves one of the two whole.
+    Returns once the arrays are on disk. The new version is written beside the old one and renamed
+    when it is complete. Only then is the old one removed: a process killed at any instant leaves
+    one of the two whole.
 
-    ``tree`` holds JAX or NumPy arrays with at least one entry each; random keys go through
-    ``jax.random.key_data``. With several processes (``jax.distributed``) all of them save and
-    restore the same arrays together, in a folder that they share; process 0 writes. Raises
-    ``OSError`` where it cannot be written (a full disk, an unwritable folder), with the last good
-    version left as it was.
+    Args:
+        folder: made where it is missing.
+        name: of a subfolder.
+        tree: JAX or NumPy arrays with at least one entry each, which every process has whole;
+            random keys as ``jax.random.key_data``.
+
+    Raises:
+        OSError: it cannot be written (a full disk, an unwritable folder). The last good version is
+            still there.
     """
     try:
         if jax.process_count() > 1:
-            tree = jax.device_get(tree)  # Orbax takes a JAX array for one spread over processes
+            tree = jax.device_get(tree)  # Orbax expects a JAX array to be spread over all processes
         Path(folder).resolve().joinpath(name).mkdir(parents=True, exist_ok=True)
         with _manager(folder, name, read_only=False) as manager:
             last = manager.latest_step()
@@ -61,22 +66,27 @@ def exists(folder: str | Path, name: str) -> bool:
 def restore(folder: str | Path, name: str, like: Any) -> Any:
     """The item ``name`` of ``folder``, bit-identical to what was saved.
 
-    ``like`` is a pytree of arrays or ``jax.ShapeDtypeStruct`` with the structure, shapes and dtypes
-    that are expected; where a leaf has a sharding, the array is placed by it.
+    Args:
+        folder: where it was saved.
+        name: as it was saved.
+        like: a pytree of arrays or ``jax.ShapeDtypeStruct`` with the structure, shapes and dtypes
+            that are expected; where a leaf has a sharding, the array is placed by it.
 
-    Raises ``InputError`` where there is no such item, where it differs from ``like`` (a
-    checkpoint of other settings), and where it cannot be read.
+    Raises:
+        InputError: there is no such item, it differs from ``like`` (a checkpoint of other
+            settings), or it cannot be read.
     """
     if not exists(folder, name):
         raise InputError(f"expected a checkpoint {name!r} in {folder}, found none; save it first")
-    expected = _flat(name, jax.tree.map(_abstract, like))
+    expected = _flat(name, like)
     with _manager(folder, name, read_only=True) as manager:
         step = manager.latest_step()
         try:
             stored = manager.item_metadata(step).tree
             _check(folder, name, _kinds(stored), _kinds(expected))
             device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-            arguments = ocp.args.StandardRestore(expected, fallback_sharding=device)
+            abstract = jax.tree.map(_abstract, expected)
+            arguments = ocp.args.StandardRestore(abstract, fallback_sharding=device)
             found = manager.restore(step, args=arguments)
         except InputError:
             raise
@@ -89,17 +99,18 @@ def restore(folder: str | Path, name: str, like: Any) -> Any:
 
 
 def _check(folder: str | Path, name: str, stored: dict, expected: dict) -> None:
-    different = [p for p in (expected | stored) if stored.get(p) != expected.get(p)]
-    if different:
-        path = different[0]
-        raise InputError(
-            f"expected {path} to be {expected.get(path, 'absent')}, found "
-            f"{stored.get(path, 'absent')} in checkpoint {name!r} of {folder}, a checkpoint of "
-            "other settings; use those settings or another folder"
-        )
+    """Raise an ``InputError`` that names the first leaf that differs."""
+    for path in expected | stored:
+        wanted, found = expected.get(path, "absent"), stored.get(path, "absent")
+        if wanted != found:
+            raise InputError(
+                f"expected {path} to be {wanted}, found {found} in checkpoint {name!r} of "
+                f"{folder}, a checkpoint of other settings; use those settings or another folder"
+            )
 
 
 def _flat(name: str, tree: Any) -> dict[str, Any]:
+    """Leaves by path: so any registered pytree goes through Orbax, and a difference has a name."""
     leaves = jax.tree_util.tree_leaves_with_path({name: tree})
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
@@ -123,12 +134,8 @@ def _reason(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _manager(folder: str | Path, name: str, *, read_only: bool) -> Iterator[ocp.CheckpointManager]:
-    """One item's versions, numbered; what is logged on the way is silenced, errors are raised."""
-    logger, told = logging.getLogger("absl"), sys.unraisablehook
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    sys.unraisablehook = lambda found: None if _is_late(found.exc_value) else told(found)
-    try:
+    """One item's versions, numbered."""
+    with _quiet():
         options = ocp.CheckpointManagerOptions(
             max_to_keep=1,
             enable_async_checkpointing=False,
@@ -136,20 +143,31 @@ def _manager(folder: str | Path, name: str, *, read_only: bool) -> Iterator[ocp.
             read_only=read_only,
             create=False,
         )
-        with ocp.CheckpointManager(
-            Path(folder).resolve() / name,
-            options=options,
-            item_handlers=ocp.StandardCheckpointHandler(),
-        ) as manager:
+        path, handler = Path(folder).resolve() / name, ocp.StandardCheckpointHandler()
+        with ocp.CheckpointManager(path, options=options, item_handlers=handler) as manager:
             yield manager
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what Orbax and asyncio log: the first error of a save is raised as well.
+
+    A save that failed closes its event loop while other arrays are still being written. Each of
+    these then fails in a thread or a task where nobody can catch that.
+    """
+    loggers, hook = [logging.getLogger(name) for name in ("absl", "asyncio")], sys.unraisablehook
+    levels = [logger.level for logger in loggers]
+    late = lambda found: str(found.exc_value) == "Event loop is closed"  # noqa: E731
+    sys.unraisablehook = lambda found: None if late(found) else hook(found)
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
     except Exception:
         time.sleep(LATE)
+        gc.collect()  # a task that nobody awaited reports when it is collected
         raise
     finally:
-        logger.setLevel(level)
-        sys.unraisablehook = told
-
-
-def _is_late(error: BaseException | None) -> bool:
-    """Whether a write reports to Orbax, which has ended its save because of another one."""
-    return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
+        sys.unraisablehook = hook
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,7 +1,4 @@
-"""A small decoder-only transformer (Flax Linen).
-
-The reference networks as pure pairs of functions (Flax Linen).
-"""
+"""The reference networks: an MLP, a CNN and a transformer (Flax Linen), as pure functions."""
 
 import math
 from collections.abc import Callable
@@ -15,72 +12,7 @@ from jaxtyping import Array, Float, Int
 from jaxscape.types import InputError, Params
 
 HEADS = 4
-"""Heads of attention, or as many of them as divide the width."""
-
-
-class Transformer(nn.Module):
-    """The logits of the token that follows each of the last ``answers`` tokens, given those before.
-
-    Embeddings of tokens and of positions, then ``layers`` pre-norm blocks (Radford et al. 2019,
-    "Language models are unsupervised multitask learners", section 2.3) of width ``hidden``: causal
-    self-attention and a layer of 4·hidden units, which are ReLU as in the other networks and take a
-    CPU half the time of GELU. A layer norm and a dense layer come last. ``num_outputs`` is the
-    number of different tokens; all sequences have the length of those it was initialised on.
-    The last block computes nothing for tokens whose outputs are not asked for but what the others
-    attend to. ``answers`` of None asks for all.
-    """
-
-    num_outputs: int
-    hidden: int
-    layers: int
-    bias: bool = True
-    answers: int | None = None
-
-    @nn.compact
-    def __call__(self, inputs: Int[Array, "n t"]) -> Float[Array, "n a c"]:
-        """The outputs before any softmax."""
-        if inputs.ndim != 2 or not jnp.issubdtype(inputs.dtype, jnp.integer):
-            raise InputError(
-                f"expected integer tokens [n, length], found {inputs.dtype} of shape "
-                f"{inputs.shape}; give the transformer sequences of tokens, or take the mlp"
-            )
-        norm = lambda x: nn.LayerNorm(use_bias=self.bias)(x)  # noqa: E731
-        dense = lambda width, x: nn.Dense(width, use_bias=self.bias)(x)  # noqa: E731
-        length = inputs.shape[1]
-        asked = length if self.answers is None else self.answers
-        start = nn.initializers.normal(0.02)
-        positions = self.param("positions", start, (length, self.hidden))
-        tokens = nn.Embed(self.num_outputs, self.hidden)(jnp.arange(self.num_outputs))
-        x = tokens[inputs] + positions
-        for layer in range(self.layers):
-            if layer == 0 and self.num_outputs <= len(inputs):
-                # one row for each token at each place, which are fewer than in the sequences
-                table = dense(3 * self.hidden, norm(tokens + positions[:, None]))
-                joint = table[jnp.arange(length), inputs]
-            else:
-                joint = dense(3 * self.hidden, norm(x))
-            if layer == self.layers - 1:
-                x = x[:, -asked:]
-            attended = attention(joint, math.gcd(self.hidden, HEADS), x.shape[1])
-            x = x + dense(self.hidden, attended)
-            x = x + dense(self.hidden, nn.relu(dense(4 * self.hidden, norm(x))))
-        return dense(self.num_outputs, norm(x[:, -asked:]))
-
-
-def attention(joint: Float[Array, "n t 3*w"], heads: int, asked: int) -> Float[Array, "n a w"]:
-    """Causal scaled dot-product attention of the last ``asked`` tokens.
-
-    ``joint`` holds queries, keys and values side by side. Vaswani et al. 2017, "Attention is all
-    you need", section 3.2.
-    """
-    n, length, width = joint.shape
-    split = joint.reshape(n, length, 3, heads, width // 3 // heads)
-    query, key, value = (split[:, :, part] for part in range(3))
-    query = query[:, -asked:]
-    scores = jnp.einsum("nthe,nshe->nhts", query, key) / math.sqrt(query.shape[-1])
-    earlier = jnp.tril(jnp.ones((length, length), bool))[-asked:]
-    weights = jax.nn.softmax(jnp.where(earlier, scores, -jnp.inf))
-    return jnp.einsum("nhts,nshe->nthe", weights, value).reshape(n, asked, width // 3)
+"""Attention heads of a transformer, or as many of them as divide its width."""
 
 
 class Model(NamedTuple):
@@ -114,9 +46,9 @@ class CNN(nn.Module):
     """``layers`` ReLU convolutions, then a dense output.
 
     Convolution b is 3×3 with stride 2 and hidden·2^b/8 channels: it halves the image and doubles
-    the channels. It is written as a dense layer on patches: a matrix product stays fast where the
+    the channels. It is written as a dense layer on patches. A matrix product stays fast where the
     kernels of many points of parameter space are mapped over, and in gradients on a CPU, where
-    the convolution of XLA is some 30 times slower.
+    XLA's convolution is some 30 times slower.
     """
 
     num_outputs: int
@@ -149,6 +81,72 @@ def patches(images: Float[Array, "n h w c"]) -> Float[Array, "n half_h half_w 9*
     )
 
 
+class Transformer(nn.Module):
+    """The logits of the token that follows each of the last ``answers`` tokens, given those before.
+
+    Embeddings of tokens and of positions, then ``layers`` pre-norm blocks (Radford et al. 2019,
+    "Language models are unsupervised multitask learners", section 2.3) of width ``hidden``: causal
+    self-attention and a layer of 4·hidden ReLU units, which take a CPU half the time of GELU. A
+    layer norm and a dense layer come last. ``num_outputs`` is the number of different tokens. All
+    sequences have the length of those that the network was initialised on. ``answers`` of None
+    means all tokens.
+    """
+
+    num_outputs: int
+    hidden: int
+    layers: int
+    bias: bool = True
+    answers: int | None = None
+
+    @nn.compact
+    def __call__(self, inputs: Int[Array, "n t"]) -> Float[Array, "n a c"]:
+        """The outputs before any softmax."""
+        if inputs.ndim != 2 or not jnp.issubdtype(inputs.dtype, jnp.integer):
+            raise InputError(
+                f"expected integer tokens [n, length], found {inputs.dtype} of shape "
+                f"{inputs.shape}; give the transformer sequences of tokens, or take the mlp"
+            )
+        norm = lambda x: nn.LayerNorm(use_bias=self.bias)(x)  # noqa: E731
+        dense = lambda width, x: nn.Dense(width, use_bias=self.bias)(x)  # noqa: E731
+        length = inputs.shape[1]
+        asked = length if self.answers is None else self.answers
+        start = nn.initializers.normal(0.02)
+        positions = self.param("positions", start, (length, self.hidden))
+        tokens = nn.Embed(self.num_outputs, self.hidden)(jnp.arange(self.num_outputs))
+        x = tokens[inputs] + positions
+        for layer in range(self.layers):
+            # ``joint`` holds queries, keys and values of every token, [n, t, 3 * hidden]
+            if layer == 0 and self.num_outputs <= len(inputs):
+                # in the first block they depend on token and position alone: there are fewer
+                # such pairs than tokens in the batch
+                table = dense(3 * self.hidden, norm(tokens + positions[:, None]))
+                joint = table[jnp.arange(length), inputs]
+            else:
+                joint = dense(3 * self.hidden, norm(x))
+            if layer == self.layers - 1:
+                x = x[:, -asked:]  # the last block needs only keys and values of the other tokens
+            attended = attention(joint, math.gcd(self.hidden, HEADS), x.shape[1])
+            x = x + dense(self.hidden, attended)
+            x = x + dense(self.hidden, nn.relu(dense(4 * self.hidden, norm(x))))
+        return dense(self.num_outputs, norm(x[:, -asked:]))
+
+
+def attention(joint: Float[Array, "n t 3*w"], heads: int, asked: int) -> Float[Array, "n a w"]:
+    """Causal scaled dot-product attention of the last ``asked`` tokens.
+
+    ``joint`` holds queries, keys and values side by side. Vaswani et al. 2017, "Attention is all
+    you need", section 3.2.
+    """
+    n, length, width = joint.shape
+    split = joint.reshape(n, length, 3, heads, width // 3 // heads)
+    query, key, value = (split[:, :, part] for part in range(3))
+    query = query[:, -asked:]
+    scores = jnp.einsum("nthe,nshe->nhts", query, key) / math.sqrt(query.shape[-1])
+    earlier = jnp.tril(jnp.ones((length, length), bool))[-asked:]
+    weights = jax.nn.softmax(jnp.where(earlier, scores, -jnp.inf))
+    return jnp.einsum("nhts,nshe->nthe", weights, value).reshape(n, asked, width // 3)
+
+
 ARCHITECTURES = {"mlp": MLP, "cnn": CNN, "transformer": Transformer}
 
 
@@ -161,32 +159,32 @@ def build(
     bias: bool = True,
     answers: int | None = None,
 ) -> Model:
-    """The network ``name`` ("mlp", "cnn" or "transformer") of ``layers`` layers ``hidden`` wide.
+    """A network with float32 parameters, without dropout and batch normalisation.
 
-    Without ``bias`` a layer has weights alone. ``answers`` is for a transformer alone: of how many
-    last tokens it gives outputs, by default of all.
+    The loss of a sample thus depends on that sample and the parameters alone. On 28×28 inputs and
+    10 outputs the default mlp has 269,322 parameters, the default cnn 50,186. A transformer of 12
+    tokens, length 11, width 24 and one block has 8,124.
 
-    Parameters are float32 and there is neither dropout nor batch normalisation, so the loss of a
-    sample depends on that sample and the parameters alone. On 28×28 inputs and 10 outputs the
-    default mlp has 269,322 parameters, the default cnn 50,186; a transformer of 12 tokens, length
-    11, width 24 and one block has 8,124.
+    Args:
+        name: "mlp", "cnn" or "transformer".
+        num_outputs: classes, or different tokens.
+        hidden: width of each layer.
+        layers: number of hidden layers or blocks.
+        bias: False leaves every layer its weights alone.
+        answers: of how many last tokens a transformer gives outputs, by default of all.
 
-    Raises ``InputError`` for an unknown name or a size out of range.
+    Raises:
+        InputError: an unknown name or a size out of range.
     """
     if name not in ARCHITECTURES:
         raise InputError(f"expected a model among {list(ARCHITECTURES)}, found {name!r}; name one")
-    for what, value, least in [
-        ("num_outputs", num_outputs, 1),
-        ("hidden", hidden, 1),
-        ("layers", layers, 0),
-    ]:
-        if value < least:
-            raise InputError(f"expected {what} of at least {least}, found {value}; raise it")
     sizes: dict[str, Any] = {"num_outputs": num_outputs, "hidden": hidden, "layers": layers}
+    for what, least in (("num_outputs", 1), ("hidden", 1), ("layers", 0)):
+        if sizes[what] < least:
+            raise InputError(f"expected {what} of at least {least}, found {sizes[what]}; raise it")
     if answers is not None:
         sizes["answers"] = answers
     module = ARCHITECTURES[name](**sizes, bias=bias)
-
     first = jax.jit(module.init)
 
     def init(key: jax.Array, inputs: Any) -> Params:

@@ -1,12 +1,13 @@
-"""Figures of a sweep, from arrays.
+"""Figures of Δ_k, its law, sufficient sizes, spectra and loss surfaces, from arrays.
 
-Figures of loss surfaces over two directions, from arrays.
+All of them take ``dataset``, which the title names, and ``fallback``, which marks a data set that
+stands in for MNIST. ``unit`` is the unit of what is drawn, that of a squared loss where it is Δ_k.
 """
 
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -18,6 +19,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from mpl_toolkits.mplot3d import Axes3D
 
 from jaxscape.lab.style import (
+    MARKERS,
     PREFIX,
     STYLE,
     Keywords,
@@ -26,9 +28,16 @@ from jaxscape.lab.style import (
     draw_extremes,
     draw_mean,
     finish,
+    heading,
     legend,
+    log_bins,
     thin,
 )
+
+AXES = (r"$\theta_1$", r"$\theta_2$")
+
+RANGE = 1e8
+"""Largest over smallest value that a logarithmic scale of colours spans."""
 
 
 def delta(
@@ -41,10 +50,7 @@ def delta(
     fallback: bool = False,
     unit: str = "nats²",
 ) -> Figure:
-    """Δ_k against k, both logarithmic: one curve for each of ``labels``.
-
-    ``unit`` is that of a squared loss; ``fallback`` marks a data set that stands in for another.
-    """
+    """Δ_k with its standard error ``sem`` against k, a curve per label, both axes logarithmic."""
     title = f"Change of the loss surface per sample: {dataset}"
     ylabel = rf"$\Delta_k = \mathrm{{E}}_w\,[\delta_k(w)^2]$   ({unit})"
     figure, (axes,) = canvas(title, PREFIX, ylabel, fallback=fallback)
@@ -83,23 +89,165 @@ def delta_k2(
 def centered(
     k: Int[np.ndarray, "K"],
     total: Float[np.ndarray, "s K"],
-    shape: Float[np.ndarray, "s K"],
+    part: Float[np.ndarray, "s K"],
     labels: Sequence[str],
     *,
     dataset: str,
     fallback: bool = False,
     unit: str = "nats²",
 ) -> Figure:
-    """Δ_k beside its shape part Δ̃_k (a shift of the whole surface removed), a panel per label."""
-    title = f"Change of level and of shape: {dataset}"
+    """Δ_k beside centered Δ̃_k, which ignores a shift of the whole surface, a panel per label."""
+    title = f"Change of the loss surface with and without shifts: {dataset}"
     ylabel = rf"$\Delta_k,\ \tilde\Delta_k$   ({unit})"
-    figure, panels = canvas(title, PREFIX, ylabel, fallback=fallback, panels=len(labels))
-    for row, (axes, label) in enumerate(zip(panels, labels, strict=True)):
-        axes.set_title(label)
-        names = (r"$\Delta_k$, level and shape", r"$\tilde\Delta_k$, shape alone")
-        for column, (values, name) in enumerate(zip((total, shape), names, strict=True)):
+    figure, panels = _panels(title, ylabel, labels, fallback=fallback)
+    for row, axes in enumerate(panels):
+        names = (r"$\Delta_k$", r"$\tilde\Delta_k$, centered: no shifts")
+        for column, (values, name) in enumerate(zip((total, part), names, strict=True)):
             draw_mean(axes, column, k, values[row], 0.0, None if row else name)
     return finish(figure, dots=False)
+
+
+def _panels(
+    title: str, ylabel: str, labels: Sequence[str], *, fallback: bool
+) -> tuple[Figure, Sequence[Axes]]:
+    """A panel over k for each label."""
+    figure, panels = canvas(title, PREFIX, ylabel, fallback=fallback, panels=len(labels))
+    for axes, label in zip(panels, labels, strict=True):
+        axes.set_title(label)
+    return figure, panels
+
+
+def law(
+    k: Int[np.ndarray, "K"],
+    measured: Float[np.ndarray, "s K"],
+    theory: Mapping[str, Float[np.ndarray, "s K"]],
+    labels: Sequence[str],
+    *,
+    dataset: str,
+    fallback: bool = False,
+    unit: str = "nats²",
+) -> Figure:
+    """Δ_k by Monte-Carlo beside each named theory, a panel per label.
+
+    Figure 9 of Nikitin et al. 2025 shows the diagonal form of the curvature part alone.
+    """
+    title = f"Law against Monte-Carlo: {dataset}"
+    figure, panels = _panels(title, rf"$\Delta_k$   ({unit})", labels, fallback=fallback)
+    for row, axes in enumerate(panels):
+        draw_mean(axes, 0, k, measured[row], 0.0, "Monte-Carlo")
+        for column, (name, values) in enumerate(theory.items(), start=1):
+            draw_mean(axes, column, k, values[row], 0.0, name, dash="--")
+    return finish(figure, dots=False)
+
+
+def law_parts(
+    k: Int[np.ndarray, "K"],
+    parts: Mapping[str, Float[np.ndarray, "s K"]],
+    labels: Sequence[str],
+    *,
+    dataset: str,
+    fallback: bool = False,
+) -> Figure:
+    """The named parts of Δ_k, stacked, as shares of their sum per bin of k, a panel per label.
+
+    A negative part lies below zero: the others together then exceed one by as much.
+    """
+    title = rf"Parts of the quadratic law's $\Delta_k$: {dataset}"
+    figure, panels = _panels(title, r"share of the law's $\Delta_k$", labels, fallback=fallback)
+    for row, axes in enumerate(panels):
+        binned = {name: log_bins(k, values[row], num=30) for name, values in parts.items()}
+        whole = sum(bins.mean for bins in binned.values())
+        above, below = np.zeros_like(whole), np.zeros_like(whole)  # edges of what is stacked so far
+        for column, (name, bins) in enumerate(binned.items()):
+            share = np.divide(bins.mean, whole, out=np.zeros_like(whole), where=whole > 0)
+            up, down = np.maximum(share, 0), np.minimum(share, 0)
+            style: Keywords = {"color": colour(column), "lw": 0, "alpha": 0.85}
+            axes.fill_between(bins.k, above, above + up, label=name, **style)
+            axes.fill_between(bins.k, below, below + down, **style)
+            above, below = above + up, below + down
+        axes.axhline(0, color="0.2", lw=1)
+        axes.set_xscale("log")
+    legend(figure, "mean per logarithmic bin of k")
+    return figure
+
+
+def law_agreement(
+    sigma: Float[np.ndarray, "s"],
+    ratio: Float[np.ndarray, "s"],
+    sem: Float[np.ndarray, "s"],
+    median: Float[np.ndarray, "s"],
+    parts: Mapping[str, Float[np.ndarray, "s"]],
+    *,
+    dataset: str,
+    fallback: bool = False,
+) -> Figure:
+    """Law over Monte-Carlo against σ.
+
+    Args:
+        sigma: standard deviations per direction.
+        ratio: of the means over k.
+        sem: standard error of ``ratio``.
+        median: of the ratio at each k.
+        parts: share of each named part in the law; a negative one is not drawn.
+        dataset: for the title.
+        fallback: whether it stands in for MNIST.
+    """
+    title = f"Where the quadratic law holds: {dataset}"
+    xlabel = r"$\sigma$ (standard deviation per direction, units of the parameters)"
+    ylabel = r"law / Monte-Carlo, mean over $k \geq 100$"
+    figure, (axes,) = canvas(title, xlabel, ylabel, fallback=fallback)
+    axes.axhspan(0.95, 1.05, color="0.85", lw=0)
+    for row, (name, share) in enumerate(parts.items(), start=2):
+        part = share * ratio
+        shown = part > 0
+        style: Keywords = {"color": colour(row), "marker": MARKERS[row], "ms": 4, "lw": 1.2}
+        axes.plot(sigma[shown], part[shown], "--", label=f"{name} part", **style)
+    axes.plot(sigma, median, ":", color=colour(1), marker=MARKERS[1], label="full law, median")
+    bars: Keywords = {"color": colour(0), "marker": MARKERS[0], "capsize": 4, "lw": 2}
+    axes.errorbar(sigma, ratio, [np.minimum(sem, 0.999 * ratio), sem], label="full law", **bars)
+    axes.set(xscale="log", yscale="log")
+    axes.set_ylim(bottom=max(1e-10, axes.get_ylim()[0]))
+    legend(figure, "bars: standard error over the points; grey: within 5 % of 1")
+    return figure
+
+
+def sufficient_sizes(
+    tolerances: Float[np.ndarray, "t"],
+    measured: Int[np.ndarray, "s t"],
+    predicted: Float[np.ndarray, "s t"],
+    k_max: int,
+    labels: Sequence[str],
+    *,
+    dataset: str,
+    fallback: bool = False,
+    unit: str = "nats²",
+) -> Figure:
+    """K against tolerance, a colour per label.
+
+    Args:
+        tolerances: of Δ_k.
+        measured: K by Definition 4 on the curve; −1 where it is not reached, and then not drawn.
+        predicted: K by the order law; NaN where it is not reached.
+        k_max: samples of the run, drawn as a grey line. No run of that length can measure a
+            larger K.
+        labels: one per σ.
+        dataset: for the title.
+        fallback: whether it stands in for MNIST.
+        unit: of Δ_k.
+    """
+    title, xlabel = f"Sufficient sample size: {dataset}", rf"tolerance of $\Delta_k$ ({unit})"
+    figure, (axes,) = canvas(title, xlabel, "$K$ (samples)", fallback=fallback)
+    for row, label in enumerate(labels):
+        reached = measured[row] >= 1
+        style: Keywords = {"marker": MARKERS[row % len(MARKERS)], "ms": 4, "lw": 0, "label": label}
+        axes.plot(tolerances[reached], measured[row][reached], color=colour(row), **style)
+        axes.plot(tolerances, predicted[row], "--", color=colour(row))
+    axes.plot([], [], "--", color="0.3", label="order law")
+    axes.axhline(k_max, color="0.5", lw=1)
+    axes.set(xscale="log", yscale="log")
+    note = f"markers: one past the last exceedance; grey: the {k_max:,} samples of this run"
+    legend(figure, note)
+    return figure
 
 
 def eigenvalues(
@@ -126,6 +274,115 @@ def eigenvalues(
     return figure
 
 
+def contours(
+    steps: Float[np.ndarray, "a"],
+    sheets: Mapping[str, Float[np.ndarray, "a a"]],
+    *,
+    title: str,
+    quantity: str,
+    dataset: str,
+    fallback: bool = False,
+    path: Float[np.ndarray, "T 2"] | None = None,
+) -> Figure:
+    """Every named sheet z[i, j] at (steps[i], steps[j]) in colour, with lines of equal z.
+
+    A cross marks the trained point, at the origin. Each panel has its own colours, logarithmic
+    where no value is below 0.
+
+    Args:
+        steps: coordinates along both directions.
+        sheets: a panel each.
+        title: of the figure.
+        quantity: what z is, with its unit.
+        dataset: for the title.
+        fallback: whether it stands in for MNIST.
+        path: coordinates of the network after each epoch of its training.
+    """
+    figure, panels = canvas(f"{title}: {dataset}", *AXES, fallback=fallback, panels=len(sheets))
+    trained: Keywords = {"color": "w", "lw": 1.2, "marker": "o", "ms": 3.5, "mec": "k", "mew": 0.5}
+    with matplotlib.rc_context(STYLE):
+        for axes, (name, sheet) in zip(panels, sheets.items(), strict=True):
+            axes.set_title(name)
+            axes.grid(False)
+            _contour(figure, axes, steps, sheet, quantity)
+            if path is not None:
+                axes.plot(*path.T, label="training, an epoch a dot", **trained)
+            axes.plot(0, 0, "+", color="w", ms=13, mew=3.5)
+            axes.plot(0, 0, "+", color="k", ms=11, mew=1.6, label="trained point")
+            axes.set(xlim=steps[[0, -1]], ylim=steps[[0, -1]])
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return figure
+
+
+def _contour(
+    figure: Figure, axes: Axes, steps: np.ndarray, sheet: Float[np.ndarray, "a a"], quantity: str
+) -> None:
+    low, high, is_log = _scale(sheet)
+    norm = LogNorm(low, high, clip=True) if is_log else Normalize(low, high)
+    mesh = axes.pcolormesh(
+        steps, steps, sheet.T, norm=norm, cmap="viridis", shading="gouraud", rasterized=True
+    )
+    if low < high:
+        levels = (np.geomspace if is_log else np.linspace)(low, high, 13)[1:-1]
+        axes.contour(steps, steps, sheet.T, levels=levels, colors="w", linewidths=0.5, alpha=0.7)
+    bar = figure.colorbar(mesh, ax=axes, label=quantity)
+    if is_log and high >= 100 * low:
+        bar.locator = LogLocator(numticks=7)
+        bar.minorticks_off()
+
+
+def _scale(sheet: Float[np.ndarray, "a a"]) -> tuple[float, float, bool]:
+    """The range of the finite values of a sheet, logarithmic (True) where none is below 0."""
+    finite = sheet[np.isfinite(sheet)]
+    positive = finite[finite > 0]
+    if not positive.size or (finite < 0).any() or positive.max() <= positive.min():
+        return float(finite.min()), float(finite.max()), False
+    return float(max(positive.min(), positive.max() / RANGE)), float(positive.max()), True
+
+
+def reliefs(
+    steps: Float[np.ndarray, "a"],
+    sheets: Mapping[str, Float[np.ndarray, "a a"]],
+    *,
+    title: str,
+    quantity: str,
+    dataset: str,
+    fallback: bool = False,
+) -> Figure:
+    """Every named sheet as a surface in three dimensions; see ``contours``.
+
+    A dot marks the trained point. Heights are decimal logarithms where no value is below 0.
+    """
+    columns = min(len(sheets), 2)
+    rows = -(-len(sheets) // columns)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(1.0 + 4.4 * columns, 0.8 + 3.9 * rows))
+        heading(figure, f"{title}: {dataset}", fallback=fallback)
+        for number, (name, sheet) in enumerate(sheets.items(), start=1):
+            axes = figure.add_subplot(rows, columns, number, projection="3d", title=name)
+            _relief(axes, steps, sheet, quantity)
+    return figure
+
+
+def _relief(
+    axes: Axes3D, steps: np.ndarray, sheet: Float[np.ndarray, "a a"], quantity: str
+) -> None:
+    (low, _, is_log), heights, label = _scale(sheet), sheet, quantity
+    if is_log:
+        heights, label = np.log10(np.maximum(sheet, low)), rf"$\log_{{10}}$ {quantity}"
+    first, second = np.meshgrid(steps, steps, indexing="ij")
+    axes.plot_surface(
+        first, second, heights, cmap="viridis", lw=0, rstride=1, cstride=1, rasterized=True
+    )
+    middle = len(steps) // 2
+    axes.plot(0, 0, heights[middle, middle], "o", color="k", ms=5, zorder=10)
+    axes.set(xlabel=AXES[0], ylabel=AXES[1])
+    axes.set_zlabel(label, labelpad=7)
+    axes.view_init(elev=32, azim=-55)
+    axes.set_box_aspect(None, zoom=0.85)
+
+
 def save(figure: Figure, folder: str | Path, name: str) -> None:
     """Write ``folder/name.png`` (200 dots per inch) and ``folder/name.pdf``.
 
@@ -144,133 +401,3 @@ def _write(figure: Figure, path: Path, **options: Any) -> None:
     drawn = io.BytesIO()
     figure.savefig(drawn, format=path.suffix[1:], dpi=200, **options)
     path.write_bytes(drawn.getvalue())
-
-
-RANGE = 1e8
-"""Largest over smallest value that a logarithmic scale of colours spans."""
-
-
-AXES = (r"$\theta_1$", r"$\theta_2$")
-
-
-class Scale(NamedTuple):
-    """The range of values that colours span."""
-
-    low: float
-    high: float
-    is_log: bool
-
-    @property
-    def norm(self) -> Normalize:
-        """Values to colours."""
-        if self.is_log:
-            return LogNorm(self.low, self.high, clip=True)
-        return Normalize(self.low, self.high)
-
-
-def contours(
-    steps: Float[np.ndarray, "a"],
-    sheets: Mapping[str, Float[np.ndarray, "a a"]],
-    *,
-    title: str,
-    quantity: str,
-    dataset: str,
-    fallback: bool = False,
-    path: Float[np.ndarray, "T 2"] | None = None,
-) -> Figure:
-    """Every named sheet z[i, j] at (steps[i], steps[j]) in colour, with lines of equal z.
-
-    The trained point, at the origin, is marked by a cross, and ``path``, a training trajectory, is
-    drawn over it. Each panel has its own colours, logarithmic where all of its values are above 0.
-    """
-    figure, panels = canvas(
-        f"{title}: {dataset}", AXES[0], AXES[1], fallback=fallback, panels=len(sheets)
-    )
-    with matplotlib.rc_context(STYLE):
-        for axes, (name, sheet) in zip(panels, sheets.items(), strict=True):
-            axes.set_title(name)
-            axes.grid(False)
-            _draw(figure, axes, steps, sheet, quantity)
-            if path is not None:
-                axes.plot(
-                    *path.T, color="w", lw=1.2, marker="o", ms=3.5, mec="k", mew=0.5,
-                    label="training, an epoch a dot",
-                )  # fmt: skip
-            axes.plot(0, 0, "+", color="w", ms=13, mew=3.5)
-            axes.plot(0, 0, "+", color="k", ms=11, mew=1.6, label="trained point")
-            axes.set(xlim=steps[[0, -1]], ylim=steps[[0, -1]])
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-    return figure
-
-
-def _draw(
-    figure: Figure, axes: Axes, steps: np.ndarray, sheet: Float[np.ndarray, "a a"], quantity: str
-) -> None:
-    span = scale(sheet)
-    mesh = axes.pcolormesh(
-        steps, steps, sheet.T, norm=span.norm, cmap="viridis", shading="gouraud", rasterized=True
-    )
-    if span.low < span.high:
-        spaced = np.geomspace if span.is_log else np.linspace
-        levels = spaced(span.low, span.high, 13)[1:-1]
-        axes.contour(steps, steps, sheet.T, levels=levels, colors="w", linewidths=0.5, alpha=0.7)
-    bar = figure.colorbar(mesh, ax=axes, label=quantity)
-    if span.is_log and span.high >= 100 * span.low:
-        bar.locator = LogLocator(numticks=7)
-        bar.minorticks_off()
-
-
-def scale(sheet: Float[np.ndarray, "a a"]) -> Scale:
-    """Colours over the finite values of a sheet, logarithmic where none is below 0."""
-    finite = sheet[np.isfinite(sheet)]
-    positive = finite[finite > 0]
-    if not positive.size or (finite < 0).any() or positive.max() <= positive.min():
-        return Scale(float(finite.min()), float(finite.max()), is_log=False)
-    low = max(positive.min(), positive.max() / RANGE)
-    return Scale(float(low), float(positive.max()), is_log=True)
-
-
-def reliefs(
-    steps: Float[np.ndarray, "a"],
-    sheets: Mapping[str, Float[np.ndarray, "a a"]],
-    *,
-    title: str,
-    quantity: str,
-    dataset: str,
-    fallback: bool = False,
-) -> Figure:
-    """Every named sheet as a surface in three dimensions, the trained point marked by a dot.
-
-    Heights are decimal logarithms where all values are above 0.
-    """
-    columns = min(len(sheets), 2)
-    rows = -(-len(sheets) // columns)
-    mark = "\nFALLBACK DATA: in place of MNIST, which could not be had" if fallback else ""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(1.0 + 4.4 * columns, 0.8 + 3.9 * rows))
-        figure.suptitle(
-            f"{title}: {dataset}{mark}", color="#B00000" if fallback else "black", fontsize=12
-        )
-        for number, (name, sheet) in enumerate(sheets.items(), start=1):
-            axes = figure.add_subplot(rows, columns, number, projection="3d", title=name)
-            _relief(axes, steps, sheet, quantity)
-    return figure
-
-
-def _relief(
-    axes: Axes3D, steps: np.ndarray, sheet: Float[np.ndarray, "a a"], quantity: str
-) -> None:
-    span, heights, label = scale(sheet), sheet, quantity
-    if span.is_log:
-        heights, label = np.log10(np.maximum(sheet, span.low)), rf"$\log_{{10}}$ {quantity}"
-    first, second = np.meshgrid(steps, steps, indexing="ij")
-    axes.plot_surface(
-        first, second, heights, cmap="viridis", lw=0, rstride=1, cstride=1, rasterized=True
-    )
-    middle = len(steps) // 2
-    axes.plot(0, 0, heights[middle, middle], "o", color="k", ms=5, zorder=10)
-    axes.set(xlabel=AXES[0], ylabel=AXES[1])
-    axes.set_zlabel(label, labelpad=7)
-    axes.view_init(elev=32, azim=-55)
-    axes.set_box_aspect(None, zoom=0.85)

@@ -1,13 +1,9 @@
-"""How all figures look.
+"""What all figures share: colours, axes, legends, and how a curve over k is drawn.
 
-Averages of a curve over bins of equal width in log k.
-
-How a curve over k is drawn.
-
-Each increment hangs on the one sample k+1, so single values scatter over orders of magnitude. A
-curve is therefore drawn twice: faintly, as the smallest and the largest value of each of many
-narrow logarithmic bins of k, and over it as the mean per wider bin with its standard error e,
-shown as mean·exp(±e/mean) since the axis is logarithmic. Nothing is smoothed.
+Each increment depends on the one sample k+1, so single values scatter over orders of magnitude. A
+curve is therefore drawn twice: as dots, the smallest and the largest value of each of many narrow
+logarithmic bins of k, and over these as a line, the mean per wider bin. The band is its standard
+error e, shown as mean·exp(±e/mean) since the axis is logarithmic. Nothing is smoothed.
 """
 
 from collections.abc import Sequence
@@ -25,12 +21,12 @@ from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, NullFormat
 Keywords: TypeAlias = dict[str, Any]
 """Keyword arguments of a call to matplotlib."""
 
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-
+PREFIX = "prefix length $k$ (samples)"
 
 MARKERS = "os^Dv<>"
 
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Colours that colour-blind readers can tell apart (Okabe & Ito, 2008)."""
 
 STYLE = matplotlib.RcParams(
     {
@@ -49,7 +45,7 @@ STYLE = matplotlib.RcParams(
         "figure.constrained_layout.use": True,
     }
 )
-"""Colours that stay apart for colour-blind readers (Okabe & Ito, 2008)."""
+"""Settings of matplotlib for ``rc_context``."""
 
 
 def colour(row: int) -> str:
@@ -60,7 +56,7 @@ def colour(row: int) -> str:
 def canvas(
     title: str, xlabel: str, ylabel: str, *, fallback: bool, panels: int = 1
 ) -> tuple[Figure, Sequence[Axes]]:
-    """An empty figure with ``panels`` axes of common scale; ``fallback`` marks it in red."""
+    """An empty figure with ``panels`` axes of common scale; see ``heading`` for ``fallback``."""
     columns = panels if panels <= 3 else -(-panels // 2)
     rows = -(-panels // columns)
     size = (7.0, 5.2) if panels == 1 else (0.8 + 3.2 * columns, 1.2 + 2.8 * rows)
@@ -74,9 +70,14 @@ def canvas(
             lowest.tick_params(labelbottom=True)
         for leftmost in grid[:panels:columns]:
             leftmost.set_ylabel(ylabel)
-        mark = "\nFALLBACK DATA: in place of MNIST, which could not be had" if fallback else ""
-        figure.suptitle(title + mark, color="#B00000" if fallback else "black", fontsize=12)
+        heading(figure, title, fallback=fallback)
     return figure, list(grid[:panels])
+
+
+def heading(figure: Figure, title: str, *, fallback: bool) -> None:
+    """The title, in red where the data stand in for MNIST."""
+    mark = "\nFALLBACK DATA: in place of MNIST, which was not available" if fallback else ""
+    figure.suptitle(title + mark, color="#B00000" if fallback else "black", fontsize=12)
 
 
 def legend(figure: Figure, title: str) -> None:
@@ -97,10 +98,8 @@ def thin(figure: Figure) -> None:
     """Keep the numbers along logarithmic k apart: no more than those of 1, 2 and 5 times 10^e."""
     for axes in figure.axes:
         axis = axes.xaxis
-        if all(
-            isinstance(formatter, LogFormatterSciNotation)
-            for formatter in (axis.get_major_formatter(), axis.get_minor_formatter())
-        ):
+        both = axis.get_major_formatter(), axis.get_minor_formatter()
+        if all(isinstance(formatter, LogFormatterSciNotation) for formatter in both):
             axis.set_minor_formatter(_minor(axis))
 
 
@@ -135,11 +134,17 @@ def log_bins(
     *,
     num: int = 60,
 ) -> Bins:
-    """Average ``values`` over ``num`` bins between the first and the last of increasing ``k``.
+    """Average over bins of equal width in log k.
 
     error² = s²/count + (mean of ``sem``)², with s² the variance over the values of the bin
-    (count − 1 in the denominator; 0 for a single value, which stands for itself alone). ``sem`` is
-    the Monte-Carlo error: all k share their points, so averaging over k does not lessen it.
+    (count − 1 in the denominator; 0 for a single value).
+
+    Args:
+        k: increasing.
+        values: one per k.
+        sem: Monte-Carlo error of each value. All k share their points, so averaging over k does
+            not reduce it.
+        num: number of bins between the first k and the last.
     """
     edges = np.geomspace(k[0], k[-1], num + 1)
     bins = np.minimum(np.searchsorted(edges, k, side="right") - 1, num - 1)
@@ -159,26 +164,15 @@ def log_bins(
     )
 
 
-PREFIX = "prefix length $k$ (samples)"
-
-
 def draw_extremes(
     axes: Axes, row: int, k: Int[np.ndarray, "K"], values: Float[np.ndarray, "K"]
 ) -> None:
     """The smallest and the largest value of narrow bins, as dots."""
     fine = log_bins(k, values, num=500)
+    style: Keywords = {"alpha": 0.4, "ms": 2.5, "mew": 0, "rasterized": True}
     for extreme in (fine.low, fine.high):
         shown = extreme > 0
-        axes.plot(
-            fine.k[shown],
-            extreme[shown],
-            ".",
-            color=colour(row),
-            alpha=0.4,
-            ms=2.5,
-            mew=0,
-            rasterized=True,
-        )
+        axes.plot(fine.k[shown], extreme[shown], ".", color=colour(row), **style)
 
 
 def draw_mean(
@@ -191,16 +185,15 @@ def draw_mean(
     *,
     dash: str = "-",
 ) -> None:
-    """The mean per bin with a band of its standard error."""
+    """The mean per bin, as a line in the colour of ``row``, with a band of its standard error."""
     bins = log_bins(k, values, sem)
     shown = bins.mean > 0  # a logarithmic axis has no place for an exact zero
-    middle, factor = bins.mean[shown], np.exp(bins.error[shown] / bins.mean[shown])
-    axes.fill_between(
-        bins.k[shown], middle / factor, middle * factor, color=colour(row), alpha=0.3, lw=0
-    )
+    at, middle = bins.k[shown], bins.mean[shown]
+    factor = np.exp(bins.error[shown] / middle)
+    axes.fill_between(at, middle / factor, middle * factor, color=colour(row), alpha=0.3, lw=0)
     style: Keywords = {"marker": MARKERS[row % len(MARKERS)], "ms": 5, "markevery": (2 * row, 8)}
     width = max(1.2, 2.4 - 0.4 * row)  # where curves coincide, the rim of the lower one shows
-    axes.plot(bins.k[shown], middle, dash, color=colour(row), lw=width, label=name, **style)
+    axes.plot(at, middle, dash, color=colour(row), lw=width, label=name, **style)
 
 
 def finish(figure: Figure, *, dots: bool) -> Figure:

@@ -1,6 +1,8 @@
-import json
-from unittest import mock
+"""Samples that arrive until the monitor says stop, against float64 NumPy."""
 
+import json
+
+import drawing
 import jax
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from experiments.collect import __main__ as collect
 from experiments.collect import measure, report
 from experiments.common import cli, prepare, problem
 from jaxscape import losses
-from jaxscape.lab import checkpoint, plot
+from jaxscape.lab import checkpoint
 
 pytestmark = pytest.mark.usefixtures("in_haste")
 RATE = 0.05
@@ -35,12 +37,12 @@ def clouds(path, seed=0, beyond=300, classes=True):
 
 
 def finish(argv, out):
-    """Arrays and summary of a run in this process, its figures drawn but not written."""
-    with mock.patch.object(plot, "save") as save:
+    """Arrays, summary and names of the figures of a run in this process."""
+    with drawing.coarsely():
         assert collect.main([*argv, "--out", str(out)]) == 0
-    names = {call.args[2] for call in save.call_args_list}
     with np.load(out / "results.npz", allow_pickle=False) as arrays:
-        return dict(arrays), json.loads((out / "summary.json").read_text()), names
+        summary = json.loads((out / "summary.json").read_text())
+        return dict(arrays), summary, drawing.drawn(out)
 
 
 def of(argv, out, names):
@@ -51,23 +53,25 @@ def of(argv, out, names):
     return found, config, checkpoint.restore(out / "checkpoint", "collected", like)
 
 
-SPACES = {}
-"""The directions of each look of the run that stops, by the samples met."""
-
-
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stopped")
     argv = clouds(folder / "clouds.npz")
-    find = measure.directions
+    return argv, folder / "run", *finish(argv, folder / "run")
 
-    def noted(found, config, params, k):
-        SPACES[k] = find(found, config, params, k)
-        return SPACES[k]
 
-    with mock.patch.object(measure, "directions", noted):
-        said = finish(argv, folder / "run")
-    return argv, folder / "run", *said
+@pytest.fixture(scope="module")
+def spaces(stopped):
+    """The directions of each look of the run that stops, by the samples met: training once more."""
+    argv, out, arrays, _, _ = stopped
+    found, config, _ = of(argv, out, ("all", "stopped"))
+    state, train = measure.start(found, config), measure.trainer(found, config)
+    directions = {}
+    for number, k in enumerate(arrays["k"].tolist()):
+        state = train(state, number, k)
+        if k in arrays["look_k"]:
+            directions[k] = measure.directions(found, config, state.params, k)
+    return directions
 
 
 def test_the_stop_is_the_first_look_that_has_met_what_the_limits_ask_for(stopped):
@@ -183,14 +187,14 @@ def hessian64(params, inputs):
     return np.einsum("na,nb,ncd->acbd", x, x, inner).reshape(21, 21) / len(inputs)
 
 
-def test_the_directions_of_a_look_are_those_of_the_hessian_of_the_samples_met(stopped):
+def test_the_directions_of_a_look_are_those_of_the_hessian_of_the_samples_met(stopped, spaces):
     argv, out, arrays, _, _ = stopped
     found, _, networks = of(argv, out, ("all", "stopped"))
-    assert sorted(SPACES) == arrays["look_k"].tolist()
+    assert sorted(spaces) == arrays["look_k"].tolist()
     for name in ("kernel", "bias"):
         last = networks["all"]["Dense_0"][name]
-        np.testing.assert_array_equal(SPACES[270].origin["Dense_0"][name], last)
-    for k, space in SPACES.items():
+        np.testing.assert_array_equal(spaces[270].origin["Dense_0"][name], last)
+    for k, space in spaces.items():
         dense = hessian64(space.origin, found.samples["inputs"][:k])
         top = np.linalg.eigh(dense)[1][:, ::-1][:, :3]
         layer = space.basis["Dense_0"]
@@ -198,11 +202,11 @@ def test_the_directions_of_a_look_are_those_of_the_hessian_of_the_samples_met(st
         assert np.sum((basis @ top) ** 2) > 3 * 0.999
 
 
-def test_the_level_of_a_look_is_a_float64_loop_around_the_network_of_the_time(stopped):
+def test_the_level_of_a_look_is_a_float64_loop_around_the_network_of_the_time(stopped, spaces):
     argv, out, arrays, _, _ = stopped
     found, _, _ = of(argv, out, ("all", "stopped"))
     for row, k in enumerate(arrays["look_k"]):
-        space = SPACES[k]
+        space = spaces[k]
         probe = prepare.probe(found, space.origin, space, 6, 0.5)
         x, y = found.samples["inputs"][:k], found.samples["targets"][:k]
         points = [at64(space, theta) for theta in probe.coordinates]
@@ -266,9 +270,9 @@ def test_what_is_printed_follows_from_the_summary(stopped, unstopped):
     row = next(line.split() for line in text.splitlines() if line.strip().startswith("accuracy"))
     assert row[1:4] == [f"{entry[name]:.2%}" for name in ("all", "at_stop", "stopped")]
     for name, gap, shown, verdict in (
-        ("test_accuracy", -0.03, "-3 ± 1 %", "a cost"),
-        ("test_accuracy", 0.03, "+3 ± 1 %", "a gain"),
-        ("test_accuracy", 0.019, "+1.9 ± 1 %", "no clear difference"),
+        ("test_accuracy", -0.03, "-3 ± 1 points", "a cost"),
+        ("test_accuracy", 0.03, "+3 ± 1 points", "a gain"),
+        ("test_accuracy", 0.019, "+1.9 ± 1 points", "no clear difference"),
         ("test_loss", 0.03, "+0.03 ± 0.01 nats", "a cost"),
         ("test_loss", -0.03, "-0.03 ± 0.01 nats", "a gain"),
     ):

@@ -51,27 +51,29 @@ def page(capsys, monkeypatch):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_flag_has_help_and_default(page, name):
-    text = page(name)
-    rows = re.findall(r"^  --([\w-]+)(?:, --no-[\w-]+)?(.*(?:\n {6,}.*)*)", text, re.MULTILINE)
+    box = page(name).partition("show this help message and exit")[2]
+    lines = "\n".join(line.strip("│ ") for line in box.splitlines())
+    rows = {re.match(r"[\w-]+", row)[0]: row for row in lines.split("\n--")[1:]}
     fields = {field.name.replace("_", "-") for field in dataclasses.fields(COMMANDS[name][1])}
-    assert {flag for flag, _ in rows} == fields - {"figures"}
-    for flag, row in rows:
+    assert set(rows) == fields - {"figures"}
+    for flag, row in rows.items():
         words = " ".join(row.split())
-        assert re.search(r"[A-Z].*\. \((default: .+|required)\)$", words), flag
+        assert re.search(r"[A-Z].*\. \((default: .+|required)\)", words), flag
         assert "None" not in words, flag
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_page_fits_on_two_screens(page, name):
-    lines = page(name).splitlines()
-    assert len(lines) <= 100
-    assert max(map(len, lines)) <= 100
+def test_the_description_says_what_all_commands_share(page, name):
+    text = page(name)
+    for words in "Examples:", "npz:PATH", "Exit status:", "JAXSCAPE_DATA_DIR":
+        assert words in text
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_examples_are_good_settings(page, name):
     start = f"python -m experiments.{name}"
-    examples = [line.strip() for line in page(name).splitlines() if line.startswith("  " + start)]
+    lines = [line.strip() for line in page(name).splitlines()]
+    examples = [line for line in lines if line.startswith(start)]
     assert examples
     for line in examples:
         words = shlex.split(line.removeprefix(start), comments=True)

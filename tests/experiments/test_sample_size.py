@@ -1,3 +1,5 @@
+"""What pilots predict, against float64 NumPy."""
+
 import json
 from types import SimpleNamespace
 
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 
 import jaxscape as js
+from experiments.common import cli, prepare, problem
 from experiments.sample_size import __main__ as sample_size
 from experiments.sample_size import measure
 
@@ -32,14 +35,18 @@ def clouds(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(clouds, tmp_path_factory):
     """A run, with the losses that its pilots saw."""
-    seen, out = [], tmp_path_factory.mktemp("runs") / "run"
-    look = measure.per_sample_losses
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "per_sample_losses", lambda *a: seen.append(look(*a)) or seen[-1])
-        with drawing.coarsely():
-            assert sample_size.main([*clouds, "--sigmas", "0.5", "2", "--out", str(out)]) == 0
+    out = tmp_path_factory.mktemp("runs") / "run"
+    argv = [*clouds, "--sigmas", "0.5", "2"]
+    with drawing.coarsely():
+        assert sample_size.main([*argv, "--out", str(out)]) == 0
+    config = cli.parse("sample_size", sample_size.SampleSizeConfig, argv)
+    found = problem.load(config)
+    params, _ = prepare.trained(found, config, out / "checkpoint")
+    space = prepare.eigenspace(found, params, config.dim, out / "checkpoint").space
+    probes = [prepare.probe(found, params, space, config.points, s) for s in config.sigmas]
+    seen = [np.asarray(measure.per_sample_losses(found, probe), np.float64) for probe in probes]
     with np.load(out / "results.npz", allow_pickle=False) as arrays:
-        return out, dict(arrays), [np.asarray(losses, np.float64) for losses in seen]
+        return out, dict(arrays), seen
 
 
 def parts64(losses):

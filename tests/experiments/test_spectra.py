@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
+import jaxscape as js
 from experiments.common import prepare
 from experiments.common import problem as problems
 from experiments.spectra import __main__ as spectra
@@ -134,6 +135,28 @@ def test_theorem_one_beside_the_law(done):
         ratios.append((theorem / curvature, curvature / total))
     np.testing.assert_allclose(found["theorem1_over_curvature"], [r[0] for r in ratios], rtol=0.1)
     np.testing.assert_allclose(found["curvature_over_law"], [r[1] for r in ratios], rtol=2e-3)
+
+
+def test_theorem_one_is_the_diagonal_law_where_eigenvectors_are_shared():
+    """Linear regression on coordinate axes: every H_k is diagonal, in the same order."""
+    inputs = np.concatenate([np.diag([9.0, 6, 3])] * 3)
+    inputs *= np.linspace(1, 1.05, 9)[:, None]
+    data, params = jnp.asarray(inputs), jnp.zeros(3)
+
+    def loss(w, batch):
+        return (batch @ w) ** 2 / 2
+
+    found = js.prefix_spectra(jax.random.key(0), loss, params, data, 3, ks=range(3, 10))
+    k, delta = measure.eigenvalue_delta(found, 0.1)
+    law = js.quadratic_delta(js.project(loss, js.Subspace(params, jnp.eye(3)), data), 0.1)
+    np.testing.assert_array_equal(k, range(3, 9))
+    np.testing.assert_allclose(delta, law.diagonal[2:], rtol=1e-3)
+
+
+def test_theorem_one_needs_a_k_and_its_successor():
+    nothing = PrefixSpectra(jnp.asarray([1, 3]), jnp.ones((2, 2)), *[None] * 5)
+    with pytest.raises(js.InputError, match="k followed by k"):
+        measure.eigenvalue_delta(nothing, 1.0)
 
 
 def test_figures_and_tables(done):

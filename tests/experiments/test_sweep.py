@@ -1,16 +1,14 @@
-"""What a finished run of the main command holds."""
+"""What a finished run of the main command holds, against float64 NumPy."""
 
 import json
 import os
 
-import command
-import jax
 import numpy as np
+import pytest
 from cases import at64, increments64
 from command import process
-from sweeps import flax_losses64, load, read, run
+from sweeps import check_same, flax_losses64, load, read, run
 
-from experiments.common import problem, segments, tables
 from experiments.sweep import report
 
 SHAPES = {
@@ -106,10 +104,10 @@ def test_a_late_size_is_marked():
     more = {"ci": [1, 9], "law_k": 4, "law_ci": [3, None]}
     found = [(96, True), (95, True), (None, False)]
     sizes = [{"tolerance": 1.0, "k": k, "reached": r, **more} for k, r in found]
-    rows = tables.sizes_table([{"sigma": 1.0, "sufficient_size": sizes}], 100)
+    rows = report.sizes_table([{"sigma": 1.0, "sufficient_size": sizes}], 100)
     assert [row[2] for row in rows[1:]] == ["96*", "95", "not by 100"]
     assert rows[1][3:] == ["1 to 9", "4", "3 to beyond 2^31"]
-    assert tables.is_marked(rows)
+    assert report.is_marked(rows)
 
 
 def test_intervals_hold_what_they_are_intervals_of(finished):
@@ -138,22 +136,29 @@ def test_eigenpairs_that_did_not_converge_are_said_so():
     assert lines == ["1 of 2 eigenpairs did not converge: the directions are approximate."]
 
 
-def test_keys_are_independent_of_each_other():
-    keys = jax.random.split(jax.random.key(0), len(problem.KEYS))
-    assert len({tuple(np.asarray(jax.random.key_data(k))) for k in keys}) == len(problem.KEYS)
+def test_another_run_is_bit_identical(clouds, finished, tmp_path, capsys):
+    assert run(clouds, tmp_path / "again", capsys)[0] == 0
+    for name, array in read(tmp_path / "again")[0].items():
+        np.testing.assert_array_equal(array, read(finished[0])[0][name], err_msg=name)
 
 
-def check_same(found, one):
-    """Curves to 1e-5, but for the rounding of losses that happen to be close to L_k."""
-    size = one["delta_first_order"]
-    rounding = 2e-6 * size * size.mean(1, keepdims=True)
-    assert (abs(found["delta"] - one["delta"]) <= 1e-5 * one["delta"] + rounding).all()
-    for name in "eigenvalues", "loss_variance", "loss_at_origin":
-        np.testing.assert_allclose(found[name], one[name], rtol=1e-5, err_msg=name)
-    scale = abs(one["law_total"]).max(1, keepdims=True)
-    assert (abs(found["law_total"] - one["law_total"]) <= 1e-5 * scale).all()
+@pytest.mark.parametrize("kind", ["compressed", "folder"])
+def test_a_run_is_the_same_from_any_file(kind, finished, clouds, tmp_path, capsys):
+    path = tmp_path / ("data.npz" if kind == "compressed" else "data")
+    with np.load(clouds[1].removeprefix("npz:")) as arrays:
+        if kind == "compressed":
+            np.savez_compressed(path, **arrays)
+        else:
+            path.mkdir()
+            for name, array in arrays.items():
+                np.save(path / f"{name}.npy", array)
+    argv = ["--dataset", f"npz:{path}", *clouds[2:]]
+    assert run(argv, tmp_path / "run", capsys)[0] == 0
+    for name, array in read(tmp_path / "run")[0].items():
+        np.testing.assert_array_equal(array, read(finished[0])[0][name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_many_devices_give_the_same_curve(clouds, finished, tmp_path):
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     argv = ["-m", "experiments.sweep", *clouds, "--out", tmp_path / "run"]
@@ -161,46 +166,3 @@ def test_many_devices_give_the_same_curve(clouds, finished, tmp_path):
     assert done.returncode == 0, done.stderr
     check_same(read(tmp_path / "run")[0], read(finished[0])[0])
     assert json.loads((tmp_path / "run" / "config.json").read_text())["devices"][7:]
-
-
-HOSTS = """
-import sys
-sys.path.insert(0, "tests")
-from experiments import hosts, sweep
-import drawing
-fresh, partial, *argv = sys.argv[1:]
-with drawing.nothing():
-    status = sweep.main([*argv, "--out", fresh])
-    hosts.join = lambda *_: None  # they have met
-    sys.exit(status or sweep.main([*argv, "--out", partial, "--resume"]))
-"""
-
-
-def test_two_hosts_make_the_same_folder_and_resume_anothers(
-    clouds, finished, tmp_path, capsys, monkeypatch
-):
-    write, calls = segments._write, []
-
-    def interrupted(*args):
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return write(*args)
-
-    monkeypatch.setattr(segments, "SEGMENT", 40)
-    monkeypatch.setattr(segments, "_write", interrupted)
-    fresh, partial = tmp_path / "fresh", tmp_path / "partial"
-    assert run(clouds, partial, capsys)[0] == 130
-    both = command.hosts(
-        lambda address, host: [
-            "-c", HOSTS, fresh, partial, *clouds,
-            "--hosts", "2", "--host", host, "--coordinator", address,
-        ]
-    )  # fmt: skip
-    assert [done.returncode for done in both] == [0, 0], [done.stderr for done in both]
-    assert "K, this order" in both[0].stdout
-    assert "data:" not in both[1].stdout
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["fresh", "partial"]
-    for out in fresh, partial:
-        assert {p.name for p in out.iterdir()} == {p.name for p in finished[0].iterdir()}
-        check_same(read(out)[0], read(finished[0])[0])

@@ -1,7 +1,6 @@
 """What the main command refuses, in one line."""
 
 import os
-import socket
 
 import pytest
 from command import ROOT, process
@@ -15,18 +14,21 @@ pytestmark = pytest.mark.usefixtures("in_haste")
 @pytest.mark.parametrize(
     ("flags", "word"),
     [
-        (["--k-max", "1"], "--k-max at least 2, found 1"),
+        (["--k-max", "1"], "--k-max of at least 2, found 1"),
         (["--k-max", "301"], "--k-max of at most 300"),
         (["--k-max", "many"], "--k-max"),
-        (["--dim", "0"], "--dim at least 1, found 0"),
+        (["--dim", "0"], "--dim of at least 1, found 0"),
         (["--dim", "70"], "dimension from 1 to 69"),
         (["--sigmas", "-1"], "--sigmas"),
         (["--sigmas", "nan"], "found nan"),
         (["--sigmas", "1", "inf"], "found 1 inf"),
         (["--sigmas"], "found none"),
-        (["--points", "1"], "--points at least 2"),
-        (["--points", "12", "--points-from", "sobol"], "8 times a power of two"),
-        (["--points", "16", "--points-from", "sobol", "--subspace", "isotropic"], "not isotropic"),
+        (["--points", "1"], "--points of at least 2"),
+        (["--points", "12", "--points-from", "sobol"], "--points 8 times a power of two"),
+        (
+            ["--points", "16", "--points-from", "sobol", "--subspace", "isotropic"],
+            "--subspace not isotropic",
+        ),
         (["--tolerances", "0"], "--tolerances"),
         (["--epochs", "-1"], "--epochs"),
         (["--batch-size", "0"], "--batch-size"),
@@ -37,10 +39,6 @@ pytestmark = pytest.mark.usefixtures("in_haste")
         (["--seed", "-1"], "--seed"),
         (["--devices", "99"], "--devices"),
         (["--devices", "0"], "--devices"),
-        (["--hosts", "0"], "--hosts at least 1"),
-        (["--hosts", "2"], "--coordinator HOST:PORT of host 0, for 2 hosts, found none"),
-        (["--hosts", "2", "--host", "2"], "--host from 0 to 1, of 2 hosts, found 2"),
-        (["--hosts", "2", "--coordinator", "here"], "--coordinator HOST:PORT, or auto, found here"),
         (["--checkpoint-every", "-1"], "--checkpoint-every"),
         (["--model", "rnn"], "--model"),
         (["--model", "cnn"], "images"),
@@ -74,27 +72,11 @@ def test_bad_input_as_a_process(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-ALONE = """
-import sys
-from experiments import cli, hosts, sweep
-hosts.PATIENCE = 1.0
-cli.leave(sweep.main(sys.argv[1:]))
-"""
-
-
-@pytest.mark.parametrize("host", ["0", "1"])
-def test_a_host_that_stays_alone_says_so(host, tmp_path):
-    """JAX itself would end the process with a stack trace of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    argv = ["--hosts", "2", "--host", host, "--coordinator", address, "--out", tmp_path / "run"]
-    done = process("-c", ALONE, *argv)
-    assert (done.returncode, done.stdout) == (2, "")
-    meeting, line = done.stderr.splitlines()
-    assert meeting == f"host {host} of 2: meeting at {address} ..."
-    assert f"expected to meet the other hosts at {address}" in line
-    assert "not all of them within 1 seconds" in line
+def test_several_processes_where_jax_finds_no_cluster(clouds, tmp_path, capsys):
+    status, err = run([*clouds, "--distributed"], tmp_path / "run", capsys)
+    assert status == 2
+    assert "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID" in err
+    assert len(err.splitlines()) == 1
     assert not list(tmp_path.iterdir())
 
 

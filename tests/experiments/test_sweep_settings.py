@@ -1,16 +1,19 @@
 """The main command with other directions, data, or models."""
 
+import json
+
 import command
 import drawing
+import jax
 import numpy as np
 import pytest
-from cases import at64, increments64
+from cases import at64, increments64, sequence_losses64, transformer64
 from command import FAST, odd
 from scipy.stats import norm
 from sweeps import flax_losses64, load, read, restored, run
 
 import jaxscape as js
-from experiments.common import prepare
+from experiments.common import prepare, problem
 from experiments.sweep import __main__ as sweep
 from jaxscape.lab import glyphs
 from jaxscape.lab.readers import Arrays
@@ -31,10 +34,10 @@ def test_other_directions(clouds, kind, tmp_path, capsys):
     )
     if kind == "isotropic":
         assert arrays["coordinates"].shape == (1, 5, 0)
-        problem, config, store = restored([*clouds, "--subspace", kind], out)
-        params, _ = prepare.trained(problem, config, store)
-        probe = js.isotropic(problem.keys["probe"], params, 5, 0.1)
-        rows = [flax_losses64(probe.at(i), problem.samples) for i in range(5)]
+        found, config, store = restored([*clouds, "--subspace", kind], out)
+        params, _ = prepare.trained(found, config, store)
+        probe = js.isotropic(found.keys["probe"], params, 5, 0.1)
+        rows = [flax_losses64(probe.at(i), found.samples) for i in range(5)]
         want = (increments64(rows) ** 2).mean(0)
         np.testing.assert_allclose(arrays["delta"][0], want, rtol=1e-5)
 
@@ -58,7 +61,6 @@ def test_sobol_points_have_the_errors_of_their_nets(clouds, tmp_path, capsys):
         np.testing.assert_allclose(arrays["loss_variance_sem"][s], sem, rtol=1e-3)
         low, high = summary["sigmas"][s]["order_law_k2_ci"]
         assert low < arrays["loss_variance"][s] < high
-    assert "32 scrambled Sobol" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_auto_without_mnist_says_that_it_is_glyphs(alone, tmp_path, capsys, monkeypatch):
@@ -110,3 +112,56 @@ def test_the_default_folder_of_a_file_is_one_folder(tmp_path, monkeypatch):
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("sweep-my-data-")
     assert "&#39;npz:" in (folder / "report.html").read_text()
+
+
+SUMS = ["--dataset", "sums", "--model", "transformer", "--k-max", "60", "--hidden", "8",
+         "--layers", "1", "--epochs", "2", "--dim", "2", "--points", "400",
+         "--sigmas", "0.001", "1"]  # fmt: skip
+
+
+def test_a_transformer_on_sums_equals_float64_loops(tmp_path, capsys):
+    assert run(SUMS, tmp_path / "run", capsys)[0] == 0
+    arrays, summary = read(tmp_path / "run")
+    found, (space, _, _) = load(SUMS, tmp_path / "run")
+    at_origin = sequence_losses64(space.origin, found.samples)
+    np.testing.assert_allclose(arrays["loss_at_origin"], at_origin, rtol=1e-5)
+
+    rows = [sequence_losses64(at64(space, t), found.samples) for t in arrays["coordinates"][1]]
+    steps = increments64(rows)
+    rounding = 1e-6 * abs(steps).mean()
+    expected = (steps**2).mean(0)
+    error = abs(arrays["delta"][1] - expected)
+    assert (error <= 1e-5 * expected + 2 * abs(steps).mean(0) * rounding).all()
+
+    close = summary["sigmas"][0]
+    assert abs(close["law_over_monte_carlo"] - 1) < 0.02
+    assert close["law_holds"]
+
+    tests = found.dataset
+    best = transformer64(space.origin, tests.test_inputs, 4).argmax(-1)
+    right = (best == tests.test_targets).all(1)
+    np.testing.assert_allclose(summary["test_accuracy"], np.mean(right), atol=1e-4)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["dataset"]["sha256"] == tests.sha256
+
+
+def test_without_training_or_hessian_no_stage_holds_all_samples(tmp_path, capsys, monkeypatch):
+    refused = property(lambda self: pytest.fail("all samples at once"))
+    monkeypatch.setattr(problem.Problem, "samples", refused)
+    argv = [*command.clouds(tmp_path / "x.npz"), "--epochs", "0", "--subspace", "random"]
+    assert run(argv, tmp_path / "run", capsys)[0] == 0
+    assert "law_total" in read(tmp_path / "run")[0]
+
+
+def test_no_room_for_all_samples_is_one_line(clouds, tmp_path, capsys, monkeypatch):
+    error = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+
+    def full(self, positions):
+        raise error
+
+    monkeypatch.setattr(problem.Problem, "read", full)
+    status, err = run(clouds, tmp_path / "run", capsys)
+    assert status == 2
+    assert "expected room for 250 samples on the device, which training and the Hessian" in err
+    assert len(err.splitlines()) == 1
+    assert not list(tmp_path.glob("run*"))

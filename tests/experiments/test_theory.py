@@ -1,3 +1,5 @@
+"""Where the quadratic law holds, over a grid of sigma."""
+
 import json
 from unittest import mock
 
@@ -6,8 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import theory
-from experiments.common import law
-from jaxscape.quadratic import QuadraticDelta
+from experiments.common import segments
 
 pytestmark = pytest.mark.usefixtures("in_haste")
 
@@ -47,26 +48,13 @@ def test_the_law_holds_at_small_sigma_and_not_far_away(tmp_path, capsys):
 def test_what_an_interruption_leaves_the_next_run_takes_over(tmp_path, capsys, monkeypatch):
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(law, "arrays_of", mock.Mock(side_effect=KeyboardInterrupt))
+        patch.setattr(segments, "law", mock.Mock(side_effect=KeyboardInterrupt))
         assert theory.main([*flags(tmp_path), "--out", str(out)]) == 130
     assert "to start again" in capsys.readouterr().err
     assert (tmp_path / "run.partial").exists()
     with drawing.nothing():
         assert theory.main([*flags(tmp_path), "--out", str(out)]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clouds.npz", "run"]
-
-
-@pytest.mark.parametrize(
-    ("ratio", "sem", "verdict"),
-    [(1.02, 0.02, True), (0.77, 0.095, None), (0.77, 0.02, False), (1.0, 0.06, None)],
-)
-def test_the_verdict_allows_for_the_error(ratio, sem, verdict):
-    ones = np.ones((1, 5))
-    arrays = {"delta": ones, "delta_sem": sem * ones}
-    arrays |= {f"law_{part}": ratio * ones for part in QuadraticDelta._fields}
-    found = law.agreement(arrays, 0, np.ones(5, bool))
-    assert found["law_holds"] is verdict
-    assert abs(found["law_over_monte_carlo"] - ratio) < 1e-6
 
 
 def test_bad_input_is_one_line(tmp_path, capsys):

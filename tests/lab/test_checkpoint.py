@@ -1,3 +1,5 @@
+"""Checkpoints: bit for bit, atomic, and one line where something is wrong."""
+
 import dataclasses
 import logging
 import resource
@@ -101,19 +103,20 @@ def test_missing_or_damaged_checkpoint_is_one_clear_line(tmp_path):
 
 
 def test_full_disk_is_one_clear_line_and_keeps_the_last_good_save(tmp_path, capfd):
-    good = np.random.default_rng(0).normal(size=100)
+    draw = np.random.default_rng(0)
+    good, large = ({name: draw.normal(size=n) for name in "abcdefgh"} for n in (100, 100_000))
     checkpoint.save(tmp_path, "carry", good)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
         with pytest.raises(OSError, match=r"'carry' in .*File too large; free some") as caught:
-            checkpoint.save(tmp_path, "carry", np.random.default_rng(1).normal(size=100_000))
+            checkpoint.save(tmp_path, "carry", large)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "\n" not in str(caught.value)
     assert_identical(checkpoint.restore(tmp_path, "carry", good), good)
-    checkpoint.save(tmp_path, "carry", 2 * good)
-    assert_identical(checkpoint.restore(tmp_path, "carry", good), 2 * good)
+    checkpoint.save(tmp_path, "carry", large)
+    assert_identical(checkpoint.restore(tmp_path, "carry", large), large)
     assert len(list((tmp_path / "carry").iterdir())) == 1  # the failed save is cleared away
     assert capfd.readouterr() == ("", "")
 
@@ -185,6 +188,7 @@ for trial in range(8):
 """
 
 
+@pytest.mark.slow
 def test_kill_at_any_instant_leaves_a_whole_version(tmp_path):
     subprocess.run([sys.executable, "-W", "ignore", "-c", KILLED, tmp_path, "3"], check=True)
     folders = sorted(tmp_path.iterdir())

@@ -1,68 +1,16 @@
+"""Figures: what is drawn is what was given."""
+
 import warnings
 
 import matplotlib
 import numpy as np
 import pytest
+from drawing import heavy_tailed
 
-from jaxscape.lab import plot, style
+from jaxscape.lab import plot
 from jaxscape.lab.style import log_bins
 
 LABELS = ["σ = 0.01", "σ = 0.1"]
-
-
-def heavy_tailed(n=3000, s=2):
-    """Values like those of a sweep: 1/k² times something that spans decades."""
-    draw = np.random.default_rng(0)
-    k = np.arange(1, n)
-    curves = 10 ** draw.normal(-2, 1.5, (s, n - 1)) / (k * (k + 1))
-    return k, curves, 0.1 * curves
-
-
-def slow_bins(k, values, sem, num):
-    """The definition, sample by sample."""
-    width = np.log(k[-1] / k[0]) / num
-    groups = {}
-    for position, one in enumerate(k):
-        index = min(int(np.floor(np.log(one / k[0]) / width + 1e-12)), num - 1)
-        groups.setdefault(index, []).append(position)
-    rows = []
-    for _, where in sorted(groups.items()):
-        v = [float(values[i]) for i in where]
-        mean = sum(v) / len(v)
-        scatter = sum((x - mean) ** 2 for x in v) / (len(v) - 1) / len(v) if len(v) > 1 else 0.0
-        mc = sum(float(sem[i]) for i in where) / len(v)
-        middle = np.exp(sum(np.log(float(k[i])) for i in where) / len(v))
-        rows.append((middle, mean, np.sqrt(scatter + mc**2), min(v), max(v)))
-    return np.array(rows).T
-
-
-@pytest.mark.parametrize(("n", "num"), [(3000, 60), (50, 60), (777, 7), (3, 60), (2000, 500)])
-def test_bins_equal_a_plain_loop(n, num):
-    k, curves, sem = heavy_tailed(n)
-    for values in (curves[0], curves[0].astype(np.float32)):
-        found = log_bins(k, values, sem[0], num=num)
-        np.testing.assert_allclose(np.stack(found), slow_bins(k, values, sem[0], num), rtol=1e-6)
-
-
-def test_bins_lose_no_sample_and_no_extreme():
-    k, curves, _ = heavy_tailed()
-    one_each = log_bins(k, np.ones(len(k)))
-    np.testing.assert_array_equal(one_each.mean, 1)
-    np.testing.assert_array_equal(one_each.error, 0)
-    for num in (60, 500):
-        found = log_bins(k, curves[0], num=num)
-        assert found.high.max() == curves[0].max()
-        assert found.low.min() == curves[0].min()
-
-
-def test_bin_error_is_the_spread_of_bin_means():
-    """Over many draws the means scatter as the error says, without Monte-Carlo error."""
-    draw = np.random.default_rng(1)
-    k = np.arange(1, 2000)
-    bins = [log_bins(k, draw.exponential(size=len(k)), num=8) for _ in range(400)]
-    spread = np.std([b.mean for b in bins], axis=0)
-    expected = np.sqrt(np.mean([b.error**2 for b in bins], axis=0))
-    np.testing.assert_allclose(spread[2:], expected[2:], rtol=0.15)
 
 
 def named(axes):
@@ -117,17 +65,17 @@ def test_delta_k2_scales_and_draws_the_order_law():
 
 
 @pytest.mark.parametrize("panels", [1, 2, 3, 4, 5, 7])
-def test_shape_part_has_a_labelled_panel_per_sigma(panels):
+def test_centered_has_a_labelled_panel_per_sigma(panels):
     k, total, _ = heavy_tailed(500, panels)
-    shape = 0.3 * total
+    part = 0.3 * total
     labels = [f"σ = {row}" for row in range(panels)]
-    figure = plot.centered(k, total, shape, labels, dataset="MNIST")
+    figure = plot.centered(k, total, part, labels, dataset="MNIST")
     assert [axes.get_title() for axes in figure.axes] == labels
     labelled = [bool(axes.get_xlabel()) for axes in figure.axes]
     columns = {1: 1, 2: 2, 3: 3, 4: 2, 5: 3, 7: 4}[panels]
     assert labelled == [False] * (panels - columns) + [True] * columns  # the lowest of each column
     for row, axes in enumerate(figure.axes):
-        for line, values in zip(axes.lines, (total[row], shape[row]), strict=True):
+        for line, values in zip(axes.lines, (total[row], part[row]), strict=True):
             np.testing.assert_array_equal(line.get_ydata(), log_bins(k, values).mean)
     assert len(shown_text(figure)) == 3
 
@@ -147,15 +95,102 @@ def test_eigenvalues_keep_sign_order_and_residual():
     assert "at most 0.3" in shown_text(figure)[0]
 
 
+def test_the_law_is_drawn_beside_monte_carlo_in_each_panel():
+    k, measured, _ = heavy_tailed(500)
+    theory = {"full law": 2 * measured, "curvature part": 0.1 * measured}
+    figure = plot.law(k, measured, theory, LABELS, dataset="MNIST")
+    assert [axes.get_title() for axes in figure.axes] == LABELS
+    for row, axes in enumerate(figure.axes):
+        for name, factor in {"Monte-Carlo": 1.0, "full law": 2.0, "curvature part": 0.1}.items():
+            expected = log_bins(k, factor * measured[row]).mean
+            np.testing.assert_allclose(named(axes)[name].get_ydata(), expected)
+
+
+def test_parts_are_stacked_as_shares_of_their_sum():
+    k = np.arange(1, 500)
+    shares = {"offset": 0.5, "mixed": -0.1, "gradient": 0.4, "curvature": 0.2}
+    parts = {name: np.full((1, 499), 7 * share) for name, share in shares.items()}
+    (axes,) = plot.law_parts(k, parts, ["σ = 1"], dataset="MNIST").axes
+    edges = {}
+    for area in axes.collections[::2] + axes.collections[1::2]:
+        heights = area.get_paths()[0].vertices[:, 1]
+        if np.ptp(heights) > 1e-9:
+            edges[tuple(area.get_facecolor()[0])] = (heights.min(), heights.max())
+    expected = [(0, 0.5), (0.5, 0.9), (0.9, 1.1), (-0.1, 0)]
+    np.testing.assert_allclose(list(edges.values()), expected, atol=1e-9)
+
+
+def test_sizes_leave_out_what_is_not_reached():
+    tolerances = np.array([1e-2, 1e-3, 1e-4])
+    measured, predicted = np.array([[3, 20, -1]]), np.array([[5.0, 50.0, np.nan]])
+    figure = plot.sufficient_sizes(tolerances, measured, predicted, 100, ["σ"], dataset="MNIST")
+    (axes,) = figure.axes
+    np.testing.assert_array_equal(named(axes)["σ"].get_xydata(), [[1e-2, 3], [1e-3, 20]])
+    assert any(np.array_equal(line.get_ydata(), [100, 100]) for line in axes.lines)
+    assert "100 samples" in shown_text(figure)[0]
+
+
+def test_agreement_draws_each_part_as_its_share_of_the_ratio():
+    sigma, ratio = np.array([0.01, 0.1, 1.0]), np.array([1.0, 0.8, 0.3])
+    parts = {"offset": np.array([0.5, 0.25, 0.1]), "mixed": np.array([-0.1, 0.0, 0.2])}
+    figure = plot.law_agreement(sigma, ratio, 0.1 * ratio, 0.9 * ratio, parts, dataset="MNIST")
+    lines = named(figure.axes[0])
+    np.testing.assert_allclose(lines["offset part"].get_ydata(), [0.5, 0.2, 0.03])
+    np.testing.assert_allclose(lines["mixed part"].get_xydata(), [[1.0, 0.06]])
+    np.testing.assert_allclose(lines["full law, median"].get_ydata(), 0.9 * ratio)
+
+
+STEPS = np.linspace(-1, 1, 5)
+FIRST, SECOND = np.meshgrid(STEPS, STEPS, indexing="ij")
+SHEETS = {"bowl": 1 + FIRST**2 + 10 * SECOND**2, "saddle": FIRST - SECOND}
+
+
+def test_contours_place_values_at_their_coordinates():
+    path = np.array([[0.8, 0.1], [0.4, 0.0], [0.0, 0.0]])
+    figure = plot.contours(
+        STEPS, SHEETS, title="Loss", quantity="loss (nats)", dataset="MNIST", path=path
+    )
+    panels = {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
+    for name, sheet in SHEETS.items():
+        mesh = panels[name].collections[0]
+        at = mesh.get_coordinates()
+        values = {
+            tuple(xy): z for xy, z in zip(at.reshape(-1, 2), mesh.get_array().ravel(), strict=True)
+        }
+        for i, x in enumerate(STEPS):
+            for j, y in enumerate(STEPS):
+                assert values[x, y] == sheet[i, j]
+        drawn = named(panels[name])["training, an epoch a dot"]
+        np.testing.assert_array_equal(drawn.get_xydata(), path)
+    logarithmic = [panel.collections[0].norm.__class__.__name__ for panel in panels.values()]
+    assert logarithmic == ["LogNorm", "Normalize"]
+
+
+def test_reliefs_mark_the_height_of_the_trained_point():
+    figure = plot.reliefs(STEPS, SHEETS, title="Loss", quantity="loss", dataset="MNIST")
+    bowl, saddle = figure.axes
+    assert (bowl.get_zlabel(), saddle.get_zlabel()) == (r"$\log_{10}$ loss", "loss")
+    for axes, height in ((bowl, np.log10(1.0)), (saddle, 0.0)):
+        np.testing.assert_array_equal(axes.lines[0].get_data_3d(), [[0], [0], [height]])
+    np.testing.assert_allclose(bowl.get_zlim(), np.log10([1, 12]), atol=0.1)
+
+
 def test_fallback_data_is_marked_on_every_figure():
     k, curves, sem = heavy_tailed(100)
+    three, surface = np.ones(3), {"title": "Loss", "quantity": "loss"}
     for fallback in (False, True):
         about = {"dataset": "glyphs", "fallback": fallback}
         for figure in (
             plot.delta(k, curves, sem, LABELS, **about),
             plot.delta_k2(k, curves, sem, LABELS, **about),
             plot.centered(k, curves, curves, LABELS, **about),
-            plot.eigenvalues(np.ones(3), np.zeros(3), **about),
+            plot.law(k, curves, {"law": curves}, LABELS, **about),
+            plot.law_parts(k, {"offset": curves}, LABELS, **about),
+            plot.law_agreement(three, three, three, three, {}, **about),
+            plot.sufficient_sizes(three, np.ones((2, 3), int), curves[:, :3], 9, LABELS, **about),
+            plot.eigenvalues(three, 0 * three, **about),
+            plot.contours(STEPS, SHEETS, **surface, **about),
+            plot.reliefs(STEPS, SHEETS, **surface, **about),
         ):
             assert "glyphs" in figure.get_suptitle()
             assert ("FALLBACK" in figure.get_suptitle()) is fallback
@@ -184,19 +219,3 @@ def test_save_writes_both_formats_reproducibly_and_leaves_the_style_alone(tmp_pa
     assert pdf.startswith(b"%PDF")
     assert (tmp_path / "two" / "delta.png").read_bytes() == png
     assert (tmp_path / "two" / "delta.pdf").read_bytes() == pdf
-
-
-@pytest.mark.parametrize(("ends", "labels"), [((250, 6000), ["5", "2", "5"]), ((1, 6000), [])])
-def test_numbers_along_a_logarithmic_axis_stay_apart(ends, labels):
-    figure, (axes,) = style.canvas("title", "k", "y", fallback=False)
-    axes.plot(ends, ends)
-    axes.set(xscale="log", yscale="log")
-    style.thin(figure)
-    figure.canvas.draw()
-    low, high = axes.get_xlim()
-    found = [
-        text.get_text()
-        for text in axes.get_xticklabels(minor=True)
-        if text.get_text() and low <= text.get_position()[0] <= high
-    ]
-    assert [text.strip("$")[0] for text in found] == labels

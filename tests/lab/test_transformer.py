@@ -66,7 +66,7 @@ def test_outputs_equal_numpy(hidden, layers, answers, n):
     np.testing.assert_allclose(found, transformer64(params, inputs, asked), rtol=1e-4, atol=1e-5)
 
 
-def test_no_output_hangs_on_a_later_token():
+def test_no_output_depends_on_a_later_token():
     model = models.build("transformer", num_outputs=TOKENS, hidden=WIDTH, layers=2)
     inputs = sequences()["inputs"]
     params = drawn(model, inputs)

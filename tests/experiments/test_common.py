@@ -1,0 +1,129 @@
+"""What commands share: progress lines, segments, the numbers of a curve, the verdict on a law."""
+
+import time
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.common import console, problem, segments, tables
+from experiments.common.tables import decay_exponent
+from jaxscape.quadratic import QuadraticDelta
+
+K = np.arange(100, 20_000)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_lines_come_every_few_seconds_with_rate_and_time_left(clock, capsys):
+    with console.progress("sweep", 100_000, "samples", done=20_000) as advance:
+        for _ in range(8):
+            clock[0] += 3
+            advance(9_000)
+        clock[0] += 3
+        advance(8_000)
+    assert capsys.readouterr().err.splitlines() == [
+        "sweep: 38,000 of 100,000 samples, 3,000 per second, 21 s left",
+        "sweep: 56,000 of 100,000 samples, 3,000 per second, 15 s left",
+        "sweep: 74,000 of 100,000 samples, 3,000 per second, 9 s left",
+        "sweep: 92,000 of 100,000 samples, 3,000 per second, 3 s left",
+    ]
+
+
+def test_slow_work_has_a_rate_too(clock, capsys):
+    with console.progress("training", 10, "epochs") as advance:
+        clock[0] += 80
+        advance(1)
+    assert capsys.readouterr().err == ("training: 1 of 10 epochs, 0.013 per second, 12 min left\n")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.4, "0 s"), (99.4, "99 s"), (100, "2 min"), (5_900, "98 min"), (12_000, "3 h 20 min")],
+)
+def test_times_in_words(seconds, words):
+    assert console.in_words(seconds) == words
+
+
+def test_keys_are_independent_of_each_other():
+    keys = jax.random.split(jax.random.key(0), len(problem.KEYS))
+    assert len({tuple(np.asarray(jax.random.key_data(k))) for k in keys}) == len(problem.KEYS)
+
+
+@pytest.mark.parametrize(("total", "size", "done"), [(1, 5, 0), (10, 5, 0), (11, 4, 3), (9, 4, 9)])
+def test_each_sample_comes_once(total, size, done):
+    values = np.arange(total)
+    given = types.SimpleNamespace(order=values, read=lambda positions: values[positions])
+    parts = list(segments.of(given, size, done))
+    new = [part.samples[part.skip :] for part in parts]
+    np.testing.assert_array_equal(np.concatenate([[], *new]), values[done:])
+    assert len({part.stop - part.start for part in parts}) <= 1
+    assert all(part.samples.shape == (part.stop - part.start,) for part in parts)
+
+
+def test_rows_are_those_of_all_samples_at_once(monkeypatch):
+    monkeypatch.setattr(segments, "SIZE", 4)
+    values = np.random.default_rng(0).normal(size=(11, 2)).astype(np.float32)
+    given = types.SimpleNamespace(order=np.arange(11), read=lambda positions: values[positions])
+    found = segments.rows(given, lambda part: {"twice": 2 * part})
+    np.testing.assert_array_equal(found["twice"], 2 * values)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0, 3.0])
+def test_an_exact_power_law_is_found(alpha):
+    fit = decay_exponent(jnp.asarray(K), jnp.asarray(7e-3 * K**-alpha, jnp.float32))
+    np.testing.assert_allclose(fit.exponent, alpha, atol=2e-4)
+    assert fit.sem < 1e-4
+
+
+def test_the_error_covers_the_truth_under_heavy_tails():
+    """Squares of heavy-tailed values, as Δ_k is: 2 standard errors cover about 95 %."""
+    k = np.arange(100, 4000)
+    y = np.random.default_rng(0).exponential(size=(100, len(k))) ** 2 * k**-2.0
+    fit = jax.vmap(lambda row: decay_exponent(jnp.asarray(k), row))(jnp.asarray(y, jnp.float32))
+    inside = abs(fit.exponent - 2) < 2 * fit.sem
+    assert 0.88 <= inside.mean() <= 1.0
+
+
+@pytest.mark.parametrize("alpha", [-3.0, 10.0])
+def test_a_fit_far_away_is_right_or_not_given(alpha):
+    fit = decay_exponent(jnp.asarray(K), jnp.asarray((K / 1000.0) ** -alpha, jnp.float32))
+    assert np.isnan(fit.exponent) or abs(float(fit.exponent) - alpha) < 1e-2
+
+
+def test_one_value_alone_is_no_decay():
+    y = np.zeros(len(K), np.float32)
+    y[5] = 1
+    assert np.isnan(decay_exponent(jnp.asarray(K), jnp.asarray(y)).exponent)
+
+
+def test_nothing_to_fit_is_nan():
+    assert np.isnan(decay_exponent(jnp.array([1, 2]), jnp.array([1.0, 0.5])).exponent)
+    assert np.isnan(decay_exponent(jnp.arange(1, 9), jnp.zeros(8)).exponent)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "sem", "verdict"),
+    [(1.02, 0.02, True), (0.77, 0.095, None), (0.77, 0.02, False), (1.0, 0.06, None)],
+)
+def test_the_verdict_on_the_law_allows_for_the_error(ratio, sem, verdict):
+    ones = np.ones((1, 5))
+    arrays = {"delta": ones, "delta_sem": sem * ones}
+    arrays |= {f"law_{part}": ratio * ones for part in QuadraticDelta._fields}
+    found = tables.agreement(arrays, 0, np.ones(5, bool))
+    assert found["law_holds"] is verdict
+    assert abs(found["law_over_monte_carlo"] - ratio) < 1e-6
+    words = {True: "holds", False: "does not hold", None: "too few points to tell"}[verdict]
+    assert tables.law_table([{"sigma": 1.0, **found}, {"sigma": 2.0}])[1][-1] == words
+
+
+def test_a_table_has_columns_of_equal_width():
+    rows = [["k", "value"], ["1,000", tables.between([1, None])]]
+    assert tables.as_text(rows) == "    k             value\n1,000  1 to beyond 2^31"
