@@ -85,8 +85,8 @@ def _family(bench: Bench) -> dict[str, np.ndarray]:
         for dim in FAMILY_DIMS:
             points = sigma * bench.normals(count, dim)
             along.append(delta(js.points(leading_directions(space, dim), points)))
-    shape = (len(FAMILY_SIGMAS), len(FAMILY_DIMS), -1)
     stack = lambda curves, name: np.stack([getattr(c, name) for c in curves])  # noqa: E731
+    shape = (len(FAMILY_SIGMAS), len(FAMILY_DIMS), -1)
     return {
         "k": np.asarray(single.k),
         "sigma": np.asarray(FAMILY_SIGMAS),
@@ -111,12 +111,11 @@ def _family_levels(
 def model_error(bench: Bench) -> Record:
     """The error of the quadratic model against σ, on the points of direct Monte-Carlo."""
     arrays = bench.kept("errors", lambda: _errors(bench))
-    off, last = arrays["pointwise"][-1], last_within(_off(arrays)[-1])
+    last = last_within(_off(arrays)[-1])
     rows = [["σ", "quadratic / direct", "error of an increment, relative"]]
-    for sigma, level, error in zip(
-        ERROR_SIGMAS, (arrays["quadratic"] / arrays["direct"])[-1], off, strict=True
-    ):
-        rows.append([f"{sigma:.3g}", f"{level:.4g}", f"{error:.2g}"])
+    ratios = arrays["quadratic"] / arrays["direct"]
+    for numbers in zip(ERROR_SIGMAS, ratios[-1], arrays["pointwise"][-1], strict=True):
+        rows.append([f"{number:.3g}" for number in numbers])
     note = f"along the top {TOP} eigenvectors; within 10 % up to σ = {_or_none(last)}"
     words = {"tables": [rows], "notes": [note, *bench.inexact()]}
     figure = figures.errors(bench, arrays)

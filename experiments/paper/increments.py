@@ -1,12 +1,13 @@
 """Δ_k along random directions and Hessian eigenvectors, Nikitin et al., figures 4, 5 and 8.
 
 Figure 8 also has networks trained as in the reference code, for the level of Δ_k·k² that it
-reports. There the network is the same, but sees the first 9,984 samples, 156 whole batches,
-standardised, and starts from PyTorch's default initialisation: every parameter of a layer of ``f``
-inputs is uniform on ±1/√f.
+reports. There the network is the same, but sees the first 9,984 samples, standardised, and starts
+from PyTorch's default initialisation: every parameter of a layer of ``f`` inputs is uniform on
+±1/√f.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -50,25 +51,22 @@ def fig4(bench: Bench) -> Record:
     """Δ_k at four σ along ten random filter-normalised directions."""
     space = bench.directions("filter", DIM)
     cases = [Case(f"σ = {sigma:g}", space, sigma) for sigma in (0.1, 1.0, 5.0, 10.0)]
-    return _record(
-        bench, cases, _measured(bench, cases), f"{DIM} random filter-normalised directions"
-    )
+    return _record(bench, f"{DIM} random filter-normalised directions", cases)
 
 
 def fig5(bench: Bench) -> Record:
     """Δ_k in four dimensions at σ = 1, random filter-normalised."""
     space = bench.directions("filter", max(DIMS))
     cases = [Case(f"d = {dim}", leading(space, dim), 1.0) for dim in DIMS]
-    where = "random filter-normalised directions, σ = 1"
-    return _record(bench, cases, _measured(bench, cases), where)
+    return _record(bench, "random filter-normalised directions, σ = 1", cases)
 
 
 def fig8(bench: Bench) -> Record:
     """Δ_k along the top ten Hessian eigenvectors, close to w* and far from it."""
     space = bench.directions("hessian", DIM)
     cases = [Case(f"σ = {sigma:g}", space, sigma) for sigma in SIGMAS]
-    where = f"top {DIM} Hessian eigenvectors"
-    found = _record(bench, cases, along_eigenvectors(bench), where, bench.inexact())
+    found = _record(bench, f"top {DIM} Hessian eigenvectors", cases, along_eigenvectors(bench))
+    found.summary["notes"] += bench.inexact()
     replicated = bench.config.as_published and not bench.problem.dataset.has_tokens
     return _with_replication(bench, found) if replicated else found
 
@@ -77,13 +75,9 @@ def along_eigenvectors(bench: Bench) -> list[dict[str, np.ndarray]]:
     """Δ_k along the top ten Hessian eigenvectors at both ``SIGMAS``, for figures 8 and 9."""
     space = bench.directions("hessian", DIM)
     return [
-        bench.kept(f"curve-hessian-{row}", lambda: measure(bench, space, SIGMAS[row], row))  # noqa: B023
-        for row in range(len(SIGMAS))
+        bench.kept(f"curve-hessian-{row}", partial(measure, bench, space, sigma, row))
+        for row, sigma in enumerate(SIGMAS)
     ]
-
-
-def _measured(bench: Bench, cases: Sequence[Case]) -> list[dict[str, np.ndarray]]:
-    return [measure(bench, case.space, case.sigma, row) for row, case in enumerate(cases)]
 
 
 def measure(bench: Bench, space: js.Subspace, sigma: float, row: int) -> dict[str, np.ndarray]:
@@ -110,17 +104,18 @@ def curve_of(losses: Float[Array, "m n"]) -> Delta:
     m, n = losses.shape
     whole, steps = prefix.extend(prefix.start(m), losses, jnp.ones(n, bool))
     reduction = js.reductions.delta
-    state = reduction.update(reduction.init(m, n), steps, jnp.arange(m), jnp.ones(m))
+    state = reduction.update(reduction.init(m, n), steps, jnp.arange(m), jnp.ones(m, losses.dtype))
     return reduction.finalize(*state, whole)
 
 
 def _record(
     bench: Bench,
-    cases: Sequence[Case],
-    measured: Sequence[dict[str, np.ndarray]],
     where: str,
-    inexact: Sequence[str] = (),
+    cases: Sequence[Case],
+    measured: Sequence[dict[str, np.ndarray]] | None = None,
 ) -> Record:
+    if measured is None:
+        measured = [measure(bench, case.space, case.sigma, row) for row, case in enumerate(cases)]
     labels = [case.label for case in cases]
     arrays = {name: np.stack([found[name] for found in measured]) for name in measured[0]}
     arrays |= {
@@ -128,62 +123,53 @@ def _record(
         "dim": np.asarray([case.space.dim for case in cases]),
         "k": np.arange(1, arrays["delta"].shape[1] + 1, dtype=np.int32),
     }
+    late = arrays["k"][tables.late(arrays["k"])]
+    notes = [f"Δ_k·k² along the {where}, in {bench.unit}², mean over k ≥ {late[0]} samples"]
     panels = {CORRECTED: [*zip(labels, arrays["delta"], arrays["delta_sem"], strict=True)]}
     if bench.config.as_published:
         old = arrays["published_delta"]
         arrays["published_k"] = np.arange(1, old.shape[1] + 1)
         panels[PUBLISHED] = [*zip(labels, old, np.zeros_like(old), strict=True)]
+        notes.append("k in batches of 64 alone makes the published level 64 times lower")
+    entries = [{"label": label} | _levels(arrays, row) for row, label in enumerate(labels)]
     figures = {
         "delta": draw(bench, where, panels, scaled=False),
         "delta_k2": draw(bench, where, panels, scaled=True),
     }
-    entries = levels(arrays, labels)
-    first = arrays["k"][tables.late(arrays["k"])][0]
-    notes = [f"Δ_k·k² along the {where}, in {bench.unit}², mean over k ≥ {first} samples"]
-    if bench.config.as_published:
-        notes.append("k in batches of 64 alone makes the published level 64 times lower")
+    rows = [["", *(COLUMNS[name] for name in entries[0] if name in COLUMNS)]]
+    for entry in entries:
+        numbers = (f"{entry[name]:.3g}" for name in entry if name in COLUMNS)
+        rows.append([entry["label"], *numbers])
     found = {"where": where, "points": bench.config.points, "curves": entries}
-    words = {"tables": [_table(entries)], "notes": [*notes, *inexact]}
-    return Record(arrays, found | words, figures)
+    return Record(arrays, found | {"tables": [rows], "notes": notes}, figures)
 
 
-def levels(arrays: dict[str, np.ndarray], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Mean of Δ_k·k² over late k of each curve, as it should be and as published."""
-    entries = []
-    for row, label in enumerate(labels):
-        entry = {
-            "label": label,
-            "mean_delta_k2": tables.level(arrays["k"], arrays["delta"][row]),
-            "order_law_k2": float(arrays["loss_variance"][row]),
-        }
-        for name in ("published", "all_directions"):
-            if f"{name}_delta" in arrays:
-                level = tables.level(arrays["published_k"], arrays[f"{name}_delta"][row])
-                entry[f"{name}_mean_delta_k2"] = level
-        entries.append(entry)
-    return entries
+COLUMNS = {
+    "mean_delta_k2": "Δ_k·k²",
+    "order_law_k2": "order law",
+    "published_mean_delta_k2": "as published",
+    "all_directions_mean_delta_k2": "same, all directions",
+}
 
 
-def _table(entries: Sequence[dict[str, Any]]) -> list[list[str]]:
-    columns = {
-        "Δ_k·k²": "mean_delta_k2",
-        "order law": "order_law_k2",
-        "as published": "published_mean_delta_k2",
-        "same, all directions": "all_directions_mean_delta_k2",
+def _levels(arrays: Mapping[str, np.ndarray], row: int) -> dict[str, Any]:
+    """Mean of Δ_k·k² over late k of one curve, as it should be and as published."""
+    found = {
+        "mean_delta_k2": tables.level(arrays["k"], arrays["delta"][row]),
+        "order_law_k2": float(arrays["loss_variance"][row]),
     }
-    columns = {title: key for title, key in columns.items() if key in entries[0]}
-    rows = [
-        [entry["label"], *(f"{entry[key]:.3g}" for key in columns.values())] for entry in entries
-    ]
-    return [["", *columns], *rows]
+    for name in ("published", "all_directions"):
+        if f"{name}_delta" in arrays:
+            level = tables.level(arrays["published_k"], arrays[f"{name}_delta"][row])
+            found[f"{name}_mean_delta_k2"] = level
+    return found
 
 
 NETWORKS = 4
 """Networks trained as in the reference code."""
 
-SAMPLES = published.BATCH * (10_000 // published.BATCH)
-
-SIGMA = 1.0
+SAMPLES = 9984
+"""What they see: 156 whole batches."""
 
 LEVEL = 2.4
 """Δ_k·k² of the published curve on MNIST, in batches."""
@@ -237,7 +223,7 @@ def around(bench: Bench, samples: Batch, space: js.Subspace, number: int) -> dic
     """Δ_k at σ = 1 around one such network: "published", "all_directions" and "corrected"."""
     problem, m = bench.problem, bench.config.points
     probe, order = (jax.random.fold_in(problem.keys[name], number) for name in ("probe", "order"))
-    points = SIGMA * jax.random.normal(probe, (m, space.dim))
+    points = jax.random.normal(probe, (m, space.dim))
     losses, first = (
         js.evaluate(problem.loss, js.points(along, theta), samples, js.reductions.losses(m))
         for along, theta in ((space, points), (leading(space, 1), points[:, :1]))
@@ -270,17 +256,15 @@ def _with_replication(bench: Bench, found: Record) -> Record:
         rows.append([label, f"{mean(late[name]):.3g} ± {sem(late[name]):.2g}", *ends])
     rows.append(["published on MNIST", f"{LEVEL}", "", ""])
     labels = {"first direction": again["published"], "all ten": again["all_directions"]}
-    panel = {
-        "as published: k in batches of 64": [(n, mean(x), sem(x)) for n, x in labels.items()],
-    }
-    where = f"{NETWORKS} networks trained as published, σ = {SIGMA:g}"
+    curves = [(label, mean(x), sem(x)) for label, x in labels.items()]
+    where = f"{NETWORKS} networks trained as published, σ = 1"
     summary = found.summary | {
         "replication_levels": late,
         "replication_train_loss": again["train_loss"].tolist(),
         "tables": [*found.summary["tables"], rows],
     }
     arrays = found.arrays | {f"replication_{name}": x for name, x in again.items()}
-    figure = draw(bench, where, panel, scaled=True)
+    figure = draw(bench, where, {"as published: k in batches of 64": curves}, scaled=True)
     return Record(arrays, summary, {**found.figures, "replication": figure})
 
 

@@ -50,9 +50,9 @@ def fig1(bench: Bench) -> Record:
         "hidden": config.network_hidden,
         "num_samples": count,
         "dim": config.network_dim,
-        "converged": int(sum(int(pairs.converged.sum()) for pairs in solved)),
+        "converged": sum(int(pairs.converged.sum()) for pairs in solved),
         "eigenpairs": values.size,
-        "products": int(sum(int(pairs.matvecs) for pairs in solved)),
+        "products": sum(int(pairs.matvecs) for pairs in solved),
         "negative": int((values < 0).sum()),
         "mean": values.mean(0).tolist(),
         "standard_deviation": values.std(0, ddof=1).tolist(),
@@ -63,9 +63,8 @@ def fig1(bench: Bench) -> Record:
         f"{found['negative']} of {values.size} eigenvalues are negative, which ‖Hv‖ cannot show",
         f"{values.size - found['converged']} did not reach the relative residual {TOLERANCE:g}",
     ]
-    figure = draw(bench, curves, count)
     words = {"tables": [_table(values)], "notes": notes}
-    return Record(arrays, found | words, {"eigenvalues": figure})
+    return Record(arrays, found | words, {"eigenvalues": draw(bench, curves, count)})
 
 
 def networks(bench: Bench) -> tuple[PerSampleLoss, Batch, train.Fitted]:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
 import jaxscape as js
@@ -30,12 +29,11 @@ def fig9(bench: Bench) -> Record:
         "delta_sem": np.stack([found["delta_sem"] for found in measured]),
         **{f"law_{name}": np.asarray(values) for name, values in laws.items()},
     }
-    marked, notes = {}, bench.inexact()
+    notes = bench.inexact()
     if bench.config.as_published:
         arrays["published_delta"] = np.stack([found["published_delta"] for found in measured])
         arrays |= _published_theory(bench)
         k, theory = arrays["published_theory_k"], arrays["published_theory"]
-        marked["Theorem 1, as published"] = k, theory
         for sigma, old in zip(SIGMAS, arrays["published_delta"], strict=True):
             ratio = np.exp(np.mean(np.log(theory / old[k - 1])))
             notes.append(
@@ -46,20 +44,8 @@ def fig9(bench: Bench) -> Record:
         {"sigma": sigma} | tables.agreement(arrays, row, tables.late(arrays["k"]))
         for row, sigma in enumerate(SIGMAS)
     ]
-    panels = {f"σ = {sigma:g}": _curves(arrays, row) for row, sigma in enumerate(SIGMAS)}
-    figure = draw(bench, panels, marked)
     found = {"sigmas": entries, "tables": [tables.law_table(entries)], "notes": notes}
-    return Record(arrays, found, {"theorem": figure})
-
-
-def _curves(arrays: dict[str, np.ndarray], row: int) -> dict[str, np.ndarray]:
-    names = {
-        "Monte-Carlo": "delta",
-        "full law": "law_total",
-        "Theorem 1's part": "law_curvature",
-        "experiment, as published": "published_delta",
-    }
-    return {name: arrays[key][row] for name, key in names.items() if key in arrays}
+    return Record(arrays, found, {"theorem": draw(bench, arrays)})
 
 
 def _published_theory(bench: Bench) -> dict[str, np.ndarray]:
@@ -83,24 +69,30 @@ def _published_theory(bench: Bench) -> dict[str, np.ndarray]:
     }
 
 
-def draw(
-    bench: Bench,
-    panels: Mapping[str, Mapping[str, Float[np.ndarray, "K"]]],
-    marked: Mapping[str, tuple[Int[np.ndarray, "c"], Float[np.ndarray, "c"]]],
-) -> Figure:
-    """Δ_k·k² of named curves over k = 1..K, a panel per σ; ``marked`` values are in each."""
+CURVES = {
+    "delta": "Monte-Carlo",
+    "law_total": "full law",
+    "law_curvature": "Theorem 1's part",
+    "published_delta": "experiment, as published",
+}
+
+
+def draw(bench: Bench, arrays: Mapping[str, np.ndarray]) -> Figure:
+    """Δ_k·k² by experiment and by theory, a panel per σ; k of published curves is in batches."""
     ylabel = rf"$\Delta_k \cdot k^2$   ({bench.unit}²)"
-    figure, axes = bench.canvas("Theory against experiment", PREFIX, ylabel, len(panels))
-    for panel, (name, curves) in zip(axes, panels.items(), strict=True):
-        panel.set_title(name)
-        for row, (label, values) in enumerate(curves.items()):
+    figure, axes = bench.canvas("Theory against experiment", PREFIX, ylabel, len(SIGMAS))
+    for index, panel in enumerate(axes):
+        panel.set_title(f"σ = {SIGMAS[index]:g}")
+        for row, name in enumerate(name for name in CURVES if name in arrays):
+            values = arrays[name][index]
             k = np.arange(1, len(values) + 1)
             bins = log_bins(k, values * k**2.0)
             style: Keywords = {"color": colour(row), "marker": MARKERS[row], "ms": 5, "lw": 1.6}
-            panel.plot(bins.k, bins.mean, markevery=(2 * row, 8), label=label, **style)
-        for row, (label, (k, values)) in enumerate(marked.items(), start=len(curves)):
-            style = {"color": colour(row), "marker": MARKERS[row], "ms": 8, "lw": 0}
-            panel.plot(k, values * k**2.0, label=label, **style)
+            panel.plot(bins.k, bins.mean, markevery=(2 * row, 8), label=CURVES[name], **style)
+        if "published_theory" in arrays:
+            k, values = arrays["published_theory_k"], arrays["published_theory"]
+            style = {"color": colour(4), "marker": MARKERS[4], "ms": 8, "lw": 0}
+            panel.plot(k, values * k**2.0, label="Theorem 1, as published", **style)
         panel.set(xscale="log", yscale="log")
     legend(figure, "lines: mean per logarithmic bin of k; as published: k in batches of 64")
     return figure

@@ -20,19 +20,17 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
+import jaxscape as js
 from experiments.common import console
 from experiments.common.console import progress
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record
 from experiments.paper import unraveling_report
 from experiments.paper.bench import Bench
-from jaxscape import InputError, batching, losses, prefix
+from jaxscape import InputError, losses, prefix
 from jaxscape.lab import checkpoint, models, train
 from jaxscape.lab.models import Model
 from jaxscape.types import Batch, Params, PerSampleLoss
-
-BATCH_SIZE = 1000
-"""Samples per chunk where losses are taken."""
 
 BETA = 0.99
 """Of the exponential average along k."""
@@ -119,24 +117,29 @@ def _of_depth(
     apply = of_width(max(config.widths)).apply
     loss = losses.supervised(apply, losses.cross_entropy if classes else losses.squared_error)
     params = _fit(bench, loss, initial, task.samples, depth)
-    look = partial(evaluate, loss, apply if classes else None, params)
-    values, correct = look(task.samples)
-    tested = None if task.tests is None else look(task.tests)[1]
-    values = np.asarray(values)
-    entries = [
-        {
-            "depth": depth,
-            "width": width,
-            "num_parameters": sizes[row],
-            "train_loss": float(values[row].mean(dtype=np.float64)),
-            "train_accuracy": None if correct is None else float(correct[row]),
-            "test_accuracy": None if tested is None else float(tested[row]),
-        }
-        for row, width in enumerate(config.widths)
-    ]
+
+    def accuracy(w: Params, batch: Batch | None) -> float | None:
+        if not classes or batch is None:
+            return None
+        return float(train.accuracy(apply, w, batch["inputs"], batch["targets"], batch_size=1000))
+
+    values, entries = [], []
+    for row, width in enumerate(config.widths):
+        w = jax.tree.map(lambda leaf, row=row: leaf[row], params)
+        values.append(np.asarray(js.per_sample_losses(loss, w, task.samples)))
+        entries.append(
+            {
+                "depth": depth,
+                "width": width,
+                "num_parameters": sizes[row],
+                "train_loss": float(values[row].mean(dtype=np.float64)),
+                "train_accuracy": accuracy(w, task.samples),
+                "test_accuracy": accuracy(w, task.tests),
+            }
+        )
     what = f"{len(config.widths)} networks, {config.epochs} epochs"
     console.stage(f"depth {depth}", what, time.monotonic() - started)
-    return values, entries
+    return np.stack(values), entries
 
 
 def _fit(bench: Bench, loss: PerSampleLoss, params: Params, samples: Batch, depth: int) -> Params:
@@ -187,29 +190,6 @@ def stacked_initial(
 
     sizes = [sum(leaf.size for leaf in jax.tree.leaves(shape)) for shape in shapes]
     return jax.tree.map(corners, wide, *shapes), sizes
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def evaluate(
-    loss: PerSampleLoss, apply: Callable[..., Array] | None, params: Params, data: Batch
-) -> tuple[Float[Array, "w n"], Float[Array, "w"] | None]:
-    """ℓ_i of stacked networks, and with ``apply`` their accuracy, in one pass over chunks."""
-    pieces = batching.cut(batching.length_of(data), BATCH_SIZE)
-
-    def at(w: Params, batch: Batch) -> tuple[Array, Array]:
-        with jax.default_matmul_precision("highest"):
-            values = loss(w, batch)
-            if apply is None:
-                return values, jnp.zeros_like(values)
-            return values, train.correct(apply(w, batch["inputs"]), batch["targets"])
-
-    def chunk(_: None, start: Array) -> tuple[None, tuple[Array, Array]]:
-        batch = batching.take(data, start, pieces.size)
-        return None, jax.vmap(at, in_axes=(0, None), out_axes=1)(params, batch)
-
-    rows = jax.lax.scan(chunk, None, jnp.asarray(pieces.starts))[1]
-    values, correct = batching.join(pieces, rows)
-    return values.T, None if apply is None else correct.mean(0)
 
 
 def _curves(bench: Bench, values: Float[np.ndarray, "d w n"]) -> dict[str, np.ndarray]:
