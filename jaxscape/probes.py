@@ -125,10 +125,8 @@ def sobol(
     [1, 1, 1, 1, 1, 1, 1, 1]
 
     Args:
-        key: Scrambles the nets.
-        space: The subspace.
+        key, space, sigma: As for ``gaussian``.
         num_points: The number m of points, ``randomisations`` times 1, 2, 4, 8, ...
-        sigma: The standard deviation σ of the step along each direction.
         randomisations: The number of nets.
 
     Raises:

@@ -52,9 +52,14 @@ def delta(
 
     Args:
         loss: ``loss(params, batch)``, one loss per sample.
-        probe: The points w, for instance ``gaussian(key, space, num_points, sigma)``.
-        data: The n samples: arrays with a leading sample axis, or an iterator of such batches.
-        batch_size, point_batch, precision, mesh: As for ``evaluate``.
+        probe: The m points w, for instance ``gaussian(key, space, num_points, sigma)``.
+        data: The n samples: arrays with a leading sample axis, or an iterator of such batches for
+            data that do not fit; batches of equal length share one compiled program.
+        batch_size: Samples per call of the loss; by default what suits it (``batching``).
+        point_batch: Points evaluated together under ``vmap``; by default 8 on a CPU, else 32.
+        precision: Of matrix products which do not name their own.
+        mesh: ``devices.mesh(...)``: the points of a block and the samples of a chunk are spread
+            over its devices, each of which then holds ``point_batch`` and ``batch_size`` of them.
 
     Raises:
         InputError: fewer than two samples; a loss that is not one value per sample; a loss that
@@ -113,11 +118,9 @@ def surface(
     [[-1.0, -1.0, 1.0, 1.0], [-1.0, 0.0, 0.0, 1.0]]
 
     Args:
-        loss: ``loss(params, batch)``, one loss per sample.
         probe: The points w, for instance ``grid(space, radius, num)``.
-        data: The n samples: arrays with a leading sample axis, or an iterator of such batches.
         ks: The prefix lengths k to keep.
-        batch_size, point_batch, precision, mesh: As for ``evaluate``.
+        loss, data, batch_size, point_batch, precision, mesh: As for ``delta``.
 
     Raises:
         InputError: a k outside 1..n; a loss that is NaN or infinite (only where the result is
@@ -165,7 +168,7 @@ def evaluate(
     """Reduce the losses ℓ_i(w) of all n samples at all m points over every prefix, in one pass.
 
     Memory beyond the data holds one chunk's losses, the state per point and the curves. The result
-    depends on no size below beyond rounding.
+    does not depend on ``batch_size`` or ``point_batch`` beyond rounding.
 
     >>> import jax.numpy as jnp, jaxscape as js
     >>> probe = js.points(js.Subspace(jnp.zeros(1), jnp.ones((1, 1))), jnp.array([[1.0], [2.0]]))
@@ -173,16 +176,8 @@ def evaluate(
     [[0.0, 1.0, 2.0], [0.0, 2.0, 4.0]]
 
     Args:
-        loss: ``loss(params, batch)``, one loss per sample.
-        probe: The m points.
-        data: The n samples, or an iterator of batches for data that do not fit; batches of equal
-            length share one compiled program.
         reduction: What to keep; see ``reductions``.
-        batch_size: Samples per call of the loss; by default what suits it (``batching``).
-        point_batch: Points evaluated together under ``vmap``; by default 8 on a CPU, else 32.
-        precision: Of matrix products which do not name their own.
-        mesh: ``devices.mesh(...)``: the points of a block and the samples of a chunk are spread
-            over its devices, each of which then holds ``point_batch`` and ``batch_size`` of them.
+        loss, probe, data, batch_size, point_batch, precision, mesh: As for ``delta``.
 
     Raises:
         InputError: a loss that is not one value per sample, no samples, a size below 1, or points
@@ -231,12 +226,12 @@ def advance(
 
     Args:
         loss, probe, reduction: As for ``evaluate``, the same for all segments.
-        data: The next segment of the samples.
+        data: The arrays of the next segment of the samples.
         carry: What ``begin`` or the segment before gave.
         skip: So many samples of the segment have been met already: they change nothing, and their
             rows mean nothing. Segments of one length, and so one compiled program, then cover any
             number of samples.
-        batch_size, point_batch, precision, mesh: As for ``evaluate``.
+        batch_size, point_batch, precision, mesh: As for ``delta``.
     """
     devices.check(reduction, mesh)
     params = jax.eval_shape(probe.at, jnp.zeros((), jnp.int32))
