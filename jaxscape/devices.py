@@ -104,9 +104,10 @@ def local(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.addressable_data(0), tree)
 
 
-def check(reduction: Reduction, by_sample: Any, mesh: Mesh | None) -> None:
+def check(reduction: Reduction, mesh: Mesh | None) -> None:
     """Raise an ``InputError`` for a reduction that cannot take its points from several devices."""
-    if sizes(mesh)[0] > 1 and jax.tree.leaves(by_sample) and reduction.merge is None:
+    spread = sizes(mesh)[0] > 1
+    if spread and reduction.merge is None and jax.tree.leaves(reduction.init(1, 1)[1]):
         raise InputError(
             "expected a reduction with merge where several devices share the points, found none; "
             "give Reduction one, or make the mesh of samples alone"

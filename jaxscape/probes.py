@@ -6,6 +6,7 @@ that a million points of a large network never exist together.
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ RANDOMISATIONS = 8
 
 
 @jax.tree_util.register_dataclass
+@no_type_check  # JAX rebuilds pytrees with anything in place of their arrays
 @dataclass(frozen=True)
 class SubspaceProbe:
     """Points w(θ) of a subspace."""
@@ -44,6 +46,7 @@ class SubspaceProbe:
 
 
 @jax.tree_util.register_dataclass
+@no_type_check  # JAX rebuilds pytrees with anything in place of their arrays
 @dataclass(frozen=True)
 class IsotropicProbe:
     """Points w* + σ z, z standard normal over all P parameters, drawn anew from the index."""
@@ -122,10 +125,8 @@ def sobol(
     [1, 1, 1, 1, 1, 1, 1, 1]
 
     Args:
-        key: Scrambles the nets.
-        space: The subspace.
+        key, space, sigma: As for ``gaussian``.
         num_points: The number m of points, ``randomisations`` times 1, 2, 4, 8, ...
-        sigma: The standard deviation σ of the step along each direction.
         randomisations: The number of nets.
 
     Raises:

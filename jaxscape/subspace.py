@@ -8,7 +8,7 @@ import functools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
 
 @jax.tree_util.register_dataclass
+@no_type_check  # JAX rebuilds pytrees with anything in place of their arrays
 @dataclass(frozen=True)
 class Subspace:
     """The d directions ``basis``, leaves ``[d, *leaf.shape]``, through the point ``origin``.
@@ -102,11 +103,7 @@ class Subspace:
 
 
 def random_subspace(
-    key: Key[Array, ""],
-    params: Params,
-    dim: int,
-    *,
-    normalization: str = "unit",
+    key: Key[Array, ""], params: Params, dim: int, *, normalization: str = "unit"
 ) -> Subspace:
     """``dim`` random Gaussian directions through ``params``.
 

@@ -52,9 +52,14 @@ def delta(
 
     Args:
         loss: ``loss(params, batch)``, one loss per sample.
-        probe: The points w, for instance ``gaussian(key, space, num_points, sigma)``.
-        data: The n samples: arrays with a leading sample axis, or an iterator of such batches.
-        batch_size, point_batch, precision, mesh: As for ``evaluate``.
+        probe: The m points w, for instance ``gaussian(key, space, num_points, sigma)``.
+        data: The n samples: arrays with a leading sample axis, or an iterator of such batches for
+            data that do not fit; batches of equal length share one compiled program.
+        batch_size: Samples per call of the loss; by default what suits it (``batching``).
+        point_batch: Points evaluated together under ``vmap``; by default 8 on a CPU, else 32.
+        precision: Of matrix products which do not name their own.
+        mesh: ``devices.mesh(...)``: the points of a block and the samples of a chunk are spread
+            over its devices, each of which then holds ``point_batch`` and ``batch_size`` of them.
 
     Raises:
         InputError: fewer than two samples; a loss that is not one value per sample; a loss that
@@ -113,11 +118,9 @@ def surface(
     [[-1.0, -1.0, 1.0, 1.0], [-1.0, 0.0, 0.0, 1.0]]
 
     Args:
-        loss: ``loss(params, batch)``, one loss per sample.
         probe: The points w, for instance ``grid(space, radius, num)``.
-        data: The n samples: arrays with a leading sample axis, or an iterator of such batches.
         ks: The prefix lengths k to keep.
-        batch_size, point_batch, precision, mesh: As for ``evaluate``.
+        loss, data, batch_size, point_batch, precision, mesh: As for ``delta``.
 
     Raises:
         InputError: a k outside 1..n; a loss that is NaN or infinite (only where the result is
@@ -165,7 +168,7 @@ def evaluate(
     """Reduce the losses ℓ_i(w) of all n samples at all m points over every prefix, in one pass.
 
     Memory beyond the data holds one chunk's losses, the state per point and the curves. The result
-    depends on no size below beyond rounding.
+    does not depend on ``batch_size`` or ``point_batch`` beyond rounding.
 
     >>> import jax.numpy as jnp, jaxscape as js
     >>> probe = js.points(js.Subspace(jnp.zeros(1), jnp.ones((1, 1))), jnp.array([[1.0], [2.0]]))
@@ -173,56 +176,37 @@ def evaluate(
     [[0.0, 1.0, 2.0], [0.0, 2.0, 4.0]]
 
     Args:
-        loss: ``loss(params, batch)``, one loss per sample.
-        probe: The m points.
-        data: The n samples, or an iterator of batches for data that do not fit; batches of equal
-            length share one compiled program.
         reduction: What to keep; see ``reductions``.
-        batch_size: Samples per call of the loss; by default what suits it (``batching``).
-        point_batch: Points evaluated together under ``vmap``; by default 8 on a CPU, else 32.
-        precision: Of matrix products which do not name their own.
-        mesh: ``devices.mesh(...)``: the points of a block and the samples of a chunk are spread
-            over its devices, each of which then holds ``point_batch`` and ``batch_size`` of them.
+        loss, probe, data, batch_size, point_batch, precision, mesh: As for ``delta``.
 
     Raises:
         InputError: a loss that is not one value per sample, no samples, a size below 1, or points
             on several devices for a reduction without ``merge``.
     """
-    blocks: dict[str, Any] = {"point_batch": point_batch, "mesh": mesh}
-    options = {"batch_size": batch_size, "precision": precision, **blocks}
-    segments = data if isinstance(data, Iterator) else (data,)
-    carry, rows = begin(probe, reduction, **blocks), []
-    for segment in segments:
-        carry, row = advance(loss, probe, segment, carry, reduction, **options)
+    sizes: dict[str, Any] = {"batch_size": batch_size, "point_batch": point_batch}
+    carry, rows = begin(probe, reduction), []
+    for segment in data if isinstance(data, Iterator) else (data,):
+        carry, row = advance(
+            loss, probe, segment, carry, reduction, precision=precision, mesh=mesh, **sizes
+        )
         rows.append(row)
         jax.block_until_ready(rows[-2:-1])  # or batches would be read faster than they are used
     if not rows:
         raise InputError("expected at least one batch of samples, found none; check the iterator")
     by_sample = rows[0] if len(rows) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *rows)
-    return finish(probe, carry, by_sample, reduction, **blocks)
+    return finish(carry, by_sample, reduction)
 
 
 class Carry(NamedTuple):
-    """A sweep after some samples; both entries are cut into blocks of points, ``[c, t, ...]``."""
+    """A sweep after some samples: what is known of each of m points."""
 
     prefix: Prefix
     by_point: Any
 
 
-def begin(
-    probe: Probe,
-    reduction: Reduction,
-    *,
-    point_batch: int | None = None,
-    mesh: Mesh | None = None,
-) -> Carry:
+def begin(probe: Probe, reduction: Reduction) -> Carry:
     """The carry of a sweep that has met no sample yet."""
-    blocks = _blocks(probe, point_batch, mesh)
-    by_point, by_sample = reduction.init(blocks.size, 1)
-    devices.check(reduction, by_sample, mesh)
-    state = Carry(prefix.start(blocks.size), by_point)
-    c = len(blocks.starts)
-    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (c, *leaf.shape)), state)
+    return Carry(prefix.start(probe.num_points), reduction.init(probe.num_points, 1)[0])
 
 
 def advance(
@@ -242,13 +226,14 @@ def advance(
 
     Args:
         loss, probe, reduction: As for ``evaluate``, the same for all segments.
-        data: The next segment of the samples.
+        data: The arrays of the next segment of the samples.
         carry: What ``begin`` or the segment before gave.
         skip: So many samples of the segment have been met already: they change nothing, and their
             rows mean nothing. Segments of one length, and so one compiled program, then cover any
             number of samples.
-        batch_size, point_batch, precision, mesh: As for ``evaluate``.
+        batch_size, point_batch, precision, mesh: As for ``delta``.
     """
+    devices.check(reduction, mesh)
     params = jax.eval_shape(probe.at, jnp.zeros((), jnp.int32))
     n = losses.check(loss, params, data)
     if batch_size is None:
@@ -263,43 +248,9 @@ def advance(
     return found if mesh is None else devices.local(found)
 
 
-def finish(
-    probe: Probe,
-    carry: Carry,
-    by_sample: Any,
-    reduction: Reduction,
-    *,
-    point_batch: int | None = None,
-    mesh: Mesh | None = None,
-) -> Any:
+def finish(carry: Carry, by_sample: Any, reduction: Reduction) -> Any:
     """The reduction's result, from the final carry and the rows of all samples in order."""
-    whole = by_point(probe, carry, point_batch=point_batch, mesh=mesh)
-    return reduction.finalize(whole.by_point, by_sample, whole.prefix)
-
-
-def by_point(
-    probe: Probe, carry: Carry, *, point_batch: int | None = None, mesh: Mesh | None = None
-) -> Carry:
-    """The carry with one entry per point, ``[m, ...]``, whatever the blocks and the devices."""
-    blocks = _blocks(probe, point_batch, mesh)
-
-    def whole(leaf: Array) -> Array:  # the number of samples, [c], is that of every block
-        return leaf[0] if leaf.ndim == 1 else batching.join(blocks, leaf)
-
-    return jax.tree.map(whole, carry)
-
-
-def in_blocks(
-    probe: Probe, carry: Carry, *, point_batch: int | None = None, mesh: Mesh | None = None
-) -> Carry:
-    """Undo ``by_point``, perhaps for another number of devices."""
-    blocks = _blocks(probe, point_batch, mesh)
-
-    def cut(leaf: ArrayLike) -> Array:
-        leaf = jnp.asarray(leaf)
-        return leaf[blocks.positions] if leaf.ndim else jnp.broadcast_to(leaf, len(blocks.starts))
-
-    return jax.tree.map(cut, carry)
+    return reduction.finalize(carry.by_point, by_sample, carry.prefix)
 
 
 class _Settings(NamedTuple):
@@ -327,14 +278,23 @@ def _advance(
     skip: Int[Array, ""],
     settings: _Settings,
 ) -> tuple[Carry, Any]:
+    """Walk the samples with the carry cut into blocks of points, ``[c, t, ...]``."""
     samples = _chunks(probe, settings.n, settings.batch_size, settings.mesh)
     blocks = _blocks(probe, settings.point_batch, settings.mesh)
+
+    def cut(leaf: Array) -> Array:  # each block has the number of samples, [], of its own, [c]
+        return leaf[blocks.positions] if leaf.ndim else jnp.broadcast_to(leaf, len(blocks.starts))
+
+    def join(leaf: Array) -> Array:
+        return batching.join(blocks, leaf) if leaf.ndim > 1 else leaf[0]
+
     walk: Callable = functools.partial(_walk, settings)
     if settings.mesh is not None:
         walk = devices.over(walk, samples, settings.mesh)
-    cut = (samples.starts, samples.fresh & (samples.positions >= skip))
-    carry, rows = walk(loss, probe, data, carry, cut, (blocks.starts, blocks.fresh))
-    return carry, batching.join(samples, rows)
+    chunks = (samples.starts, samples.fresh & (samples.positions >= skip))
+    points = (blocks.starts, blocks.fresh)
+    carry, rows = walk(loss, probe, data, jax.tree.map(cut, carry), chunks, points)
+    return jax.tree.map(join, carry), batching.join(samples, rows)
 
 
 def _walk(
@@ -348,7 +308,7 @@ def _walk(
 ) -> tuple[Carry, Any]:
     """What one device does: its chunks of samples, each at its blocks of points.
 
-    ``samples`` and ``points`` are starts [c] and which entries are fresh [c, size].
+    ``samples`` and ``points`` hold starts [c] and which entries are fresh [c, size].
     """
     reduction, mesh = settings.reduction, settings.mesh
     size, here = samples[1].shape[1], points[1].shape[1]

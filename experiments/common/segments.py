@@ -110,7 +110,7 @@ def run(
         precision: of matrix products.
         mesh: the devices that share the work.
     """
-    state = _begin(problem, probes, mesh)
+    state = _begin(problem, probes)
     if checkpoint.exists(store, "sweep"):
         state = checkpoint.restore(store, "sweep", state)
         state = state._replace(rows=jax.tree.map(np.array, state.rows))  # written in place
@@ -133,7 +133,7 @@ def run(
                     if multihost_utils.broadcast_one_to_all(due):  # all processes save together
                         save()
                         saved = time.monotonic()
-                curves.append(_finish(probe, state, index, mesh))
+                curves.append(_finish(probe, state, index))
     except KeyboardInterrupt:
         if jax.process_count() == 1:
             with contextlib.suppress(OSError):  # the last good save is kept
@@ -143,15 +143,14 @@ def run(
     return curves, before + time.monotonic() - started
 
 
-def _begin(problem: Problem, probes: Sequence[Probe], mesh: Mesh | None) -> Sweep:
+def _begin(problem: Problem, probes: Sequence[Probe]) -> Sweep:
     """The state before the first sample."""
     rows, carries = [], []
     for probe in probes:
         keep = reductions.delta_of(probe)
         row = jax.eval_shape(lambda keep=keep: keep.init(1, len(problem.order))[1])
         rows.append(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), row))
-        carry = sweep.begin(probe, keep, mesh=mesh)
-        carries.append(sweep.by_point(probe, carry, mesh=mesh))
+        carries.append(sweep.begin(probe, keep))
     return Sweep([(np.zeros(1, np.int32), carry) for carry in carries], rows, _seconds(0))
 
 
@@ -163,25 +162,22 @@ def _segments(
     coming, keep = next(left, None), reductions.delta_of(probe)
     while coming is not None:
         segment = coming
-        carry = sweep.in_blocks(probe, state.done[index][1], mesh=mesh)
         carry, rows = sweep.advance(
-            problem.loss, probe, segment.samples, carry, keep,
+            problem.loss, probe, segment.samples, state.done[index][1], keep,
             skip=segment.skip, precision=precision, mesh=mesh,
         )  # fmt: skip
         coming = next(left, None)  # read while the device computes
         stream.wait((carry, rows))
         _write(state.rows[index], rows, segment)
-        points = sweep.by_point(probe, carry, mesh=mesh)
         # one assignment, so that an interruption never separates the position from the carry
-        state.done[index] = (np.array([segment.stop], np.int32), points)
+        state.done[index] = (np.array([segment.stop], np.int32), carry)
         yield segment.stop - segment.start - segment.skip
 
 
-def _finish(probe: Probe, state: Sweep, index: int, mesh: Mesh | None) -> Delta:
+def _finish(probe: Probe, state: Sweep, index: int) -> Delta:
     """The curve of one sigma from its final state."""
-    carry = sweep.in_blocks(probe, state.done[index][1], mesh=mesh)
     keep = reductions.delta_of(probe)
-    curve = sweep.finish(probe, carry, state.rows[index], keep, mesh=mesh)
+    curve = sweep.finish(state.done[index][1], state.rows[index], keep)
     sweep.check_delta(curve, probe.num_points)
     return jax.tree.map(np.asarray, curve)
 
