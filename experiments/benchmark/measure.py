@@ -77,7 +77,9 @@ def stages_of(problem: Problem, params: Params, points: int, dim: int) -> list[S
     n, data, key = len(problem.order), problem.samples, problem.keys["probe"]
     forward = lambda: train.mean_loss(problem.loss, params, data, batch_size=1000)  # noqa: E731
     hessian = js.hessian_operator(problem.loss, params, data)
-    solve = lambda: js.top_eigenpairs(problem.keys["subspace"], hessian, params, dim)  # noqa: E731
+    solve = functools.partial(
+        js.top_eigenpairs, problem.keys["subspace"], hessian, params, dim, find_repeated=False
+    )
     pairs = solve()
     space = js.Subspace(params, pairs.vectors)
     everywhere = js.isotropic(key, params, points, 0.01)

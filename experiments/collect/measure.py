@@ -210,7 +210,7 @@ def directions(problem: Problem, config: Any, params: Params, k: int) -> js.Subs
         rows, count = spread(k, min(config.hessian_samples, len(problem.order)))
         few = jax.tree.map(lambda leaf: leaf[rows], problem.samples)
         operator = js.hessian_operator(problem.loss, params, few, count=count)
-        pairs = js.top_eigenpairs(key, operator, params, config.dim, tol=TOL)
+        pairs = js.top_eigenpairs(key, operator, params, config.dim, tol=TOL, find_repeated=False)
         return js.Subspace(params, pairs.vectors)
     if config.subspace == "filter":
         return js.random_subspace(key, params, config.dim, normalization="filter")

@@ -125,7 +125,9 @@ def eigenspace(
             problem.release()
             data = problem.read(slice(None))
         operator = js.hessian_operator(problem.loss, params, data, mesh=mesh)
-        pairs = js.top_eigenpairs(problem.keys["subspace"], operator, params, dim)
+        pairs = js.top_eigenpairs(
+            problem.keys["subspace"], operator, params, dim, find_repeated=False
+        )
         if mesh is not None:
             pairs = devices.local(devices.place(pairs, mesh))
         stream.wait(pairs)

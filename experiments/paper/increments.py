@@ -215,7 +215,9 @@ def eigenvectors(bench: Bench, samples: Batch, number: int) -> js.Subspace:
         epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate,
     ).params  # fmt: skip
     operator = js.hessian_operator(problem.loss, params, samples)
-    pairs = js.top_eigenpairs(key["subspace"], operator, params, DIM, which="magnitude")
+    pairs = js.top_eigenpairs(
+        key["subspace"], operator, params, DIM, which="magnitude", find_repeated=False
+    )
     return js.Subspace(params, pairs.vectors)
 
 

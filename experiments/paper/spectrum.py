@@ -100,6 +100,7 @@ def _solve(bench: Bench, loss: PerSampleLoss, params: Params, samples: Batch) ->
             pairs = js.top_eigenpairs(
                 problem.keys["subspace"], js.hessian_operator(loss, w, samples), w,
                 config.network_dim, which="magnitude", tol=TOLERANCE, krylov_dim=kept,
+                find_repeated=False,
             )  # fmt: skip
             solved.append(jax.tree.map(np.asarray, pairs._replace(vectors=None)))
             advance(1)

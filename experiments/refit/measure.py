@@ -156,8 +156,9 @@ def _overlaps(
             for params in (network, networks[-1]):
                 operator = js.hessian_operator(problem.loss, params, problem.samples, count=int(k))
                 own = js.top_eigenpairs(
-                    problem.keys["subspace"], operator, params, len(pairs.values), tol=TOL
-                )
+                    problem.keys["subspace"], operator, params, len(pairs.values), tol=TOL,
+                    find_repeated=False,
+                )  # fmt: skip
                 rows.append((overlap(own.vectors, pairs.vectors), own.values, own.converged))
                 advance(1)
     rows += 2 * [(jnp.ones(()), pairs.values, pairs.converged)]
