@@ -6,7 +6,7 @@ chunks of samples, on one device or on each device of a mesh.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -130,6 +130,7 @@ def _ggn_chunk(
 # arguments: no data set ends up as a constant of a compiled program, and one program serves every
 # operator with the same functions.
 @jax.tree_util.register_dataclass
+@no_type_check  # JAX rebuilds pytrees with anything in place of their arrays
 @dataclass(frozen=True, eq=False)
 class MeanOperator:
     """The mean over the first ``count`` samples of what ``chunk`` sums over a few of them."""

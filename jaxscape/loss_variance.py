@@ -26,7 +26,7 @@ import numpy as np
 from jax.scipy.special import betainc, ndtri
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Real
 
 from jaxscape import batching, prefix, reductions
 from jaxscape.prefix import Pair, Prefix
@@ -361,7 +361,7 @@ MANY = 30.0
 """Degrees of freedom from which on the expansion is exact to float32."""
 
 
-def two_sided(level: Scalar, freedom: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+def two_sided(level: Scalar, freedom: Real[ArrayLike, "*s"]) -> Float[Array, "*s"]:
     """The t with P(|T| ≤ t) = ``level``, for T with any real ν = ``freedom`` degrees of freedom.
 
     Bisects log t in P(|T| > t) = I_x(ν/2, ½), x = ν/(ν + t²), the regularised incomplete beta

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Real
 
 from jaxscape import losses, prefix
 from jaxscape.batching import length_of
@@ -56,7 +56,7 @@ def prefix_spectra(
     data: Batch,
     num: int,
     *,
-    ks: Sequence[int] | Int[np.ndarray, "K"] | None = None,
+    ks: Sequence[int | float] | Real[np.ndarray, "K"] | None = None,
     reference: Params | None = None,
     keep_vectors: bool = False,
     which: str = "largest",

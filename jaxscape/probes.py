@@ -85,8 +85,8 @@ def gaussian(key: Key[Array, ""], space: Subspace, num_points: int, sigma: Scala
     >>> import jax, jax.numpy as jnp, jaxscape as js
     >>> space = js.Subspace(jnp.zeros(3), jnp.eye(3))
     >>> probe = js.gaussian(jax.random.key(0), space, num_points=10_000, sigma=0.1)
-    >>> print(probe.coordinates.std(0).round(2))
-    [0.1 0.1 0.1]
+    >>> [f"{x:.2f}" for x in probe.coordinates.std(0)]
+    ['0.10', '0.10', '0.10']
 
     Args:
         key: Draws the points.

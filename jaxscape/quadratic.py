@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Real
 
 from jaxscape import batching, devices, losses, prefix
 from jaxscape.prefix import Prefix
@@ -149,7 +149,7 @@ def _project(loss: PerSampleLoss, space: Subspace, data: Batch, batch_size: int)
         return batching.join(cut, jax.lax.map(chunk, jnp.asarray(cut.starts)))
 
 
-def quadratic_delta(model: Quadratic, sigma: Float[ArrayLike, "*s"]) -> QuadraticDelta:
+def quadratic_delta(model: Quadratic, sigma: Real[ArrayLike, "*s"]) -> QuadraticDelta:
     """Δ_k under the quadratic model, exactly, for every k and each ``sigma``.
 
     For δ(θ) = a + bᵀθ + ½ θᵀAθ and θ ~ N(0, σ²I_d),

@@ -131,7 +131,7 @@ def _merge_spreads(old: _Spread, new: _Spread) -> _Spread:
     )
 
 
-def _norm(x: Float[Array, "t *b"]) -> Float[Array, "*b"]:
+def _norm(x: Float[Array | np.ndarray, "t *b"]) -> Float[Array, "*b"]:
     """The Euclidean norm over the first axis, whose squares neither underflow nor overflow."""
     largest = jnp.max(abs(x), 0)
     scale = jnp.where(largest > 0, largest, 1)
@@ -198,7 +198,7 @@ def _grouped_delta(num_points: int, groups: int) -> Reduction:
         found = delta.finalize(by_point, by_sample.together, prefix)
         scale = 1 / (found.k + 1).astype(jnp.float32)
 
-        def error(means: Float[Array, "n groups"]) -> Float[Array, "n-1"]:
+        def error(means: Float[Array | np.ndarray, "n groups"]) -> Float[Array, "n-1"]:
             deviations = means[1:] - means[1:].mean(1, keepdims=True)
             return _norm(deviations.T) / jnp.sqrt(groups * (groups - 1.0))
 

@@ -109,7 +109,7 @@ def test_many_sigmas_at_once():
 def test_a_sigma_that_is_no_standard_deviation_is_refused(sigma):
     model = Quadratic(jnp.ones(3), jnp.ones((3, 1)), jnp.ones((3, 1, 1)))
     with pytest.raises(js.InputError, match="finite sigma of at least 0"):
-        quadratic_delta(model, sigma)
+        quadratic_delta(model, np.asarray(sigma))
     traced = jax.jit(quadratic_delta)(model, jnp.abs(jnp.asarray(0.5)))
     np.testing.assert_allclose(traced.total, quadratic_delta(model, 0.5).total)
 

@@ -86,19 +86,12 @@ class ProblemConfig:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, usual)
 
-    def ranges(self) -> list[tuple[str, Any, bool, str]]:
-        """Flag, value, whether it is in range, and the range in words."""
-        return []
-
     def check(self) -> None:
         """Raise an ``InputError`` for the first setting out of range."""
         for name, hint in get_type_hints(type(self), include_extras=True).items():
             for bound in getattr(hint, "__metadata__", ()):
                 if isinstance(bound, Range):
                     bound.check(name, getattr(self, name))
-        for flag, value, good, words in self.ranges():
-            if not good:
-                raise InputError(f"expected --{flag} {words}, found {value}; change it")
 
     def settings(self) -> dict[str, Any]:
         """Every setting that the result depends on."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Shaped
 
 from jaxscape.types import InputError, Params
 
@@ -57,7 +57,7 @@ class CNN(nn.Module):
     bias: bool = True
 
     @nn.compact
-    def __call__(self, inputs: Float[Array, "n h w channels"]) -> Float[Array, "n c"]:
+    def __call__(self, inputs: Float[Array, "n ..."]) -> Float[Array, "n c"]:
         """The outputs before any softmax."""
         if inputs.ndim != 4:
             raise InputError(
@@ -99,7 +99,7 @@ class Transformer(nn.Module):
     answers: int | None = None
 
     @nn.compact
-    def __call__(self, inputs: Int[Array, "n t"]) -> Float[Array, "n a c"]:
+    def __call__(self, inputs: Shaped[Array, "n ..."]) -> Float[Array, "n a c"]:
         """The outputs before any softmax."""
         if inputs.ndim != 2 or not jnp.issubdtype(inputs.dtype, jnp.integer):
             raise InputError(
@@ -131,7 +131,7 @@ class Transformer(nn.Module):
         return dense(self.num_outputs, norm(x[:, -asked:]))
 
 
-def attention(joint: Float[Array, "n t 3*w"], heads: int, asked: int) -> Float[Array, "n a w"]:
+def attention(joint: Float[Array, "n t joint_w"], heads: int, asked: int) -> Float[Array, "n a w"]:
     """Causal scaled dot-product attention of the last ``asked`` tokens.
 
     ``joint`` holds queries, keys and values side by side. Vaswani et al. 2017, "Attention is all

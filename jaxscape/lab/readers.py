@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Shaped, UInt8
+from jaxtyping import Integer, Shaped, UInt8
 
 from jaxscape.lab.stream import blocks
 from jaxscape.types import InputError
@@ -36,7 +36,7 @@ def check_lengths(inputs: np.ndarray, targets: np.ndarray, where: str) -> None:
         )
 
 
-def check_labels(labels: Int[np.ndarray, "n"], num_classes: int, where: str) -> None:
+def check_labels(labels: Integer[np.ndarray, "n"], num_classes: int, where: str) -> None:
     """Raise ``InputError`` unless every label lies in 0 .. num_classes − 1."""
     low, high = labels.min(), labels.max()
     if low < 0 or high >= num_classes:

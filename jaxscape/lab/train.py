@@ -262,8 +262,8 @@ def _mean(loss: PerSampleLoss, params: Params, data: Batch, batch_size: int) -> 
 def accuracy(
     apply: Callable[[Params, Any], Float[Array, "n *a c"]],
     params: Params,
-    inputs: Shaped[Array, "n ..."],
-    targets: Int[Array, "n *a"],
+    inputs: Shaped[Array | np.ndarray, "n ..."],
+    targets: Int[Array | np.ndarray, "n *a"],
     *,
     batch_size: int,
 ) -> Float[Array, ""]:
@@ -275,7 +275,9 @@ def accuracy(
     return mean_loss(right, params, {"inputs": inputs, "targets": targets}, batch_size=batch_size)
 
 
-def correct(outputs: Float[Array, "n *a c"], targets: Int[Array, "n *a"]) -> Float[Array, "n"]:
+def correct(
+    outputs: Float[Array, "n *a c"], targets: Int[Array | np.ndarray, "n *a"]
+) -> Float[Array, "n"]:
     """1 for each sample whose largest output is that of the target class, else 0.
 
     A sequence is correct where every token is whose target is not negative. The network then also
