@@ -133,7 +133,7 @@ def _merge_spreads(old: _Spread, new: _Spread) -> _Spread:
 
 def _norm(x: Float[Array | np.ndarray, "t *b"]) -> Float[Array, "*b"]:
     """The Euclidean norm over the first axis, whose squares neither underflow nor overflow."""
-    largest = jnp.max(abs(x), 0)
+    largest = jnp.max(jnp.abs(x), 0)
     scale = jnp.where(largest > 0, largest, 1)
     return scale * jnp.sqrt(jnp.sum((x / scale) ** 2, 0))
 

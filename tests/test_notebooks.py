@@ -64,12 +64,14 @@ def digits(tmp_path_factory):
     return f"npz:{path}"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("alone", "in_haste")
 def test_quickstart(digits, tmp_path):
     small = {"DATASET": digits, "SAMPLES": 1100, "EPOCHS": 3, "POINTS": 16, "GRID": 3}
     assert run("quickstart", tmp_path, small, checked("quickstart")).endswith("checked\n")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("alone", "in_haste")
 def test_your_model(tmp_path):
     text = run("your_model", tmp_path, {"SAMPLES": 300, "STEPS": 100}, checked("your_model"))
@@ -77,6 +79,7 @@ def test_your_model(tmp_path):
     assert "return the losses before any mean" in text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("alone", "in_haste")
 def test_how_much_data(digits, tmp_path):
     small = {  # where of the sizes of quickstart, its compiled programs serve again
@@ -86,6 +89,7 @@ def test_how_much_data(digits, tmp_path):
     assert run("how_much_data", tmp_path, small, checked("how_much_data")).endswith("checked\n")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("alone", "in_haste")
 def test_colab_tpu(clouds, tmp_path):
     text = run("colab_tpu", tmp_path, {"FLAGS": shlex.join(clouds)})
