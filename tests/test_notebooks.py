@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -95,7 +96,7 @@ def test_colab_tpu(clouds, tmp_path):
     text = run("colab_tpu", tmp_path, {"FLAGS": shlex.join(clouds)})
     assert "installed already" in text
     assert "devices: " in text
-    assert "σ = 0.01: the quadratic law holds" in text
+    assert re.search(r"0\.01 .* holds", text)
     summary = json.loads((tmp_path / "runs" / "colab" / "summary.json").read_text())
     assert summary["num_samples"] == 250
 
