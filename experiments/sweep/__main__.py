@@ -124,7 +124,7 @@ def _run(config: SweepConfig) -> Kept:
 def _find(
     problem: Problem, config: SweepConfig, mesh: Mesh | None, store: Path, seconds: dict[str, float]
 ) -> Record:
-    """Train, find the directions, sweep, and compute the law; what all this comes to."""
+    """Train, find the directions, sweep and compute the law; the record of the run."""
     params, seconds["train"] = prepare.trained(problem, config, store)
     if jax.process_count() > 1:  # which may have rounded differently
         params = multihost_utils.broadcast_one_to_all(params)
