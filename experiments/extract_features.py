@@ -1,8 +1,9 @@
 """Features of a data set's images by a Vision Transformer, as an npz: data set."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -184,10 +185,8 @@ def _features(
     return np.concatenate(rows)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; its exit status."""
-    return cli.main("extract_features", ExtractConfig, run, argv)
-
+main = partial(cli.main, "extract_features", ExtractConfig, run)
+"""The command; its exit status."""
 
 if __name__ == "__main__":
     cli.leave(main())

@@ -1,9 +1,9 @@
 """The loss surface over two directions, for a few prefixes of the samples."""
 
 import importlib.util
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,15 +15,15 @@ from jaxtyping import Float
 
 import jaxscape as js
 from experiments.common import cli, console, prepare, run_folder, surfaces, tables
-from experiments.common.config import ProblemConfig, Range, above, default
+from experiments.common.config import Range, RunConfig, above, default
 from experiments.common.problem import Problem
-from experiments.common.run_folder import Kept, Record
+from experiments.common.run_folder import Record
 from experiments.common.surfaces import REACH, WORDS
 from jaxscape import InputError
 
 
 @dataclass(frozen=True)
-class SurfaceConfig(ProblemConfig):
+class SurfaceConfig(RunConfig):
     """The loss surface L_k over two directions through w*, for a few k, with its next increment.
 
     Trains a network, takes two directions through it, and evaluates every sample's loss on a
@@ -44,8 +44,6 @@ class SurfaceConfig(ProblemConfig):
     """Prefix lengths k, in samples, from 1 to k_max."""
     interactive: tyro.conf.FlagCreatePairsOff[bool] = False
     """Also write figures/surface.html for the browser (needs plotly)."""
-    out: Annotated[Path | None, default("runs/surface-<dataset>-<hash of the settings>")] = None
-    """Run folder."""
 
     def check(self) -> None:
         """See ``ProblemConfig.check``."""
@@ -59,7 +57,7 @@ class SurfaceConfig(ProblemConfig):
             )
 
 
-def run(config: SurfaceConfig) -> Kept:
+def run(config: SurfaceConfig) -> Record:
     """Evaluate, print the table, and write the run folder; see ``run_folder.run``."""
     if config.interactive:
         check_plotly()
@@ -74,29 +72,26 @@ def _find(problem: Problem, config: SurfaceConfig, work: Path) -> Record:
         radius = 1.0 if path is None else REACH * float(np.abs(path).max())
     if not radius > 0:
         raise InputError("expected a training trajectory that moves, found one that stays; train")
-    started = time.monotonic()
     n = len(problem.order)
-    found = surfaces.evaluate(problem, space, radius, config.num, config.ks or (1, 2, n - 1, n))
-    console.stage("surface", f"{config.num} by {config.num} points", time.monotonic() - started)
+    with console.timed("surface", f"{config.num} by {config.num} points"):
+        found = surfaces.evaluate(problem, space, radius, config.num, config.ks or (1, 2, n - 1, n))
     arrays = found._asdict() | ({} if path is None else {"trajectory": path})
-    unit = "nats" if problem.dataset.num_classes else "loss"
     numbers = surfaces.summarise(found) | {
         "num_samples": n,
         "subspace": config.subspace,
         "radius": radius,
         "trajectory_explained": explained,
-        "unit": unit,
+        "unit": problem.unit,
     }
-    marks = run_folder.marks(problem) | {"unit": unit}
     if config.interactive:
         (work / "figures").mkdir(exist_ok=True)
         shown = {surfaces.name(k): z for k, z in zip(found.k, found.loss, strict=True)}
         title = f"{WORDS[config.subspace]}: {problem.dataset.label}"
         write_html(
             work / "figures" / "surface.html", found.steps, shown,
-            title=title, quantity=f"L_k ({unit})",
+            title=title, quantity=f"L_k ({problem.unit})",
         )  # fmt: skip
-    figures = surfaces.figures_of(found, WORDS[config.subspace], path, **marks)
+    figures = surfaces.figures_of(found, WORDS[config.subspace], path, unit=problem.unit)
     return Record(arrays, numbers, figures)
 
 
@@ -105,19 +100,13 @@ def _directions(
 ) -> tuple[js.Subspace, np.ndarray | None, list[float] | None]:
     """The plane; of a trajectory also its coordinates and the share of each direction."""
     if config.subspace == "trajectory":
-        points, seconds = prepare.trajectory(problem, config, store)
-        console.stage("trained", f"{config.epochs} epochs", seconds)
+        points = prepare.trajectory(problem, config, store)
         space, path, explained = js.trajectory_subspace(jax.tree.map(jnp.asarray, points), 2)
         return space, np.asarray(path), np.asarray(explained).tolist()
-    params, seconds = prepare.trained(problem, config, store)
-    console.stage("trained", f"{config.epochs} epochs", seconds)
+    params = prepare.trained(problem, config, store)
     if config.subspace == "hessian":
-        found = prepare.eigenspace(problem, params, 2, store)
-        console.directions("hessian", found.pairs, found.seconds)
-        return found.space, None, None
-    space, seconds = prepare.at_random(problem, params, config.subspace, 2, store)
-    console.directions(config.subspace, None, seconds)
-    return space, None, None
+        return prepare.eigenspace(problem, params, 2, store).space, None, None
+    return prepare.at_random(problem, params, config.subspace, 2), None, None
 
 
 def check_plotly() -> None:
@@ -176,10 +165,8 @@ def _surface(steps: Float[np.ndarray, "a"], sheet: Float[np.ndarray, "a a"]) -> 
     }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; its exit status."""
-    return cli.main("surface", SurfaceConfig, run, argv)
-
+main = partial(cli.main, "surface", SurfaceConfig, run)
+"""The command; its exit status."""
 
 if __name__ == "__main__":
     cli.leave(main())

@@ -1,8 +1,7 @@
 """Where the quadratic law of Δ_k holds: law against Monte-Carlo over a grid of sigma."""
 
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,22 +9,21 @@ import numpy as np
 
 from experiments.common import (
     cli,
-    console,
     devices,
     prepare,
     run_folder,
     segments,
     tables,
 )
-from experiments.common.config import ProblemConfig, above, at_least, between, default
+from experiments.common.config import RunConfig, above, at_least, between
 from experiments.common.problem import Problem
-from experiments.common.run_folder import Kept, Record
+from experiments.common.run_folder import Record
 from jaxscape import InputError
 from jaxscape.lab import plot
 
 
 @dataclass(frozen=True)
-class TheoryConfig(ProblemConfig):
+class TheoryConfig(RunConfig):
     """Where the quadratic law of Δ_k holds: law against Monte-Carlo over a grid of sigma.
 
     Trains a network, finds its top Hessian eigenvectors, and compares at every sigma the mean of
@@ -46,8 +44,6 @@ class TheoryConfig(ProblemConfig):
     """Number of values of σ, in equal ratios."""
     points: Annotated[int, at_least(2)] = 64
     """Random points at each σ, at least 2."""
-    out: Annotated[Path | None, default("runs/theory-<dataset>-<hash of the settings>")] = None
-    """Run folder."""
 
     def check(self) -> None:
         """See ``ProblemConfig.check``."""
@@ -59,7 +55,7 @@ class TheoryConfig(ProblemConfig):
             )
 
 
-def run(config: TheoryConfig) -> Kept:
+def run(config: TheoryConfig) -> Record:
     """Compare, print the table, and write the run folder; see ``run_folder.run``."""
     show = lambda kept: tables.as_text(tables.law_table(kept.summary["sigmas"]))  # noqa: E731
     return run_folder.run("theory", config, _find, show)
@@ -85,26 +81,21 @@ def _find(problem: Problem, config: TheoryConfig, work: Path) -> Record:
     parts = {
         name: np.array([entry["law_parts"][name] for entry in entries]) for name in tables.PARTS
     }
-    figure = plot.law_agreement(sigma, mean, sem, median, parts, **run_folder.marks(problem))
+    figure = plot.law_agreement(sigma, mean, sem, median, parts)
     return Record(arrays, {"sigmas": entries}, {"agreement": figure})
 
 
 def _compare(problem: Problem, config: TheoryConfig, store: Path) -> dict[str, np.ndarray]:
     """The arrays that ``tables.agreement`` reads, at every sigma."""
     sigmas = np.geomspace(config.sigma_min, config.sigma_max, config.num_sigmas)
-    params, seconds = prepare.trained(problem, config, store)
-    console.stage("trained", f"{config.epochs} epochs", seconds)
+    params = prepare.trained(problem, config, store)
     mesh = devices.mesh(None, config.points)
-    space, pairs, seconds = prepare.eigenspace(problem, params, config.dim, store, mesh)
-    console.directions("hessian", pairs, seconds)
+    space, _ = prepare.eigenspace(problem, params, config.dim, store, mesh)
     probes = [prepare.probe(problem, params, space, config.points, sigma) for sigma in sigmas]
-    curves, seconds = segments.run(
+    curves = segments.run(
         problem, probes, store, checkpoint_every=float("inf"), precision="highest", mesh=mesh
     )
-    console.stage("swept", f"{config.points} points at each of {len(sigmas)} σ", seconds)
-    started = time.monotonic()
     laws = segments.law(problem, space, sigmas.tolist(), mesh)
-    console.stage("theory", "the quadratic law of every k", time.monotonic() - started)
     return {
         "k": np.asarray(curves[0].k),
         "sigma": sigmas.astype(np.float32),
@@ -114,10 +105,8 @@ def _compare(problem: Problem, config: TheoryConfig, store: Path) -> dict[str, n
     }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; its exit status."""
-    return cli.main("theory", TheoryConfig, run, argv)
-
+main = partial(cli.main, "theory", TheoryConfig, run)
+"""The command; its exit status."""
 
 if __name__ == "__main__":
     cli.leave(main())

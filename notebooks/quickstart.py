@@ -109,9 +109,8 @@ ks = (10, 1000, SAMPLES)
 sheet = js.surface(loss, js.grid(space, radius=1.0, num=GRID), samples, ks=ks)
 steps = np.linspace(-1, 1, GRID)
 panels = {f"k = {k:,}": np.reshape(z, (GRID, GRID)) for k, z in zip(ks, sheet.loss, strict=True)}
-plot.contours(
-    steps, panels, title="Mean loss of $k$ samples", quantity="$L_k$ (nats)", dataset=source.label
-)
+title, quantity = "Mean loss of $k$ samples", "$L_k$ (nats)"
+plot.name_data(plot.contours(steps, panels, title=title, quantity=quantity), source.label)
 
 # %% [markdown]
 # **How much it still moves.** $\Delta_k \cdot k^2$ is flat, and that is algebra, not a discovery:
@@ -130,7 +129,7 @@ k = np.asarray(curves[0].k)
 delta, sem = (np.array([getattr(c, name) for c in curves]) for name in ("mean", "sem"))
 level = np.array([curve.loss_variance.mean() for curve in curves])
 labels = [f"σ = {sigma:g}" for sigma in SIGMAS]
-plot.delta_k2(k, delta, sem, labels, dataset=source.label, loss_variance=level)
+plot.name_data(plot.delta_k2(k, delta, sem, labels, loss_variance=level), source.label)
 
 # %% [markdown]
 # **What theory says of it.** In a quadratic landscape the increment is
@@ -154,7 +153,7 @@ print(f"{'law / Monte-Carlo':28}", *(f"{label:>9}" for label in labels))
 for name, ratio in ratios.items():
     print(f"{name:28}", *(f"{value:9.3g}" for value in ratio))
 del parts["level a² alone"]  # at σ = 0.01 it would hide behind the full law
-plot.law(k, delta, parts, labels, dataset=source.label)
+plot.name_data(plot.law(k, delta, parts, labels), source.label)
 
 # %% [markdown]
 # On MNIST, close to $w^*$ the law holds, and $\Delta_k$ is nearly all $a^2$: the level of the

@@ -201,14 +201,14 @@ curves["Haiku"] = look(haiku_loss, trained)
 
 # %%
 rows = list(curves.values())
-plot.delta_k2(
+figure = plot.delta_k2(
     np.asarray(rows[0].k),
     np.array([curve.mean for curve in rows]),
     np.array([curve.sem for curve in rows]),
     list(curves),
-    dataset="two spirals, σ = 1",
     loss_variance=np.array([curve.loss_variance.mean() for curve in rows]),
 )
+plot.name_data(figure, "two spirals, σ = 1")
 
 # %% [markdown]
 # ## A loss of your own

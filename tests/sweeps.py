@@ -31,7 +31,7 @@ def restored(argv, out):
 def load(argv, out):
     """The problem, w* and subspace of a finished run, from its checkpoint."""
     found, config, store = restored(argv, out)
-    params, _ = prepare.trained(found, config, store)
+    params = prepare.trained(found, config, store)
     return found, prepare.directions(found, params, config.subspace, config.dim, store)
 
 

@@ -3,8 +3,8 @@
 import json
 import statistics
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, NamedTuple
 
 import tyro
@@ -26,7 +26,6 @@ class BenchmarkConfig(ProblemConfig):
     Examples:
         python -m experiments.benchmark --dataset mnist
         python -m experiments.benchmark --dataset glyphs --k-max 3000 --repeats 1  # a first look
-        python -m experiments.benchmark --dataset mnist --scaling --repeats 1
     """
 
     points: Annotated[int, at_least(1)] = 32
@@ -35,8 +34,6 @@ class BenchmarkConfig(ProblemConfig):
     """Number of directions."""
     repeats: Annotated[int, at_least(1)] = 3
     """Measurements of each ratio, of which the smallest, median and largest are shown."""
-    scaling: tyro.conf.FlagCreatePairsOff[bool] = False
-    """In place of all that, how the time of a sweep grows with samples and points."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print JSON in place of tables."""
 
@@ -53,12 +50,9 @@ def run(config: BenchmarkConfig) -> list[Ratio]:
     """Every ratio, printed as a table, or as JSON."""
     config.check()
     problem = problems.load(config)
-    if config.scaling:
-        timed = [measure.scaling(problem, config.dim)]
-    else:
-        params = prepare.fit(problem, config)
-        timed = measure.stages_of(problem, params, config.points, config.dim)
-        timed += measure.against_pytorch(problem, params, config.dim)
+    params = prepare.fit(problem, config)
+    timed = measure.stages_of(problem, params, config.points, config.dim)
+    timed += measure.against_pytorch(problem, params, config.dim)
     if not config.json:
         console.problem(problem, config.order)
     limits = measure.machine()
@@ -82,10 +76,8 @@ def _measure(stage: Stage, repeats: int) -> Ratio:
     return Ratio(stage.what, values, stage.target)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; its exit status."""
-    return cli.main("benchmark", BenchmarkConfig, run, argv)
-
+main = partial(cli.main, "benchmark", BenchmarkConfig, run)
+"""The command; its exit status."""
 
 if __name__ == "__main__":
     cli.leave(main())

@@ -2,37 +2,29 @@
 
 import functools
 import importlib.util
-import math
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import jaxscape as js
-from experiments.common import segments
 from experiments.common.console import seconds, timer
 from experiments.common.problem import Problem
 from jaxscape import batching
-from jaxscape.lab import stream, train
+from jaxscape.lab import train
 from jaxscape.quadratic import project
 from jaxscape.trees import num_parameters
 from jaxscape.types import Params, Probe
 
 SQUARE = 2048
 """Side of the matrices whose product measures the machine."""
-NETWORKS, FEW = 50, 3000
-"""Networks that are trained to compare, on how many samples."""
 ALONG = 256
 """Points of the sweeps in the subspace, as many as the main command's."""
 PART = 4
 """Of the samples, PyTorch's sweep meets one in so many: it is long, and as long for each."""
 RESIDUAL = 1e-4
 """Relative residual of the eigenpairs, here and in PyTorch."""
-LINE_POINTS, ROUNDS, TIMES = (64, 128, 256), 3, 4
-"""Of ``scaling``: numbers of points, measurements of each time, longest sweep over shortest."""
 
 
 class Stage(NamedTuple):
@@ -106,23 +98,7 @@ def stages_of(problem: Problem, params: Params, points: int, dim: int) -> list[S
         Stage("eigenpairs, Hessian products", lambda: products, "<= 30"),
         Stage("eigenpairs / their Hessian products alone", lambda: alone() / products, ""),
         Stage("project / forward pass", passes, "<= 30"),
-        Stage(f"{NETWORKS} networks, one by one / side by side", _networks(problem), "> 1"),
     ]
-
-
-def _networks(problem: Problem) -> Callable[[], float]:
-    """How many times as long networks take one after another, an epoch of a few samples each."""
-    samples = jax.tree.map(lambda leaf: leaf[:FEW], problem.samples)
-    keys = jax.random.split(problem.keys["train"], NETWORKS)
-    params = jax.tree.map(lambda leaf: jnp.stack([leaf] * NETWORKS), problem.initial)
-    options: dict[str, Any] = {"epochs": 1, "batch_size": 64, "learning_rate": 1e-3}
-    alone = timer(
-        lambda: [
-            train.fit(key, problem.loss, problem.initial, samples, **options).params for key in keys
-        ]
-    )
-    together = timer(lambda: train.fit(keys, problem.loss, params, samples, **options).params)
-    return lambda: alone() / together()
 
 
 def against_pytorch(problem: Problem, params: Params, dim: int) -> list[Stage]:
@@ -153,45 +129,3 @@ def against_pytorch(problem: Problem, params: Params, dim: int) -> list[Stage]:
         Stage(f"{name}, time in PyTorch / here", functools.partial(ratio, name), target)
         for name, target in targets.items()
     ]
-
-
-def scaling(problem: Problem, dim: int) -> Stage:
-    """How far the times of sweeps of some lengths and numbers of points are from a line in both."""
-    parts = math.ceil(len(problem.order) / TIMES / segments.SIZE)
-    size = len(problem.order) // TIMES // parts  # so that all lengths consist of equal batches
-    lengths = [size * parts * times for times in (1, TIMES // 2, TIMES)]
-    data = problem.read(slice(None))
-    space = js.random_subspace(problem.keys["subspace"], problem.initial, dim)
-
-    def sweep_of(length: int, points: int) -> Callable[[], float]:
-        probe = js.gaussian(problem.keys["probe"], space, points, 0.01)
-        few = jax.tree.map(lambda leaf: leaf[:length], data)
-        return timer(lambda: js.delta(problem.loss, probe, stream.batches(few, size)))
-
-    timers = {(n, m): sweep_of(n, m) for n in lengths for m in LINE_POINTS}
-
-    def measure() -> float:
-        rounds = [{at: spent() for at, spent in timers.items()} for _ in range(ROUNDS)]
-        seconds = {at: min(found[at] for found in rounds) for at in timers}
-        deviations = off_line(seconds)
-        for (n, m), deviation in deviations.items():
-            print(f"{n:,} samples, {m} points: {deviation:+.1%} off the line", file=sys.stderr)
-        return max(map(abs, deviations.values()))
-
-    line = "sweep, largest deviation of its time from samples · (a + b · points)"
-    return Stage(line, measure, "<= 0.1")
-
-
-def off_line(seconds: dict[tuple[int, int], float]) -> dict[tuple[int, int], float]:
-    """By which part of the line each time at (n samples, m points) is above it.
-
-    The line is n·(a + b·m) with a ≥ 0: what all points share, such as the first layer of a network
-    in a subspace, takes its time once. It has the least squares of relative deviations.
-    """
-    n, m = np.array(list(seconds), float).T
-    times = np.array(list(seconds.values()))
-    shares, ones = np.stack([n, n * m], 1) / times[:, None], np.ones(len(n))
-    slopes = np.linalg.lstsq(shares, ones)[0]
-    if slopes[0] < 0:
-        slopes = np.append(0, np.linalg.lstsq(shares[:, 1:], ones)[0])
-    return dict(zip(seconds, (1 / (shares @ slopes) - 1).tolist(), strict=True))

@@ -1,9 +1,8 @@
 """The command ``bounds``: how loose the published bounds are on a trained network."""
 
 import dataclasses
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,14 +12,14 @@ import numpy as np
 import jaxscape as js
 from experiments.bounds import measure, published, report
 from experiments.common import cli, console, prepare, run_folder, segments
-from experiments.common.config import ProblemConfig, above, at_least, between, default
+from experiments.common.config import RunConfig, above, at_least, between
 from experiments.common.problem import Problem
-from experiments.common.run_folder import Kept, Record
+from experiments.common.run_folder import Record
 from jaxscape.types import InputError
 
 
 @dataclass(frozen=True)
-class BoundsConfig(ProblemConfig):
+class BoundsConfig(RunConfig):
     """The published bounds on one sample's effect, and how loose each is.
 
     Trains an mlp, measures the constants of the Hessian-norm bound and the loss-difference bound
@@ -40,8 +39,6 @@ class BoundsConfig(ProblemConfig):
     """Random points at which losses are evaluated, at least 2."""
     norms: Annotated[int, at_least(1)] = 60_000
     """Samples whose Gauss-Newton norm is computed, at most k_max."""
-    out: Annotated[Path | None, default("runs/bounds-<dataset>-<hash of the settings>")] = None
-    """Run folder."""
 
     def check(self) -> None:
         """See ``ProblemConfig.check``."""
@@ -52,7 +49,7 @@ class BoundsConfig(ProblemConfig):
             )
 
 
-def run(config: BoundsConfig) -> Kept:
+def run(config: BoundsConfig) -> Record:
     """Measure, print the tables, and write the run folder; see ``run_folder.run``."""
     return run_folder.run("bounds", config, _find, lambda kept: report.text(kept.summary), _check)
 
@@ -67,16 +64,13 @@ def _check(problem: Problem) -> None:
 
 def _find(problem: Problem, config: BoundsConfig, work: Path) -> Record:
     store = work / "checkpoint"
-    params, seconds = prepare.trained(problem, config, store)
-    console.stage("trained", f"{config.epochs} epochs", seconds)
-    space, pairs, seconds = prepare.eigenspace(problem, params, config.dim, store)
-    console.directions("hessian", pairs, seconds)
+    params = prepare.trained(problem, config, store)
+    space, _ = prepare.eigenspace(problem, params, config.dim, store)
     measured, radius = measure.steps(problem, space, config.points, config.sigma, store)
-    started = time.monotonic()
-    model = js.project(problem.loss, space, problem.samples)
-    sample = published.sample_constants(model)
-    measured["law_total"] = js.quadratic_delta(model, config.sigma).total
-    console.stage("theory", "the quadratic law of every k", time.monotonic() - started)
+    with console.timed("theory", "the quadratic law of every k"):
+        model = js.project(problem.loss, space, problem.samples)
+        sample = published.sample_constants(model)
+        measured["law_total"] = js.quadratic_delta(model, config.sigma).total
     measured |= measure.norms(problem, params, config.norms)
     network = published.network_constants(measure.layers_of(params), problem.samples["inputs"])
     measured["order"] = problem.order
@@ -91,13 +85,11 @@ def _find(problem: Problem, config: BoundsConfig, work: Path) -> Record:
         "sample": jax.tree.map(float, dataclasses.asdict(sample)),
         "bounds": report.compare(arrays),
     }
-    return Record(arrays, found, report.figures_of(arrays, found, **run_folder.marks(problem)))
+    return Record(arrays, found, report.figures_of(arrays, found, problem.unit))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; its exit status."""
-    return cli.main("bounds", BoundsConfig, run, argv)
-
+main = partial(cli.main, "bounds", BoundsConfig, run)
+"""The command; its exit status."""
 
 if __name__ == "__main__":
     cli.leave(main())

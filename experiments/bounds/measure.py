@@ -95,17 +95,14 @@ def steps(
     """The increments at w* and over the points, and the largest distance of a point from w*."""
     probe = js.gaussian(problem.keys["probe"], space, points, sigma)
     mesh = devices.mesh(None, points)
-    (curve,), seconds = segments.run(
+    (curve,) = segments.run(
         problem, [probe], store, checkpoint_every=float("inf"), precision="highest", mesh=mesh
     )
-    started = time.monotonic()
-    largest = [
-        js.evaluate(problem.loss, where, problem.samples, _LARGEST)
-        for where in (js.single(space.origin), probe)
-    ]
-    jax.block_until_ready(largest)
-    seconds += time.monotonic() - started
-    console.stage("swept", f"{points} points at σ = {sigma:g}, twice, and w*", seconds)
+    with console.timed("largest steps", f"at w*, and over {points} points at σ = {sigma:g}"):
+        largest = [
+            np.asarray(js.evaluate(problem.loss, where, problem.samples, _LARGEST))
+            for where in (js.single(space.origin), probe)
+        ]
     names = ("step_at_origin", "step_in_probe")
     found = dict(zip(names, largest, strict=True)) | {
         "k": curve.k,

@@ -107,7 +107,7 @@ def verdict(found: dict[str, Any]) -> str:
 
 
 def figures_of(
-    arrays: dict[str, np.ndarray], found: dict[str, Any], **marks: Any
+    arrays: dict[str, np.ndarray], found: dict[str, Any], unit: str
 ) -> dict[str, Figure]:
     """How loose each bound is, and steps and rates beside theirs along k."""
     steps = {
@@ -117,14 +117,14 @@ def figures_of(
     measured = {"Monte-Carlo": arrays["delta"], "quadratic law": arrays["law_total"]}
     label = rf"$\sigma = {found['sigma']:g}$"
     return {
-        "looseness": looseness(found["bounds"], **marks),
-        "step": step(arrays["k"], steps, found["radius"], **marks),
-        "rate": rate(arrays["k"], measured, arrays["bound_rate"], label, **marks),
+        "looseness": looseness(found["bounds"]),
+        "step": step(arrays["k"], steps, found["radius"], unit),
+        "rate": rate(arrays["k"], measured, arrays["bound_rate"], label, unit),
     }
 
 
 def looseness(
-    entries: Sequence[Mapping[str, Any]], *, dataset: str, fallback: bool = False
+    entries: Sequence[Mapping[str, Any]],
 ) -> Figure:
     """One row per bound: published, corrected and median measured over the largest measured.
 
@@ -132,7 +132,7 @@ def looseness(
     ``median`` (None where it is zero, and then not drawn).
     """
     xlabel = r"$\log_{10}$ of the value over the largest measured"
-    figure, (axes,) = canvas(f"How loose the bounds are: {dataset}", xlabel, "", fallback=fallback)
+    figure, (axes,) = canvas("How loose the bounds are", xlabel, "")
     place = -np.arange(len(entries))
     for row, (field, name) in enumerate(
         (
@@ -166,15 +166,12 @@ def step(
     k: Int[np.ndarray, "K"],
     curves: Mapping[str, tuple[Float[np.ndarray, "K"], Float[np.ndarray, "2 K"]]],
     radius: float,
-    *,
-    dataset: str,
-    fallback: bool = False,
-    unit: str = "nats",
+    unit: str,
 ) -> Figure:
     """The largest |δ_k| and log10 of its bounds, published and corrected, for each label."""
-    title = f"The loss-step bound at $w^*$ and within $R = {radius:.2g}$ of it: {dataset}"
+    title = f"The loss-step bound at $w^*$ and within $R = {radius:.2g}$ of it"
     ylabel = rf"$|L_{{k+1}} - L_k|$   ({unit})"
-    figure, (axes,) = canvas(title, PREFIX, ylabel, fallback=fallback)
+    figure, (axes,) = canvas(title, PREFIX, ylabel)
     for row, (label, (measured, bounds)) in enumerate(curves.items()):
         draw_extremes(axes, row, k, measured)
         draw_mean(axes, row, k, measured, 0.0, f"measured {label}")
@@ -187,15 +184,12 @@ def rate(
     curves: Mapping[str, Float[np.ndarray, "K"]],
     bounds: Float[np.ndarray, "2 K"],
     label: str,
-    *,
-    dataset: str,
-    fallback: bool = False,
-    unit: str = "nats²",
+    unit: str,
 ) -> Figure:
     """Each Δ_k of ``curves`` and log10 of its bounds, published and corrected."""
-    title = f"The rate bound at {label}: {dataset}"
-    ylabel = rf"$\Delta_k$   ({unit})"
-    figure, (axes,) = canvas(title, PREFIX, ylabel, fallback=fallback)
+    title = f"The rate bound at {label}"
+    ylabel = rf"$\Delta_k$   ({unit}²)"
+    figure, (axes,) = canvas(title, PREFIX, ylabel)
     for row, (name, values) in enumerate(curves.items()):
         draw_extremes(axes, row, k, values)
         draw_mean(axes, row, k, values, 0.0, name)

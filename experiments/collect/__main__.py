@@ -1,21 +1,21 @@
 """The command ``collect``: samples arrive until the monitor of the landscape says stop."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 from experiments.collect import measure, report
 from experiments.common import cli, run_folder
 from experiments.common import problem as problems
-from experiments.common.config import ProblemConfig, above, at_least, default
+from experiments.common.config import RunConfig, above, at_least
 from experiments.common.problem import Problem
-from experiments.common.run_folder import Kept, Record
+from experiments.common.run_folder import Record
 from jaxscape.trees import num_parameters
 
 
 @dataclass(frozen=True)
-class CollectConfig(ProblemConfig):
+class CollectConfig(RunConfig):
     """Effective training: samples arrive until the monitor of the landscape says that they suffice.
 
     Samples arrive batch by batch, up to k_max. After each arrival the network takes the same number
@@ -58,11 +58,9 @@ class CollectConfig(ProblemConfig):
     """The monitor stops once Δ_k stays below it, in nats² (squared units of the loss)."""
     at_least: Annotated[int, above(0)] = 1000
     """Fewest samples at which the monitor may stop."""
-    out: Annotated[Path | None, default("runs/collect-<dataset>-<hash of the settings>")] = None
-    """Run folder."""
 
 
-def run(config: CollectConfig) -> Kept:
+def run(config: CollectConfig) -> Record:
     """Measure, compare, print the tables, and write the run folder; see ``run_folder.run``."""
     show = lambda kept: report.text(kept.summary)  # noqa: E731
     return run_folder.run("collect", config, _find, show, problems.check_test_split)
@@ -74,21 +72,18 @@ def _find(problem: Problem, config: CollectConfig, work: Path) -> Record:
         "num_parameters": num_parameters(problem.initial),
         "steps_per_arrival": measure.steps(problem, config),
         "tolerance": config.tolerance,
-        "unit": "nats" if problem.dataset.num_classes else "loss",
+        "unit": problem.unit,
         **report.summarise(arrays),
     }
-    marks = run_folder.marks(problem)
-    figures = {"monitor": report.monitor(arrays, config.tolerance, **marks)}
+    figures = {"monitor": report.monitor(arrays, config.tolerance)}
     for metric, name in (("test_loss", "test_loss"), ("test_accuracy", "test_error")):
         if metric in arrays:
-            figures[name] = report.network(arrays, metric, unit=found["unit"], **marks)
+            figures[name] = report.network(arrays, metric, problem.unit)
     return Record(arrays, found, figures)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; its exit status."""
-    return cli.main("collect", CollectConfig, run, argv)
-
+main = partial(cli.main, "collect", CollectConfig, run)
+"""The command; its exit status."""
 
 if __name__ == "__main__":
     cli.leave(main())

@@ -1,6 +1,5 @@
 """A network that is trained while its samples arrive, and what the monitor says meanwhile."""
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,10 +46,12 @@ def measure(problem: Problem, config: Any, store: Path) -> Arrays:
     counts = arrivals(len(problem.order), config.arrivals)
     at = looks(counts, config.growth)
     train, look, tests = trainer(problem, config), watcher(problem, config), tests_of(problem)
-    started = time.monotonic()
     stops: list[tuple[int, State]] = []
-    tested, said, state = [], [], start(problem, config)
-    with progress("collecting", len(counts), "arrivals") as advance:
+    tested, said = [], []
+    state = State(problem.initial, optax.adam(config.learning_rate).init(problem.initial))
+    what = f"{len(counts)} arrivals, {len(at)} looks of the monitor"
+    counted = progress("collecting", len(counts), "arrivals")
+    with console.timed("collected", what), counted as advance:
         for number, k in enumerate(counts.tolist()):
             state = train(state, number, k)
             tested.append(scores(*tests, state.params))
@@ -59,17 +60,14 @@ def measure(problem: Problem, config: Any, store: Path) -> Arrays:
                 if said[-1]["stop"] and not stops:
                     stops.append((number, state))
             advance(1)
-    what = f"{len(counts)} arrivals, {len(at)} looks of the monitor"
-    console.stage("collected", what, time.monotonic() - started)
     networks = {"all": state.params}
     arrays = {"k": counts, "order": problem.order, **_columns(tested), **_columns(said)}
     arrays |= final(*tests, state.params)
     if stops:
-        started, (stop, state) = time.monotonic(), stops[0]
-        found, networks["stopped"] = _go_on(counts, stop, state, train, tests)
+        stop, state = stops[0]
+        with console.timed("trained", f"on {counts[stop]:,} samples, the steps that were left"):
+            found, networks["stopped"] = _go_on(counts, stop, state, train, tests)
         arrays |= {f"stopped_{name}": values for name, values in found.items()}
-        what = f"on {counts[stop]:,} samples, the steps that were left"
-        console.stage("trained", what, time.monotonic() - started)
     checkpoint.save(store, "collected", networks)
     return arrays
 
@@ -99,11 +97,6 @@ def steps(problem: Problem, config: Any) -> int:
     """Optimiser steps per arrival: all together, as many as ``epochs`` passes over k_max take."""
     n = len(problem.order)
     return -(-config.epochs * n // (config.batch_size * len(arrivals(n, config.arrivals))))
-
-
-def start(problem: Problem, config: Any) -> State:
-    """The network as initialised."""
-    return State(problem.initial, optax.adam(config.learning_rate).init(problem.initial))
 
 
 def trainer(problem: Problem, config: Any) -> Train:
@@ -205,16 +198,14 @@ def directions(problem: Problem, config: Any, params: Params, k: int) -> js.Subs
 
     The Hessian is that of samples spread evenly over them, whatever the order.
     """
+    if config.subspace != "hessian":
+        return prepare.at_random(problem, params, config.subspace, config.dim)
+    rows, count = spread(k, min(config.hessian_samples, len(problem.order)))
+    few = jax.tree.map(lambda leaf: leaf[rows], problem.samples)
+    operator = js.hessian_operator(problem.loss, params, few, count=count)
     key = problem.keys["subspace"]
-    if config.subspace == "hessian":
-        rows, count = spread(k, min(config.hessian_samples, len(problem.order)))
-        few = jax.tree.map(lambda leaf: leaf[rows], problem.samples)
-        operator = js.hessian_operator(problem.loss, params, few, count=count)
-        pairs = js.top_eigenpairs(key, operator, params, config.dim, tol=TOL, find_repeated=False)
-        return js.Subspace(params, pairs.vectors)
-    if config.subspace == "filter":
-        return js.random_subspace(key, params, config.dim, normalization="filter")
-    return js.random_subspace(key, params, config.dim)
+    pairs = js.top_eigenpairs(key, operator, params, config.dim, tol=TOL, find_repeated=False)
+    return js.Subspace(params, pairs.vectors)
 
 
 def _numbers(said: Decision) -> Arrays:

@@ -133,9 +133,7 @@ def _value(name: str, value: float) -> str:
 Arrays = Mapping[str, np.ndarray]
 
 
-def network(
-    arrays: Arrays, metric: str, *, dataset: str, fallback: bool = False, unit: str = "nats"
-) -> Figure:
+def network(arrays: Arrays, metric: str, unit: str) -> Figure:
     """The test loss, or the share of test samples predicted wrongly, against the samples arrived.
 
     ``arrays`` holds ``k`` and ``metric``, "test_loss" or "test_accuracy", [A], after every arrival.
@@ -146,8 +144,8 @@ def network(
     ylabel = f"test loss ({unit})"
     if metric == "test_accuracy":
         curves, ylabel = [100 * (1 - curve) for curve in curves], "test error (%)"
-    title = f"Network trained while its samples arrive: {dataset}"
-    figure, (axes,) = canvas(title, "samples arrived", ylabel, fallback=fallback)
+    title = "Network trained while its samples arrive"
+    figure, (axes,) = canvas(title, "samples arrived", ylabel)
     axes.plot(arrays["k"], curves[0], color=colour(0), label="with all that arrive")
     if "stopped_k" in arrays:
         label = "with none after the stop, equal steps"
@@ -160,14 +158,17 @@ def network(
     return figure
 
 
-def monitor(arrays: Arrays, tolerance: float, *, dataset: str, fallback: bool = False) -> Figure:
+def monitor(
+    arrays: Arrays,
+    tolerance: float,
+) -> Figure:
     """K that each look predicted, with its interval, against the samples met.
 
     ``arrays`` holds ``look_k`` [C] and, per look its low, value and high, ``law`` and
     ``exceedance`` [C, 3], infinite where beyond all numbers; ``stopped_k`` where it stopped.
     """
-    title = f"What the monitor predicted around the network of the time: {dataset}"
-    figure, (axes,) = canvas(title, PREFIX, "$K$ (samples)", fallback=fallback)
+    title = "What the monitor predicted around the network of the time"
+    figure, (axes,) = canvas(title, PREFIX, "$K$ (samples)")
     names = {
         "exceedance": "$K$ by Definition 4, over orders",
         "law": "$K$ of the order law",

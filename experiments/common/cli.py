@@ -38,7 +38,9 @@ Environment:
 """The end of every command's description."""
 
 
-def main(name: str, config: type, run: Callable[[Any], Any], argv: Sequence[str] | None) -> int:
+def main(
+    name: str, config: type, run: Callable[[Any], Any], argv: Sequence[str] | None = None
+) -> int:
     """Run ``run(config)`` on the command line's settings and return the exit status.
 
     0: done. 2: bad input or an output that cannot be written, one line on stderr. 130:

@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 import tyro
@@ -102,3 +103,11 @@ class ProblemConfig:
         """Eight letters that stand for ``settings``."""
         text = json.dumps(self.settings(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True)
+class RunConfig(ProblemConfig):
+    """The settings of a command that writes a run folder."""
+
+    out: Annotated[Path | None, default("runs/<command>-<dataset>-<hash of the settings>")] = None
+    """Run folder."""

@@ -69,6 +69,14 @@ def stage(name: str, what: str, seconds: float) -> None:
     print(f"{name}: {what}, {seconds:.1f} s", flush=True)
 
 
+@contextlib.contextmanager
+def timed(name: str, what: str) -> Iterator[None]:
+    """Print the stage that the block is, with its time, once it is finished."""
+    started = time.monotonic()
+    yield
+    stage(name, what, time.monotonic() - started)
+
+
 def directions(kind: str, pairs: Eigenpairs | None, seconds: float) -> None:
     """Print the subspace; of eigenpairs, how many converged."""
     what = kind

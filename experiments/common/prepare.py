@@ -12,8 +12,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 import jaxscape as js
+from experiments.common import console
 from experiments.common.config import ProblemConfig
-from experiments.common.console import progress
 from experiments.common.problem import Problem
 from jaxscape import devices
 from jaxscape.lab import checkpoint, stream, train
@@ -26,7 +26,6 @@ class Directions(NamedTuple):
 
     space: js.Subspace | None
     pairs: Eigenpairs | None
-    seconds: float
 
 
 class Eigenspace(NamedTuple):
@@ -34,7 +33,6 @@ class Eigenspace(NamedTuple):
 
     space: js.Subspace
     pairs: Eigenpairs
-    seconds: float
 
 
 def fit(
@@ -42,7 +40,7 @@ def fit(
 ) -> Params:
     """w*, trained on the problem's samples; ``visit`` gets the parameters after each epoch."""
     samples = problem.samples if config.epochs else problem.read(slice(1))  # only its shape is used
-    with progress("training", config.epochs, "epochs") as advance:
+    with console.progress("training", config.epochs, "epochs") as advance:
 
         def on_epoch(number: int, params: Params) -> None:
             del number
@@ -50,25 +48,21 @@ def fit(
             advance(1)
 
         return train.fit(
-            problem.keys["train"],
-            problem.loss,
-            problem.initial,
-            samples,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-            on_epoch=on_epoch,
-        ).params
+            problem.keys["train"], problem.loss, problem.initial, samples,
+            epochs=config.epochs, batch_size=config.batch_size,
+            learning_rate=config.learning_rate, on_epoch=on_epoch,
+        ).params  # fmt: skip
 
 
-def trained(problem: Problem, config: ProblemConfig, store: Path) -> tuple[Params, float]:
-    """w*, trained on the problem's samples or restored from ``store``, and the seconds it took."""
+def trained(problem: Problem, config: ProblemConfig, store: Path) -> Params:
+    """w*, trained on the problem's samples, or restored from ``store``."""
     find = lambda: fit(problem, config)  # noqa: E731
-    return _kept(store, "trained", "params", problem.initial, find)
+    params, spent = _kept(store, "trained", "params", problem.initial, find)
+    return _trained(problem, config, params, spent)
 
 
-def trajectory(problem: Problem, config: ProblemConfig, store: Path) -> tuple[Params, float]:
-    """The network before training and after each epoch, leaves ``[epochs + 1, ...]``; seconds."""
+def trajectory(problem: Problem, config: ProblemConfig, store: Path) -> Params:
+    """The network before training and after each epoch, leaves ``[epochs + 1, ...]``."""
 
     def find() -> Params:
         visited = [problem.initial]
@@ -76,39 +70,35 @@ def trajectory(problem: Problem, config: ProblemConfig, store: Path) -> tuple[Pa
         return jax.tree.map(lambda *leaves: np.stack(leaves), *visited)
 
     many = lambda leaf: np.zeros((config.epochs + 1, *leaf.shape), leaf.dtype)  # noqa: E731
-    return _kept(store, "trajectory", "points", jax.tree.map(many, problem.initial), find)
+    like = jax.tree.map(many, problem.initial)
+    return _trained(problem, config, *_kept(store, "trajectory", "points", like, find))
+
+
+def _trained(problem: Problem, config: ProblemConfig, found: Params, spent: float) -> Params:
+    problem.seconds["train"] = spent
+    console.stage("trained", f"{config.epochs} epochs", spent)
+    return found
 
 
 def directions(
-    problem: Problem,
-    params: Params,
-    kind: str,
-    dim: int,
-    store: Path,
-    mesh: Mesh | None = None,
+    problem: Problem, params: Params, kind: str, dim: int, store: Path, mesh: Mesh | None = None
 ) -> Directions:
     """The subspace through ``params``: "hessian", "random", "filter", or "isotropic" for none."""
-    if kind == "isotropic":
-        return Directions(None, None, 0.0)
     if kind == "hessian":
         return Directions(*eigenspace(problem, params, dim, store, mesh))
-    space, seconds = at_random(problem, params, kind, dim, store)
-    return Directions(space, None, seconds)
-
-
-def at_random(
-    problem: Problem, params: Params, kind: str, dim: int, store: Path
-) -> tuple[js.Subspace, float]:
-    """``dim`` random directions through ``params``, "random" or "filter"; seconds."""
     started = time.monotonic()
-    space = js.random_subspace(
-        problem.keys["subspace"],
-        params,
-        dim,
-        normalization="unit" if kind == "random" else "filter",
-    )
-    checkpoint.save(store, "subspace", {"basis": space.basis})
-    return space, time.monotonic() - started
+    space = None if kind == "isotropic" else at_random(problem, params, kind, dim)
+    if space:
+        checkpoint.save(store, "subspace", {"basis": space.basis})
+    problem.seconds["subspace"] = time.monotonic() - started
+    console.directions(kind, None, problem.seconds["subspace"])
+    return Directions(space, None)
+
+
+def at_random(problem: Problem, params: Params, kind: str, dim: int) -> js.Subspace:
+    """``dim`` random directions through ``params``, "random" or "filter"."""
+    how: Any = {"random": "unit", "filter": "filter"}[kind]
+    return js.random_subspace(problem.keys["subspace"], params, dim, normalization=how)
 
 
 def eigenspace(
@@ -135,8 +125,9 @@ def eigenspace(
 
     solve = lambda w: js.top_eigenpairs(jax.random.key(0), lambda v: v, w, dim)  # noqa: E731
     like = jax.eval_shape(solve, jax.tree.map(jnp.asarray, params))
-    pairs, seconds = _kept(store, "subspace", "pairs", like, find)
-    return Eigenspace(js.Subspace(params, pairs.vectors), pairs, seconds)
+    pairs, problem.seconds["subspace"] = _kept(store, "subspace", "pairs", like, find)
+    console.directions("hessian", pairs, problem.seconds["subspace"])
+    return Eigenspace(js.Subspace(params, pairs.vectors), pairs)
 
 
 def probe(

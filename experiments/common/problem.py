@@ -1,7 +1,8 @@
 """The problem of a run: samples of a data set in order, a network, its loss, random keys."""
 
 import functools
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -28,6 +29,12 @@ class Problem:
     loss: PerSampleLoss
     initial: Params
     keys: dict[str, jax.Array]
+    seconds: dict[str, float] = field(default_factory=dict)  #: spent in each stage so far
+
+    @property
+    def unit(self) -> str:
+        """The unit of a loss."""
+        return "nats" if self.dataset.num_classes else "loss"
 
     def read(self, positions: slice) -> Batch:
         """Inputs and targets at these positions of the order, in memory."""
@@ -53,6 +60,7 @@ class Problem:
 def load(config: ProblemConfig) -> Problem:
     """The data set's first k_max samples in order, and an untrained network for them."""
     config.check()
+    started = time.monotonic()
     dataset = data.load(config.dataset, data_dir=config.data_dir)
     total = len(dataset.train_inputs)
     if config.k_max > total:
@@ -66,7 +74,8 @@ def load(config: ProblemConfig) -> Problem:
         order = np.asarray(jax.random.permutation(keys["order"], total))
     model, loss = network(config, dataset)
     initial = model.init(keys["init"], dataset.train_inputs[:1])
-    return Problem(dataset, order[: config.k_max], model.apply, loss, initial, keys)
+    seconds = {"data": time.monotonic() - started}
+    return Problem(dataset, order[: config.k_max], model.apply, loss, initial, keys, seconds)
 
 
 def check_test_split(problem: Problem) -> None:

@@ -28,17 +28,8 @@ CONFIG = "config.json"
 KEPT = "what was done is kept in"
 """How the note of an error begins after which the run can be resumed."""
 
-PACKAGES = (
-    "jaxscape-loss",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "numpy",
-    "matplotlib",
-    "pillow",
-)
+PACKAGES = ("jaxscape-loss", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy",
+            "matplotlib", "pillow")  # fmt: skip
 
 
 class Record(NamedTuple):
@@ -47,32 +38,21 @@ class Record(NamedTuple):
     arrays: dict[str, np.ndarray]  #: of results.npz, without pickles
     summary: dict[str, Any]  #: of summary.json
     figures: Mapping[str, Figure]  #: by file name, without its ending
-
-
-class Kept(NamedTuple):
-    """A record, and the run folder in which it lies."""
-
-    arrays: dict[str, np.ndarray]
-    summary: dict[str, Any]
-    figures: Mapping[str, Figure]
-    folder: Path
+    folder: Path = Path()  #: the run folder, once it is there
 
 
 def run(
     name: str,
     config: Any,
     find: Callable[[Problem, Any, Path], Record],
-    show: Callable[[Kept], str],
+    show: Callable[[Record], str],
     check: Callable[[Problem], None] = lambda problem: None,
-) -> Kept:
-    """A whole command: load the data, keep what is found, print it.
+) -> Record:
+    """The whole command ``name``: load the data, write what ``find`` gives, print what is to show.
 
-    Args:
-        name: the command's.
-        config: its settings.
-        find: ``find(problem, config, work)`` does the work in the folder ``work``.
-        show: the tables to print.
-        check: raises an ``InputError`` for data that the command cannot use.
+    ``find(problem, config, work)`` does the work in the folder ``work``. ``check`` raises an
+    ``InputError`` for data that the command cannot use. Bad input leaves nothing behind; the next
+    run of the same settings resumes what an interruption leaves.
 
     Raises:
         InputError: settings or data that cannot be used.
@@ -83,21 +63,10 @@ def run(
     if hasattr(config, "dim"):
         check_dim(config.dim, problem.initial)
     console.problem(problem, config.order)
-    found = keep(name, config, problem, lambda work: find(problem, config, work))
+    out, settings = out_of(name, config, problem), settings_of(config, problem)
+    found = write(out, settings, config, problem, lambda work: find(problem, config, work))
     print(f"\n{show(found)}\n\nfigures: {found.folder / 'figures'}")
     return found
-
-
-def keep(name: str, config: Any, problem: Problem, find: Callable[[Path], Record]) -> Kept:
-    """Write what ``find`` gives into ``config.out``, or runs/<name>-<dataset>-<hash>.
-
-    ``find`` gets the folder to work in. Bad input leaves nothing behind; the next run of the same
-    settings resumes what an interruption leaves.
-
-    Raises:
-        InputError: a folder in use, or what ``find`` raises.
-    """
-    return write(out_of(name, config, problem), settings_of(config, problem), config, problem, find)
 
 
 def write(
@@ -109,17 +78,11 @@ def write(
     *,
     resume: bool = True,
     report: Callable[[Path, Record, dict[str, Any]], None] | None = None,
-) -> Kept:
-    """Write what ``find`` gives into the folder ``out``.
+) -> Record:
+    """Write what ``find`` gives, of the folder to work in, into the folder ``out``.
 
-    Args:
-        out: the run folder.
-        settings: those that the result depends on.
-        config: all settings.
-        problem: the data and the network.
-        find: gets the folder to work in.
-        resume: whether to go on with an unfinished run.
-        report: ``report(folder, record, facts)`` writes report.html.
+    The result depends on the ``settings``. ``resume`` goes on with an unfinished run.
+    ``report(folder, record, facts)`` writes report.html.
     """
     with staged(out, settings, resume=resume) as work:
         found = find(work)
@@ -129,16 +92,18 @@ def write(
             write_json(work / "summary.json", found.summary)
             write_json(work / CONFIG, facts)
             for name, figure in found.figures.items():
+                data = problem.dataset
+                plot.name_data(figure, data.label, fallback=bool(data.note))
                 plot.save(figure, work / "figures", name)
             if report is not None:
                 report(work, found, facts)
-    return Kept(*found, folder=out)
+    return found._replace(folder=out)
 
 
-def read(out: Path) -> Kept:
+def read(out: Path) -> Record:
     """A finished run, without its figures."""
     with np.load(out / "results.npz") as arrays:
-        return Kept(dict(arrays), json.loads((out / "summary.json").read_text()), {}, out)
+        return Record(dict(arrays), json.loads((out / "summary.json").read_text()), {}, out)
 
 
 def out_of(name: str, config: Any, problem: Problem) -> Path:
@@ -279,8 +244,3 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-def marks(problem: Problem) -> dict[str, Any]:
-    """What every figure says of its data."""
-    return {"dataset": problem.dataset.label, "fallback": bool(problem.dataset.note)}

@@ -13,11 +13,13 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
+from jaxtyping import Array, Float
 
 import jaxscape as js
+from experiments.common import console
 from experiments.common.console import progress
 from experiments.common.problem import Problem
-from jaxscape import quadratic, reductions, sweep
+from jaxscape import InputError, quadratic, reductions, sweep
 from jaxscape.batching import cut
 from jaxscape.lab import checkpoint, stream
 from jaxscape.reductions import Delta
@@ -61,6 +63,22 @@ def rows(problem: Problem, function: Callable[[Batch], Any]) -> Any:
     return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
 
 
+def losses_at(problem: Problem, probe: Probe) -> Float[Array, "m n"]:
+    """ℓ_i(w) of every sample at every point, in memory.
+
+    Raises:
+        InputError: a loss that is NaN or infinite.
+    """
+    losses = js.evaluate(problem.loss, probe, problem.samples, reductions.losses(probe.num_points))
+    bad = np.flatnonzero(~np.isfinite(losses).all(0))
+    if bad.size:
+        raise InputError(
+            f"expected finite losses, found NaN or infinity for {bad.size} of {losses.shape[1]} "
+            f"samples, the first at position {bad[0]}; choose points closer to w*: lower σ"
+        )
+    return losses
+
+
 def law(
     problem: Problem,
     space: js.Subspace | None,
@@ -73,6 +91,7 @@ def law(
     """
     if space is None or space.dim > MAX_LAW_DIM:
         return {}
+    started = time.monotonic()
     wanted, carry, found = np.asarray(sigmas, np.float32), quadratic.begin(space.dim), []
     for segment in of(problem, SIZE):
         model = js.project(problem.loss, space, segment.samples, mesh=mesh)
@@ -80,6 +99,8 @@ def law(
         stream.wait(laws)
         found.append(jax.tree.map(lambda x, skip=segment.skip: np.asarray(x)[:, skip:], laws))
     whole = jax.tree.map(lambda *parts: np.concatenate(parts, 1)[:, 1:], *found)
+    problem.seconds["theory"] = time.monotonic() - started
+    console.stage("theory", "the quadratic law of every k", problem.seconds["theory"])
     return {f"law_{name}": values for name, values in whole._asdict().items()}
 
 
@@ -99,16 +120,10 @@ def run(
     checkpoint_every: float,
     precision: str,
     mesh: Mesh | None,
-) -> tuple[list[Delta], float]:
-    """The curve of every probe over the problem's samples, and the seconds it took.
+) -> list[Delta]:
+    """The curve of every probe over the problem's samples.
 
-    Args:
-        problem: the samples and the loss.
-        probes: the points at each sigma.
-        store: where the state is saved, and restored from if it is there.
-        checkpoint_every: seconds between two saves.
-        precision: of matrix products.
-        mesh: the devices that share the work.
+    The state is saved in ``store`` every ``checkpoint_every`` seconds, and restored from there.
     """
     state = _begin(problem, probes)
     if checkpoint.exists(store, "sweep"):
@@ -119,7 +134,8 @@ def run(
 
     def save() -> None:
         spent = before + time.monotonic() - started
-        checkpoint.save(store, "sweep", state._replace(seconds=_seconds(spent)))
+        seconds = np.array([spent], np.float32)
+        checkpoint.save(store, "sweep", state._replace(seconds=seconds))
 
     done = sum(int(position[0]) for position, _ in state.done)
     total = len(problem.order) * len(probes)
@@ -133,14 +149,20 @@ def run(
                     if multihost_utils.broadcast_one_to_all(due):  # all processes save together
                         save()
                         saved = time.monotonic()
-                curves.append(_finish(probe, state, index))
+                keep = reductions.delta_of(probe)
+                curve = sweep.finish(state.done[index][1], state.rows[index], keep)
+                sweep.check_delta(curve, probe.num_points)
+                curves.append(jax.tree.map(np.asarray, curve))
     except KeyboardInterrupt:
         if jax.process_count() == 1:
             with contextlib.suppress(OSError):  # the last good save is kept
                 save()
         raise
     save()
-    return curves, before + time.monotonic() - started
+    problem.seconds["sweep"] = before + time.monotonic() - started
+    what = f"{probes[0].num_points} points at each of {len(probes)} σ"
+    console.stage("swept", what, problem.seconds["sweep"])
+    return curves
 
 
 def _begin(problem: Problem, probes: Sequence[Probe]) -> Sweep:
@@ -151,7 +173,8 @@ def _begin(problem: Problem, probes: Sequence[Probe]) -> Sweep:
         row = jax.eval_shape(lambda keep=keep: keep.init(1, len(problem.order))[1])
         rows.append(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), row))
         carries.append(sweep.begin(probe, keep))
-    return Sweep([(np.zeros(1, np.int32), carry) for carry in carries], rows, _seconds(0))
+    done = [(np.zeros(1, np.int32), carry) for carry in carries]
+    return Sweep(done, rows, np.zeros(1, np.float32))
 
 
 def _segments(
@@ -168,28 +191,13 @@ def _segments(
         )  # fmt: skip
         coming = next(left, None)  # read while the device computes
         stream.wait((carry, rows))
-        _write(state.rows[index], rows, segment)
+        _copy(rows, state.rows[index], segment)
         # one assignment, so that an interruption never separates the position from the carry
         state.done[index] = (np.array([segment.stop], np.int32), carry)
         yield segment.stop - segment.start - segment.skip
 
 
-def _finish(probe: Probe, state: Sweep, index: int) -> Delta:
-    """The curve of one sigma from its final state."""
-    keep = reductions.delta_of(probe)
-    curve = sweep.finish(state.done[index][1], state.rows[index], keep)
-    sweep.check_delta(curve, probe.num_points)
-    return jax.tree.map(np.asarray, curve)
-
-
-def _write(whole: Any, rows: Any, segment: Segment) -> None:
+def _copy(rows: Any, whole: Any, segment: Segment) -> None:
     """Put the rows of a segment's new samples in their place."""
-
-    def write(leaf: np.ndarray, part: jax.Array) -> None:
+    for part, leaf in zip(jax.tree.leaves(rows), jax.tree.leaves(whole), strict=True):
         leaf[segment.start + segment.skip : segment.stop] = np.asarray(part)[segment.skip :]
-
-    jax.tree.map(write, whole, rows)
-
-
-def _seconds(value: float) -> np.ndarray:
-    return np.array([value], np.float32)

@@ -42,58 +42,45 @@ def summarise(sheets: Sheets) -> dict[str, Any]:
     for k, loss, increment in zip(sheets.k, sheets.loss, sheets.increment, strict=True):
         i, j = np.unravel_index(int(loss.argmin()), loss.shape)
         squared = float(np.mean(increment.astype(np.float64) ** 2))
-        entries.append(
-            {
-                "k": int(k),
-                "loss_at_origin": float(loss[middle, middle]),
-                "lowest_loss": float(loss[i, j]),
-                "lowest_at": [float(sheets.steps[i]), float(sheets.steps[j])],
-                "mean_squared_increment": squared if np.isfinite(squared) else None,
-            }
-        )
+        entries.append({
+            "k": int(k), "loss_at_origin": float(loss[middle, middle]),
+            "lowest_loss": float(loss[i, j]),
+            "lowest_at": [float(sheets.steps[i]), float(sheets.steps[j])],
+            "mean_squared_increment": squared if np.isfinite(squared) else None,
+        })  # fmt: skip
     return {"surfaces": entries}
 
 
 def table(found: dict[str, Any]) -> list[list[str]]:
     """Rows of text, the first one the header."""
-    header = ["k", "L_k at w*", "lowest L_k", "at (θ₁, θ₂)", "mean squared increment"]
-    rows = [header]
+    rows = [["k", "L_k at w*", "lowest L_k", "at (θ₁, θ₂)", "mean squared increment"]]
     for entry in found["surfaces"]:
         mean, (first, second) = entry["mean_squared_increment"], entry["lowest_at"]
-        rows.append(
-            [
-                f"{entry['k']:,}",
-                f"{entry['loss_at_origin']:.4g}",
-                f"{entry['lowest_loss']:.4g}",
-                f"({first:.3g}, {second:.3g})",
-                "no next sample" if mean is None else f"{mean:.3g}",
-            ]
-        )
+        losses = (f"{entry[name]:.4g}" for name in ("loss_at_origin", "lowest_loss"))
+        step = "no next sample" if mean is None else f"{mean:.3g}"
+        rows.append([f"{entry['k']:,}", *losses, f"({first:.3g}, {second:.3g})", step])
     return rows
 
 
 def figures_of(
-    sheets: Sheets, words: str, path: np.ndarray | None = None, *, unit: str, **marks: Any
+    sheets: Sheets, words: str, path: np.ndarray | None = None, *, unit: str
 ) -> dict[str, Figure]:
     """L_k as contours and in three dimensions, and the squared increments."""
     losses = {name(k): sheet for k, sheet in zip(sheets.k, sheets.loss, strict=True)}
-    steps = {
-        name(k): sheet**2
-        for k, sheet in zip(sheets.k, sheets.increment, strict=True)
-        if np.isfinite(sheet).all()
-    }
-    loss: dict[str, Any] = {"title": f"$L_k$ along {words}", "quantity": f"$L_k$ ({unit})"}
-    step: dict[str, Any] = {
-        "title": rf"$(L_{{k+1}} - L_k)^2$ along {words}",
-        "quantity": rf"$(L_{{k+1}} - L_k)^2$ ({unit}²)",
-    }
+    pairs = zip(sheets.k, sheets.increment, strict=True)
+    steps = {name(k): sheet**2 for k, sheet in pairs if np.isfinite(sheet).all()}
+    about: list[dict[str, Any]] = [
+        {"title": f"{symbol} along {words}", "quantity": f"{symbol} ({of})"}
+        for symbol, of in (("$L_k$", unit), ("$(L_{k+1} - L_k)^2$", f"{unit}²"))
+    ]
+    loss, step = about
     figures = {
-        "loss": plot.contours(sheets.steps, losses, path=path, **loss, **marks),
-        "loss_3d": plot.reliefs(sheets.steps, losses, **loss, **marks),
+        "loss": plot.contours(sheets.steps, losses, path=path, **loss),
+        "loss_3d": plot.reliefs(sheets.steps, losses, **loss),
     }
     if steps:
-        figures["increment"] = plot.contours(sheets.steps, steps, **step, **marks)
-        figures["increment_3d"] = plot.reliefs(sheets.steps, steps, **step, **marks)
+        figures["increment"] = plot.contours(sheets.steps, steps, **step)
+        figures["increment_3d"] = plot.reliefs(sheets.steps, steps, **step)
     return figures
 
 
@@ -104,7 +91,6 @@ def name(k: int) -> str:
 
 REACH = 1.25
 """Half the width of a surface around a trajectory, in units of its farthest coordinate."""
-
 
 WORDS = {
     "hessian": "top two Hessian eigenvectors",

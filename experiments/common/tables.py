@@ -122,15 +122,12 @@ def law_table(entries: Sequence[dict[str, Any]]) -> list[list[str]]:
             rows.append([f"{entry['sigma']:.3g}", *["-"] * 6, "not computed"])
             continue
         ratio, error = entry["law_over_monte_carlo"], entry["law_over_monte_carlo_sem"]
-        rows.append(
-            [
-                f"{entry['sigma']:.3g}",
-                f"{ratio:.4g} ± {error:.1g}",
-                f"{entry['law_over_monte_carlo_median']:.4g}",
-                *(f"{entry['law_parts'][part] * ratio:.2g}" for part in PARTS),
-                VERDICTS[entry["law_holds"]],
-            ]
-        )
+        rows.append([
+            f"{entry['sigma']:.3g}", f"{ratio:.4g} ± {error:.1g}",
+            f"{entry['law_over_monte_carlo_median']:.4g}",
+            *(f"{entry['law_parts'][part] * ratio:.2g}" for part in PARTS),
+            VERDICTS[entry["law_holds"]],
+        ])  # fmt: skip
     return rows
 
 

@@ -3,7 +3,8 @@
 import json
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,10 +147,8 @@ def flags_of(config: PaperConfig) -> str:
     return " ".join(words)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; its exit status."""
-    return cli.main("paper", PaperConfig, run, argv)
-
+main = partial(cli.main, "paper", PaperConfig, run)
+"""The command; its exit status."""
 
 if __name__ == "__main__":
     cli.leave(main())

@@ -12,18 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from jaxtyping import Array, Float
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 import jaxscape as js
-from experiments.common import console, prepare, run_folder
+from experiments.common import prepare, run_folder, segments
 from experiments.common import problem as problems
-from experiments.common.config import ProblemConfig, Range, above, at_least, default
+from experiments.common.config import Range, RunConfig, above, at_least
 from experiments.common.prepare import Eigenspace
 from experiments.common.problem import Problem
 from jaxscape import InputError
-from jaxscape.lab import checkpoint
-from jaxscape.lab.style import canvas
 from jaxscape.trees import num_parameters
 from jaxscape.types import Params
 
@@ -52,7 +48,7 @@ DIRECTIONS = {"fig2": 2, "fig3": 2, "fig4": 10, "fig5": 256, "trajectory": 2, "u
 
 
 @dataclass(frozen=True)
-class PaperConfig(ProblemConfig):
+class PaperConfig(RunConfig):
     """Every figure of the three papers, as published beside how it should be.
 
     Each figure makes a folder of its own, with arrays and a table of what is seen; a figure
@@ -112,8 +108,6 @@ class PaperConfig(ProblemConfig):
     """Numbers of hidden layers of the networks of unraveling."""
     orders: Annotated[int, at_least(1)] = 100
     """Number of random orders over which unraveling averages."""
-    out: Annotated[Path | None, default("runs/paper-<dataset>-<hash of the settings>")] = None
-    """Folder of all figures."""
 
     def check(self) -> None:
         """See ``ProblemConfig.check``."""
@@ -183,36 +177,23 @@ class Bench:
     @property
     def unit(self) -> str:
         """The unit of a loss."""
-        return "nats" if self.problem.dataset.num_classes else "loss"
-
-    def canvas(
-        self, title: str, xlabel: str, ylabel: str, panels: int = 1
-    ) -> tuple[Figure, Sequence[Axes]]:
-        """An empty figure that names its data, with ``panels`` axes of common scale."""
-        label = self.problem.dataset.label
-        fallback = bool(self.problem.dataset.note)
-        return canvas(f"{title}: {label}", xlabel, ylabel, fallback=fallback, panels=panels)
+        return self.problem.unit
 
     @functools.cached_property
     def trained(self) -> Params:
         """w*."""
-        return prepare.trained(self.problem, self.config, self.store)[0]
+        return prepare.trained(self.problem, self.config, self.store)
 
     @functools.cached_property
     def hessian(self) -> Eigenspace:
         """The top eigenpairs of the Hessian over all samples, as many as any figure needs."""
-        fresh = not checkpoint.exists(self.store, "subspace")
         dim = min(TOP, num_parameters(self.trained))
-        found = prepare.eigenspace(self.problem, self.trained, dim, self.store)
-        if fresh:
-            console.directions("hessian", found.pairs, found.seconds)
-        return found
+        return prepare.eigenspace(self.problem, self.trained, dim, self.store)
 
     def directions(self, kind: str, dim: int) -> js.Subspace:
         """The subspace of ``dim`` directions, "hessian" or "filter", through w*."""
         if kind == "filter":
-            key = self.problem.keys["subspace"]
-            return js.random_subspace(key, self.trained, dim, normalization="filter")
+            return prepare.at_random(self.problem, self.trained, kind, dim)
         return leading(jax.tree.map(jnp.asarray, self.hessian.space), dim)
 
     def inexact(self) -> list[str]:
@@ -231,21 +212,10 @@ class Bench:
     def losses_at(
         self, space: js.Subspace, coordinates: Float[np.ndarray, "m d"]
     ) -> Float[Array, "m n"]:
-        """ℓ_i(w(θ)) of every sample at the rows θ.
-
-        Raises:
-            InputError: a loss that is NaN or infinite.
-        """
-        probe = js.points(space, jnp.asarray(coordinates, jnp.float32))
-        reduction = js.reductions.losses(probe.num_points)
-        losses = js.evaluate(self.problem.loss, probe, self.problem.samples, reduction)
-        bad = int((~np.isfinite(losses).all(0)).sum())
-        if bad:
-            raise InputError(
-                f"expected finite losses, found NaN or infinity for {bad} of {losses.shape[1]} "
-                "samples; scale the inputs down, or train with a lower --learning-rate"
-            )
-        return losses
+        """ℓ_i(w(θ)) of every sample at the rows θ; see ``segments.losses_at``."""
+        return segments.losses_at(
+            self.problem, js.points(space, jnp.asarray(coordinates, jnp.float32))
+        )
 
     def kept(self, name: str, find: Callable[[], dict[str, Any]]) -> dict[str, np.ndarray]:
         """The arrays that ``find`` gives, or gave for another figure: ``store/name.npz``."""

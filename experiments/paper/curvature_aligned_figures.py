@@ -9,7 +9,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from experiments.paper.bench import TOP, Bench
-from jaxscape.lab.style import MARKERS, PREFIX, STYLE, Keywords, colour, legend, log_bins
+from jaxscape.lab.style import MARKERS, PREFIX, STYLE, Keywords, canvas, colour, legend, log_bins
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -18,10 +18,9 @@ def family(bench: Bench, arrays: Arrays) -> Figure:
     """k √Δ_k of every member, a panel per σ, in the unit of the loss."""
     panels = [rf"$\sigma$ = {sigma:g}" for sigma in arrays["sigma"]]
     ylabel = rf"$k\,\sqrt{{\Delta_k}}$   ({bench.unit})"
-    figure, axes = bench.canvas("The family of criteria", PREFIX, ylabel, len(panels))
+    figure, axes = canvas("The family of criteria", PREFIX, ylabel, panels)
     k = arrays["k"].astype(np.float64)
-    for index, (panel, name) in enumerate(zip(axes, panels, strict=True)):
-        panel.set_title(name)
+    for index, panel in enumerate(axes):
         members = {
             r"$\Delta^{(1)}$ at $w^*$ alone: $k\,|\delta_k|$": arrays["single"] ** 2,
             r"$\Delta$, all parameters": arrays["isotropic"][index],
@@ -41,10 +40,9 @@ def ratio(bench: Bench, arrays: Arrays) -> Figure:
     """Δ_k along the top D eigenvectors over Δ_k over all parameters, a panel per σ."""
     panels = [rf"$\sigma$ = {sigma:g}" for sigma in arrays["sigma"]]
     ylabel = r"$\Delta_k^{\mathrm{top}\ D}\ /\ \Delta_k^{\mathrm{all}}$"
-    figure, axes = bench.canvas("Subspace over full space", PREFIX, ylabel, len(panels))
+    figure, axes = canvas("Subspace over full space", PREFIX, ylabel, panels)
     square = arrays["k"].astype(np.float64) ** 2
-    for index, (panel, name) in enumerate(zip(axes, panels, strict=True)):
-        panel.set_title(name)
+    for index, panel in enumerate(axes):
         whole = log_bins(arrays["k"], arrays["isotropic"][index] * square)
         for row, dim in enumerate(arrays["dim"]):
             part = log_bins(arrays["k"], arrays["subspace"][index, row] * square)
@@ -70,9 +68,8 @@ def errors(bench: Bench, arrays: Arrays) -> Figure:
         ),
     }
     xlabel = r"$\sigma$ (units of the parameters)"
-    figure, axes = bench.canvas("Error of the quadratic model", xlabel, "relative error", 2)
-    for panel, (name, values) in zip(axes, named.items(), strict=True):
-        panel.set_title(name)
+    figure, axes = canvas("Error of the quadratic model", xlabel, "relative error", list(named))
+    for panel, values in zip(axes, named.values(), strict=True):
         for row, dim in enumerate(arrays["dim"]):
             style: Keywords = {"color": colour(row), "marker": MARKERS[row], "ms": 5}
             panel.plot(arrays["sigma"], values[row], label=f"D = {dim}", **style)
@@ -85,7 +82,7 @@ def errors(bench: Bench, arrays: Arrays) -> Figure:
 def error_map(bench: Bench, arrays: Arrays, off: Float[np.ndarray, "D s"]) -> Figure:
     """|quadratic / direct − 1| over σ and D, in colour and in numbers."""
     title = "Relative error of the quadratic model"
-    figure, (axes,) = bench.canvas(title, r"$\sigma$", "directions $D$")
+    figure, (axes,) = canvas(title, r"$\sigma$", "directions $D$")
     with matplotlib.rc_context(STYLE):
         shown = np.clip(off, 1e-5, None)
         low, high = max(float(shown.min()), 1e-5), float(shown.max())
@@ -110,7 +107,7 @@ def convergence(bench: Bench, arrays: Arrays, sigma: float) -> Figure:
     """Relative error of Monte-Carlo to the closed form against its number of points."""
     title = f"Monte-Carlo against the closed form, σ = {sigma:g}, D = {TOP}"
     ylabel = "relative error (root mean square over blocks)"
-    figure, (axes,) = bench.canvas(title, "random points $m$", ylabel)
+    figure, (axes,) = canvas(title, "random points $m$", ylabel)
     points = arrays["points"]
     for row, name in enumerate(("quadratic", "direct")):
         style: Keywords = {"color": colour(row), "marker": MARKERS[row], "ms": 6}
@@ -132,7 +129,7 @@ def stages(
 ) -> Figure:
     """Stacked bars: how many forward passes over the data each stage of an estimator takes."""
     xlabel = "time (forward passes over the data)"
-    figure, (axes,) = bench.canvas("Time of three estimators", xlabel, "")
+    figure, (axes,) = canvas("Time of three estimators", xlabel, "")
     for position, used in enumerate(estimators.values()):
         left = 0.0
         for stage in used:

@@ -24,7 +24,7 @@ from experiments.paper import published
 from experiments.paper.bench import SIGMAS, Bench, leading
 from jaxscape import prefix
 from jaxscape.lab import train
-from jaxscape.lab.style import PREFIX, draw_mean, finish
+from jaxscape.lab.style import PREFIX, canvas, draw_mean, finish
 from jaxscape.reductions import Delta
 from jaxscape.types import Batch, Params
 
@@ -275,9 +275,9 @@ def draw(
 ) -> Figure:
     """Δ_k, or where ``scaled`` Δ_k·k², of named curves over k = 1..K with their standard errors."""
     quantity = r"$\Delta_k \cdot k^2$" if scaled else r"$\Delta_k$"
-    figure, axes = bench.canvas(where, PREFIX, f"{quantity}   ({bench.unit}²)", len(panels))
+    titles = ["\n".join(name.split(": ")) for name in panels]
+    figure, axes = canvas(where, PREFIX, f"{quantity}   ({bench.unit}²)", titles)
     for panel, (name, curves) in zip(axes, panels.items(), strict=True):
-        panel.set_title("\n".join(name.split(": ")))
         if "batches" in name:
             panel.set_xlabel("prefix length $k$ (batches)")
         for row, (label, values, sem) in enumerate(curves):

@@ -16,7 +16,7 @@ from experiments.common.run_folder import Record
 from experiments.paper import published
 from experiments.paper.bench import Bench
 from jaxscape.lab import train
-from jaxscape.lab.style import MARKERS, Keywords, colour, legend
+from jaxscape.lab.style import MARKERS, Keywords, canvas, colour, legend
 from jaxscape.lanczos import Eigenpairs
 from jaxscape.trees import num_parameters
 from jaxscape.types import Batch, Params, PerSampleLoss
@@ -123,7 +123,7 @@ def draw(bench: Bench, curves: Mapping[str, Float[np.ndarray, "R d"]], num_sampl
     count = len(next(iter(curves.values())))
     title = f"Leading Hessian eigenvalues of {count} networks, {num_samples:,} samples"
     ylabel = rf"eigenvalue $\lambda_j$ ({bench.unit} per unit of $w$ squared)"
-    figure, (axes,) = bench.canvas(title, "index $j$", ylabel)
+    figure, (axes,) = canvas(title, "index $j$", ylabel)
     lowest = min(values.min() for values in curves.values())
     for row, (label, values) in enumerate(curves.items()):
         index = np.arange(1, values.shape[1] + 1)

@@ -3,8 +3,6 @@
 Figures 2 and 3 (6 and 7) are two views of one evaluation: L_k, and its squared increment.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +10,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 import jaxscape as js
-from experiments.common import prepare, run_folder, surfaces
+from experiments.common import prepare, surfaces
 from experiments.common.run_folder import Record
 from experiments.common.surfaces import REACH, WORDS, Sheets
 from experiments.paper import published
@@ -106,25 +104,22 @@ def _figures(
     if quantity == "increment":
         shown = {name: sheet**2 for name, sheet in shown.items()}
         symbol, unit = r"$(L_{k+1} - L_k)^2$", f"{unit}²"
-    marks: dict[str, Any] = run_folder.marks(bench.problem)
-    marks |= {"title": f"{symbol} along {WORDS[kind]}", "quantity": f"{symbol} ({unit})"}
+    title, quantity = f"{symbol} along {WORDS[kind]}", f"{symbol} ({unit})"
     return {
-        "contours": plot.contours(steps, shown, **marks),
-        "relief": plot.reliefs(steps, shown, **marks),
+        "contours": plot.contours(steps, shown, title=title, quantity=quantity),
+        "relief": plot.reliefs(steps, shown, title=title, quantity=quantity),
     }
 
 
 def trajectory(bench: Bench) -> Record:
     """L_k on the two principal components of the training trajectory, with the trajectory."""
     problem = bench.problem
-    points, _ = prepare.trajectory(problem, bench.config, bench.store)
+    points = prepare.trajectory(problem, bench.config, bench.store)
     space, along, parts = js.trajectory_subspace(jax.tree.map(jnp.asarray, points), 2)
     path, explained = np.asarray(along), np.asarray(parts).tolist()
     radius = REACH * float(np.abs(path).max())
     found = surfaces.evaluate(problem, space, radius, bench.config.num, (SMALL, len(problem.order)))
-    figures = surfaces.figures_of(
-        found, WORDS["trajectory"], path, unit=bench.unit, **run_folder.marks(problem)
-    )
+    figures = surfaces.figures_of(found, WORDS["trajectory"], path, unit=bench.unit)
     numbers = surfaces.summarise(found) | {"explained": explained}
     i, j = (int(np.abs(found.steps - x).argmin()) for x in path[0])
     shares = " and ".join(f"{share:.0%}" for share in explained)

@@ -11,7 +11,7 @@ from experiments.common.run_folder import Record
 from experiments.paper import curvature_aligned, increments, published
 from experiments.paper.bench import SIGMAS, Bench
 from experiments.paper.increments import DIM
-from jaxscape.lab.style import MARKERS, PREFIX, Keywords, colour, legend, log_bins
+from jaxscape.lab.style import MARKERS, PREFIX, Keywords, canvas, colour, legend, log_bins
 
 BATCHES = (1, 4, 16, 64, 256)
 """Values of k, in batches, at which Theorem 1 is evaluated as published."""
@@ -80,9 +80,9 @@ CURVES = {
 def draw(bench: Bench, arrays: Mapping[str, np.ndarray]) -> Figure:
     """Δ_k·k² by experiment and by theory, a panel per σ; k of published curves is in batches."""
     ylabel = rf"$\Delta_k \cdot k^2$   ({bench.unit}²)"
-    figure, axes = bench.canvas("Theory against experiment", PREFIX, ylabel, len(SIGMAS))
+    panels = [f"σ = {sigma:g}" for sigma in SIGMAS]
+    figure, axes = canvas("Theory against experiment", PREFIX, ylabel, panels)
     for index, panel in enumerate(axes):
-        panel.set_title(f"σ = {SIGMAS[index]:g}")
         for row, name in enumerate(name for name in CURVES if name in arrays):
             values = arrays[name][index]
             k = np.arange(1, len(values) + 1)

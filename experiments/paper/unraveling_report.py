@@ -14,7 +14,7 @@ from experiments.common.problem import Problem
 from experiments.common.run_folder import plain
 from experiments.common.tables import decay_exponent
 from experiments.paper.bench import Bench
-from jaxscape.lab.style import MARKERS, PREFIX, Keywords, colour, legend
+from jaxscape.lab.style import MARKERS, PREFIX, Keywords, canvas, colour, legend
 from jaxscape.prefix_spectra import geometric
 
 STUCK = 0.95
@@ -166,9 +166,8 @@ def increments(
     """
     size = "$|L_{k+1} - L_k|$"
     title, ylabel = f"{size} at $w^*$, {average}", f"{size}   ({bench.unit})"
-    figure, panels = bench.canvas(title, PREFIX, ylabel, len(depths))
-    for axes, depth, rows, laws in zip(panels, depths, curves, law, strict=True):
-        axes.set_title(f"hidden layers: {depth}")
+    figure, panels = canvas(title, PREFIX, ylabel, [f"hidden layers: {depth}" for depth in depths])
+    for axes, rows, laws in zip(panels, curves, law, strict=True):
         for row, (width, values) in enumerate(zip(widths, rows, strict=True)):
             shown = values > 0
             label = f"{width} units"
@@ -196,9 +195,8 @@ def levels(
 ) -> Figure:
     """The level of (k+1) |δ_k|, by law and over orders, beside the training loss, over widths."""
     title, xlabel = "What a network sets is the level", "units per hidden layer"
-    figure, (left, right) = bench.canvas(title, xlabel, f"loss ({bench.unit})", 2)
-    left.set_title("$M$ (line), $(k+1)\\,|\\delta_k|$ (marker)")
-    right.set_title("training loss $L_n(w^*)$")
+    names = ("$M$ (line), $(k+1)\\,|\\delta_k|$ (marker)", "training loss $L_n(w^*)$")
+    figure, (left, right) = canvas(title, xlabel, f"loss ({bench.unit})", names)
     for row, depth in enumerate(depths):
         style: Keywords = {"color": colour(row), "lw": 1.6}
         marker: Keywords = {"marker": MARKERS[row % len(MARKERS)], "ms": 6, "mfc": "none"}

@@ -1,7 +1,7 @@
 """The command ``refit``: does K predict where more data stops paying?"""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,16 +9,16 @@ import numpy as np
 
 from experiments.common import cli, run_folder
 from experiments.common import problem as problems
-from experiments.common.config import ProblemConfig, above, at_least, default
+from experiments.common.config import RunConfig, above, at_least, default
 from experiments.common.problem import Problem
-from experiments.common.run_folder import Kept, Record
+from experiments.common.run_folder import Record
 from experiments.refit import measure, prediction, report
 from jaxscape.trees import num_parameters
 from jaxscape.types import InputError
 
 
 @dataclass(frozen=True)
-class RefitConfig(ProblemConfig):
+class RefitConfig(RunConfig):
     """Whether K predicts where more data stops paying: networks refitted on the first k samples.
 
     Trains a network on the first k samples for each of a geometric grid of k, from one
@@ -51,8 +51,6 @@ class RefitConfig(ProblemConfig):
     """Random points at each σ, at least 2."""
     shares: Annotated[tuple[float, ...], above(0)] = (10.0, 5.0, 2.0, 1.0, 0.5)
     """Targets of the excess test loss, as multiples of the final test loss."""
-    out: Annotated[Path | None, default("runs/refit-<dataset>-<hash of the settings>")] = None
-    """Run folder."""
 
     def check(self) -> None:
         """See ``ProblemConfig.check``."""
@@ -61,7 +59,7 @@ class RefitConfig(ProblemConfig):
             raise InputError(f"expected --k-min below --k-max, {self.k_max}, found {self.k_min}")
 
 
-def run(config: RefitConfig) -> Kept:
+def run(config: RefitConfig) -> Record:
     """Measure, compare, print the tables, and write the run folder; see ``run_folder.run``."""
     show = lambda kept: report.text(kept.summary)  # noqa: E731
     return run_folder.run("refit", config, _find, show, problems.check_test_split)
@@ -76,7 +74,7 @@ def _find(problem: Problem, config: RefitConfig, work: Path) -> Record:
     found: dict[str, Any] = {
         "num_samples": len(problem.order),
         "num_parameters": num_parameters(problem.initial),
-        "unit": "nats" if problem.dataset.num_classes else "loss",
+        "unit": problem.unit,
         "repeats": config.repeats,
         "dim": config.dim,
         "steps": measure.steps(problem, config) * config.epochs,
@@ -89,20 +87,17 @@ def _find(problem: Problem, config: RefitConfig, work: Path) -> Record:
         "sigmas": prediction.per_sigma(arrays, config.shares),
         "sigmas_lowest": prediction.per_sigma(arrays | lowest, config.shares),
     }
-    marks = {"unit": found["unit"], **run_folder.marks(problem)}
     figures = {
-        "networks": report.networks_figure(arrays, **marks),
-        "distance": report.distance(arrays, **marks),
-        "sizes": report.sizes(found, **marks),
-        "overlap": report.overlaps(arrays, **run_folder.marks(problem)),
+        "networks": report.networks_figure(arrays, problem.unit),
+        "distance": report.distance(arrays, problem.unit),
+        "sizes": report.sizes(found, problem.unit),
+        "overlap": report.overlaps(arrays),
     }
     return Record(arrays, found, figures)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; its exit status."""
-    return cli.main("refit", RefitConfig, run, argv)
-
+main = partial(cli.main, "refit", RefitConfig, run)
+"""The command; its exit status."""
 
 if __name__ == "__main__":
     cli.leave(main())

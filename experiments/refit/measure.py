@@ -11,11 +11,10 @@ import numpy as np
 from jaxtyping import Array
 
 import jaxscape as js
-from experiments.common import console, prepare
+from experiments.common import console, prepare, segments
 from experiments.common.console import progress
 from experiments.common.problem import Problem, tests_of
 from experiments.refit import prediction
-from jaxscape import InputError, reductions
 from jaxscape.lab import checkpoint, train
 from jaxscape.lanczos import Eigenpairs
 from jaxscape.prefix_spectra import geometric, overlap
@@ -39,26 +38,22 @@ def measure(problem: Problem, config: Any, store: Path) -> dict[str, np.ndarray]
     and those of ``_landscape``. The landscape and the overlaps are those of the first repeat.
     """
     ks = geometric(config.k_min, len(problem.order), config.num_ks)
-    started = time.monotonic()
-    networks, arrays = _networks(problem, config, ks)
     each = steps(problem, config) * config.epochs
     what = f"{len(ks)} networks, {config.repeats} times, {each:,} steps each"
-    console.stage("refitted", what, time.monotonic() - started)
+    with console.timed("refitted", what):
+        networks, arrays = _networks(problem, config, ks)
     last = networks[-1]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
     checkpoint.save(store, "refitted", {"params": stacked})
-    found = prepare.eigenspace(problem, last, config.dim, store)
-    console.directions("hessian", found.pairs, found.seconds)
+    space, pairs = prepare.eigenspace(problem, last, config.dim, store)
     started = time.monotonic()
-    arrays |= _overlaps(problem, networks, ks, found.pairs)
+    arrays |= _overlaps(problem, networks, ks, pairs)
     good, count = (int(f(arrays["converged"])) for f in (np.sum, np.size))
     what = f"{good} of {count} eigenpairs of H_k converged, at w*_k and at w*_N"
     console.stage("overlaps", what, time.monotonic() - started)
-    started = time.monotonic()
-    probes = [prepare.probe(problem, last, found.space, config.points, s) for s in config.sigmas]
-    landscapes = [_landscape(problem, probe, arrays["orders"], ks) for probe in probes]
-    what = f"{config.points} points at each of {len(probes)} σ"
-    console.stage("landscapes", what, time.monotonic() - started)
+    probes = [prepare.probe(problem, last, space, config.points, s) for s in config.sigmas]
+    with console.timed("landscapes", f"{config.points} points at each of {len(probes)} σ"):
+        landscapes = [_landscape(problem, probe, arrays["orders"], ks) for probe in probes]
     stacked = jax.tree.map(lambda *rows: np.stack(rows), *landscapes)
     sigma = np.asarray(config.sigmas, np.float32)
     return {"k": ks, "sigma": sigma, **arrays, **stacked}
@@ -182,14 +177,7 @@ def _landscape(
 
     L_k holds other samples in every repeat, at the same points around the first repeat's w*_N.
     """
-    keep = reductions.losses(probe.num_points)
-    losses = js.evaluate(problem.loss, probe, problem.samples, keep)
-    bad = int(np.sum(~np.isfinite(losses).all(0)))
-    if bad:
-        raise InputError(
-            f"expected finite losses around w*_N, found NaN or infinity for {bad} of "
-            f"{losses.shape[1]} samples; lower --sigmas"
-        )
+    losses = np.asarray(segments.losses_at(problem, probe))
     rows = [prediction.distances(losses, order, ks) for order in shuffles]
     seen = js.evidence_of(losses)
     found = {part: js.estimate_loss_variance(seen, part) for part in ("delta", "centered")}

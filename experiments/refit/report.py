@@ -128,12 +128,10 @@ def rate(found: dict[str, Any]) -> str:
 Arrays = Mapping[str, np.ndarray]
 
 
-def networks_figure(
-    arrays: Arrays, *, dataset: str, fallback: bool = False, unit: str = "nats"
-) -> Figure:
+def networks_figure(arrays: Arrays, unit: str) -> Figure:
     """Losses of w*_k against k: on the test split at the end and at its lowest, L_N and L_k."""
-    title = f"Networks refitted on the first k samples: {dataset}"
-    figure, (axes,) = canvas(title, PREFIX, f"mean loss of $w^*_k$ ({unit})", fallback=fallback)
+    title = "Networks refitted on the first k samples"
+    figure, (axes,) = canvas(title, PREFIX, f"mean loss of $w^*_k$ ({unit})")
     curves = {
         "test split, at the end": arrays["test_loss"][:, -1],
         "its lowest": arrays["test_loss"].min(1),
@@ -147,20 +145,19 @@ def networks_figure(
     return figure
 
 
-def distance(arrays: Arrays, *, dataset: str, fallback: bool = False, unit: str = "nats") -> Figure:
+def distance(arrays: Arrays, unit: str) -> Figure:
     """√E_q(L_N − L_k)² beside its law and its centered part, and the excess test loss of w*_k.
 
     A panel per σ. Points at k = N, where all are 0, are not drawn; nor is a negative excess.
     """
-    title = f"Distance of the landscape, excess test loss of the network: {dataset}"
+    title = "Distance of the landscape, excess test loss of the network"
     ylabel = rf"$\sqrt{{\mathrm{{E}}_q(L_N - L_k)^2}}$, excess ({unit})"
     sigmas, k = arrays["sigma"], arrays["k"].astype(float)[:-1]
-    figure, panels = canvas(title, PREFIX, ylabel, fallback=fallback, panels=len(sigmas))
+    figure, panels = canvas(title, PREFIX, ylabel, [rf"$\sigma$ = {s:g}" for s in sigmas])
     loss = arrays["test_loss"][:, -1]
     excess = (loss - loss[:, -1:])[:, :-1]
     shrink = 1 / k - 1 / arrays["k"][-1]
-    for row, (axes, sigma) in enumerate(zip(panels, sigmas, strict=True)):
-        axes.set_title(rf"$\sigma$ = {sigma:g}")
+    for row, axes in enumerate(panels):
         parts = {"distance": "distance", "distance_centered": "centered part"}
         for column, (part, name) in enumerate(parts.items()):
             _draw(axes, column, k, arrays[part][row][:, :-1], name, root=True)
@@ -173,17 +170,15 @@ def distance(arrays: Arrays, *, dataset: str, fallback: bool = False, unit: str 
     return figure
 
 
-def sizes(
-    found: Mapping[str, Any], *, dataset: str, fallback: bool = False, unit: str = "nats"
-) -> Figure:
+def sizes(found: Mapping[str, Any], unit: str) -> Figure:
     """K_ε of each σ, and the k from which on the excess test loss is below ε, against ε.
 
     Black bars run from the last k of the grid that exceeds ε to the next: the networks' size lies
     between them.
     """
-    title = f"Does K predict where more data stops paying? {dataset}"
+    title = "Does K predict where more data stops paying?"
     xlabel = rf"$\varepsilon$ ({unit})"
-    figure, (axes,) = canvas(title, xlabel, "samples", fallback=fallback)
+    figure, (axes,) = canvas(title, xlabel, "samples")
     n, entries = found["num_samples"], found["sigmas"]
     for row, entry in enumerate(entries):
         ordered = sorted(entry["sizes"], key=lambda size: size["epsilon"])
@@ -206,11 +201,13 @@ def sizes(
     return figure
 
 
-def overlaps(arrays: Arrays, *, dataset: str, fallback: bool = False) -> Figure:
+def overlaps(
+    arrays: Arrays,
+) -> Figure:
     """Mean squared cosine of the leading eigenspaces of H_k with that of H_N at w*_N."""
     d = arrays["eigenvalues_fixed"].shape[1]
-    title = rf"Overlap of the {d} leading eigenvectors with those of $H_N(w^*_N)$: {dataset}"
-    figure, (axes,) = canvas(title, PREFIX, "mean squared cosine", fallback=fallback)
+    title = rf"Overlap of the {d} leading eigenvectors with those of $H_N(w^*_N)$"
+    figure, (axes,) = canvas(title, PREFIX, "mean squared cosine")
     names = {
         "overlap_fixed": r"$H_k(w^*_N)$: same network, first k samples",
         "overlap_refitted": r"$H_k(w^*_k)$: network refitted on them",

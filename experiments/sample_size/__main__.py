@@ -1,23 +1,22 @@
 """The command ``sample_size``: what pilots of a few samples predict, against all samples."""
 
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 
-from experiments.common import cli, console, prepare, run_folder, tables
-from experiments.common.config import ProblemConfig, above, at_least, default
+from experiments.common import cli, console, prepare, run_folder, segments, tables
+from experiments.common.config import RunConfig, above, at_least
 from experiments.common.problem import Problem
-from experiments.common.run_folder import Kept, Record
+from experiments.common.run_folder import Record
 from experiments.sample_size import measure, report
 from jaxscape import InputError
 
 
 @dataclass(frozen=True)
-class SampleSizeConfig(ProblemConfig):
+class SampleSizeConfig(RunConfig):
     """The sample size that suffices as pilots of a few samples predict it, against all samples.
 
     Trains a network, evaluates every sample's loss at random points along its top Hessian
@@ -46,8 +45,6 @@ class SampleSizeConfig(ProblemConfig):
     """Tolerance of Δ_k, in nats² (squared units of the loss)."""
     epsilon: Annotated[float, above(0)] = 0.01
     """Root mean square distance to the population's landscape, in nats (units of the loss)."""
-    out: Annotated[Path | None, default("runs/sample_size-<dataset>-<hash of the settings>")] = None
-    """Run folder."""
 
     def check(self) -> None:
         """See ``ProblemConfig.check``."""
@@ -60,24 +57,22 @@ class SampleSizeConfig(ProblemConfig):
                 raise InputError(f"expected --{flag} of at most {most}, {what}, found {value}")
 
 
-def run(config: SampleSizeConfig) -> Kept:
+def run(config: SampleSizeConfig) -> Record:
     """Ask the pilots, print the tables, and write the run folder; see ``run_folder.run``."""
     show = lambda kept: report.text(kept.summary)  # noqa: E731
     return run_folder.run("sample_size", config, _find, show)
 
 
 def _find(problem: Problem, config: SampleSizeConfig, work: Path) -> Record:
-    params, seconds = prepare.trained(problem, config, work / "checkpoint")
-    console.stage("trained", f"{config.epochs} epochs", seconds)
-    found = prepare.eigenspace(problem, params, config.dim, work / "checkpoint")
-    console.directions("hessian", found.pairs, found.seconds)
+    store = work / "checkpoint"
+    params = prepare.trained(problem, config, store)
+    space, _ = prepare.eigenspace(problem, params, config.dim, store)
     by_sigma = []
     for sigma in config.sigmas:
-        started = time.monotonic()
-        probe = prepare.probe(problem, params, found.space, config.points, sigma)
-        by_sigma.append(measure.arrays_of(measure.per_sample_losses(problem, probe), config))
+        probe = prepare.probe(problem, params, space, config.points, sigma)
         what = f"{config.points} points, {config.trials} orders at {config.pilot_points} of them"
-        console.stage(f"pilots, σ = {sigma:g}", what, time.monotonic() - started)
+        with console.timed(f"pilots, σ = {sigma:g}", what):
+            by_sigma.append(measure.arrays_of(segments.losses_at(problem, probe), config))
     arrays = {name: np.stack([arrays[name] for arrays in by_sigma]) for name in by_sigma[0]}
     arrays["sigma"] = np.asarray(config.sigmas, np.float32)
     arrays["pilot"] = np.asarray(measure.doubling(config.first_pilot, len(problem.order)))
@@ -86,19 +81,15 @@ def _find(problem: Problem, config: SampleSizeConfig, work: Path) -> Record:
         "level": tables.LEVEL,
         "answers": report.answers_of(arrays),
     }
-    marks = run_folder.marks(problem)
-    unit = "nats" if problem.dataset.num_classes else "loss"
     figures = {
-        "pilots": report.pilots(summary, config.tolerance, unit=unit, **marks),
-        "coverage": report.coverage(summary, config.trials, **marks),
+        "pilots": report.pilots(summary, config.tolerance, problem.unit),
+        "coverage": report.coverage(summary, config.trials),
     }
     return Record(arrays, summary, figures)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; its exit status."""
-    return cli.main("sample_size", SampleSizeConfig, run, argv)
-
+main = partial(cli.main, "sample_size", SampleSizeConfig, run)
+"""The command; its exit status."""
 
 if __name__ == "__main__":
     cli.leave(main())

@@ -14,12 +14,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 import jaxscape as js
-from experiments.common.problem import Problem
 from experiments.common.tables import LEVEL
-from jaxscape import InputError, prefix, reductions
+from jaxscape import prefix
 from jaxscape.loss_variance import Evidence, estimate_loss_variance, evidence_of, extend, start
 from jaxscape.sample_size import SufficientSize
-from jaxscape.types import Probe
 
 PARTS = ("delta", "centered")
 
@@ -33,23 +31,6 @@ class Question(NamedTuple):
     tolerance: float  #: of Δ_k, in units of the loss squared
     epsilon: float  #: root mean square distance to the population's landscape, units of the loss
     run: int  #: samples of the run whose K by Definition 4 is predicted
-
-
-def per_sample_losses(problem: Problem, probe: Probe) -> Float[Array, "m n"]:
-    """ℓ_i(w) of every sample at every point.
-
-    Raises:
-        InputError: a loss that is NaN or infinite.
-    """
-    keep = reductions.losses(probe.num_points)
-    losses = js.evaluate(problem.loss, probe, problem.samples, keep)
-    bad = np.flatnonzero(~np.isfinite(losses).all(0))
-    if bad.size:
-        raise InputError(
-            f"expected finite losses, found NaN or infinity for {bad.size} of {losses.shape[1]} "
-            f"samples, the first at position {bad[0]}; lower --sigmas"
-        )
-    return losses
 
 
 def arrays_of(losses: Float[Array, "M n"], config: Any) -> dict[str, np.ndarray]:

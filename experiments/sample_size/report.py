@@ -108,20 +108,13 @@ def _coverage_table(answer: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-def pilots(
-    summary: Mapping[str, Any],
-    tolerance: float,
-    *,
-    dataset: str,
-    unit: str = "nats",
-    fallback: bool = False,
-) -> Figure:
+def pilots(summary: Mapping[str, Any], tolerance: float, unit: str) -> Figure:
     """K with its interval against the samples of the pilots, a panel per answer.
 
     Lines are what all samples say: of the order law, and of the one order that was run.
     """
-    title = rf"Sample size predicted, $\Delta_k$ < {tolerance:g} {unit}²: {dataset}"
-    figure, panels = _panels(summary["answers"], title, "$K$ (samples)", fallback)
+    title = rf"Sample size predicted, $\Delta_k$ < {tolerance:g} {unit}²"
+    figure, panels = _panels(summary["answers"], title, "$K$ (samples)")
     for axes, answer in zip(panels, summary["answers"], strict=True):
         sizes = np.array([pilot["samples"] for pilot in answer["pilots"]])
         for row, (kind, label) in enumerate(KINDS):
@@ -141,12 +134,13 @@ def pilots(
 
 
 def coverage(
-    summary: Mapping[str, Any], trials: int, *, dataset: str, fallback: bool = False
+    summary: Mapping[str, Any],
+    trials: int,
 ) -> Figure:
     """How often the pilots' intervals held what they predict, a panel per answer."""
     level = summary["level"]
-    title = f"Coverage of {level:.0%} intervals over {trials} random orders: {dataset}"
-    figure, panels = _panels(summary["answers"], title, "share of pilots", fallback)
+    title = f"Coverage of {level:.0%} intervals over {trials} random orders"
+    figure, panels = _panels(summary["answers"], title, "share of pilots")
     error = 2 * np.sqrt(level * (1 - level) / trials)
     for axes, answer in zip(panels, summary["answers"], strict=True):
         axes.axhspan(level - error, min(level + error, 1), color="0.88", lw=0)
@@ -162,9 +156,7 @@ def coverage(
 
 
 def _panels(
-    answers: Sequence[Mapping[str, Any]], title: str, ylabel: str, fallback: bool
+    answers: Sequence[Mapping[str, Any]], title: str, ylabel: str
 ) -> tuple[Figure, Sequence[Axes]]:
-    figure, panels = canvas(title, PILOT, ylabel, fallback=fallback, panels=len(answers))
-    for axes, answer in zip(panels, answers, strict=True):
-        axes.set_title(f"σ = {answer['sigma']:g}, {LABELS[answer['part']]}")
-    return figure, panels
+    titles = [f"σ = {answer['sigma']:g}, {LABELS[answer['part']]}" for answer in answers]
+    return canvas(title, PILOT, ylabel, titles)

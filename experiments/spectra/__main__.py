@@ -1,20 +1,20 @@
 """The command ``spectra``: the leading eigenpairs of H_k along k."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from experiments.common import cli, console, prepare, run_folder, segments
-from experiments.common.config import ProblemConfig, above, at_least, between, default
+from experiments.common import cli, prepare, run_folder, segments
+from experiments.common.config import RunConfig, above, at_least, between
 from experiments.common.problem import Problem
-from experiments.common.run_folder import Kept, Record
+from experiments.common.run_folder import Record
 from experiments.spectra import measure, report
 from jaxscape.types import InputError
 
 
 @dataclass(frozen=True)
-class SpectraConfig(ProblemConfig):
+class SpectraConfig(RunConfig):
     """Spectra of H_k, the Hessian of the first k samples' mean loss, along k at one w*.
 
     Trains a network and solves for the top eigenpairs of H_k on a geometric grid of k; sets beside
@@ -34,8 +34,6 @@ class SpectraConfig(ProblemConfig):
     """Number of those k at which k + 1 is solved for too, as Theorem 1 needs."""
     sigma: Annotated[float, above(0)] = 0.01
     """Standard deviation σ along each direction, in units of the parameters."""
-    out: Annotated[Path | None, default("runs/spectra-<dataset>-<hash of the settings>")] = None
-    """Run folder."""
 
     def check(self) -> None:
         """See ``ProblemConfig.check``."""
@@ -46,28 +44,24 @@ class SpectraConfig(ProblemConfig):
             )
 
 
-def run(config: SpectraConfig) -> Kept:
+def run(config: SpectraConfig) -> Record:
     """Solve, print the tables, and write the run folder; see ``run_folder.run``."""
     return run_folder.run("spectra", config, _find, report.text)
 
 
 def _find(problem: Problem, config: SpectraConfig, work: Path) -> Record:
     store = work / "checkpoint"
-    params, seconds = prepare.trained(problem, config, store)
-    console.stage("trained", f"{config.epochs} epochs", seconds)
-    space, pairs, seconds = prepare.eigenspace(problem, params, config.dim, store)
-    console.directions("hessian", pairs, seconds)
+    params = prepare.trained(problem, config, store)
+    space, _ = prepare.eigenspace(problem, params, config.dim, store)
     ks = measure.grid(config.k_max, config.num_ks, config.pairs)
     arrays = measure.arrays_of(problem, space, ks, config.sigma)
     found = report.summarise(arrays)
     found |= {"sigma": config.sigma, "num_samples": len(problem.order)}
-    return Record(arrays, found, report.figures_of(arrays, found, **run_folder.marks(problem)))
+    return Record(arrays, found, report.figures_of(arrays, found, problem.unit))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; its exit status."""
-    return cli.main("spectra", SpectraConfig, run, argv)
-
+main = partial(cli.main, "spectra", SpectraConfig, run)
+"""The command; its exit status."""
 
 if __name__ == "__main__":
     cli.leave(main())

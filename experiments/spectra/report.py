@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
-from experiments.common.run_folder import Kept
+from experiments.common.run_folder import Record
 from experiments.common.tables import as_text
 from jaxscape.lab.style import MARKERS, PREFIX, Keywords, canvas, colour, legend, log_bins
 
@@ -46,7 +46,7 @@ def captured(arrays: dict[str, np.ndarray]) -> np.ndarray:
     return ritz / arrays["values"].sum(1, dtype=np.float64)
 
 
-def text(kept: Kept) -> str:
+def text(kept: Record) -> str:
     """All that the command prints."""
     rows = table(kept.arrays), theorem_table(kept.arrays, kept.summary["sigma"])
     return "\n\n".join(map(as_text, (*rows, verdicts(kept.summary))))
@@ -120,7 +120,7 @@ def _between(ratios: list[float | None]) -> str:
 
 
 def figures_of(
-    arrays: dict[str, np.ndarray], found: dict[str, Any], **marks: Any
+    arrays: dict[str, np.ndarray], found: dict[str, Any], unit: str
 ) -> dict[str, Figure]:
     """Eigenvalues, overlap and Theorem 1 along k."""
     k, values = arrays["k"], arrays["values"]
@@ -132,9 +132,9 @@ def figures_of(
     solved = arrays["pair_k"], arrays["theorem1"], arrays["theorem1_error"]
     label = rf"$\sigma = {found['sigma']:g}$"
     return {
-        "eigenvalues": eigenvalues(k, values, arrays["residuals"], arrays["ritz_values"], **marks),
-        "overlap": overlap(k, arrays["overlap"], captured(arrays), dim=values.shape[1], **marks),
-        "theorem": theorem(np.arange(1, found["num_samples"]), theory, solved, label, **marks),
+        "eigenvalues": eigenvalues(k, values, arrays["residuals"], arrays["ritz_values"], unit),
+        "overlap": overlap(k, arrays["overlap"], captured(arrays), dim=values.shape[1]),
+        "theorem": theorem(np.arange(1, found["num_samples"]), theory, solved, label, unit),
     }
 
 
@@ -147,15 +147,12 @@ def eigenvalues(
     values: Float[np.ndarray, "K d"],
     residuals: Float[np.ndarray, "K d"],
     ritz: Float[np.ndarray, "n d"],
-    *,
-    dataset: str,
-    fallback: bool = False,
-    unit: str = "nats",
+    unit: str,
 ) -> Figure:
     """Eigenvalues of H_k as markers with residuals as bars, Ritz values of every k as lines."""
-    title = f"Leading eigenvalues of $H_k$ along $k$: {dataset}"
+    title = "Leading eigenvalues of $H_k$ along $k$"
     ylabel = rf"eigenvalue ({unit} / $\|w\|^2$)"
-    figure, (axes,) = canvas(title, PREFIX, ylabel, fallback=fallback)
+    figure, (axes,) = canvas(title, PREFIX, ylabel)
     d = values.shape[1]
     shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, d))
     at = np.unique(np.rint(np.geomspace(k[0], len(ritz), DRAWN)).astype(int))
@@ -180,12 +177,10 @@ def overlap(
     captured: Float[np.ndarray, "K"],
     *,
     dim: int,
-    dataset: str,
-    fallback: bool = False,
 ) -> Figure:
     """How much the top-d subspace of H_k is that of H_N, and holds of the curvature of H_k."""
-    title = f"Top-{dim} subspaces of $H_k$ and $H_N$: {dataset}"
-    figure, (axes,) = canvas(title, PREFIX, "share", fallback=fallback)
+    title = f"Top-{dim} subspaces of $H_k$ and $H_N$"
+    figure, (axes,) = canvas(title, PREFIX, "share")
     named = {
         r"overlap, $\|V_k V_N^\top\|_F^2\,/\,d$": overlaps,
         r"curvature of $H_k$ within it, $\mathrm{tr}\,\Lambda_k\,/\sum_j\lambda_j$": captured,
@@ -204,18 +199,15 @@ def theorem(
     theory: Mapping[str, Float[np.ndarray, "K"]],
     solved: tuple[Int[np.ndarray, "c"], Float[np.ndarray, "c"], Float[np.ndarray, "c"]],
     label: str,
-    *,
-    dataset: str,
-    fallback: bool = False,
-    unit: str = "nats²",
+    unit: str,
 ) -> Figure:
     """Theorem 1 from exact eigenvalues of H_k and H_{k+1} beside named parts of the law.
 
     ``solved`` is k, Theorem 1 there, and its error by rounding at most. The parts are drawn at the
     same k as markers, and in the mean over k as lines.
     """
-    title = f"Theorem 1 and the quadratic law at {label}: {dataset}"
-    figure, (axes,) = canvas(title, PREFIX, rf"$\Delta_k$   ({unit})", fallback=fallback)
+    title = f"Theorem 1 and the quadratic law at {label}"
+    figure, (axes,) = canvas(title, PREFIX, rf"$\Delta_k$   ({unit}²)")
     pair_k, values, error = solved
     at = np.searchsorted(k, pair_k)
     for row, (name, curve) in enumerate(theory.items(), start=1):

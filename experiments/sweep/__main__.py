@@ -1,8 +1,6 @@
 """Δ_k of every k: how much one more sample changes a trained network's loss landscape."""
 
 import json
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,9 +13,9 @@ from jax.sharding import Mesh
 
 from experiments.common import cli, console, devices, prepare, run_folder, segments
 from experiments.common import problem as problems
-from experiments.common.config import ProblemConfig, above, at_least, default
+from experiments.common.config import RunConfig, above, at_least, default
 from experiments.common.problem import Problem
-from experiments.common.run_folder import Kept, Record
+from experiments.common.run_folder import Record
 from experiments.sweep import measure, report
 from jaxscape import InputError
 from jaxscape.probes import RANDOMISATIONS, fits
@@ -25,7 +23,7 @@ from jaxscape.subspace import check_dim
 
 
 @dataclass(frozen=True)
-class SweepConfig(ProblemConfig):
+class SweepConfig(RunConfig):
     """Δ_k of every k: how much one more sample changes a trained network's loss landscape.
 
     Trains a network on the first k_max samples, finds directions through its parameters,
@@ -56,8 +54,6 @@ class SweepConfig(ProblemConfig):
     """Independent points, or 8 scrambled Sobol' nets: smaller errors; 8 times a power of two."""
     tolerances: Annotated[tuple[float, ...], above(0)] = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
     """Tolerances of Δ_k for which K is reported, in nats² (squared units of the loss)."""
-    out: Annotated[Path | None, default("runs/sweep-<dataset>-<hash of the settings>")] = None
-    """Run folder."""
     resume: tyro.conf.FlagCreatePairsOff[bool] = False
     """Go on with an interrupted run; a finished one is left as it is."""
     checkpoint_every: Annotated[float, at_least(0)] = 10.0
@@ -80,7 +76,7 @@ class SweepConfig(ProblemConfig):
             )
 
 
-def run(config: SweepConfig) -> Kept:
+def run(config: SweepConfig) -> Record:
     """Do the run, or find it finished where ``config.resume`` is set.
 
     Raises:
@@ -93,24 +89,20 @@ def run(config: SweepConfig) -> Kept:
         return _run(config)
 
 
-def _run(config: SweepConfig) -> Kept:
+def _run(config: SweepConfig) -> Record:
     mesh = devices.mesh(config.devices, config.points)
-    started = time.monotonic()
     problem = problems.load(config)
     if config.subspace != "isotropic":
         check_dim(config.dim, problem.initial)
-    seconds = {"data": time.monotonic() - started}
     console.problem(problem, config.order)
-    out, settings = (
-        run_folder.out_of("sweep", config, problem),
-        run_folder.settings_of(config, problem),
-    )
+    out = run_folder.out_of("sweep", config, problem)
+    settings = run_folder.settings_of(config, problem)
     alike = [settings, config.devices, config.resume, jax.__version__, jax.devices()[0].device_kind]
     devices.check_alike(json.dumps(alike, sort_keys=True))
     if config.resume and run_folder.is_finished(out, settings):
         found, where = run_folder.read(out), "finished before, left as it is"
     else:
-        find = lambda work: _find(problem, config, mesh, work / "checkpoint", seconds)  # noqa: E731
+        find = lambda work: _find(problem, config, mesh, work / "checkpoint")  # noqa: E731
         write = partial(report.write, config)
         found = run_folder.write(
             out, settings, config, problem, find, resume=config.resume, report=write
@@ -121,45 +113,30 @@ def _run(config: SweepConfig) -> Kept:
     return found
 
 
-def _find(
-    problem: Problem, config: SweepConfig, mesh: Mesh | None, store: Path, seconds: dict[str, float]
-) -> Record:
+def _find(problem: Problem, config: SweepConfig, mesh: Mesh | None, store: Path) -> Record:
     """Train, find the directions, sweep and compute the law; the record of the run."""
-    params, seconds["train"] = prepare.trained(problem, config, store)
+    params = prepare.trained(problem, config, store)
     if jax.process_count() > 1:  # which may have rounded differently
         params = multihost_utils.broadcast_one_to_all(params)
-    console.stage("trained", f"{config.epochs} epochs", seconds["train"])
-    space, pairs, seconds["subspace"] = prepare.directions(
-        problem, params, config.subspace, config.dim, store, mesh
-    )
-    console.directions(config.subspace, pairs, seconds["subspace"])
+    dim = config.dim
+    space, pairs = prepare.directions(problem, params, config.subspace, dim, store, mesh)
     problem.release()  # what follows reads them segment by segment
     probes = [
         prepare.probe(problem, params, space, config.points, sigma, config.points_from)
         for sigma in config.sigmas
     ]
-    curves, seconds["sweep"] = segments.run(
-        problem,
-        probes,
-        store,
-        checkpoint_every=config.checkpoint_every,
-        precision=config.precision,
-        mesh=mesh,
-    )
-    console.stage("swept", f"{config.points} points at each of {len(probes)} σ", seconds["sweep"])
-    started = time.monotonic()
+    curves = segments.run(
+        problem, probes, store, checkpoint_every=config.checkpoint_every,
+        precision=config.precision, mesh=mesh,
+    )  # fmt: skip
     laws = segments.law(problem, space, config.sigmas, mesh)
-    seconds["theory"] = time.monotonic() - started
-    console.stage("theory", "the quadratic law of every k", seconds["theory"])
     arrays = measure.arrays_of(problem, params, pairs, config.sigmas, probes, curves) | laws
-    summary = measure.summary_of(problem, params, pairs, arrays, config.tolerances, seconds)
+    summary = measure.summary_of(problem, params, pairs, arrays, config.tolerances)
     return Record(arrays, summary, report.figures_of(arrays, summary))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; its exit status."""
-    return cli.main("sweep", SweepConfig, run, argv)
-
+main = partial(cli.main, "sweep", SweepConfig, run)
+"""The command; its exit status."""
 
 if __name__ == "__main__":
     cli.leave(main())

@@ -30,19 +30,16 @@ def arrays_of(
     probes: Sequence[Probe],
     curves: Sequence[Delta],
 ) -> dict[str, np.ndarray]:
-    """The arrays of results.npz but for the law's, with s sigmas, K = k_max − 1, m points.
+    """The arrays of results.npz but for the law's; ``pairs`` of a Hessian's directions.
 
-    Args:
-        problem: the samples and the loss.
-        params: w*.
-        pairs: the Hessian's eigenpairs, where the directions are its eigenvectors.
-        sigmas: the standard deviations.
-        probes: the points at each sigma.
-        curves: Δ_k at each sigma.
+    ``order`` [k_max], ``k`` [K = k_max − 1], ``sigma`` [s], ``delta*`` [s, K], ``loss_variance*``
+    [s], ``eigenvalue*`` [d], ``loss_at_origin`` [k_max], ``coordinates`` [s, m, d].
     """
     variance = np.stack([curve.loss_variance for curve in curves])
     at_origin = functools.partial(js.per_sample_losses, problem.loss, params)
     groups = getattr(probes[0], "groups", None)
+    # an isotropic probe has none
+    coordinates = [getattr(p, "coordinates", np.zeros((p.num_points, 0))) for p in probes]
     means = variance.reshape(len(curves), groups or variance.shape[1], -1).mean(2)
     return {
         "k": curves[0].k,
@@ -57,13 +54,8 @@ def arrays_of(
         "eigenvalues": np.asarray(pairs.values if pairs else []),
         "eigenvalue_residuals": np.asarray(pairs.residuals if pairs else []),
         "loss_at_origin": segments.rows(problem, at_origin),
-        "coordinates": np.stack([_coordinates(probe) for probe in probes]),
+        "coordinates": np.stack([np.asarray(theta) for theta in coordinates]),
     } | ({"point_groups": np.asarray(groups)} if groups else {})
-
-
-def _coordinates(probe: Probe) -> np.ndarray:
-    """θ of every point, [m, d]; an isotropic probe, which has none, gives [m, 0]."""
-    return np.asarray(getattr(probe, "coordinates", jnp.zeros((probe.num_points, 0))))
 
 
 def summary_of(
@@ -72,34 +64,23 @@ def summary_of(
     pairs: Eigenpairs | None,
     arrays: dict[str, np.ndarray],
     tolerances: Sequence[float],
-    seconds: dict[str, float],
 ) -> dict[str, Any]:
-    """The content of summary.json.
-
-    Args:
-        problem: the samples and the network.
-        params: w*.
-        pairs: the Hessian's eigenpairs, where the directions are its eigenvectors.
-        arrays: those of results.npz.
-        tolerances: of Δ_k, for each of which K is computed.
-        seconds: spent in each stage.
-    """
+    """The content of summary.json, from the ``arrays`` of results.npz."""
     dataset = problem.dataset
     return {
         "dataset": dataset.name,
-        "dataset_label": dataset.label,
         "dataset_note": dataset.note,
         "num_samples": len(problem.order),
         "num_parameters": num_parameters(params),
         "train_loss": float(arrays["loss_at_origin"].mean(dtype=np.float64)),
         "test_accuracy": _test_accuracy(problem, params),
         "whole_sequences": dataset.has_tokens,
-        "unit": "nats²" if dataset.num_classes else "loss²",
+        "unit": f"{problem.unit}²",
         "eigenvalues": [float(value) for value in arrays["eigenvalues"]],
         "eigenvalues_converged": [bool(good) for good in pairs.converged] if pairs else [],
         "hessian_products": int(pairs.matvecs) if pairs else 0,
         "sigmas": [sigma_entry(arrays, index, tolerances) for index in range(len(arrays["sigma"]))],
-        "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
+        "seconds": {stage: round(value, 2) for stage, value in problem.seconds.items()},
     }
 
 

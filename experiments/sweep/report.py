@@ -62,12 +62,8 @@ def network(found: dict[str, Any]) -> list[tuple[str, str]]:
 
 def tables_of(found: dict[str, Any]) -> list[list[list[str]]]:
     """The level of Δ_k·k² at each sigma, K, and the law beside Monte-Carlo."""
-    entries = found["sigmas"]
-    return [
-        levels_table(entries),
-        sizes_table(entries, found["num_samples"]),
-        tables.law_table(entries),
-    ]
+    entries, n = found["sigmas"], found["num_samples"]
+    return [levels_table(entries), sizes_table(entries, n), tables.law_table(entries)]
 
 
 def levels_table(entries: list[dict[str, Any]]) -> list[list[str]]:
@@ -80,16 +76,10 @@ def levels_table(entries: list[dict[str, Any]]) -> list[list[str]]:
             fitted += f" ± {exponent['sem']:.3f}"
         limits = ["any" if x is None else f"{x:.3g}" for x in entry["order_law_k2_ci"]]
         effective = entry["effective_samples"]
-        rows.append(
-            [
-                f"{entry['sigma']:g}",
-                f"{entry['mean_delta_k2']:.4g}",
-                f"{entry['order_law_k2']:.4g}",
-                " to ".join(limits),
-                "-" if effective is None else f"{effective:,.0f}",
-                fitted,
-            ]
-        )
+        rows.append([
+            f"{entry['sigma']:g}", f"{entry['mean_delta_k2']:.4g}", f"{entry['order_law_k2']:.4g}",
+            " to ".join(limits), "-" if effective is None else f"{effective:,.0f}", fitted,
+        ])  # fmt: skip
     return rows
 
 
@@ -100,16 +90,9 @@ def sizes_table(entries: list[dict[str, Any]], k_max: int) -> list[list[str]]:
         for size in entry["sufficient_size"]:
             star = "*" if size["reached"] and size["k"] > LATE * k_max else ""
             own = f"{size['k']:,}{star}" if size["reached"] else f"not by {k_max:,}"
-            rows.append(
-                [
-                    f"{entry['sigma']:g}",
-                    f"{size['tolerance']:g}",
-                    own,
-                    tables.between(size["ci"]),
-                    tables.count(size["law_k"]),
-                    tables.between(size["law_ci"]),
-                ]
-            )
+            law = tables.count(size["law_k"]), tables.between(size["law_ci"])
+            cells = [own, tables.between(size["ci"]), *law]
+            rows.append([f"{entry['sigma']:g}", f"{size['tolerance']:g}", *cells])
     return rows
 
 
@@ -120,9 +103,8 @@ def is_marked(rows: list[list[str]]) -> bool:
 
 def figures_of(arrays: dict[str, np.ndarray], found: dict[str, Any]) -> dict[str, Figure]:
     """From the arrays of results.npz and the summary; without those that would be empty."""
-    marks = {"dataset": found["dataset_label"], "fallback": bool(found["dataset_note"])}
     labels = [f"σ = {sigma:g}" for sigma in arrays["sigma"]]
-    common = {"labels": labels, "unit": found["unit"], **marks}
+    common = {"labels": labels, "unit": found["unit"]}
     k, delta, sem = arrays["k"], arrays["delta"], arrays["delta_sem"]
     figures = {
         "delta": plot.delta(k, delta, sem, **common),
@@ -138,14 +120,11 @@ def figures_of(arrays: dict[str, np.ndarray], found: dict[str, Any]) -> dict[str
         }
         parts = {p: arrays[f"law_{p}"] for p in ("offset", "gradient", "curvature", "mixed")}
         figures["law"] = plot.law(k, delta, theory, **common)
-        figures["law_parts"] = plot.law_parts(k, parts, labels, **marks)
+        figures["law_parts"] = plot.law_parts(k, parts, labels)
     if len(arrays["eigenvalues"]):
-        figures["eigenvalues"] = plot.eigenvalues(
-            arrays["eigenvalues"],
-            arrays["eigenvalue_residuals"],
-            unit=found["unit"].removesuffix("²"),
-            **marks,
-        )
+        pairs = arrays["eigenvalues"], arrays["eigenvalue_residuals"]
+        unit = found["unit"].removesuffix("²")
+        figures["eigenvalues"] = plot.eigenvalues(*pairs, unit=unit)
     return figures
 
 
@@ -165,38 +144,22 @@ def write(config: Any, folder: Path, record: Record, facts: dict[str, Any]) -> N
     found, arrays = record.summary, record.arrays
     levels, sizes, laws = tables_of(found)
     values, residuals = arrays["eigenvalues"], arrays["eigenvalue_residuals"]
+    spent = [(f"seconds, {stage}", value) for stage, value in found["seconds"].items()]
     report.write(
-        folder,
-        "report.html.j2",
-        [Picture(name, CAPTIONS[name]) for name in record.figures],
-        dataset=found["dataset"],
-        notes=notes(found),
-        unit=found["unit"],
-        from_k=tables.FROM,
-        sizes=sizes,
-        levels=levels,
-        laws=laws,
-        mark=MARK if is_marked(sizes) else "",
+        folder, "report.html.j2", [Picture(name, CAPTIONS[name]) for name in record.figures],
+        dataset=found["dataset"], notes=notes(found), unit=found["unit"], from_k=tables.FROM,
+        sizes=sizes, levels=levels, laws=laws, mark=MARK if is_marked(sizes) else "",
         eigenvalues=list(zip(values, residuals, found["eigenvalues_converged"], strict=True)),
         command=command(config, found["dataset"]),
-        facts=[
-            *network(found),
-            *_flat(facts),
-            *((f"seconds, {stage}", value) for stage, value in found["seconds"].items()),
-        ],
-    )
+        facts=[*network(found), *_flat(facts), *spent],
+    )  # fmt: skip
 
 
 def notes(found: dict[str, Any]) -> list[str]:
     """What the reader must know before the numbers."""
-    lines = [found["dataset_note"]] if found["dataset_note"] else []
-    lost = found["eigenvalues_converged"].count(False)
-    if lost:
-        lines.append(
-            f"{lost} of {len(found['eigenvalues'])} eigenpairs did not converge: the directions "
-            "are approximate."
-        )
-    return lines
+    lost, num = found["eigenvalues_converged"].count(False), len(found["eigenvalues"])
+    inexact = f"{lost} of {num} eigenpairs did not converge: the directions are approximate."
+    return [line for line in (found["dataset_note"], inexact if lost else "") if line]
 
 
 def command(config: Any, dataset: str) -> str:

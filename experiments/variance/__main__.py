@@ -1,8 +1,7 @@
 """The command ``variance``: how many points each estimator of Δ_k needs for an error of 1 %."""
 
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +9,9 @@ import numpy as np
 
 import jaxscape as js
 from experiments.common import cli, console, prepare, run_folder, tables
-from experiments.common.config import ProblemConfig, Range, above, between, default
+from experiments.common.config import Range, RunConfig, above, between
 from experiments.common.problem import Problem
-from experiments.common.run_folder import Kept, Record
+from experiments.common.run_folder import Record
 from experiments.common.segments import MAX_LAW_DIM
 from experiments.variance import report
 from experiments.variance.measure import NETS, measure
@@ -23,7 +22,7 @@ POWER = Range(lambda m: m >= 128 and fits(m, NETS), "a power of two of at least 
 
 
 @dataclass(frozen=True)
-class VarianceConfig(ProblemConfig):
+class VarianceConfig(RunConfig):
     """What makes fewer points do: the number that each estimator of Δ_k needs for an error of 1 %.
 
     Trains a network, evaluates every sample's loss at independent points along its top Hessian
@@ -43,11 +42,9 @@ class VarianceConfig(ProblemConfig):
     """Standard deviations σ along each direction, in units of the parameters."""
     points: Annotated[int, POWER] = 8192
     """Points of each kind at each σ, at least 128 and a power of two."""
-    out: Annotated[Path | None, default("runs/variance-<dataset>-<hash of the settings>")] = None
-    """Run folder."""
 
 
-def run(config: VarianceConfig) -> Kept:
+def run(config: VarianceConfig) -> Record:
     """Measure, print the table, and write the run folder; see ``run_folder.run``."""
     show = lambda kept: tables.as_text(report.table(kept.summary["sigmas"]))  # noqa: E731
     return run_folder.run("variance", config, _find, show)
@@ -55,33 +52,25 @@ def run(config: VarianceConfig) -> Kept:
 
 def _find(problem: Problem, config: VarianceConfig, work: Path) -> Record:
     store = work / "checkpoint"
-    params, seconds = prepare.trained(problem, config, store)
-    console.stage("trained", f"{config.epochs} epochs", seconds)
-    space, pairs, seconds = prepare.eigenspace(problem, params, config.dim, store)
-    console.directions("hessian", pairs, seconds)
-    started = time.monotonic()
-    model = js.project(problem.loss, space, problem.samples)
-    console.stage("model", "the quadratic model of every sample", time.monotonic() - started)
+    params = prepare.trained(problem, config, store)
+    space, _ = prepare.eigenspace(problem, params, config.dim, store)
+    with console.timed("model", "the quadratic model of every sample"):
+        model = js.project(problem.loss, space, problem.samples)
     k = np.arange(1, len(problem.order))
     k = k[tables.late(k)]
     k = k[np.unique(np.linspace(0, len(k) - 1, 300).astype(int))]  # as many as a median needs
     found = []
     for sigma in config.sigmas:
-        started = time.monotonic()
-        found.append(measure(problem, space, model, k, sigma, config.points))
-        what = f"{config.points} of each kind, σ = {sigma:g}"
-        console.stage("points", what, time.monotonic() - started)
+        with console.timed("points", f"{config.points} of each kind, σ = {sigma:g}"):
+            found.append(measure(problem, space, model, k, sigma, config.points))
     arrays = {name: np.stack([entry[name] for entry in found]) for name in found[0]}
     arrays |= {"k": k, "sigma": np.asarray(config.sigmas, np.float32)}
     entries = report.entries_of(arrays)
-    figure = report.points_needed(entries, **run_folder.marks(problem))
-    return Record(arrays, {"sigmas": entries}, {"points": figure})
+    return Record(arrays, {"sigmas": entries}, {"points": report.points_needed(entries)})
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; its exit status."""
-    return cli.main("variance", VarianceConfig, run, argv)
-
+main = partial(cli.main, "variance", VarianceConfig, run)
+"""The command; its exit status."""
 
 if __name__ == "__main__":
     cli.leave(main())

@@ -29,7 +29,6 @@ LEVEL = 0.9
 FEW = 64
 """Points from which such an interval is formed."""
 
-
 NETS = 16
 """Sobol' nets of the pool."""
 

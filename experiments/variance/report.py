@@ -52,17 +52,17 @@ PARTS = {
 
 
 def points_needed(
-    entries: Sequence[Mapping[str, Any]], *, dataset: str, fallback: bool = False
+    entries: Sequence[Mapping[str, Any]],
 ) -> Figure:
     """Points for a standard error of 1 % by each estimator, a panel per entry.
 
     Less than one point is drawn as one.
     """
-    title = f"Points for a standard error of 1 %: {dataset}"
-    figure, panels = canvas(title, "", "points", fallback=fallback, panels=len(entries))
+    title = "Points for a standard error of 1 %"
+    names = [rf"$\sigma$ = {entry['sigma']:g}" for entry in entries]
+    figure, panels = canvas(title, "", "points", names)
     for axes, entry in zip(panels, entries, strict=True):
         found = entry["estimators"]
-        axes.set_title(rf"$\sigma$ = {entry['sigma']:g}")
         for row, (part, label) in enumerate(PARTS.items()):
             beside = np.arange(len(found)) + 0.2 * (row - 1)
             needed = np.maximum([estimator[part] for estimator in found], 1)

@@ -21,12 +21,9 @@ from jaxscape.types import InputError
 
 SIDE = 28  # pixels along a side of an image
 
-
 KNOTS = 5  # control points of the elastic distortion along a side
 
-
 CHUNK = 500  # samples drawn at once, few enough for a processor's cache
-
 
 HEIGHT = 18.0  # pixels of an undistorted digit
 

@@ -1,7 +1,7 @@
 """Figures of Δ_k, its law, sufficient sizes, spectra and loss surfaces, from arrays.
 
-All of them take ``dataset``, which the title names, and ``fallback``, which marks a data set that
-stands in for MNIST. ``unit`` is the unit of what is drawn, that of a squared loss where it is Δ_k.
+``unit`` is the unit of what is drawn, that of a squared loss where it is Δ_k. ``name_data`` adds to
+the title what the data are.
 """
 
 import io
@@ -28,7 +28,6 @@ from jaxscape.lab.style import (
     draw_extremes,
     draw_mean,
     finish,
-    heading,
     legend,
     log_bins,
     thin,
@@ -46,14 +45,12 @@ def delta(
     sem: Float[np.ndarray, "s K"],
     labels: Sequence[str],
     *,
-    dataset: str,
-    fallback: bool = False,
     unit: str = "nats²",
 ) -> Figure:
     """Δ_k with its standard error ``sem`` against k, a curve per label, both axes logarithmic."""
-    title = f"Change of the loss surface per sample: {dataset}"
+    title = "Change of the loss surface per sample"
     ylabel = rf"$\Delta_k = \mathrm{{E}}_w\,[\delta_k(w)^2]$   ({unit})"
-    figure, (axes,) = canvas(title, PREFIX, ylabel, fallback=fallback)
+    figure, (axes,) = canvas(title, PREFIX, ylabel)
     for row, label in enumerate(labels):
         draw_extremes(axes, row, k, curves[row])
         draw_mean(axes, row, k, curves[row], sem[row], label)
@@ -66,15 +63,13 @@ def delta_k2(
     sem: Float[np.ndarray, "s K"],
     labels: Sequence[str],
     *,
-    dataset: str,
     loss_variance: Float[np.ndarray, "s"] | None = None,
-    fallback: bool = False,
     unit: str = "nats²",
 ) -> Figure:
     """Δ_k·k² against k; with ``loss_variance`` also the order law E_qS²·k/(k+1), dashed."""
-    title = f"Scaled change of the loss surface: {dataset}"
+    title = "Scaled change of the loss surface"
     ylabel = rf"$\Delta_k \cdot k^2$   ({unit})"
-    figure, (axes,) = canvas(title, PREFIX, ylabel, fallback=fallback)
+    figure, (axes,) = canvas(title, PREFIX, ylabel)
     square = np.asarray(k, np.float64) ** 2
     for row, label in enumerate(labels):
         draw_extremes(axes, row, k, curves[row] * square)
@@ -92,29 +87,16 @@ def centered(
     part: Float[np.ndarray, "s K"],
     labels: Sequence[str],
     *,
-    dataset: str,
-    fallback: bool = False,
     unit: str = "nats²",
 ) -> Figure:
     """Δ_k beside centered Δ̃_k, which ignores a shift of the whole surface, a panel per label."""
-    title = f"Change of the loss surface with and without shifts: {dataset}"
-    ylabel = rf"$\Delta_k,\ \tilde\Delta_k$   ({unit})"
-    figure, panels = _panels(title, ylabel, labels, fallback=fallback)
+    title = "Change of the loss surface with and without shifts"
+    figure, panels = canvas(title, PREFIX, rf"$\Delta_k,\ \tilde\Delta_k$   ({unit})", labels)
     for row, axes in enumerate(panels):
         names = (r"$\Delta_k$", r"$\tilde\Delta_k$, centered: no shifts")
         for column, (values, name) in enumerate(zip((total, part), names, strict=True)):
             draw_mean(axes, column, k, values[row], 0.0, None if row else name)
     return finish(figure, dots=False)
-
-
-def _panels(
-    title: str, ylabel: str, labels: Sequence[str], *, fallback: bool
-) -> tuple[Figure, Sequence[Axes]]:
-    """A panel over k for each label."""
-    figure, panels = canvas(title, PREFIX, ylabel, fallback=fallback, panels=len(labels))
-    for axes, label in zip(panels, labels, strict=True):
-        axes.set_title(label)
-    return figure, panels
 
 
 def law(
@@ -123,16 +105,14 @@ def law(
     theory: Mapping[str, Float[np.ndarray, "s K"]],
     labels: Sequence[str],
     *,
-    dataset: str,
-    fallback: bool = False,
     unit: str = "nats²",
 ) -> Figure:
     """Δ_k by Monte-Carlo beside each named theory, a panel per label.
 
     Figure 9 of Nikitin et al. 2025 shows the diagonal form of the curvature part alone.
     """
-    title = f"Law against Monte-Carlo: {dataset}"
-    figure, panels = _panels(title, rf"$\Delta_k$   ({unit})", labels, fallback=fallback)
+    ylabel = rf"$\Delta_k$   ({unit})"
+    figure, panels = canvas("Law against Monte-Carlo", PREFIX, ylabel, labels)
     for row, axes in enumerate(panels):
         draw_mean(axes, 0, k, measured[row], 0.0, "Monte-Carlo")
         for column, (name, values) in enumerate(theory.items(), start=1):
@@ -144,16 +124,13 @@ def law_parts(
     k: Int[np.ndarray, "K"],
     parts: Mapping[str, Float[np.ndarray, "s K"]],
     labels: Sequence[str],
-    *,
-    dataset: str,
-    fallback: bool = False,
 ) -> Figure:
     """The named parts of Δ_k, stacked, as shares of their sum per bin of k, a panel per label.
 
     A negative part lies below zero: the others together then exceed one by as much.
     """
-    title = rf"Parts of the quadratic law's $\Delta_k$: {dataset}"
-    figure, panels = _panels(title, r"share of the law's $\Delta_k$", labels, fallback=fallback)
+    title = r"Parts of the quadratic law's $\Delta_k$"
+    figure, panels = canvas(title, PREFIX, r"share of the law's $\Delta_k$", labels)
     for row, axes in enumerate(panels):
         binned = {name: log_bins(k, values[row], num=30) for name, values in parts.items()}
         whole = sum(bins.mean for bins in binned.values())
@@ -177,9 +154,6 @@ def law_agreement(
     sem: Float[np.ndarray, "s"],
     median: Float[np.ndarray, "s"],
     parts: Mapping[str, Float[np.ndarray, "s"]],
-    *,
-    dataset: str,
-    fallback: bool = False,
 ) -> Figure:
     """Law over Monte-Carlo against σ.
 
@@ -189,13 +163,11 @@ def law_agreement(
         sem: standard error of ``ratio``.
         median: of the ratio at each k.
         parts: share of each named part in the law; a negative one is not drawn.
-        dataset: for the title.
-        fallback: whether it stands in for MNIST.
     """
-    title = f"Where the quadratic law holds: {dataset}"
+    title = "Where the quadratic law holds"
     xlabel = r"$\sigma$ (standard deviation per direction, units of the parameters)"
     ylabel = r"law / Monte-Carlo, mean over $k \geq 100$"
-    figure, (axes,) = canvas(title, xlabel, ylabel, fallback=fallback)
+    figure, (axes,) = canvas(title, xlabel, ylabel)
     axes.axhspan(0.95, 1.05, color="0.85", lw=0)
     for row, (name, share) in enumerate(parts.items(), start=2):
         part = share * ratio
@@ -218,8 +190,6 @@ def sufficient_sizes(
     k_max: int,
     labels: Sequence[str],
     *,
-    dataset: str,
-    fallback: bool = False,
     unit: str = "nats²",
 ) -> Figure:
     """K against tolerance, a colour per label.
@@ -231,12 +201,10 @@ def sufficient_sizes(
         k_max: samples of the run, drawn as a grey line. No run of that length can measure a
             larger K.
         labels: one per σ.
-        dataset: for the title.
-        fallback: whether it stands in for MNIST.
         unit: of Δ_k.
     """
-    title, xlabel = f"Sufficient sample size: {dataset}", rf"tolerance of $\Delta_k$ ({unit})"
-    figure, (axes,) = canvas(title, xlabel, "$K$ (samples)", fallback=fallback)
+    title, xlabel = "Sufficient sample size", rf"tolerance of $\Delta_k$ ({unit})"
+    figure, (axes,) = canvas(title, xlabel, "$K$ (samples)")
     for row, label in enumerate(labels):
         reached = measured[row] >= 1
         style: Keywords = {"marker": MARKERS[row % len(MARKERS)], "ms": 4, "lw": 0, "label": label}
@@ -254,14 +222,12 @@ def eigenvalues(
     values: Float[np.ndarray, "d"],
     residuals: Float[np.ndarray, "d"],
     *,
-    dataset: str,
-    fallback: bool = False,
     unit: str = "nats",
 ) -> Figure:
     """Eigenvalues in the order given, residual ‖Hv − λv‖ as error bar, the sign as marker."""
-    title = f"Hessian eigenvalues: {dataset}"
+    title = "Hessian eigenvalues"
     ylabel = rf"eigenvalue $\lambda$ ({unit} / $\|w\|^2$)"
-    figure, (axes,) = canvas(title, "index", ylabel, fallback=fallback)
+    figure, (axes,) = canvas(title, "index", ylabel)
     values, residuals = np.asarray(values), np.asarray(residuals)
     index = np.arange(1, len(values) + 1)
     for row, (chosen, sign) in enumerate([(values >= 0, "≥ 0"), (values < 0, "< 0")]):
@@ -280,8 +246,6 @@ def contours(
     *,
     title: str,
     quantity: str,
-    dataset: str,
-    fallback: bool = False,
     path: Float[np.ndarray, "T 2"] | None = None,
 ) -> Figure:
     """Every named sheet z[i, j] at (steps[i], steps[j]) in colour, with lines of equal z.
@@ -294,15 +258,12 @@ def contours(
         sheets: a panel each.
         title: of the figure.
         quantity: what z is, with its unit.
-        dataset: for the title.
-        fallback: whether it stands in for MNIST.
         path: coordinates of the network after each epoch of its training.
     """
-    figure, panels = canvas(f"{title}: {dataset}", *AXES, fallback=fallback, panels=len(sheets))
+    figure, panels = canvas(title, *AXES, list(sheets))
     trained: Keywords = {"color": "w", "lw": 1.2, "marker": "o", "ms": 3.5, "mec": "k", "mew": 0.5}
     with matplotlib.rc_context(STYLE):
-        for axes, (name, sheet) in zip(panels, sheets.items(), strict=True):
-            axes.set_title(name)
+        for axes, sheet in zip(panels, sheets.values(), strict=True):
             axes.grid(False)
             _contour(figure, axes, steps, sheet, quantity)
             if path is not None:
@@ -347,8 +308,6 @@ def reliefs(
     *,
     title: str,
     quantity: str,
-    dataset: str,
-    fallback: bool = False,
 ) -> Figure:
     """Every named sheet as a surface in three dimensions; see ``contours``.
 
@@ -358,7 +317,7 @@ def reliefs(
     rows = -(-len(sheets) // columns)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(1.0 + 4.4 * columns, 0.8 + 3.9 * rows))
-        heading(figure, f"{title}: {dataset}", fallback=fallback)
+        figure.suptitle(title, fontsize=12)
         for number, (name, sheet) in enumerate(sheets.items(), start=1):
             axes = figure.add_subplot(rows, columns, number, projection="3d", title=name)
             _relief(axes, steps, sheet, quantity)
@@ -381,6 +340,14 @@ def _relief(
     axes.set_zlabel(label, labelpad=7)
     axes.view_init(elev=32, azim=-55)
     axes.set_box_aspect(None, zoom=0.85)
+
+
+def name_data(figure: Figure, dataset: str, *, fallback: bool = False) -> Figure:
+    """The figure, its title with the name of its data; in red where they stand in for MNIST."""
+    mark = "\nFALLBACK DATA: in place of MNIST, which was not available" if fallback else ""
+    title = f"{figure.get_suptitle()}: {dataset}{mark}".replace("?:", "?")
+    figure.suptitle(title, color="#B00000" if fallback else "black", fontsize=12)
+    return figure
 
 
 def save(figure: Figure, folder: str | Path, name: str) -> None:

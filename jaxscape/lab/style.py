@@ -54,30 +54,27 @@ def colour(row: int) -> str:
 
 
 def canvas(
-    title: str, xlabel: str, ylabel: str, *, fallback: bool, panels: int = 1
+    title: str, xlabel: str, ylabel: str, panels: Sequence[str] = ("",)
 ) -> tuple[Figure, Sequence[Axes]]:
-    """An empty figure with ``panels`` axes of common scale; see ``heading`` for ``fallback``."""
-    columns = panels if panels <= 3 else -(-panels // 2)
-    rows = -(-panels // columns)
-    size = (7.0, 5.2) if panels == 1 else (0.8 + 3.2 * columns, 1.2 + 2.8 * rows)
+    """An empty figure with axes of common scale, one for each title in ``panels``."""
+    num = len(panels)
+    columns = num if num <= 3 else -(-num // 2)
+    rows = -(-num // columns)
+    size = (7.0, 5.2) if num == 1 else (0.8 + 3.2 * columns, 1.2 + 2.8 * rows)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size)
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
-        for unused in grid[panels:]:
+        for unused in grid[num:]:
             unused.remove()
-        for lowest in grid[panels - columns : panels]:
+        for axes, name in zip(grid, panels, strict=False):
+            axes.set_title(name)
+        for lowest in grid[num - columns : num]:
             lowest.set_xlabel(xlabel)
             lowest.tick_params(labelbottom=True)
-        for leftmost in grid[:panels:columns]:
+        for leftmost in grid[:num:columns]:
             leftmost.set_ylabel(ylabel)
-        heading(figure, title, fallback=fallback)
-    return figure, list(grid[:panels])
-
-
-def heading(figure: Figure, title: str, *, fallback: bool) -> None:
-    """The title, in red where the data stand in for MNIST."""
-    mark = "\nFALLBACK DATA: in place of MNIST, which was not available" if fallback else ""
-    figure.suptitle(title + mark, color="#B00000" if fallback else "black", fontsize=12)
+        figure.suptitle(title, fontsize=12)
+    return figure, list(grid[:num])
 
 
 def legend(figure: Figure, title: str) -> None:

@@ -8,10 +8,8 @@ from jaxscape.lab.readers import Arrays
 CHARACTERS = "0123456789+="
 """The characters that the tokens 0, 1, 2, ... stand for."""
 
-
 NUMBERS = 1000
 """Numbers are added from 0 to one below this, each written with three digits."""
-
 
 TRAIN, TEST = 60_000, 10_000
 

@@ -48,7 +48,7 @@ class Run:
         config = bounds.BoundsConfig(dataset=argv[1], k_max=K_MAX, hidden=5, layers=1, epochs=1)
         problem = problems.load(config)
         store = self.out / "checkpoint"
-        params, _ = prepare.trained(problem, config, store)  # restored
+        params = prepare.trained(problem, config, store)  # restored
         self.space = prepare.directions(problem, params, "hessian", DIM, store).space
         self.samples = problem.samples
         with jax.enable_x64(True):

@@ -92,7 +92,7 @@ def test_a_sweep_reads_the_file(model, tmp_path, capsys):
     arrays, summary = sweeps.read(tmp_path / "run")
     assert summary["num_parameters"] == 8 * 3 + 3
     found, config, store = sweeps.restored(["--dataset", f"npz:{out}", *small], tmp_path / "run")
-    params, _ = sweep.prepare.trained(found, config, store)
+    params = sweep.prepare.trained(found, config, store)
     with np.load(out) as stored:
         samples = {name: stored[name][arrays["order"]] for name in ("inputs", "targets")}
     wanted = sweeps.flax_losses64(params, samples)

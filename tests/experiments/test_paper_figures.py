@@ -250,7 +250,7 @@ def test_the_published_theorem_pairs_magnitudes_by_index():
 def test_the_trajectory_is_a_projection_and_its_plane_a_float64_loop(bench):
     """The networks before training and after each of two epochs."""
     found = surfaces.trajectory(bench)
-    points, _ = prepare.trajectory(bench.problem, bench.config, bench.store)  # restored
+    points = prepare.trajectory(bench.problem, bench.config, bench.store)  # restored
     leaves = [np.asarray(x, np.float64).reshape(3, -1) for x in jax.tree.leaves(points)]
     moves = np.concatenate(leaves, 1)
     moves = moves - moves[-1]

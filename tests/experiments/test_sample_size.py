@@ -41,7 +41,7 @@ def finished(clouds, tmp_path_factory):
         assert sample_size.main([*argv, "--out", str(out)]) == 0
     config = cli.parse("sample_size", sample_size.SampleSizeConfig, argv)
     found = problem.load(config)
-    params, _ = prepare.trained(found, config, out / "checkpoint")
+    params = prepare.trained(found, config, out / "checkpoint")
     space = prepare.eigenspace(found, params, config.dim, out / "checkpoint").space
     probes = [prepare.probe(found, params, space, config.points, s) for s in config.sigmas]
     seen = [np.asarray(measure.per_sample_losses(found, probe), np.float64) for probe in probes]

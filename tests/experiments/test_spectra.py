@@ -57,7 +57,7 @@ def done(tmp_path_factory):
         dataset=argv[1], k_max=K_MAX, hidden=5, layers=1, epochs=1, dim=DIM
     )
     problem = problems.load(config)
-    params, _ = prepare.trained(problem, config, out / "checkpoint")  # restored
+    params = prepare.trained(problem, config, out / "checkpoint")  # restored
     space = prepare.directions(problem, params, "hessian", DIM, out / "checkpoint").space
     basis = np.asarray(jax.vmap(lambda v: ravel_pytree(v)[0])(space.basis), float)
     with jax.enable_x64(True):

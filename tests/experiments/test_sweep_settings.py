@@ -35,7 +35,7 @@ def test_other_directions(clouds, kind, tmp_path, capsys):
     if kind == "isotropic":
         assert arrays["coordinates"].shape == (1, 5, 0)
         found, config, store = restored([*clouds, "--subspace", kind], out)
-        params, _ = prepare.trained(found, config, store)
+        params = prepare.trained(found, config, store)
         probe = js.isotropic(found.keys["probe"], params, 5, 0.1)
         rows = [flax_losses64(probe.at(i), found.samples) for i in range(5)]
         want = (increments64(rows) ** 2).mean(0)

@@ -73,7 +73,7 @@ def test_independent_points_need_what_a_float64_loop_says(line):
     argv, out, arrays = line
     config = cli.parse("variance", variance.VarianceConfig, argv)
     found = problem.load(config)
-    params, _ = prepare.trained(found, config, out / "checkpoint")
+    params = prepare.trained(found, config, out / "checkpoint")
     space = prepare.directions(found, params, "hessian", 2, out / "checkpoint").space
     x, y = (np.asarray(found.samples[name], np.float64) for name in ("inputs", "targets"))
     theta = SIGMA * np.random.default_rng(2).normal(size=(20_000, 2))

@@ -24,7 +24,7 @@ def shown_text(figure):
 
 def test_delta_draws_bin_means_bands_and_extremes():
     k, curves, sem = heavy_tailed()
-    figure = plot.delta(k, curves, sem, LABELS, dataset="MNIST, 3,000 samples")
+    figure = plot.delta(k, curves, sem, LABELS)
     (axes,) = figure.axes
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
     for row, label in enumerate(LABELS):
@@ -52,7 +52,7 @@ def test_delta_draws_bin_means_bands_and_extremes():
 def test_delta_k2_scales_and_draws_the_order_law():
     k, curves, sem = heavy_tailed()
     variance = np.array([0.5, 2.0])
-    figure = plot.delta_k2(k, curves, sem, LABELS, dataset="MNIST", loss_variance=variance)
+    figure = plot.delta_k2(k, curves, sem, LABELS, loss_variance=variance)
     (axes,) = figure.axes
     expected = log_bins(k, curves[1] * k.astype(float) ** 2)
     np.testing.assert_allclose(named(axes)[LABELS[1]].get_ydata(), expected.mean)
@@ -60,7 +60,7 @@ def test_delta_k2_scales_and_draws_the_order_law():
     for law, value in zip(laws, variance, strict=True):
         np.testing.assert_allclose(law.get_ydata(), value * k**2.0 / (k * (k + 1.0)))
     assert any("order law" in entry for entry in shown_text(figure))
-    bare = plot.delta_k2(k, curves, sem, LABELS, dataset="MNIST")
+    bare = plot.delta_k2(k, curves, sem, LABELS)
     assert not any("order law" in entry for entry in shown_text(bare))
 
 
@@ -69,7 +69,7 @@ def test_centered_has_a_labelled_panel_per_sigma(panels):
     k, total, _ = heavy_tailed(500, panels)
     part = 0.3 * total
     labels = [f"σ = {row}" for row in range(panels)]
-    figure = plot.centered(k, total, part, labels, dataset="MNIST")
+    figure = plot.centered(k, total, part, labels)
     assert [axes.get_title() for axes in figure.axes] == labels
     labelled = [bool(axes.get_xlabel()) for axes in figure.axes]
     columns = {1: 1, 2: 2, 3: 3, 4: 2, 5: 3, 7: 4}[panels]
@@ -82,7 +82,7 @@ def test_centered_has_a_labelled_panel_per_sigma(panels):
 
 def test_eigenvalues_keep_sign_order_and_residual():
     values, residuals = np.array([5.0, -3.0, 2.0]), np.array([0.1, 0.2, 0.3])
-    figure = plot.eigenvalues(values, residuals, dataset="MNIST")
+    figure = plot.eigenvalues(values, residuals)
     (axes,) = figure.axes
     seen = {}
     for container in axes.containers:
@@ -98,7 +98,7 @@ def test_eigenvalues_keep_sign_order_and_residual():
 def test_the_law_is_drawn_beside_monte_carlo_in_each_panel():
     k, measured, _ = heavy_tailed(500)
     theory = {"full law": 2 * measured, "curvature part": 0.1 * measured}
-    figure = plot.law(k, measured, theory, LABELS, dataset="MNIST")
+    figure = plot.law(k, measured, theory, LABELS)
     assert [axes.get_title() for axes in figure.axes] == LABELS
     for row, axes in enumerate(figure.axes):
         for name, factor in {"Monte-Carlo": 1.0, "full law": 2.0, "curvature part": 0.1}.items():
@@ -110,7 +110,7 @@ def test_parts_are_stacked_as_shares_of_their_sum():
     k = np.arange(1, 500)
     shares = {"offset": 0.5, "mixed": -0.1, "gradient": 0.4, "curvature": 0.2}
     parts = {name: np.full((1, 499), 7 * share) for name, share in shares.items()}
-    (axes,) = plot.law_parts(k, parts, ["σ = 1"], dataset="MNIST").axes
+    (axes,) = plot.law_parts(k, parts, ["σ = 1"]).axes
     edges = {}
     for area in axes.collections[::2] + axes.collections[1::2]:
         heights = area.get_paths()[0].vertices[:, 1]
@@ -123,7 +123,7 @@ def test_parts_are_stacked_as_shares_of_their_sum():
 def test_sizes_leave_out_what_is_not_reached():
     tolerances = np.array([1e-2, 1e-3, 1e-4])
     measured, predicted = np.array([[3, 20, -1]]), np.array([[5.0, 50.0, np.nan]])
-    figure = plot.sufficient_sizes(tolerances, measured, predicted, 100, ["σ"], dataset="MNIST")
+    figure = plot.sufficient_sizes(tolerances, measured, predicted, 100, ["σ"])
     (axes,) = figure.axes
     np.testing.assert_array_equal(named(axes)["σ"].get_xydata(), [[1e-2, 3], [1e-3, 20]])
     assert any(np.array_equal(line.get_ydata(), [100, 100]) for line in axes.lines)
@@ -133,7 +133,7 @@ def test_sizes_leave_out_what_is_not_reached():
 def test_agreement_draws_each_part_as_its_share_of_the_ratio():
     sigma, ratio = np.array([0.01, 0.1, 1.0]), np.array([1.0, 0.8, 0.3])
     parts = {"offset": np.array([0.5, 0.25, 0.1]), "mixed": np.array([-0.1, 0.0, 0.2])}
-    figure = plot.law_agreement(sigma, ratio, 0.1 * ratio, 0.9 * ratio, parts, dataset="MNIST")
+    figure = plot.law_agreement(sigma, ratio, 0.1 * ratio, 0.9 * ratio, parts)
     lines = named(figure.axes[0])
     np.testing.assert_allclose(lines["offset part"].get_ydata(), [0.5, 0.2, 0.03])
     np.testing.assert_allclose(lines["mixed part"].get_xydata(), [[1.0, 0.06]])
@@ -147,9 +147,7 @@ SHEETS = {"bowl": 1 + FIRST**2 + 10 * SECOND**2, "saddle": FIRST - SECOND}
 
 def test_contours_place_values_at_their_coordinates():
     path = np.array([[0.8, 0.1], [0.4, 0.0], [0.0, 0.0]])
-    figure = plot.contours(
-        STEPS, SHEETS, title="Loss", quantity="loss (nats)", dataset="MNIST", path=path
-    )
+    figure = plot.contours(STEPS, SHEETS, title="Loss", quantity="loss (nats)", path=path)
     panels = {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
     for name, sheet in SHEETS.items():
         mesh = panels[name].collections[0]
@@ -167,7 +165,7 @@ def test_contours_place_values_at_their_coordinates():
 
 
 def test_reliefs_mark_the_height_of_the_trained_point():
-    figure = plot.reliefs(STEPS, SHEETS, title="Loss", quantity="loss", dataset="MNIST")
+    figure = plot.reliefs(STEPS, SHEETS, title="Loss", quantity="loss")
     bowl, saddle = figure.axes
     assert (bowl.get_zlabel(), saddle.get_zlabel()) == (r"$\log_{10}$ loss", "loss")
     for axes, height in ((bowl, np.log10(1.0)), (saddle, 0.0)):
@@ -175,34 +173,25 @@ def test_reliefs_mark_the_height_of_the_trained_point():
     np.testing.assert_allclose(bowl.get_zlim(), np.log10([1, 12]), atol=0.1)
 
 
-def test_fallback_data_is_marked_on_every_figure():
-    k, curves, sem = heavy_tailed(100)
-    three, surface = np.ones(3), {"title": "Loss", "quantity": "loss"}
-    for fallback in (False, True):
-        about = {"dataset": "glyphs", "fallback": fallback}
-        for figure in (
-            plot.delta(k, curves, sem, LABELS, **about),
-            plot.delta_k2(k, curves, sem, LABELS, **about),
-            plot.centered(k, curves, curves, LABELS, **about),
-            plot.law(k, curves, {"law": curves}, LABELS, **about),
-            plot.law_parts(k, {"offset": curves}, LABELS, **about),
-            plot.law_agreement(three, three, three, three, {}, **about),
-            plot.sufficient_sizes(three, np.ones((2, 3), int), curves[:, :3], 9, LABELS, **about),
-            plot.eigenvalues(three, 0 * three, **about),
-            plot.contours(STEPS, SHEETS, **surface, **about),
-            plot.reliefs(STEPS, SHEETS, **surface, **about),
-        ):
-            assert "glyphs" in figure.get_suptitle()
-            assert ("FALLBACK" in figure.get_suptitle()) is fallback
+def test_the_title_names_the_data_and_marks_those_that_stand_in_for_mnist():
+    for title, named in (("Loss", "Loss: glyphs"), ("Enough?", "Enough? glyphs")):
+        figure = plot.contours(STEPS, SHEETS, title=title, quantity="loss")
+        assert plot.name_data(figure, "glyphs") is figure
+        assert figure.get_suptitle() == named
+        assert figure._suptitle.get_color() == "black"
+    figure = plot.contours(STEPS, SHEETS, title="Loss", quantity="loss")
+    plot.name_data(figure, "glyphs", fallback=True)
+    assert figure.get_suptitle().startswith("Loss: glyphs\nFALLBACK DATA")
+    assert figure._suptitle.get_color() != "black"
 
 
 def test_zeros_and_a_single_k_are_drawn_without_warning(tmp_path):
     k, curves, sem = heavy_tailed(40)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figure = plot.centered(k, curves, 0 * curves, LABELS, dataset="MNIST")
+        figure = plot.centered(k, curves, 0 * curves, LABELS)
         plot.save(figure, tmp_path, "zeros")
-        figure = plot.delta(k[:1], curves[:, :1], sem[:, :1], LABELS, dataset="MNIST")
+        figure = plot.delta(k[:1], curves[:, :1], sem[:, :1], LABELS)
         plot.save(figure, tmp_path, "single")
     assert len(figure.axes[0].lines[-1].get_xdata()) == 1
 
@@ -211,7 +200,7 @@ def test_save_writes_both_formats_reproducibly_and_leaves_the_style_alone(tmp_pa
     k, curves, sem = heavy_tailed(200)
     before = dict(matplotlib.rcParams)
     for folder in ("one", "two"):
-        plot.save(plot.delta(k, curves, sem, LABELS, dataset="MNIST"), tmp_path / folder, "delta")
+        plot.save(plot.delta(k, curves, sem, LABELS), tmp_path / folder, "delta")
     assert dict(matplotlib.rcParams) == before
     png, pdf = ((tmp_path / "one" / f"delta.{kind}").read_bytes() for kind in ("png", "pdf"))
     assert png.startswith(b"\x89PNG")

@@ -57,7 +57,7 @@ def test_bin_error_is_the_spread_of_bin_means():
 
 @pytest.mark.parametrize(("ends", "labels"), [((250, 6000), ["5", "2", "5"]), ((1, 6000), [])])
 def test_numbers_along_a_logarithmic_axis_stay_apart(ends, labels):
-    figure, (axes,) = style.canvas("title", "k", "y", fallback=False)
+    figure, (axes,) = style.canvas("title", "k", "y")
     axes.plot(ends, ends)
     axes.set(xscale="log", yscale="log")
     style.thin(figure)
