@@ -45,10 +45,10 @@ def measure(problem: Problem, config: Any, store: Path) -> Arrays:
     """
     counts = arrivals(len(problem.order), config.arrivals)
     at = looks(counts, config.growth)
-    train, look, tests = trainer(problem, config), watcher(problem, config), tests_of(problem)
+    state, train = trainer(problem, config)
+    look, tests = watcher(problem, config), tests_of(problem)
     stops: list[tuple[int, State]] = []
     tested, said = [], []
-    state = State(problem.initial, optax.adam(config.learning_rate).init(problem.initial))
     what = f"{len(counts)} arrivals, {len(at)} looks of the monitor"
     counted = progress("collecting", len(counts), "arrivals")
     with console.timed("collected", what), counted as advance:
@@ -99,11 +99,12 @@ def steps(problem: Problem, config: Any) -> int:
     return -(-config.epochs * n // (config.batch_size * len(arrivals(n, config.arrivals))))
 
 
-def trainer(problem: Problem, config: Any) -> Train:
-    """``train(state, number, k)``: the steps after arrival ``number``, on the first k samples.
+def trainer(problem: Problem, config: Any) -> tuple[State, Train]:
+    """The network as initialised; ``train(state, number, k)``: the steps after arrival ``number``.
 
-    One compiled program serves every number and k: see ``jaxscape.lab.train.drawn``. Of two
-    networks, the steps after the same arrival have the same keys, whatever their k.
+    They are taken on the first k samples. One compiled program serves every number and k: see
+    ``jaxscape.lab.train.drawn``. Of two networks, the steps after the same arrival have the same
+    keys, whatever their k.
     """
     optimizer = optax.adam(config.learning_rate)
     each = steps(problem, config)
@@ -117,7 +118,7 @@ def trainer(problem: Problem, config: Any) -> Train:
         key = jax.random.fold_in(problem.keys["train"], number)
         return run(state, key, jnp.asarray(k, jnp.int32), problem.samples)
 
-    return train
+    return State(problem.initial, optimizer.init(problem.initial)), train
 
 
 def scores(metrics: dict[str, PerSampleLoss], samples: Batch, params: Params) -> dict[str, float]:

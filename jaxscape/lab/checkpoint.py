@@ -85,7 +85,12 @@ def restore(folder: str | Path, name: str, like: Any) -> Any:
             stored = manager.item_metadata(step).tree
             _check(folder, name, _kinds(stored), _kinds(expected))
             device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-            abstract = jax.tree.map(_abstract, expected)
+            abstract = {
+                path: jax.ShapeDtypeStruct(
+                    leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None)
+                )
+                for path, leaf in expected.items()
+            }
             arguments = ocp.args.StandardRestore(abstract, fallback_sharding=device)
             found = manager.restore(step, args=arguments)
         except InputError:
@@ -115,10 +120,6 @@ def _flat(name: str, tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
-
-
 def _kinds(flat: dict[str, Any]) -> dict[str, str]:
     return {path: f"{np.dtype(leaf.dtype)}{list(leaf.shape)}" for path, leaf in flat.items()}
 
@@ -137,12 +138,9 @@ def _manager(folder: str | Path, name: str, *, read_only: bool) -> Iterator[ocp.
     """One item's versions, numbered."""
     with _quiet():
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=1,
-            enable_async_checkpointing=False,
-            cleanup_tmp_directories=not read_only,
-            read_only=read_only,
-            create=False,
-        )
+            max_to_keep=1, enable_async_checkpointing=False, create=False,
+            cleanup_tmp_directories=not read_only, read_only=read_only,
+        )  # fmt: skip
         path, handler = Path(folder).resolve() / name, ocp.StandardCheckpointHandler()
         with ocp.CheckpointManager(path, options=options, item_handlers=handler) as manager:
             yield manager

@@ -15,7 +15,15 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from jaxscape.lab import glyphs, sums
-from jaxscape.lab.readers import SUMS, Arrays, CifarFiles, IdxFiles, check_labels, read_npz
+from jaxscape.lab.readers import (
+    SUMS,
+    Arrays,
+    CifarFiles,
+    IdxFiles,
+    check_labels,
+    file_digest,
+    read_npz,
+)  # fmt: skip
 from jaxscape.lab.stream import Mapped, blocks
 from jaxscape.types import InputError
 
@@ -103,16 +111,11 @@ def build(name: str, source: str, arrays: Arrays, num_classes: int, note: str = 
         note: what the reader of a result should know of the data.
     """
     inputs, targets, test_inputs, test_targets = arrays
-    return Dataset(
-        name=name,
-        source=source,
-        train_inputs=_when_read(_inputs, inputs),
-        train_targets=_when_read(_plain, targets),
-        test_inputs=None if test_inputs is None else _inputs(test_inputs),
-        test_targets=None if test_targets is None else _plain(test_targets),
-        num_classes=num_classes,
-        note=note,
-    )
+    train = _when_read(_inputs, inputs), _when_read(_plain, targets)
+    tests: tuple[Any, Any] = (None, None)
+    if test_inputs is not None and test_targets is not None:
+        tests = _inputs(test_inputs), _plain(test_targets)
+    return Dataset(name, source, *train, *tests, num_classes, note)
 
 
 def load(
@@ -252,7 +255,7 @@ def _published(
         if mirror := os.environ.get("JAXSCAPE_MIRROR"):
             url = f"{mirror.rstrip('/')}/{url.rpartition('/')[2]}"
         server, _, file = url.rpartition("/")
-        if not ((folder / file).is_file() and _digest_of(folder / file) == sha256):
+        if not (folder / file).is_file() or file_digest(folder / file) != sha256:
             fetch(url, folder / file, sha256)
     source = f"downloaded from {server}, kept in {folder}"
     return build(name, source, files.read(folder), files.num_classes)
@@ -368,15 +371,11 @@ def _import_tensorflow() -> None:
 def _glyphs(cache_dir: str | os.PathLike | None, note: str = "") -> Dataset:
     """Glyphs from the cache, drawn where they are not there."""
     path = _cache(cache_dir) / "glyphs" / f"{glyphs.recipe()}.npz"
-    arrays = None
     # A cache that is absent, damaged or unwritable only costs the drawing.
-    with (
-        contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile),
-        path.open("rb") as file,  # NumPy would leave a damaged one open
-        np.load(file, allow_pickle=False) as stored,
-    ):
-        arrays = Arrays(*(stored[field] for field in Arrays._fields))
-    if arrays is None:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = Arrays(*(stored[field] for field in Arrays._fields))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         arrays = glyphs.split()
         with contextlib.suppress(OSError), replacing(path) as new:
             np.savez(new, **arrays._asdict())
@@ -416,11 +415,6 @@ def _reason(error: Exception) -> str:
     cause = error.args[0] if error.args else error
     lines = str(getattr(cause, "reason", cause)).split("\n")
     return lines[0] or type(error).__name__
-
-
-def _digest_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(array: np.ndarray | Mapped) -> str:

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Integer, Shaped, UInt8
@@ -44,6 +44,12 @@ def check_labels(labels: Integer[np.ndarray, "n"], num_classes: int, where: str)
             f"expected labels from 0 to {num_classes - 1} in {where}, found {low} to {high}; "
             "replace the altered data"
         )
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # IDX: MNIST and its drop-in replacements
@@ -222,15 +228,15 @@ class CifarFiles:
         if not archive.is_file():
             place = self._unpacked(folder) or folder
             return self._splits(place, lambda file: (place / file).read_bytes())
-        with archive.open("rb") as raw:
-            digest = hashlib.file_digest(raw, "sha256").hexdigest()
+        digest = file_digest(archive)
         if digest != self.sha256:
             raise InputError(
                 f"expected {archive} as published, SHA-256 {self.sha256}, found SHA-256 {digest}: "
                 "it is truncated or altered; get it again, or remove it"
             )
         with tarfile.open(archive) as tar:
-            return self._splits(archive, lambda file: _member(tar, f"{self.folder}/{file}"))
+            open_one: Any = tar.extractfile  # of the published archive, all members are files
+            return self._splits(archive, lambda file: open_one(f"{self.folder}/{file}").read())
 
     def _unpacked(self, folder: Path) -> Path | None:
         places = (folder / self.folder, folder)
@@ -264,13 +270,6 @@ class CifarFiles:
             check_labels(labels, classes, where)
         images = rows[:, head:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         return images, rows[:, head - 1]
-
-
-def _member(archive: tarfile.TarFile, name: str) -> bytes:
-    file = archive.extractfile(name)
-    if file is None:
-        raise KeyError(f"{name} is not a file")
-    return file.read()
 
 
 # Arrays of the user's own
@@ -394,17 +393,14 @@ def _check_finite(array: np.ndarray, where: str) -> None:
     if array.ndim == 0:
         raise InputError(f"expected one row per sample as {where}, found a single value; {ADVICE}")
     with np.errstate(over="ignore"):
-        finite = np.concatenate([np.zeros(0, bool), *map(_are_finite, blocks(array))])
+        rows = (np.isfinite(block.astype(np.float32)) for block in blocks(array))
+        each = [row.reshape(len(row), -1).all(1) for row in rows]
+    finite = np.concatenate([np.zeros(0, bool), *each])
     if not finite.all():
         raise InputError(
             f"expected finite float32 values as {where}, found {np.sum(~finite)} samples with NaN "
             f"or infinity, the first at index {np.argmin(finite)}; leave them out"
         )
-
-
-def _are_finite(rows: np.ndarray) -> np.ndarray:
-    """Which rows are finite as float32."""
-    return np.asarray(np.isfinite(rows.astype(np.float32)).all(tuple(range(1, rows.ndim))))
 
 
 def _num_classes(splits: list[list[np.ndarray]], tokens: bool, path: Path) -> int:

@@ -23,20 +23,20 @@ CACHE = 32 * 2**20
 
 
 class Fitted(NamedTuple):
-    """What training gives."""
+    """Parameters after the last epoch, leaves ``[R, ...]`` where there were R keys.
+
+    With the mean training loss during each epoch, each sample at the parameters of its step.
+    """
 
     params: Params
-    """After the last epoch; leaves ``[R, ...]`` where there were R keys."""
     epoch_losses: Float[np.ndarray, "epochs *R"]
-    """Mean training loss during each epoch, each sample at the parameters of its step."""
 
 
 class State(NamedTuple):
-    """What one step hands to the next."""
+    """What one step hands to the next: parameters, and Optax's state (for Adam, two moments)."""
 
     params: Params
     optimizer: Any
-    """Optax's state of the optimiser: for Adam, the two moments."""
 
 
 class Batches(NamedTuple):
@@ -90,7 +90,12 @@ def fit(
         raise InputError(f"expected together of at least 1, found {together}; raise it")
     single = key.ndim == 0  # then a stack of one network, whose axis is dropped in the end
     keys, params = jax.tree.map(lambda leaf: leaf[None], (key, params)) if single else (key, params)
-    num = _num_networks(params, keys)
+    num, shapes = len(keys), [jnp.shape(leaf) for leaf in jax.tree.leaves(params)]
+    if num < 1 or any(shape[:1] != (num,) for shape in shapes):
+        raise InputError(
+            f"expected parameters of {num} networks, one per key, found shapes {shapes}; stack "
+            "the networks along a new first axis"
+        )
     n = losses.check(loss, _first(params), data)
     seen = None if ks is None else _check_ks(np.asarray(ks), num, n)
     together = min(num, together or group_size(jax.default_backend(), params))
@@ -199,17 +204,6 @@ def group_size(backend: str, params: Params) -> int:
 
 def _first(params: Params) -> Params:
     return jax.tree.map(lambda leaf: leaf[0], params)
-
-
-def _num_networks(params: Params, keys: Key[Array, "R"]) -> int:
-    num = len(keys)
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(params)]
-    if num < 1 or any(shape[:1] != (num,) for shape in shapes):
-        raise InputError(
-            f"expected parameters of {num} networks, one per key, found shapes {shapes}; stack "
-            "the networks along a new first axis"
-        )
-    return num
 
 
 def _check_ks(ks: np.ndarray, num: int, n: int) -> Int[Array, "R"]:

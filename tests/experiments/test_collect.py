@@ -65,7 +65,7 @@ def spaces(stopped):
     """The directions of each look of the run that stops, by the samples met: training once more."""
     argv, out, arrays, _, _ = stopped
     found, config, _ = of(argv, out, ("all", "stopped"))
-    state, train = measure.start(found, config), measure.trainer(found, config)
+    state, train = measure.trainer(found, config)
     directions = {}
     for number, k in enumerate(arrays["k"].tolist()):
         state = train(state, number, k)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxscape as js
-from experiments.common import cli, prepare, problem
+from experiments.common import cli, prepare, problem, segments
 from experiments.sample_size import __main__ as sample_size
 from experiments.sample_size import measure
 
@@ -44,7 +44,7 @@ def finished(clouds, tmp_path_factory):
     params = prepare.trained(found, config, out / "checkpoint")
     space = prepare.eigenspace(found, params, config.dim, out / "checkpoint").space
     probes = [prepare.probe(found, params, space, config.points, s) for s in config.sigmas]
-    seen = [np.asarray(measure.per_sample_losses(found, probe), np.float64) for probe in probes]
+    seen = [np.asarray(segments.losses_at(found, probe), np.float64) for probe in probes]
     with np.load(out / "results.npz", allow_pickle=False) as arrays:
         return out, dict(arrays), seen
 
@@ -142,5 +142,5 @@ def test_losses_that_are_not_finite_are_refused():
     space = js.Subspace({"w": jnp.zeros(2)}, {"w": jnp.eye(2)})
     probe = js.points(space, jnp.array([[0.0, 0.0], [1.0, 0.0]]))
     here = SimpleNamespace(loss=lambda w, x: x / (1 - w["w"][0]), samples=jnp.ones(3))
-    with pytest.raises(js.InputError, match="lower --sigmas"):
-        measure.per_sample_losses(here, probe)
+    with pytest.raises(js.InputError, match="lower σ"):
+        segments.losses_at(here, probe)

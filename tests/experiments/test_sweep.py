@@ -50,7 +50,7 @@ def test_the_run_folder_is_whole(finished):
 def test_the_curves_match_a_float64_loop_over_the_same_points(clouds, finished):
     out, _ = finished
     arrays, summary = read(out)
-    found, (space, pairs, _) = load(clouds, out)
+    found, (space, pairs) = load(clouds, out)
     np.testing.assert_array_equal(found.order, arrays["order"])
     for s in range(2):
         rows = [flax_losses64(at64(space, t), found.samples) for t in arrays["coordinates"][s]]

@@ -122,7 +122,7 @@ SUMS = ["--dataset", "sums", "--model", "transformer", "--k-max", "60", "--hidde
 def test_a_transformer_on_sums_equals_float64_loops(tmp_path, capsys):
     assert run(SUMS, tmp_path / "run", capsys)[0] == 0
     arrays, summary = read(tmp_path / "run")
-    found, (space, _, _) = load(SUMS, tmp_path / "run")
+    found, (space, _) = load(SUMS, tmp_path / "run")
     at_origin = sequence_losses64(space.origin, found.samples)
     np.testing.assert_allclose(arrays["loss_at_origin"], at_origin, rtol=1e-5)
 
