@@ -13,7 +13,7 @@ from scipy.stats import norm
 from sweeps import flax_losses64, load, read, restored, run
 
 import jaxscape as js
-from experiments.common import prepare, problem
+from experiments.common import cli, prepare, problem
 from experiments.sweep import __main__ as sweep
 from jaxscape.lab import glyphs
 from jaxscape.lab.readers import Arrays
@@ -68,7 +68,8 @@ def test_auto_without_mnist_says_that_it_is_glyphs(alone, tmp_path, capsys, monk
     monkeypatch.setattr(glyphs, "split", lambda: arrays)
     argv = ["--k-max", "300", *FAST, "--out", str(tmp_path / "run")]
     with drawing.nothing():
-        assert sweep.main(argv) == 0
+        found = sweep.run(cli.parse("sweep", sweep.SweepConfig, argv))
+    assert all("FALLBACK DATA" in figure.get_suptitle() for figure in found.figures.values())
     assert capsys.readouterr().out.startswith("note: glyphs in place of mnist")
     assert read(tmp_path / "run")[1]["dataset"] == "glyphs"
     assert "glyphs in place of mnist" in (tmp_path / "run" / "report.html").read_text()
