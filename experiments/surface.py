@@ -61,8 +61,7 @@ def run(config: SurfaceConfig) -> Record:
     """Evaluate, print the table, and write the run folder; see ``run_folder.run``."""
     if config.interactive:
         check_plotly()
-    show = lambda kept: tables.as_text(surfaces.table(kept.summary))  # noqa: E731
-    return run_folder.run("surface", config, _find, show)
+    return run_folder.run("surface", _find, config)
 
 
 def _find(problem: Problem, config: SurfaceConfig, work: Path) -> Record:
@@ -92,7 +91,7 @@ def _find(problem: Problem, config: SurfaceConfig, work: Path) -> Record:
             title=title, quantity=f"L_k ({problem.unit})",
         )  # fmt: skip
     figures = surfaces.figures_of(found, WORDS[config.subspace], path, unit=problem.unit)
-    return Record(arrays, numbers, figures)
+    return Record(arrays, numbers, figures, tables.as_text(surfaces.table(numbers)))
 
 
 def _directions(

@@ -55,12 +55,6 @@ class TheoryConfig(RunConfig):
             )
 
 
-def run(config: TheoryConfig) -> Record:
-    """Compare, print the table, and write the run folder; see ``run_folder.run``."""
-    show = lambda kept: tables.as_text(tables.law_table(kept.summary["sigmas"]))  # noqa: E731
-    return run_folder.run("theory", config, _find, show)
-
-
 def _find(problem: Problem, config: TheoryConfig, work: Path) -> Record:
     arrays = _compare(problem, config, work / "checkpoint")
     late = tables.late(arrays["k"])
@@ -82,7 +76,8 @@ def _find(problem: Problem, config: TheoryConfig, work: Path) -> Record:
         name: np.array([entry["law_parts"][name] for entry in entries]) for name in tables.PARTS
     }
     figure = plot.law_agreement(sigma, mean, sem, median, parts)
-    return Record(arrays, {"sigmas": entries}, {"agreement": figure})
+    text = tables.as_text(tables.law_table(entries))
+    return Record(arrays, {"sigmas": entries}, {"agreement": figure}, text)
 
 
 def _compare(problem: Problem, config: TheoryConfig, store: Path) -> dict[str, np.ndarray]:
@@ -104,6 +99,9 @@ def _compare(problem: Problem, config: TheoryConfig, store: Path) -> dict[str, n
         **laws,
     }
 
+
+run = partial(run_folder.run, "theory", _find)
+"""The whole command, from its settings; see ``run_folder.run``."""
 
 main = partial(cli.main, "theory", TheoryConfig, run)
 """The command; its exit status."""

@@ -49,11 +49,6 @@ class BoundsConfig(RunConfig):
             )
 
 
-def run(config: BoundsConfig) -> Record:
-    """Measure, print the tables, and write the run folder; see ``run_folder.run``."""
-    return run_folder.run("bounds", config, _find, lambda kept: report.text(kept.summary), _check)
-
-
 def _check(problem: Problem) -> None:
     if not problem.dataset.num_classes:
         raise InputError(
@@ -85,8 +80,12 @@ def _find(problem: Problem, config: BoundsConfig, work: Path) -> Record:
         "sample": jax.tree.map(float, dataclasses.asdict(sample)),
         "bounds": report.compare(arrays),
     }
-    return Record(arrays, found, report.figures_of(arrays, found, problem.unit))
+    figures = report.figures_of(arrays, found, problem.unit)
+    return Record(arrays, found, figures, report.text(found))
 
+
+run = partial(run_folder.run, "bounds", _find, check=_check)
+"""The whole command, from its settings; see ``run_folder.run``."""
 
 main = partial(cli.main, "bounds", BoundsConfig, run)
 """The command; its exit status."""

@@ -60,12 +60,6 @@ class CollectConfig(RunConfig):
     """Fewest samples at which the monitor may stop."""
 
 
-def run(config: CollectConfig) -> Record:
-    """Measure, compare, print the tables, and write the run folder; see ``run_folder.run``."""
-    show = lambda kept: report.text(kept.summary)  # noqa: E731
-    return run_folder.run("collect", config, _find, show, problems.check_test_split)
-
-
 def _find(problem: Problem, config: CollectConfig, work: Path) -> Record:
     arrays = measure.measure(problem, config, work / "checkpoint")
     found = {
@@ -79,8 +73,11 @@ def _find(problem: Problem, config: CollectConfig, work: Path) -> Record:
     for metric, name in (("test_loss", "test_loss"), ("test_accuracy", "test_error")):
         if metric in arrays:
             figures[name] = report.network(arrays, metric, problem.unit)
-    return Record(arrays, found, figures)
+    return Record(arrays, found, figures, report.text(found))
 
+
+run = partial(run_folder.run, "collect", _find, check=problems.check_test_split)
+"""The whole command, from its settings; see ``run_folder.run``."""
 
 main = partial(cli.main, "collect", CollectConfig, run)
 """The command; its exit status."""

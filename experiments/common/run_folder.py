@@ -38,17 +38,18 @@ class Record(NamedTuple):
     arrays: dict[str, np.ndarray]  #: of results.npz, without pickles
     summary: dict[str, Any]  #: of summary.json
     figures: Mapping[str, Figure]  #: by file name, without its ending
+    text: str = ""  #: the tables to print
     folder: Path = Path()  #: the run folder, once it is there
 
 
 def run(
     name: str,
-    config: Any,
     find: Callable[[Problem, Any, Path], Record],
-    show: Callable[[Record], str],
+    config: Any,
+    *,
     check: Callable[[Problem], None] = lambda problem: None,
 ) -> Record:
-    """The whole command ``name``: load the data, write what ``find`` gives, print what is to show.
+    """The whole command ``name``: load the data, write what ``find`` gives, print its text.
 
     ``find(problem, config, work)`` does the work in the folder ``work``. ``check`` raises an
     ``InputError`` for data that the command cannot use. Bad input leaves nothing behind; the next
@@ -65,7 +66,7 @@ def run(
     console.problem(problem, config.order)
     out, settings = out_of(name, config, problem), settings_of(config, problem)
     found = write(out, settings, config, problem, lambda work: find(problem, config, work))
-    print(f"\n{show(found)}\n\nfigures: {found.folder / 'figures'}")
+    print(f"\n{found.text}\n\nfigures: {found.folder / 'figures'}")
     return found
 
 
@@ -103,7 +104,8 @@ def write(
 def read(out: Path) -> Record:
     """A finished run, without its figures."""
     with np.load(out / "results.npz") as arrays:
-        return Record(dict(arrays), json.loads((out / "summary.json").read_text()), {}, out)
+        summary = json.loads((out / "summary.json").read_text())
+        return Record(dict(arrays), summary, {}, folder=out)
 
 
 def out_of(name: str, config: Any, problem: Problem) -> Path:

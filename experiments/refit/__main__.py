@@ -5,8 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-
 from experiments.common import cli, run_folder
 from experiments.common import problem as problems
 from experiments.common.config import RunConfig, above, at_least, default
@@ -59,17 +57,8 @@ class RefitConfig(RunConfig):
             raise InputError(f"expected --k-min below --k-max, {self.k_max}, found {self.k_min}")
 
 
-def run(config: RefitConfig) -> Record:
-    """Measure, compare, print the tables, and write the run folder; see ``run_folder.run``."""
-    show = lambda kept: report.text(kept.summary)  # noqa: E731
-    return run_folder.run("refit", config, _find, show, problems.check_test_split)
-
-
 def _find(problem: Problem, config: RefitConfig, work: Path) -> Record:
     arrays = measure.measure(problem, config, work / "checkpoint")
-    excess, k = prediction.excess_of(arrays), arrays["k"].astype(np.float64)
-    shrink = np.sqrt(1 / k - 1 / k[-1])  # the distance law at E_q S² = 1: a level leaves γ alone
-    gamma = prediction.slope(shrink, excess)
     lowest = {"test_loss": arrays["test_loss"].min(1, keepdims=True)}
     found: dict[str, Any] = {
         "num_samples": len(problem.order),
@@ -79,11 +68,6 @@ def _find(problem: Problem, config: RefitConfig, work: Path) -> Record:
         "dim": config.dim,
         "steps": measure.steps(problem, config) * config.epochs,
         "networks": report.networks(arrays),
-        "excess_exponent": {
-            "value": run_folder.plain(gamma.value),
-            "sem": run_folder.plain(gamma.sem),
-            "count": gamma.num_ks,
-        },
         "sigmas": prediction.per_sigma(arrays, config.shares),
         "sigmas_lowest": prediction.per_sigma(arrays | lowest, config.shares),
     }
@@ -93,8 +77,11 @@ def _find(problem: Problem, config: RefitConfig, work: Path) -> Record:
         "sizes": report.sizes(found, problem.unit),
         "overlap": report.overlaps(arrays),
     }
-    return Record(arrays, found, figures)
+    return Record(arrays, found, figures, report.text(found))
 
+
+run = partial(run_folder.run, "refit", _find, check=problems.check_test_split)
+"""The whole command, from its settings; see ``run_folder.run``."""
 
 main = partial(cli.main, "refit", RefitConfig, run)
 """The command; its exit status."""

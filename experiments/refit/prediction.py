@@ -4,19 +4,15 @@ Both sides are in units of the loss. The landscape's is the root mean square dis
 L_N, √(E_qS² (1/k − 1/N)). The networks' is the excess test loss of w*_k over w*_N, which a
 distance that held for all w at once would bound by its double. With ε a share of the test loss of
 w*_N, the k from which on the excess is below ε is compared with K_ε. That both fall with k is no
-evidence: a rank correlation over k would be near 1 for any two falling curves. The evidence is the
-size (do the two agree at every ε?), the rate (is the excess proportional to the distance?) and, at
-equal k, the order (do samples that give a more distant landscape give a worse network?).
+evidence, as any two falling curves do. The evidence is the size: do the two agree at every ε?
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.stats import spearmanr
 
 import jaxscape as js
 from experiments.common.run_folder import plain
@@ -30,14 +26,6 @@ class Bracket(NamedTuple):
 
     low: int
     high: int
-
-
-class Slope(NamedTuple):
-    """A slope of logarithms, in the mean over repeats, from ``num_ks`` values of k."""
-
-    value: float
-    sem: float  #: over the repeats; NaN from one
-    num_ks: int
 
 
 def distances(
@@ -87,39 +75,6 @@ def factor(size: int, where: Bracket) -> float:
     return size / (where.high if size > where.high else where.low)
 
 
-def slope(distance: Float[np.ndarray, "*R K"], excess: Float[np.ndarray, "R K"]) -> Slope:
-    """γ of excess ∝ distance^γ, by least squares of the logarithms within every single repeat.
-
-    All k of a repeat subtract the same loss of w*_N, so their residuals tell nothing of the error
-    of γ: repeats do, being independent. ``distance`` is that of each repeat, or one for all. From
-    the k whose excess is above 0 in every repeat, and in the mean above twice its standard error.
-    NaN from fewer than three.
-    """
-    root = math.sqrt(len(excess))
-    error = excess.std(0, ddof=1) / root if len(excess) > 1 else 0.0
-    distance = np.broadcast_to(distance, excess.shape)
-    clear = (excess.mean(0) > 2 * error) & (excess > 0).all(0) & (distance > 0).all(0)
-    if clear.sum() < 3:
-        return Slope(math.nan, math.nan, int(clear.sum()))
-    x, y = np.log(distance[:, clear]), np.log(excess[:, clear])
-    x = x - x.mean(1, keepdims=True)
-    each = np.sum(x * y, 1) / np.sum(x**2, 1)
-    sem = each.std(ddof=1) / root if len(each) > 1 else math.nan
-    return Slope(float(each.mean()), float(sem), int(clear.sum()))
-
-
-def rank_correlation(distance: Float[np.ndarray, "R K"], excess: Float[np.ndarray, "R K"]) -> float:
-    """Spearman's correlation over the R ≥ 3 repeats at each k < N, in the mean over these k.
-
-    By chance alone it scatters around 0 by at most 1/√(R − 1), as much as at a single k. NaN for
-    fewer repeats, or where all have the same samples.
-    """
-    if len(distance) < 3 or not np.ptp(distance[:, :-1], 0).all():
-        return math.nan
-    columns = zip(distance[:, :-1].T, excess[:, :-1].T, strict=True)
-    return float(np.mean([spearmanr(x, y).statistic for x, y in columns]))
-
-
 def per_sigma(arrays: dict[str, np.ndarray], shares: Sequence[float]) -> list[dict[str, Any]]:
     """One entry per sigma, from the arrays of results.npz; ``predicts`` is the verdict.
 
@@ -147,7 +102,6 @@ def per_sigma(arrays: dict[str, np.ndarray], shares: Sequence[float]) -> list[di
             | {name: plain(arrays[name][row]) for name in names}
             | {"sizes": sizes}
             | {"predicts": all(1 / FACTOR <= x <= FACTOR for x in known) if known else None}
-            | {"rank_correlation": plain(rank_correlation(arrays["distance"][row], excess))}
         )
     return entries
 

@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from experiments.common import run_folder
 from experiments.common.tables import as_text
 from experiments.refit import prediction
-from jaxscape.lab.style import MARKERS, PREFIX, Keywords, canvas, colour, legend
-from jaxscape.loss_variance import two_sided
+from jaxscape.lab.style import PREFIX, canvas, colour, curve, legend
 
 
 def networks(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
@@ -51,7 +50,6 @@ def text(found: dict[str, Any]) -> str:
         as_text(_sizes_table(sigmas)),
         "",
         as_text(verdict_table(found)),
-        rate(found),
     ]
     return "\n".join(parts)
 
@@ -94,35 +92,17 @@ def _sizes_table(sigmas: list[dict[str, Any]]) -> list[list[str]]:
 def verdict_table(found: dict[str, Any]) -> list[list[str]]:
     """Rows of text, the first one the header: at how many ε each σ predicts where networks stop."""
     rows = [["sigma", "test loss", "K_ε / k", f"within a factor {prediction.FACTOR:g}", "predicts"]]
-    spread = 1 / math.sqrt(found["repeats"] - 1) if found["repeats"] > 1 else math.inf
-    rows[0].append(f"rank correlation (by chance 0 ± {spread:.2f})")
     for key, when in (("sigmas", "at the end"), ("sigmas_lowest", "lowest")):
         for entry in found[key]:
             factors = [size["factor"] for size in entry["sizes"] if size["factor"] is not None]
             right = sum(1 / prediction.FACTOR <= x <= prediction.FACTOR for x in factors)
-            rank = entry["rank_correlation"]
             rows.append([
                 f"{entry['sigma']:g}", when,
                 f"{min(factors):.2g} to {max(factors):.2g}" if factors else "-",
                 f"{right} of {len(factors)} ε",
                 {True: "yes", False: "no", None: "cannot tell"}[entry["predicts"]],
-                "-" if rank is None else f"{rank:+.2f}",
             ])  # fmt: skip
     return rows
-
-
-def rate(found: dict[str, Any]) -> str:
-    """Whether γ may be 1, by a 95 % interval of Student's t over the repeats."""
-    gamma, repeats = found["excess_exponent"], found["repeats"]
-    if gamma["value"] is None:
-        return "too few k with a clear excess test loss for its exponent"
-    start = f"excess test loss ∝ distance^γ over {gamma['count']} values of k: "
-    if gamma["sem"] is None:
-        return f"{start}γ = {gamma['value']:.2f}; one repeat has no error: cannot tell"
-    reach = float(two_sided(0.95, repeats - 1)) * gamma["sem"]
-    agree = "may be" if abs(gamma["value"] - 1) <= reach else "is not"
-    error = f"{gamma['value']:.2f} ± {gamma['sem']:.2f} ({repeats} repeats)"
-    return f"{start}γ = {error}, which {agree} the 1 that K_ε needs to be right at every ε"
 
 
 Arrays = Mapping[str, np.ndarray]
@@ -185,8 +165,7 @@ def sizes(found: Mapping[str, Any], unit: str) -> Figure:
         x, y = ([size[name] for size in ordered] for name in ("epsilon", "k_epsilon"))
         low, high = np.array([size["k_epsilon_ci"] for size in ordered]).T
         axes.fill_between(x, low, high, color=colour(row), alpha=0.25, lw=0)
-        style: Keywords = {"color": colour(row), "marker": MARKERS[row], "ms": 5}
-        axes.plot(x, y, label=rf"$K_\varepsilon$, $\sigma$ = {entry['sigma']:g}", **style)
+        axes.plot(x, y, label=rf"$K_\varepsilon$, $\sigma$ = {entry['sigma']:g}", **curve(row))
     label = r"networks: excess test loss stays below $\varepsilon$"
     for size in entries[0]["sizes"]:
         low, high = size["networks"]
@@ -238,5 +217,4 @@ def _draw(
     lines = (low, shown, values.max(0))
     low, middle, high = map(np.sqrt, lines) if root else lines
     axes.fill_between(k, low, high, color=colour(row), alpha=0.25, lw=0)
-    marker = MARKERS[row % len(MARKERS)]
-    axes.plot(k, middle, color=colour(row), label=name, marker=marker, ms=5)
+    axes.plot(k, middle, label=name, **curve(row))

@@ -57,12 +57,6 @@ class SampleSizeConfig(RunConfig):
                 raise InputError(f"expected --{flag} of at most {most}, {what}, found {value}")
 
 
-def run(config: SampleSizeConfig) -> Record:
-    """Ask the pilots, print the tables, and write the run folder; see ``run_folder.run``."""
-    show = lambda kept: report.text(kept.summary)  # noqa: E731
-    return run_folder.run("sample_size", config, _find, show)
-
-
 def _find(problem: Problem, config: SampleSizeConfig, work: Path) -> Record:
     store = work / "checkpoint"
     params = prepare.trained(problem, config, store)
@@ -85,8 +79,11 @@ def _find(problem: Problem, config: SampleSizeConfig, work: Path) -> Record:
         "pilots": report.pilots(summary, config.tolerance, problem.unit),
         "coverage": report.coverage(summary, config.trials),
     }
-    return Record(arrays, summary, figures)
+    return Record(arrays, summary, figures, report.text(summary))
 
+
+run = partial(run_folder.run, "sample_size", _find)
+"""The whole command, from its settings; see ``run_folder.run``."""
 
 main = partial(cli.main, "sample_size", SampleSizeConfig, run)
 """The command; its exit status."""

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from experiments.common import tables
 from experiments.common.run_folder import plain
 from experiments.sample_size.measure import PARTS
-from jaxscape.lab.style import MARKERS, Keywords, canvas, colour, legend
+from jaxscape.lab.style import canvas, colour, curve, legend
 from jaxscape.loss_variance import TRUSTED
 from jaxscape.sample_size import MOST
 
@@ -121,9 +121,8 @@ def pilots(summary: Mapping[str, Any], tolerance: float, unit: str) -> Figure:
             limits = [[MOST if x is None else x for x in p[kind]] for p in answer["pilots"]]
             low, value, high = np.array(limits, float).T
             bars = np.maximum([value - low, high - value], 0)
-            style: Keywords = {"color": colour(row), "marker": MARKERS[row], "ms": 5, "capsize": 3}
-            beside = sizes * 1.06 ** (2 * row - 1)
-            axes.errorbar(beside, value, bars, lw=0, elinewidth=1.6, label=label, **style)
+            style = curve(row, capsize=3, lw=0, elinewidth=1.6, label=label)
+            axes.errorbar(sizes * 1.06 ** (2 * row - 1), value, bars, **style)
             if answer["all"][kind] is not None:
                 axes.axhline(answer["all"][kind], color=colour(row), ls=("--", ":")[row], lw=1.4)
         axes.axhline(summary["num_samples"], color="0.6", lw=1)
@@ -148,8 +147,7 @@ def coverage(
         sizes = [pilot["samples"] for pilot in answer["pilots"]]
         for row, (kind, label) in enumerate(COVERED):
             shares = [pilot["coverage"][kind] for pilot in answer["pilots"]]
-            style: Keywords = {"color": colour(row), "marker": MARKERS[row], "ms": 5}
-            axes.plot(sizes, shares, label=label, **style)
+            axes.plot(sizes, shares, label=label, **curve(row))
         axes.set(xscale="log", ylim=(0, 1.03))
     legend(figure, "grey: two standard errors of the trials around the level asked for")
     return figure

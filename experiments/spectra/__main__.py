@@ -44,11 +44,6 @@ class SpectraConfig(RunConfig):
             )
 
 
-def run(config: SpectraConfig) -> Record:
-    """Solve, print the tables, and write the run folder; see ``run_folder.run``."""
-    return run_folder.run("spectra", config, _find, report.text)
-
-
 def _find(problem: Problem, config: SpectraConfig, work: Path) -> Record:
     store = work / "checkpoint"
     params = prepare.trained(problem, config, store)
@@ -57,8 +52,12 @@ def _find(problem: Problem, config: SpectraConfig, work: Path) -> Record:
     arrays = measure.arrays_of(problem, space, ks, config.sigma)
     found = report.summarise(arrays)
     found |= {"sigma": config.sigma, "num_samples": len(problem.order)}
-    return Record(arrays, found, report.figures_of(arrays, found, problem.unit))
+    figures = report.figures_of(arrays, found, problem.unit)
+    return Record(arrays, found, figures, report.text(arrays, found))
 
+
+run = partial(run_folder.run, "spectra", _find)
+"""The whole command, from its settings; see ``run_folder.run``."""
 
 main = partial(cli.main, "spectra", SpectraConfig, run)
 """The command; its exit status."""

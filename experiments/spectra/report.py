@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
-from experiments.common.run_folder import Record
 from experiments.common.tables import as_text
 from jaxscape.lab.style import MARKERS, PREFIX, Keywords, canvas, colour, legend, log_bins
 
@@ -46,10 +45,10 @@ def captured(arrays: dict[str, np.ndarray]) -> np.ndarray:
     return ritz / arrays["values"].sum(1, dtype=np.float64)
 
 
-def text(kept: Record) -> str:
+def text(arrays: dict[str, np.ndarray], found: dict[str, Any]) -> str:
     """All that the command prints."""
-    rows = table(kept.arrays), theorem_table(kept.arrays, kept.summary["sigma"])
-    return "\n\n".join(map(as_text, (*rows, verdicts(kept.summary))))
+    rows = table(arrays), theorem_table(arrays, found["sigma"]), verdicts(found)
+    return "\n\n".join(map(as_text, rows))
 
 
 def table(arrays: dict[str, np.ndarray]) -> list[list[str]]:

@@ -44,12 +44,6 @@ class VarianceConfig(RunConfig):
     """Points of each kind at each σ, at least 128 and a power of two."""
 
 
-def run(config: VarianceConfig) -> Record:
-    """Measure, print the table, and write the run folder; see ``run_folder.run``."""
-    show = lambda kept: tables.as_text(report.table(kept.summary["sigmas"]))  # noqa: E731
-    return run_folder.run("variance", config, _find, show)
-
-
 def _find(problem: Problem, config: VarianceConfig, work: Path) -> Record:
     store = work / "checkpoint"
     params = prepare.trained(problem, config, store)
@@ -66,8 +60,12 @@ def _find(problem: Problem, config: VarianceConfig, work: Path) -> Record:
     arrays = {name: np.stack([entry[name] for entry in found]) for name in found[0]}
     arrays |= {"k": k, "sigma": np.asarray(config.sigmas, np.float32)}
     entries = report.entries_of(arrays)
-    return Record(arrays, {"sigmas": entries}, {"points": report.points_needed(entries)})
+    figures, text = {"points": report.points_needed(entries)}, tables.as_text(report.table(entries))
+    return Record(arrays, {"sigmas": entries}, figures, text)
 
+
+run = partial(run_folder.run, "variance", _find)
+"""The whole command, from its settings; see ``run_folder.run``."""
 
 main = partial(cli.main, "variance", VarianceConfig, run)
 """The command; its exit status."""

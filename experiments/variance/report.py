@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.variance.measure import ESTIMATORS
-from jaxscape.lab.style import MARKERS, Keywords, canvas, colour, legend
+from jaxscape.lab.style import canvas, curve, legend
 
 
 def entries_of(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
@@ -66,8 +66,7 @@ def points_needed(
         for row, (part, label) in enumerate(PARTS.items()):
             beside = np.arange(len(found)) + 0.2 * (row - 1)
             needed = np.maximum([estimator[part] for estimator in found], 1)
-            style: Keywords = {"color": colour(row), "marker": MARKERS[row], "ms": 6, "lw": 0}
-            axes.plot(beside, needed, label=label, **style)
+            axes.plot(beside, needed, label=label, **curve(row, ms=6, lw=0))
         axes.set_xticks(range(len(found)), [estimator["name"] for estimator in found], rotation=90)
         axes.set_yscale("log")
         axes.grid(visible=False, axis="x")

@@ -19,12 +19,12 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from mpl_toolkits.mplot3d import Axes3D
 
 from jaxscape.lab.style import (
-    MARKERS,
     PREFIX,
     STYLE,
     Keywords,
     canvas,
     colour,
+    curve,
     draw_extremes,
     draw_mean,
     finish,
@@ -172,11 +172,11 @@ def law_agreement(
     for row, (name, share) in enumerate(parts.items(), start=2):
         part = share * ratio
         shown = part > 0
-        style: Keywords = {"color": colour(row), "marker": MARKERS[row], "ms": 4, "lw": 1.2}
-        axes.plot(sigma[shown], part[shown], "--", label=f"{name} part", **style)
-    axes.plot(sigma, median, ":", color=colour(1), marker=MARKERS[1], label="full law, median")
-    bars: Keywords = {"color": colour(0), "marker": MARKERS[0], "capsize": 4, "lw": 2}
-    axes.errorbar(sigma, ratio, [np.minimum(sem, 0.999 * ratio), sem], label="full law", **bars)
+        style = curve(row, ms=4, lw=1.2, label=f"{name} part")
+        axes.plot(sigma[shown], part[shown], "--", **style)
+    axes.plot(sigma, median, ":", label="full law, median", **curve(1, ms=6))
+    bars = np.minimum(sem, 0.999 * ratio), sem
+    axes.errorbar(sigma, ratio, bars, label="full law", **curve(0, ms=6, capsize=4, lw=2))
     axes.set(xscale="log", yscale="log")
     axes.set_ylim(bottom=max(1e-10, axes.get_ylim()[0]))
     legend(figure, "bars: standard error over the points; grey: within 5 % of 1")
@@ -207,8 +207,8 @@ def sufficient_sizes(
     figure, (axes,) = canvas(title, xlabel, "$K$ (samples)")
     for row, label in enumerate(labels):
         reached = measured[row] >= 1
-        style: Keywords = {"marker": MARKERS[row % len(MARKERS)], "ms": 4, "lw": 0, "label": label}
-        axes.plot(tolerances[reached], measured[row][reached], color=colour(row), **style)
+        style = curve(row, ms=4, lw=0, label=label)
+        axes.plot(tolerances[reached], measured[row][reached], **style)
         axes.plot(tolerances, predicted[row], "--", color=colour(row))
     axes.plot([], [], "--", color="0.3", label="order law")
     axes.axhline(k_max, color="0.5", lw=1)
@@ -232,8 +232,8 @@ def eigenvalues(
     index = np.arange(1, len(values) + 1)
     for row, (chosen, sign) in enumerate([(values >= 0, "≥ 0"), (values < 0, "< 0")]):
         if chosen.any():
-            style: Keywords = {"fmt": "ov"[row], "color": colour(row), "label": f"λ {sign}"}
-            axes.errorbar(index[chosen], values[chosen], residuals[chosen], capsize=4, **style)
+            style = curve(row, marker="ov"[row], lw=0, elinewidth=1.5, label=f"λ {sign}", capsize=4)
+            axes.errorbar(index[chosen], values[chosen], residuals[chosen], **style)
     axes.axhline(0, color="0.4", lw=1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend(figure, f"bars: residual ‖Hv − λv‖, at most {residuals.max():.1g}")

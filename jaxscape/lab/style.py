@@ -53,6 +53,11 @@ def colour(row: int) -> str:
     return COLOURS[row % len(COLOURS)]
 
 
+def curve(row: int, **more: Any) -> Keywords:
+    """The colour and the marker of curve ``row``, with ``more`` keywords of ``plot``."""
+    return {"color": colour(row), "marker": MARKERS[row % len(MARKERS)], "ms": 5, **more}
+
+
 def canvas(
     title: str, xlabel: str, ylabel: str, panels: Sequence[str] = ("",)
 ) -> tuple[Figure, Sequence[Axes]]:
@@ -188,9 +193,8 @@ def draw_mean(
     at, middle = bins.k[shown], bins.mean[shown]
     factor = np.exp(bins.error[shown] / middle)
     axes.fill_between(at, middle / factor, middle * factor, color=colour(row), alpha=0.3, lw=0)
-    style: Keywords = {"marker": MARKERS[row % len(MARKERS)], "ms": 5, "markevery": (2 * row, 8)}
     width = max(1.2, 2.4 - 0.4 * row)  # where curves coincide, the rim of the lower one shows
-    axes.plot(at, middle, dash, color=colour(row), lw=width, label=name, **style)
+    axes.plot(at, middle, dash, label=name, **curve(row, lw=width, markevery=(2 * row, 8)))
 
 
 def finish(figure: Figure, *, dots: bool) -> Figure:

@@ -13,7 +13,7 @@ import pytest
 from cases import at64, float64
 
 import jaxscape as js
-from experiments.common import cli, prepare, problem, run_folder
+from experiments.common import cli, prepare, problem
 from experiments.refit import __main__ as refit
 from experiments.refit import measure, prediction, report
 from jaxscape.lab import checkpoint
@@ -233,52 +233,6 @@ def test_the_bracket_ends_one_past_the_last_exceedance():
         assert prediction.factor(size, prediction.Bracket(19 if size == 20 else 20, 40)) == miss
 
 
-def test_the_exponent_of_a_power_law():
-    distance = np.array([8.0, 4.0, 2.0, 1.0, 0.0])
-    excess = np.stack([3 * distance**1.5 * (1 + e) for e in (-0.1, 0.1)])
-    excess[:, 3] = (-1, 4)  # not clear of its error, so left out
-    found = prediction.slope(distance, excess)
-    np.testing.assert_allclose(found, (1.5, 0, 3), atol=1e-7)
-    assert np.isnan(prediction.slope(distance, excess * 0).value)
-
-
-def test_the_error_of_the_exponent_is_that_over_repeats():
-    """Repeats of exponents 1, 1.5 and 2: each is a straight line, so only they differ."""
-    distance = np.array([[8.0, 4, 2, 1], [9, 3, 2, 1], [7, 4, 3, 1]])
-    powers = np.array([1.0, 1.5, 2.0])
-    excess = distance ** powers[:, None]
-    found = prediction.slope(distance, excess)
-    np.testing.assert_allclose(found, (1.5, 0.5 / 3**0.5, 4))
-    alone = prediction.slope(distance[1], excess[1:2])
-    assert alone.value == pytest.approx(1.5)
-    assert np.isnan(alone.sem)
-
-
-def rate_of(losses, distance):
-    gamma = prediction.slope(distance, losses - losses[:, -1:])
-    exponent = {"value": gamma.value, "sem": run_folder.plain(gamma.sem), "count": gamma.num_ks}
-    return report.rate({"excess_exponent": exponent, "repeats": len(losses)})
-
-
-@pytest.mark.slow
-def test_noise_alone_is_seldom_taken_for_another_rate():
-    """True γ = 1 under a noise that all k of a repeat share: 5 % of claims are wrong, not half."""
-    rng = np.random.default_rng(0)
-    distance = np.sqrt(1 / np.geomspace(250, 60_000, 12) - 1 / 60_000).clip(0)
-    wrong = 0
-    for _ in range(200):
-        wrong += "is not" in rate_of(15 * distance + 0.01 * rng.normal(size=(3, 12)), distance)
-    assert wrong <= 20  # 10 expected
-
-
-def test_another_rate_is_told_from_noise_by_repeats():
-    rng = np.random.default_rng(0)
-    distance = np.sqrt(1 / np.geomspace(250, 60_000, 12) - 1 / 60_000).clip(0)
-    steep = 15 * distance**2 + 1e-5 * rng.normal(size=(3, 12))
-    assert "is not the 1" in rate_of(steep, distance)
-    assert "cannot tell" in rate_of(steep[:1], distance)
-
-
 def test_a_loss_that_is_no_number_has_no_bracket():
     k = np.array([10, 20, 40])
     for excess, words in (
@@ -289,19 +243,6 @@ def test_a_loss_that_is_no_number_has_no_bracket():
             prediction.bracket(k, np.array(excess), 0.5)
     with pytest.raises(js.InputError, match="an ε above"):
         prediction.bracket(k, np.array([1.0, 0.5, 0.0]), 0.0)
-
-
-def test_the_rank_correlation_is_spearmans():
-    """At each k 1 − 6 Σ gap² / (R (R² − 1)) with gaps of the ranks; the last k is left out."""
-    distance = np.array([[1.0, 3, 1, 0], [20, 20, 2, 0], [300, 100, 3, 0]])
-    excess = np.array([[0.1, 7, 5, 0], [0.2, 8, 4, 0], [0.3, 9, 6, 0]])
-    ranks = [np.array([(column[:, None] > column).sum(1) for column in x.T]) for x in
-             (distance[:, :-1], excess[:, :-1])]  # fmt: skip
-    expected = np.mean(1 - 6 * np.sum((ranks[0] - ranks[1]) ** 2, 1) / (3 * (3**2 - 1)))
-    np.testing.assert_allclose(expected, (1 + 1 + 0.5) / 3)
-    np.testing.assert_allclose(prediction.rank_correlation(distance, excess), expected)
-    assert np.isnan(prediction.rank_correlation(distance[:2], excess[:2]))
-    assert np.isnan(prediction.rank_correlation(np.ones((3, 4)), excess))
 
 
 def test_an_endless_level_needs_all_samples():
