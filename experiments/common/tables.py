@@ -1,5 +1,6 @@
 """The numbers that summarise curves Δ_k over k, and tables of them in text."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,7 +11,6 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxscape.loss_variance import two_sided
-from jaxscape.quadratic import QuadraticDelta
 
 FROM = 100
 """Averages over k leave out the first values, which depend on a handful of samples."""
@@ -23,7 +23,7 @@ PARTS = ("offset", "mixed", "gradient", "curvature")
 AGREES = 0.1
 """Ratios of law to Monte-Carlo that are this close to 1 count as agreement."""
 
-VERDICTS = {True: "holds", False: "does not hold", None: "too few points to tell"}
+VERDICTS = {True: "holds", False: "does not hold", None: "cannot tell"}
 
 
 def late(k: Int[np.ndarray, "K"]) -> Bool[np.ndarray, "K"]:
@@ -82,53 +82,65 @@ def agreement(
 ) -> dict[str, Any]:
     """Law over Monte-Carlo at one sigma over the chosen k: of means, of each part, median over k.
 
-    All k share their points, so the error of the ratio of means is that of one k on average. The
-    law holds where both ratios are within ``AGREES`` of 1 for every value inside two such errors,
-    does not hold where they are so for none, and is undecided in between. Empty without a law, and
-    where some Δ_k is 0.
+    Δ_k falls as 1/k², so each k counts k(k+1) times: the ratio is that of Σ k(k+1) Δ_k. Its error
+    adds that over the points, which all k share, and that over the samples, one for each k; the
+    effective sample size says how many samples Monte-Carlo's sum comes from. The law holds where
+    ratio and median are within ``AGREES`` of 1 for every value inside the 95 % interval of the
+    ratio, does not hold where they are so for none; else it cannot be told. Empty without a law,
+    and where all Δ_k are 0.
     """
     if "law_total" not in arrays:
         return {}
-    measured = arrays["delta"][index][chosen].astype(np.float64)
-    sem = arrays["delta_sem"][index][chosen].astype(np.float64)
-    parts = {
-        name: arrays[f"law_{name}"][index][chosen].astype(np.float64)
-        for name in QuadraticDelta._fields
-    }
-    if not (measured.all() and np.isfinite(parts["total"]).all()):
+    k = arrays["k"][chosen].astype(np.float64)
+    weighted = lambda name: k * (k + 1) * arrays[name][index][chosen]  # noqa: E731
+    measured, parts = weighted("delta"), {part: weighted(f"law_{part}") for part in PARTS}
+    law, whole = weighted("law_total"), measured.sum()
+    if not (whole > 0 and np.isfinite(law).all()):
         return {}
-    ratio = parts["total"].mean() / measured.mean()
-    error = ratio * sem.mean() / measured.mean()
-    middle = float(np.median(parts["total"] / measured))
-    off = max(abs(ratio - 1), abs(middle - 1))
+    ratio, effective = law.sum() / whole, whole**2 / np.sum(measured**2)
+    over_samples = np.sqrt(len(k) / (len(k) - 1) * np.sum((law - ratio * measured) ** 2)) / whole
+    error = np.hypot(ratio * weighted("delta_sem").sum() / whole, over_samples)
+    middle = float(np.median((law / np.where(measured > 0, measured, np.nan))[measured > 0]))
     groups = arrays.get("point_groups")  # of Sobol' points, whose errors come from few nets
-    margin = error * (2 if groups is None else float(two_sided(0.95, groups - 1)))
-    holds = True if off + margin <= AGREES else False if off - margin > AGREES else None
+    freedom = min(effective, np.inf if groups is None else groups) - 1
+    margin = error * float(two_sided(0.95, freedom))
+    off = max(abs(ratio - 1), abs(middle - 1))
     return {
         "law_over_monte_carlo": float(ratio),
         "law_over_monte_carlo_sem": float(error),
+        "law_over_monte_carlo_effective": float(effective),
         "law_over_monte_carlo_median": middle,
-        "law_curvature_over_monte_carlo": float(parts["curvature"].mean() / measured.mean()),
-        "law_parts": {name: float(parts[name].mean() / parts["total"].mean()) for name in PARTS},
-        "law_holds": holds,
+        "law_curvature_over_monte_carlo": float(parts["curvature"].sum() / whole),
+        "law_parts": {name: float(part.sum() / law.sum()) for name, part in parts.items()},
+        "law_holds": True if off + margin <= AGREES else False if off - margin > AGREES else None,
     }
 
 
 def law_table(entries: Sequence[dict[str, Any]]) -> list[list[str]]:
     """The numbers of ``agreement`` per sigma; of each part its mean over that of Monte-Carlo."""
-    rows = [["sigma", "law / Monte-Carlo", "median over k", *PARTS, "quadratic law"]]
+    rows = [["sigma", "law / Monte-Carlo", "effective samples", "median over k", *PARTS]]
+    rows[0].append("quadratic law")
     for entry in entries:
         if "law_holds" not in entry:
-            rows.append([f"{entry['sigma']:.3g}", *["-"] * 6, "not computed"])
+            rows.append([f"{entry['sigma']:.3g}", *["-"] * 7, "not computed"])
             continue
         ratio, error = entry["law_over_monte_carlo"], entry["law_over_monte_carlo_sem"]
         rows.append([
-            f"{entry['sigma']:.3g}", f"{ratio:.4g} ± {error:.1g}",
-            f"{entry['law_over_monte_carlo_median']:.4g}",
+            f"{entry['sigma']:.3g}", plus_minus(ratio, error),
+            f"{entry['law_over_monte_carlo_effective']:,.0f}",
+            f"{entry['law_over_monte_carlo_median']:.3g}",
             *(f"{entry['law_parts'][part] * ratio:.2g}" for part in PARTS),
             VERDICTS[entry["law_holds"]],
         ])  # fmt: skip
     return rows
+
+
+def plus_minus(value: float, error: float) -> str:
+    """A value with its error, both to the second digit of the error."""
+    if not 1e-3 < abs(value) < 1e5 or not 0 < error < np.inf:
+        return f"{value:.3g} ± {error:.2g}"
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:,.{digits}f} ± {error:,.{digits}f}"
 
 
 def count(k: float | None) -> str:

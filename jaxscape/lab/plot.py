@@ -159,14 +159,14 @@ def law_agreement(
 
     Args:
         sigma: standard deviations per direction.
-        ratio: of the means over k.
+        ratio: of the means over k, each weighted by k(k+1).
         sem: standard error of ``ratio``.
         median: of the ratio at each k.
         parts: share of each named part in the law; a negative one is not drawn.
     """
     title = "Where the quadratic law holds"
     xlabel = r"$\sigma$ (standard deviation per direction, units of the parameters)"
-    ylabel = r"law / Monte-Carlo, mean over $k \geq 100$"
+    ylabel = r"law / Monte-Carlo, $k(k+1)$-weighted mean over $k \geq 100$"
     figure, (axes,) = canvas(title, xlabel, ylabel)
     axes.axhspan(0.95, 1.05, color="0.85", lw=0)
     for row, (name, share) in enumerate(parts.items(), start=2):

@@ -115,13 +115,65 @@ def test_nothing_to_fit_is_nan():
 )
 def test_the_verdict_on_the_law_allows_for_the_error(ratio, sem, verdict):
     ones = np.ones((1, 5))
-    arrays = {"delta": ones, "delta_sem": sem * ones}
+    arrays = {"k": np.arange(1, 6), "delta": ones, "delta_sem": sem * ones}
     arrays |= {f"law_{part}": ratio * ones for part in QuadraticDelta._fields}
     found = tables.agreement(arrays, 0, np.ones(5, bool))
     assert found["law_holds"] is verdict
     assert abs(found["law_over_monte_carlo"] - ratio) < 1e-6
-    words = {True: "holds", False: "does not hold", None: "too few points to tell"}[verdict]
+    words = {True: "holds", False: "does not hold", None: "cannot tell"}[verdict]
     assert tables.law_table([{"sigma": 1.0, **found}, {"sigma": 2.0}])[1][-1] == words
+
+
+def test_the_ratio_weights_each_k_by_its_order_law():
+    """Against a loop; where Δ_k falls as 1/k², a plain mean would be that of the first few k."""
+    rng = np.random.default_rng(0)
+    k = np.arange(100, 400)
+    delta = rng.exponential(size=300) / (k * (k + 1.0))
+    law = {part: delta * rng.uniform(0, 1, 300) for part in tables.PARTS}
+    law["total"] = sum(law.values())
+    arrays = {"k": k, "delta": delta[None], "delta_sem": 0.1 * delta[None]}
+    arrays |= {f"law_{part}": values[None] for part, values in law.items()}
+    found = tables.agreement(arrays, 0, np.ones(300, bool))
+    above = below = squares = curvature = 0.0
+    for i, at in enumerate(k.tolist()):
+        above += at * (at + 1) * law["total"][i]
+        below += at * (at + 1) * delta[i]
+        squares += (at * (at + 1) * delta[i]) ** 2
+        curvature += at * (at + 1) * law["curvature"][i]
+    np.testing.assert_allclose(found["law_over_monte_carlo"], above / below)
+    np.testing.assert_allclose(found["law_over_monte_carlo_effective"], below**2 / squares)
+    np.testing.assert_allclose(found["law_parts"]["curvature"], curvature / above)
+    np.testing.assert_allclose(found["law_curvature_over_monte_carlo"], curvature / below)
+
+
+def test_the_error_of_the_ratio_holds_the_scatter_of_the_samples():
+    """Heavy-tailed samples without any error over points: two errors cover about 95 %."""
+    rng, held = np.random.default_rng(0), 0
+    k, ones = np.arange(1, 2001), np.ones(2000, bool)
+    for _ in range(200):
+        terms = rng.exponential(size=2000) ** 2
+        delta = terms / (k * (k + 1.0))
+        law = 0.5 * delta * rng.exponential(size=2000)  # of mean 0.5
+        arrays = {"k": k, "delta": delta[None], "delta_sem": 0 * delta[None]}
+        arrays |= {f"law_{part}": law[None] for part in QuadraticDelta._fields}
+        found = tables.agreement(arrays, 0, ones)
+        error = found["law_over_monte_carlo_sem"]
+        held += abs(found["law_over_monte_carlo"] - 0.5) < 2 * error
+    assert 0.9 < held / 200 < 0.99
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (46.58, 10, "47 ± 10"),
+        (0.6836, 0.0834, "0.684 ± 0.083"),
+        (1.5e-9, 2e-10, "1.5e-09 ± 2e-10"),
+        (0.9991, 0.02, "0.999 ± 0.020"),
+        (3.0, 0.0, "3 ± 0"),
+    ],
+)
+def test_a_value_is_written_to_the_digits_of_its_error(value, error, text):
+    assert tables.plus_minus(value, error) == text
 
 
 def test_a_table_has_columns_of_equal_width():
