@@ -87,7 +87,7 @@ def _compare(problem: Problem, config: TheoryConfig, store: Path) -> dict[str, n
     mesh = devices.mesh(None, config.points)
     space, _ = prepare.eigenspace(problem, params, config.dim, store, mesh)
     probes = [prepare.probe(problem, params, space, config.points, sigma) for sigma in sigmas]
-    curves = segments.run(
+    curves, _ = segments.run(
         problem, probes, store, checkpoint_every=float("inf"), precision="highest", mesh=mesh
     )
     laws = segments.law(problem, space, sigmas.tolist(), mesh)

@@ -95,7 +95,7 @@ def steps(
     """The increments at w* and over the points, and the largest distance of a point from w*."""
     probe = js.gaussian(problem.keys["probe"], space, points, sigma)
     mesh = devices.mesh(None, points)
-    (curve,) = segments.run(
+    (curve,), _ = segments.run(
         problem, [probe], store, checkpoint_every=float("inf"), precision="highest", mesh=mesh
     )
     with console.timed("largest steps", f"at w*, and over {points} points at σ = {sigma:g}"):

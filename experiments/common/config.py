@@ -64,6 +64,8 @@ class ProblemConfig:
     """Folder with the data set's files."""
     k_max: Annotated[int, at_least(2)] = 60_000
     """Number of samples N, at least 2: w* is trained on them, and k runs up to N − 1."""
+    holdout: Annotated[int, at_least(0)] = 0
+    """Samples after the first k_max that stand for new ones; 0: the test split does."""
     order: Literal["shuffled", "dataset"] = "shuffled"
     """Order of the samples: shuffled by the seed, or as the data set has them."""
     model: Literal["mlp", "cnn", "transformer"] = "mlp"

@@ -25,6 +25,7 @@ class Problem:
 
     dataset: Dataset
     order: np.ndarray  #: [k_max] indices into the training split
+    held_out: np.ndarray  #: indices into the training split that w* is not trained on
     apply: Any
     loss: PerSampleLoss
     initial: Params
@@ -52,6 +53,14 @@ class Problem:
                 f"the Hessian need at once, found: {error}; lower --k-max"
             ) from error
 
+    @functools.cached_property
+    def fresh(self) -> Batch | None:
+        """Samples that w* has not seen: those held out, else the test split; None without any."""
+        split = {"inputs": self.dataset.train_inputs, "targets": self.dataset.train_targets}
+        if len(self.held_out):
+            return jax.tree.map(jnp.asarray, stream.take(split, self.held_out))
+        return None if self.dataset.test_inputs is None else tests_of(self)[1]
+
     def release(self) -> None:
         """Free the memory of ``samples``, which are read again at their next use."""
         self.__dict__.pop("samples", None)
@@ -63,10 +72,11 @@ def load(config: ProblemConfig) -> Problem:
     started = time.monotonic()
     dataset = data.load(config.dataset, data_dir=config.data_dir)
     total = len(dataset.train_inputs)
-    if config.k_max > total:
+    if config.k_max + config.holdout > total:
+        more = f" and --holdout {config.holdout}" if config.holdout else ""
         raise InputError(
             f"expected --k-max of at most {total}, the samples of {dataset.name}, "
-            f"found {config.k_max}; lower it"
+            f"found {config.k_max}{more}; lower it"
         )
     keys = dict(zip(KEYS, jax.random.split(jax.random.key(config.seed), len(KEYS)), strict=True))
     order = np.arange(total)
@@ -75,7 +85,8 @@ def load(config: ProblemConfig) -> Problem:
     model, loss = network(config, dataset)
     initial = model.init(keys["init"], dataset.train_inputs[:1])
     seconds = {"data": time.monotonic() - started}
-    return Problem(dataset, order[: config.k_max], model.apply, loss, initial, keys, seconds)
+    own, held_out = order[: config.k_max], order[config.k_max :][: config.holdout]
+    return Problem(dataset, own, held_out, model.apply, loss, initial, keys, seconds)
 
 
 def check_test_split(problem: Problem) -> None:

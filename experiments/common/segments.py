@@ -112,6 +112,13 @@ class Sweep(NamedTuple):
     seconds: np.ndarray  #: [1] spent so far
 
 
+class Swept(NamedTuple):
+    """What a sweep gives, for each of s sigmas."""
+
+    curves: list[Delta]
+    mean_loss: np.ndarray  #: [s, m], L_N(w) at every point
+
+
 def run(
     problem: Problem,
     probes: Sequence[Probe],
@@ -120,7 +127,7 @@ def run(
     checkpoint_every: float,
     precision: str,
     mesh: Mesh | None,
-) -> list[Delta]:
+) -> Swept:
     """The curve of every probe over the problem's samples.
 
     The state is saved in ``store`` every ``checkpoint_every`` seconds, and restored from there.
@@ -162,7 +169,7 @@ def run(
     problem.seconds["sweep"] = before + time.monotonic() - started
     what = f"{probes[0].num_points} points at each of {len(probes)} σ"
     console.stage("swept", what, problem.seconds["sweep"])
-    return curves
+    return Swept(curves, np.stack([np.asarray(carry.prefix.mean) for _, carry in state.done]))
 
 
 def _begin(problem: Problem, probes: Sequence[Probe]) -> Sweep:

@@ -143,14 +143,14 @@ def plus_minus(value: float, error: float) -> str:
     return f"{value:,.{digits}f} ± {error:,.{digits}f}"
 
 
-def count(k: float | None) -> str:
-    """K in words, None where it exceeds every number considered."""
-    return "beyond 2^31" if k is None else f"{k:,.0f}"
+def count(k: float | None, never: str = "beyond 2^31") -> str:
+    """K in words, ``never`` where it is None, beyond every number considered."""
+    return never if k is None else f"{k:,.0f}"
 
 
-def between(limits: Sequence[float | None]) -> str:
+def between(limits: Sequence[float | None], never: str = "beyond 2^31") -> str:
     """An interval of K in words."""
-    return " to ".join(map(count, limits))
+    return " to ".join(dict.fromkeys(count(k, never) for k in limits))
 
 
 def as_text(rows: list[list[str]]) -> str:

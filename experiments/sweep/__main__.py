@@ -125,12 +125,13 @@ def _find(problem: Problem, config: SweepConfig, mesh: Mesh | None, store: Path)
         prepare.probe(problem, params, space, config.points, sigma, config.points_from)
         for sigma in config.sigmas
     ]
-    curves = segments.run(
+    swept = segments.run(
         problem, probes, store, checkpoint_every=config.checkpoint_every,
         precision=config.precision, mesh=mesh,
     )  # fmt: skip
     laws = segments.law(problem, space, config.sigmas, mesh)
-    arrays = measure.arrays_of(problem, params, pairs, config.sigmas, probes, curves) | laws
+    arrays = measure.arrays_of(problem, params, pairs, config.sigmas, probes, swept) | laws
+    arrays |= measure.fresh_of(problem, probes, mesh)
     summary = measure.summary_of(problem, params, pairs, arrays, config.tolerances)
     return Record(arrays, summary, report.figures_of(arrays, summary))
 

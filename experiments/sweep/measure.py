@@ -7,11 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float
 
 import jaxscape as js
-from experiments.common import segments, tables
-from experiments.common.problem import Problem
+from experiments.common import console, segments, tables
+from experiments.common.problem import Problem, tests_of
 from experiments.common.run_folder import plain
+from experiments.common.segments import Swept
 from experiments.common.tables import LEVEL
 from jaxscape.lab import train
 from jaxscape.lanczos import Eigenpairs
@@ -28,19 +31,19 @@ def arrays_of(
     pairs: Eigenpairs | None,
     sigmas: Sequence[float],
     probes: Sequence[Probe],
-    curves: Sequence[Delta],
+    swept: Swept,
 ) -> dict[str, np.ndarray]:
     """The arrays of results.npz but for the law's; ``pairs`` of a Hessian's directions.
 
     ``order`` [k_max], ``k`` [K = k_max − 1], ``sigma`` [s], ``delta*`` [s, K], ``loss_variance*``
     [s], ``eigenvalue*`` [d], ``loss_at_origin`` [k_max], ``coordinates`` [s, m, d].
     """
-    variance = np.stack([curve.loss_variance for curve in curves])
+    curves, mean_loss = swept
+    level, error = levels_of(curves, probes)
     at_origin = functools.partial(js.per_sample_losses, problem.loss, params)
     groups = getattr(probes[0], "groups", None)
     # an isotropic probe has none
     coordinates = [getattr(p, "coordinates", np.zeros((p.num_points, 0))) for p in probes]
-    means = variance.reshape(len(curves), groups or variance.shape[1], -1).mean(2)
     return {
         "k": curves[0].k,
         "order": problem.order.astype(np.int32),
@@ -49,13 +52,38 @@ def arrays_of(
         "delta_sem": np.stack([curve.sem for curve in curves]),
         "delta_centered": np.stack([curve.centered for curve in curves]),
         "delta_first_order": np.stack([curve.first_order for curve in curves]),
-        "loss_variance": variance.mean(1),
-        "loss_variance_sem": means.std(1, ddof=1) / np.sqrt(means.shape[1]),
+        "mean_loss": mean_loss.mean(1),
+        "loss_variance": level,
+        "loss_variance_sem": error,
         "eigenvalues": np.asarray(pairs.values if pairs else []),
         "eigenvalue_residuals": np.asarray(pairs.residuals if pairs else []),
         "loss_at_origin": segments.rows(problem, at_origin),
         "coordinates": np.stack([np.asarray(theta) for theta in coordinates]),
     } | ({"point_groups": np.asarray(groups)} if groups else {})
+
+
+def fresh_of(problem: Problem, probes: Sequence[Probe], mesh: Mesh | None) -> dict[str, np.ndarray]:
+    """The curve and E_q S² of samples that w* has not seen; nothing where there are none.
+
+    ``delta_fresh`` [s, F − 1] of F samples, ``loss_variance_fresh``, ``_fresh_sem`` [s].
+    """
+    if problem.fresh is None:
+        return {}
+    with console.timed("fresh samples", f"{len(problem.fresh['targets']):,}, at the same points"):
+        curves = [js.delta(problem.loss, probe, problem.fresh, mesh=mesh) for probe in probes]
+    level, error = levels_of(curves, probes)
+    fresh = np.stack([curve.mean for curve in curves])
+    return {"delta_fresh": fresh, "loss_variance_fresh": level, "loss_variance_fresh_sem": error}
+
+
+def levels_of(
+    curves: Sequence[Delta], probes: Sequence[Probe]
+) -> tuple[Float[np.ndarray, "s"], Float[np.ndarray, "s"]]:
+    """E_q S² at each sigma, with its standard error over the points, or groups of them."""
+    variance = np.stack([curve.loss_variance for curve in curves])
+    groups = getattr(probes[0], "groups", None) or variance.shape[1]
+    means = variance.reshape(len(curves), groups, -1).mean(2)
+    return variance.mean(1), means.std(1, ddof=1) / np.sqrt(groups)
 
 
 def summary_of(
@@ -73,7 +101,8 @@ def summary_of(
         "num_samples": len(problem.order),
         "num_parameters": num_parameters(params),
         "train_loss": float(arrays["loss_at_origin"].mean(dtype=np.float64)),
-        "test_accuracy": _test_accuracy(problem, params),
+        **_tests(problem, params),
+        "fresh": fresh_words(problem),
         "whole_sequences": dataset.has_tokens,
         "unit": f"{problem.unit}²",
         "eigenvalues": [float(value) for value in arrays["eigenvalues"]],
@@ -84,46 +113,76 @@ def summary_of(
     }
 
 
-def _test_accuracy(problem: Problem, params: Params) -> float | None:
-    """None for a regression, or where the data set has no test split."""
-    dataset = problem.dataset
-    if dataset.num_classes == 0 or dataset.test_inputs is None or dataset.test_targets is None:
-        return None
-    inputs, targets = jnp.asarray(dataset.test_inputs), jnp.asarray(dataset.test_targets)
-    return float(train.accuracy(problem.apply, params, inputs, targets, batch_size=1000))
+def _tests(problem: Problem, params: Params) -> dict[str, float | None]:
+    """The mean loss and the accuracy on the test split; None where there are none."""
+    found: dict[str, float | None] = {"test_loss": None, "test_accuracy": None}
+    if problem.dataset.test_inputs is not None:
+        metrics, samples = tests_of(problem)
+        for name, metric in metrics.items():
+            found[name] = float(train.mean_loss(metric, params, samples, batch_size=1000))
+    return found
+
+
+def fresh_words(problem: Problem) -> str:
+    """What stands for new samples; empty where nothing does."""
+    if problem.fresh is None:
+        return ""
+    kind = "held out" if len(problem.held_out) else "of the test split"
+    return f"{len(problem.fresh['targets']):,} {kind}"
 
 
 def sigma_entry(
     arrays: dict[str, np.ndarray], index: int, tolerances: Sequence[float]
 ) -> dict[str, Any]:
-    """The summary of one sigma: the level of Δ_k·k², its decay, the law beside it, and K."""
+    """The summary of one sigma: the level of Δ_k·k², its decay, the law beside it, and K.
+
+    ``fresh_*`` are of samples that w* has not seen, where there are some.
+    """
     k, delta = arrays["k"], arrays["delta"][index]
     chosen = tables.late(k)
-    interval, effective = level_of(arrays, index)
     fit = tables.decay_exponent(k[chosen], delta[chosen])
-    return {
-        "sigma": float(arrays["sigma"][index]),
+    entry = {
+        "sigma": short(arrays["sigma"][index]),
+        "mean_loss": float(arrays["mean_loss"][index]),
         "mean_delta_k2": tables.level(k, delta),
-        "order_law_k2": float(arrays["loss_variance"][index]),
         "order_law_k2_sem": float(arrays["loss_variance_sem"][index]),
+        **_level_entry(arrays, index, ""),
         **tables.agreement(arrays, index, chosen),
         "decay_exponent": {"value": plain(fit.exponent), "sem": plain(fit.sem)},
+        "sufficient_size": sizes_of(arrays, index, tolerances),
+    }
+    if "delta_fresh" in arrays:
+        entry |= {f"fresh_{name}": x for name, x in _level_entry(arrays, index, "_fresh").items()}
+        if entry["order_law_k2"] > 0:
+            entry["fresh_over_own"] = entry["fresh_order_law_k2"] / entry["order_law_k2"]
+    return entry
+
+
+def short(value: np.floating) -> float:
+    """A float32 as the shortest decimal that stands for it: 0.01, not 0.009999999776482582."""
+    return float(str(np.float32(value)))
+
+
+def _level_entry(arrays: dict[str, np.ndarray], index: int, whose: str) -> dict[str, Any]:
+    interval, effective = level_of(arrays, index, whose)
+    return {
+        "order_law_k2": float(arrays[f"loss_variance{whose}"][index]),
         "order_law_k2_ci": [plain(interval.low), plain(interval.high)],
         "effective_samples": plain(effective),
-        "sufficient_size": sizes_of(arrays, index, tolerances),
     }
 
 
-def level_of(arrays: dict[str, np.ndarray], index: int) -> tuple[Interval, float]:
+def level_of(arrays: dict[str, np.ndarray], index: int, whose: str = "") -> tuple[Interval, float]:
     """E_q S² with its interval, and the effective sample size of the terms k(k+1)Δ_k.
 
-    The interval over samples comes from these terms, the one over points from S²(w).
+    The interval over samples comes from these terms, the one over points from S²(w). ``whose`` is
+    "_fresh" for the samples that w* has not seen.
     """
-    terms = _terms(arrays, index)
+    terms = _terms(arrays[f"delta{whose}"][index])
     groups = arrays.get("point_groups")
     m = arrays["coordinates"].shape[1] if groups is None else int(groups)
-    mean = jnp.asarray(arrays["loss_variance"][index])
-    error = jnp.asarray(arrays["loss_variance_sem"][index])
+    mean = jnp.asarray(arrays[f"loss_variance{whose}"][index])
+    error = jnp.asarray(arrays[f"loss_variance{whose}_sem"][index])
     points = Terms(jnp.asarray(m), m * mean, m * mean**2 + m * (m - 1) * error**2)
     found = terms_of(terms)
     interval = mean_interval(found, terms.max(), points, level=LEVEL)
@@ -133,39 +192,50 @@ def level_of(arrays: dict[str, np.ndarray], index: int) -> tuple[Interval, float
 def sizes_of(
     arrays: dict[str, np.ndarray], index: int, tolerances: Sequence[float]
 ) -> list[dict[str, Any]]:
-    """Per tolerance, K of this order, with its interval over orders, of Δ and of centered delta.
+    """Per tolerance, what these n samples say of K within the run, and new ones of any K.
 
-    Of Δ also K of the order law, and the K_ε with ε² the tolerance: to the landscape of the
-    population, and to that of all samples of the run.
+    Within the run: K of this order, its interval over the orders of these samples (``ci``), K of
+    the order law (``law_*``), each of Δ and of centered delta, and the K_ε, ε² the tolerance, to
+    the landscape of all n (``distance_full_*``); None is "not by n". Of a stream of new samples,
+    where there are some: K over orders (``fresh_ci``), of the order law (``fresh_law_*``), and K_ε
+    to the landscape of the population (``distance_*``); None is beyond 2³¹.
     """
     wanted = np.asarray(tolerances, np.float32)
     n, epsilons = len(arrays["k"]) + 1, np.sqrt(wanted)
-    sizes, intervals = {}, {}
+    own, fresh = level_of(arrays, index)[0], None
+    sizes: dict[str, Any] = {}
     for name, part in (("", "delta"), ("centered_", "delta_centered")):
-        sizes[f"{name}k"] = js.sufficient_size(arrays[part][index], wanted)
-        orders = js.exceedance_size(_terms(arrays, index, part), n - 1, wanted, level=LEVEL)
-        intervals[f"{name}ci"] = orders.low, orders.high
-    variance, _ = level_of(arrays, index)
-    for name, size in (
-        ("law", lambda v: js.increment_size(v, wanted)),
-        ("distance", lambda v: js.distance_size(v, epsilons)),
-        ("distance_full", lambda v: js.distance_size(v, epsilons, n)),
-    ):
-        sizes[f"{name}_k"] = size(variance.value)
-        intervals[f"{name}_ci"] = size(variance.low), size(variance.high)
+        sizes[f"{name}k"] = js.sufficient_size(arrays[part][index], wanted), n
+        terms = _terms(arrays[part][index])
+        orders = js.exceedance_size(terms, n - 1, wanted, level=LEVEL, within=n)
+        sizes[f"{name}ci"] = (orders.low, orders.high), n
+    laws: list[tuple[str, Any, Interval, float]] = [
+        ("law", lambda v: js.increment_size(v, wanted), own, n),
+        ("distance_full", lambda v: js.distance_size(v, epsilons, n), own, np.inf),
+    ]
+    if "delta_fresh" in arrays:
+        fresh, terms = level_of(arrays, index, "_fresh")[0], _terms(arrays["delta_fresh"][index])
+        orders = js.exceedance_size(terms, len(terms), wanted, level=LEVEL)
+        sizes["fresh_ci"] = (orders.low, orders.high), np.inf
+        laws.append(("fresh_law", lambda v: js.increment_size(v, wanted), fresh, np.inf))
+        laws.append(("distance", lambda v: js.distance_size(v, epsilons), fresh, np.inf))
+    for name, size, level, most in laws:
+        sizes[f"{name}_k"] = size(level.value), most
+        sizes[f"{name}_ci"] = (size(level.low), size(level.high)), most
+
+    def number(size: Any, row: int, most: float) -> Any:
+        if not isinstance(size, SufficientSize):
+            return [number(limit, row, most) for limit in size]
+        return int(size.k[row]) if bool(size.reached[row]) and size.k[row] < most else None
+
     return [
-        {"tolerance": tolerance, "reached": bool(sizes["k"].reached[row])}
-        | {name: _k(size, row) for name, size in sizes.items()}
-        | {name: [_k(low, row), _k(high, row)] for name, (low, high) in intervals.items()}
+        {"tolerance": tolerance, "reached": bool(sizes["k"][0].reached[row])}
+        | {name: number(size, row, most) for name, (size, most) in sizes.items()}
         for row, tolerance in enumerate(tolerances)
     ]
 
 
-def _terms(arrays: dict[str, np.ndarray], index: int, part: str = "delta") -> np.ndarray:
-    k = arrays["k"].astype(np.float64)
-    return (k * (k + 1) * arrays[part][index]).astype(np.float32)
-
-
-def _k(size: SufficientSize, row: int) -> int | None:
-    """K, or None where it exceeds every number considered."""
-    return int(size.k[row]) if bool(size.reached[row]) else None
+def _terms(delta: Float[np.ndarray, "K"]) -> Float[np.ndarray, "K"]:
+    """z = k(k+1) Δ_k."""
+    k = np.arange(1, len(delta) + 1, dtype=np.float64)
+    return (k * (k + 1) * delta).astype(np.float32)

@@ -12,6 +12,7 @@ from experiments.common import report, tables
 from experiments.common.report import Picture
 from experiments.common.run_folder import Record
 from jaxscape.lab import plot
+from jaxscape.loss_variance import TRUSTED
 
 LATE = 0.95
 
@@ -38,26 +39,77 @@ CAPTIONS = {
 }
 
 
+WORDS = """\
+K: the k from which on Δ_k stays below the tolerance, in the order of this run; 1: never above it.
+Any order: where K lies in 90 % of the orders of these samples. Not by n: Δ_k ends above it."""
+"""What the printed table of K means."""
+
+
 def tell(found: dict[str, Any]) -> None:
-    """Print the summary: the network, and the tables."""
+    """Print the answer of every sigma, then K, then what they rest on."""
     print("\n" + ", ".join(f"{name} {value}" for name, value in network(found)))
-    for rows in tables_of(found):
-        print("\n" + tables.as_text(rows))
-        if is_marked(rows):
-            print(MARK)
+    levels, sizes, laws = tables_of(found)
+    for text in ("\n".join(verdicts(found)), WORDS, tables.as_text([row[:4] for row in sizes])):
+        print(f"\n{text}")
+    print(MARK if is_marked(sizes) else "", end="\n" if is_marked(sizes) else "")
+    print(f"\n{tables.as_text(levels)}\n\n{tables.as_text(laws)}")
+
+
+def verdicts(found: dict[str, Any]) -> list[str]:
+    """The answer to the question of the title at every sigma, in words."""
+    return [_verdict(entry, found) for entry in found["sigmas"]]
+
+
+def _verdict(entry: dict[str, Any], found: dict[str, Any]) -> str:
+    n, unit = found["num_samples"], found["unit"].removesuffix("²")
+    step = np.sqrt(entry["order_law_k2"]) / n
+    sizes = sorted(entry["sufficient_size"], key=lambda size: size["tolerance"])
+    reached = [size for size in sizes if size["reached"] and size["k"] <= LATE * n]
+    size = reached[0] if reached else sizes[-1]
+    below = f"{np.sqrt(size['tolerance']):.1g} {unit}"
+    parts = [f"σ = {entry['sigma']:g}, {look(entry['mean_loss'], found['train_loss'])} (mean loss",
+             f"at the points {entry['mean_loss']:.3g} {unit}, {found['train_loss']:.3g} at w*):",
+             f"one more of these {n:,} samples still moves the loss by {step:.1g} {unit} (root",
+             "mean square)."]  # fmt: skip
+    if reached:
+        parts.append(f"That stays below {below} from K = {size['k']:,} on.")
+    else:
+        parts.append(f"It does not stay below {below} for good within the run.")
+    if "fresh_over_own" in entry:
+        parts.append(f"New samples ({found['fresh']}) have {entry['fresh_over_own']:.2g} times the")
+        parts.append(f"variance E S²: of a stream of them K is {tables.between(size['fresh_ci'])}")
+        parts.append(f"(90 %{', beyond this run' if (size['fresh_ci'][1] or n) >= n else ''}).")
+    else:
+        parts.append("Of new samples it says nothing: there are none (a test split, --holdout).")
+    return " ".join([*parts, trust(entry)])
+
+
+def look(at_points: float, at_origin: float) -> str:
+    """How far the points of a sigma are from w*, by what they do to the mean loss."""
+    if at_points < 1.5 * at_origin:
+        return "a close look"
+    return "a middling look" if at_points < 10 * at_origin else "a wide look"
+
+
+def trust(entry: dict[str, Any]) -> str:
+    """How many samples the numbers come from, in one sentence."""
+    own, fresh = entry["effective_samples"], entry.get("fresh_effective_samples")
+    worst = min(x or 0 for x in (own, fresh if "fresh_over_own" in entry else own))
+    if worst >= TRUSTED:
+        return f"Trust: good, {worst:,.0f} effective samples."
+    return f"Trust: little, they come from {worst:,.0f} effective samples; take more."
 
 
 def network(found: dict[str, Any]) -> list[tuple[str, str]]:
     """The trained network: how large it is, how well it does."""
-    rows = [
-        ("parameters", f"{found['num_parameters']:,}"),
-        ("training loss", f"{found['train_loss']:.4g}"),
-        ("unit of Δ_k and tolerances", found["unit"]),
-    ]
+    rows = [("parameters", f"{found['num_parameters']:,}")]
+    rows.append(("training loss", f"{found['train_loss']:.4g}"))
+    if found["test_loss"] is not None:
+        rows.append(("test loss", f"{found['test_loss']:.4g}"))
     if found["test_accuracy"] is not None:
         of = " of whole sequences" if found["whole_sequences"] else ""
-        rows.insert(2, (f"test accuracy{of}", f"{found['test_accuracy']:.2%}"))
-    return rows
+        rows.append((f"test accuracy{of}", f"{found['test_accuracy']:.2%}"))
+    return [*rows, ("unit of Δ_k and tolerances", found["unit"])]
 
 
 def tables_of(found: dict[str, Any]) -> list[list[list[str]]]:
@@ -67,31 +119,51 @@ def tables_of(found: dict[str, Any]) -> list[list[list[str]]]:
 
 
 def levels_table(entries: list[dict[str, Any]]) -> list[list[str]]:
-    """The level of Δ_k·k² at each sigma, the order law, and the decay of Δ_k."""
-    rows = [["sigma", "mean Δ_k·k²", "order law", "90 %", "effective samples", "decay exponent"]]
+    """E S² of the run's samples and of new ones at each sigma; the decay of Δ_k."""
+    rows = [["sigma", "mean loss", "mean Δ_k·k²", "E S², 90 %", "effective"]]
+    rows[0] += ["E S², new samples, 90 %", "effective", "new / own", "decay exponent"]
     for entry in entries:
-        exponent = entry["decay_exponent"]
-        fitted = "-" if exponent["value"] is None else f"{exponent['value']:.3f}"
+        exponent, fitted = entry["decay_exponent"], "-"
+        if exponent["value"] is not None:
+            fitted = f"{exponent['value']:.3f}"
         if exponent["sem"] is not None:
-            fitted += f" ± {exponent['sem']:.3f}"
-        limits = ["any" if x is None else f"{x:.3g}" for x in entry["order_law_k2_ci"]]
-        effective = entry["effective_samples"]
+            fitted = tables.plus_minus(exponent["value"], exponent["sem"])
+        ratio = entry.get("fresh_over_own")
         rows.append([
-            f"{entry['sigma']:g}", f"{entry['mean_delta_k2']:.4g}", f"{entry['order_law_k2']:.4g}",
-            " to ".join(limits), "-" if effective is None else f"{effective:,.0f}", fitted,
+            f"{entry['sigma']:g}", f"{entry['mean_loss']:.3g}", f"{entry['mean_delta_k2']:.4g}",
+            *_level_cells(entry, ""), *_level_cells(entry, "fresh_"),
+            "-" if ratio is None else f"{ratio:.3g}", fitted,
         ])  # fmt: skip
     return rows
 
 
-def sizes_table(entries: list[dict[str, Any]], k_max: int) -> list[list[str]]:
-    """K per sigma and tolerance, with its intervals; a star where it is near the last k."""
-    rows = [["sigma", "tolerance", "K, this order", "any order, 90 %", "K, order law", "90 %"]]
+def _level_cells(entry: dict[str, Any], whose: str) -> list[str]:
+    if f"{whose}order_law_k2" not in entry:
+        return ["-", "-"]
+    limits = ["any" if x is None else f"{x:.3g}" for x in entry[f"{whose}order_law_k2_ci"]]
+    effective = entry[f"{whose}effective_samples"]
+    level = f"{entry[f'{whose}order_law_k2']:.4g}, {' to '.join(limits)}"
+    return [level, "-" if effective is None else f"{effective:,.0f}"]
+
+
+def sizes_table(entries: list[dict[str, Any]], n: int) -> list[list[str]]:
+    """K per sigma and tolerance within the run, and of new samples; a star near the last k."""
+    rows = [["sigma", "tolerance", "K", "any order, 90 %", "mean of orders, 90 %"]]
+    rows[0] += ["K, new samples, any order, 90 %", "mean of orders, 90 %", "K_ε, new samples, 90 %"]
+    never = f"not by {n:,}"
     for entry in entries:
         for size in entry["sufficient_size"]:
-            star = "*" if size["reached"] and size["k"] > LATE * k_max else ""
-            own = f"{size['k']:,}{star}" if size["reached"] else f"not by {k_max:,}"
-            law = tables.count(size["law_k"]), tables.between(size["law_ci"])
-            cells = [own, tables.between(size["ci"]), *law]
+            star = "*" if size["reached"] and size["k"] > LATE * n else ""
+            own = f"{size['k']:,}{star}" if size["reached"] else never
+            cells = [own, tables.between(size["ci"], never)]
+            cells.append(f"{tables.count(size['law_k'], never)}, "
+                         f"{tables.between(size['law_ci'], never)}")  # fmt: skip
+            if "fresh_ci" in size:
+                cells.append(tables.between(size["fresh_ci"]))
+                for name in ("fresh_law", "distance"):
+                    limits = tables.between(size[f"{name}_ci"])
+                    cells.append(f"{tables.count(size[f'{name}_k'])}, {limits}")
+            cells += ["-"] * (6 - len(cells))
             rows.append([f"{entry['sigma']:g}", f"{size['tolerance']:g}", *cells])
     return rows
 
@@ -147,7 +219,8 @@ def write(config: Any, folder: Path, record: Record, facts: dict[str, Any]) -> N
     spent = [(f"seconds, {stage}", value) for stage, value in found["seconds"].items()]
     report.write(
         folder, "report.html.j2", [Picture(name, CAPTIONS[name]) for name in record.figures],
-        dataset=found["dataset"], notes=notes(found), unit=found["unit"], from_k=tables.FROM,
+        dataset=found["dataset"], notes=notes(found), verdicts=verdicts(found),
+        unit=found["unit"], from_k=tables.FROM, fresh=found["fresh"],
         sizes=sizes, levels=levels, laws=laws, mark=MARK if is_marked(sizes) else "",
         eigenvalues=list(zip(values, residuals, found["eigenvalues_converged"], strict=True)),
         command=command(config, found["dataset"]),

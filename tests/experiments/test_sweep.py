@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 from cases import at64, increments64
 from command import process
-from sweeps import check_same, flax_losses64, load, read, run
+from sweeps import check_same, flax_losses64, load, read, restored, run
 
 from experiments.sweep import report
 
 SHAPES = {
     "k": "K", "order": "n", "sigma": "s", "delta": "sK", "delta_sem": "sK", "delta_centered": "sK",
     "delta_first_order": "sK", "loss_variance": "s", "loss_variance_sem": "s", "eigenvalues": "d",
+    "mean_loss": "s", "delta_fresh": "sF", "loss_variance_fresh": "s",
+    "loss_variance_fresh_sem": "s",
     "eigenvalue_residuals": "d", "loss_at_origin": "n", "coordinates": "smd",
     "law_total": "sK", "law_offset": "sK", "law_mixed": "sK", "law_gradient": "sK",
     "law_curvature": "sK", "law_diagonal": "sK", "law_centered": "sK",
@@ -27,7 +29,7 @@ def test_the_run_folder_is_whole(finished):
     ]  # fmt: skip
     assert [p.name for p in out.parent.iterdir()] == ["run"]
     arrays, summary = read(out)
-    sizes = {"K": 249, "n": 250, "s": 2, "d": 3, "m": 5}
+    sizes = {"K": 249, "n": 250, "s": 2, "d": 3, "m": 5, "F": 39}
     assert {name: a.shape for name, a in arrays.items()} == {
         name: tuple(sizes[letter] for letter in letters) for name, letters in SHAPES.items()
     }
@@ -39,7 +41,8 @@ def test_the_run_folder_is_whole(finished):
         f"{name}.{kind}" for name in names for kind in ("png", "pdf")
     }
     assert summary["num_parameters"] == 7 * 6 + 6 + 6 * 3 + 3
-    assert "K, this order" in done.stdout
+    answer = done.stdout.index("σ = ")
+    assert answer < done.stdout.index("K: the k from which on") < done.stdout.index("tolerance  ")
     config = json.loads((out / "config.json").read_text())
     assert config["settings"]["points"] == 5
     assert set(config["dataset"]["sha256"]) == {
@@ -74,6 +77,45 @@ def test_the_curves_match_a_float64_loop_over_the_same_points(clouds, finished):
         assert np.all(theta != 0)  # every direction is used
 
 
+def test_what_is_said_of_new_samples_comes_from_new_samples(clouds, finished):
+    """The test split, at the same points, by float64 loops; w* has never seen it."""
+    out, done = finished
+    arrays, summary = read(out)
+    found, (space, _) = load(clouds, out)
+    new = {"inputs": found.dataset.test_inputs, "targets": found.dataset.test_targets}
+    own = flax_losses64(space.origin, new)
+    np.testing.assert_allclose(summary["test_loss"], own.mean(), rtol=1e-5)
+    for s, entry in enumerate(summary["sigmas"]):
+        points = [at64(space, t) for t in arrays["coordinates"][s]]
+        rows = [flax_losses64(w, new) for w in points]
+        square = (increments64(rows) ** 2).mean(0)
+        np.testing.assert_allclose(arrays["delta_fresh"][s], square, rtol=1e-3, atol=1e-9)
+        variance = np.var(rows, 1, ddof=1)
+        np.testing.assert_allclose(arrays["loss_variance_fresh"][s], variance.mean(), rtol=1e-5)
+        error = variance.std(ddof=1) / np.sqrt(5)
+        np.testing.assert_allclose(arrays["loss_variance_fresh_sem"][s], error, rtol=1e-3)
+        ratio = variance.mean() / arrays["loss_variance"][s]
+        np.testing.assert_allclose(entry["fresh_over_own"], ratio, rtol=1e-5)
+        mean = np.mean([flax_losses64(w, found.samples).mean() for w in points])
+        np.testing.assert_allclose(entry["mean_loss"], mean, rtol=1e-5)
+        for size in entry["sufficient_size"]:  # to the population: from new samples alone
+            want = variance.mean() / size["tolerance"]
+            assert abs(size["distance_k"] - 1 - want) <= 1 + 1e-4 * want
+    assert "New samples (40 of the test split)" in done.stdout
+
+
+def test_samples_held_out_stand_for_new_ones(clouds, tmp_path, capsys):
+    assert run([*clouds, "--holdout", "30"], tmp_path / "run", capsys)[0] == 0
+    arrays, summary = read(tmp_path / "run")
+    assert summary["fresh"] == "30 held out"
+    assert arrays["delta_fresh"].shape == (2, 29)
+    found = restored([*clouds, "--holdout", "30"], tmp_path / "run")[0]
+    assert not set(found.held_out) & set(found.order)
+    rows = found.dataset.train_inputs[found.held_out]
+    np.testing.assert_array_equal(found.fresh["inputs"], rows)
+    assert run([*clouds, "--holdout", "51"], tmp_path / "more", capsys)[0] == 2
+
+
 def test_the_law_agrees_with_monte_carlo_where_the_points_stay_close(clouds, tmp_path, capsys):
     sigmas = ["--sigmas", "0.001", "30", "--points", "400"]
     assert run([*clouds, *sigmas], tmp_path / "run", capsys)[0] == 0
@@ -102,12 +144,15 @@ def test_sizes_in_the_summary_are_definition_4(finished):
 
 
 def test_a_late_size_is_marked():
-    more = {"ci": [1, 9], "law_k": 4, "law_ci": [3, None]}
+    more = {"ci": [1, 9], "law_k": 4, "law_ci": [3, None], "fresh_ci": [2, None]}
+    more |= {"fresh_law_k": 7, "fresh_law_ci": [6, 8], "distance_k": None}
+    more["distance_ci"] = [30, None]
     found = [(96, True), (95, True), (None, False)]
     sizes = [{"tolerance": 1.0, "k": k, "reached": r, **more} for k, r in found]
     rows = report.sizes_table([{"sigma": 1.0, "sufficient_size": sizes}], 100)
     assert [row[2] for row in rows[1:]] == ["96*", "95", "not by 100"]
-    assert rows[1][3:] == ["1 to 9", "4", "3 to beyond 2^31"]
+    own, new = ["1 to 9", "4, 3 to not by 100"], ["2 to beyond 2^31", "7, 6 to 8"]
+    assert rows[1][3:] == [*own, *new, "beyond 2^31, 30 to beyond 2^31"]
     assert report.is_marked(rows)
 
 
@@ -117,11 +162,18 @@ def test_intervals_hold_what_they_are_intervals_of(finished):
         low, high = entry["order_law_k2_ci"]
         assert low < arrays["loss_variance"][s] < high
         for size in entry["sufficient_size"]:
-            assert size["law_ci"][0] <= size["law_k"] <= size["law_ci"][1]
-            want = np.sqrt(arrays["loss_variance"][s] / size["tolerance"] + 0.25) - 0.5
-            assert size["law_k"] - 1 <= want * (1 + 1e-4)
-            assert size["law_k"] + 1 >= want * (1 - 1e-4)
-            assert size["ci"][0] <= size["ci"][1]
+            for whose, most in (("", 250), ("fresh_", np.inf)):
+                variance = arrays["loss_variance_fresh" if whose else "loss_variance"][s]
+                want = np.sqrt(variance / size["tolerance"] + 0.25) - 0.5
+                k, limits = size[f"{whose}law_k"], size[f"{whose}law_ci"]
+                if k is None:  # not within the run
+                    assert want * (1 + 1e-4) > most - 1
+                    continue
+                assert limits[0] <= k <= (limits[1] or most)
+                assert k - 1 <= want * (1 + 1e-4)
+                assert k + 1 >= want * (1 - 1e-4)
+                low, high = size[f"{whose}ci"]
+                assert low <= (high or most)
 
 
 def test_the_report_is_one_file(finished):
