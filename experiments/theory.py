@@ -59,7 +59,7 @@ def _find(problem: Problem, config: TheoryConfig, work: Path) -> Record:
     arrays = _compare(problem, config, work / "checkpoint")
     late = tables.late(arrays["k"])
     entries = [
-        {"sigma": float(sigma)} | tables.agreement(arrays, index, late)
+        {"sigma": tables.short(sigma)} | tables.agreement(arrays, index, late)
         for index, sigma in enumerate(arrays["sigma"])
     ]
     if not all("law_holds" in entry for entry in entries):

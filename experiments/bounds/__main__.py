@@ -49,7 +49,8 @@ class BoundsConfig(RunConfig):
             )
 
 
-def _check(problem: Problem) -> None:
+def _check(problem: Problem, config: BoundsConfig) -> None:
+    del config
     if not problem.dataset.num_classes:
         raise InputError(
             "expected classes as targets, found numbers to be predicted; the bounds are of the "

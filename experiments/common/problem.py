@@ -89,8 +89,9 @@ def load(config: ProblemConfig) -> Problem:
     return Problem(dataset, own, held_out, model.apply, loss, initial, keys, seconds)
 
 
-def check_test_split(problem: Problem) -> None:
+def check_test_split(problem: Problem, config: ProblemConfig) -> None:
     """Raise an ``InputError`` where the data set has no test split."""
+    del config
     if problem.dataset.test_inputs is None:
         raise InputError(
             f"expected a data set with a test split, found none in {problem.dataset.name}; add "

@@ -47,7 +47,7 @@ def run(
     find: Callable[[Problem, Any, Path], Record],
     config: Any,
     *,
-    check: Callable[[Problem], None] = lambda problem: None,
+    check: Callable[[Problem, Any], None] = lambda problem, config: None,
 ) -> Record:
     """The whole command ``name``: load the data, write what ``find`` gives, print its text.
 
@@ -60,7 +60,7 @@ def run(
     """
     config.check()
     problem = problems.load(config)
-    check(problem)
+    check(problem, config)
     if hasattr(config, "dim"):
         check_dim(config.dim, problem.initial)
     console.problem(problem, config.order)

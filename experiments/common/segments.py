@@ -63,13 +63,14 @@ def rows(problem: Problem, function: Callable[[Batch], Any]) -> Any:
     return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
 
 
-def losses_at(problem: Problem, probe: Probe) -> Float[Array, "m n"]:
-    """ℓ_i(w) of every sample at every point, in memory.
+def losses_at(problem: Problem, probe: Probe, samples: Batch | None = None) -> Float[Array, "m n"]:
+    """ℓ_i(w) of every sample, by default of the problem's, at every point, in memory.
 
     Raises:
         InputError: a loss that is NaN or infinite.
     """
-    losses = js.evaluate(problem.loss, probe, problem.samples, reductions.losses(probe.num_points))
+    samples = problem.samples if samples is None else samples
+    losses = js.evaluate(problem.loss, probe, samples, reductions.losses(probe.num_points))
     bad = np.flatnonzero(~np.isfinite(losses).all(0))
     if bad.size:
         raise InputError(

@@ -135,6 +135,11 @@ def law_table(entries: Sequence[dict[str, Any]]) -> list[list[str]]:
     return rows
 
 
+def short(value: np.floating) -> float:
+    """A float32 as the shortest decimal that stands for it: 0.01, not 0.009999999776482582."""
+    return float(str(np.float32(value)))
+
+
 def plus_minus(value: float, error: float) -> str:
     """A value with its error, both to the second digit of the error."""
     if not 1e-3 < abs(value) < 1e5 or not 0 < error < np.inf:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 import jaxscape as js
+from experiments.common import tables
 from experiments.common.run_folder import plain
 
 FACTOR = 2.0
@@ -98,7 +99,7 @@ def per_sigma(arrays: dict[str, np.ndarray], shares: Sequence[float]) -> list[di
         known = [size["factor"] for size in sizes if size["factor"] is not None]
         names = ("loss_variance", "centered_variance", "effective_samples")
         entries.append(
-            {"sigma": float(sigma)}
+            {"sigma": tables.short(sigma)}
             | {name: plain(arrays[name][row]) for name in names}
             | {"sizes": sizes}
             | {"predicts": all(1 / FACTOR <= x <= FACTOR for x in known) if known else None}

@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 
 from experiments.common import cli, console, prepare, run_folder, segments, tables
-from experiments.common.config import RunConfig, above, at_least
+from experiments.common.config import RunConfig, above, at_least, default
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record
 from experiments.sample_size import measure, report
@@ -17,15 +17,17 @@ from jaxscape import InputError
 
 @dataclass(frozen=True)
 class SampleSizeConfig(RunConfig):
-    """The sample size that suffices as pilots of a few samples predict it, against all samples.
+    """The sample size that suffices as pilots of a few new samples predict it, against many.
 
-    Trains a network, evaluates every sample's loss at random points along its top Hessian
-    eigenvectors, and asks pilots of n = 250, 500, 1000, ... samples, each at a few of the points,
-    how many samples suffice: once along the order of the data, then over many random orders, to
-    see how often their 90 % intervals are right.
+    Trains a network on k_max samples and evaluates the loss of samples that it has not seen (the
+    test split, or --holdout) at random points along its top Hessian eigenvectors. Asks pilots of
+    n = 250, 500, 1000, ... of them, each at a few of the points, how many samples suffice: once
+    along the order of the data, then over many random orders, to see how often their 90 %
+    intervals are right.
 
     Examples:
         python -m experiments.sample_size --dataset mnist
+        python -m experiments.sample_size --dataset mnist --k-max 30000 --holdout 30000
         python -m experiments.sample_size --dataset glyphs --k-max 3000 --trials 20  # a first look
     """
 
@@ -35,10 +37,10 @@ class SampleSizeConfig(RunConfig):
     """Standard deviations σ along each direction, in units of the parameters."""
     points: Annotated[int, at_least(2)] = 512
     """Random points at each σ, at which pilots are compared with all samples."""
-    pilot_points: Annotated[int, at_least(2)] = 64
+    pilot_points: Annotated[int | None, at_least(2), default("64, or all where fewer")] = None
     """Points of each pilot, drawn from those of --points."""
     first_pilot: Annotated[int, at_least(2)] = 250
-    """Samples of the smallest pilot; each next has twice as many, up to half of k_max."""
+    """Samples of the smallest pilot; each next has twice as many, up to half of all."""
     trials: Annotated[int, at_least(1)] = 200
     """Number of random orders over which the coverage of the intervals is counted."""
     tolerance: Annotated[float, above(0)] = 1e-6
@@ -46,15 +48,28 @@ class SampleSizeConfig(RunConfig):
     epsilon: Annotated[float, above(0)] = 0.01
     """Root mean square distance to the population's landscape, in nats (units of the loss)."""
 
-    def check(self) -> None:
-        """See ``ProblemConfig.check``."""
-        super().check()
-        for flag, value, most, what in (
-            ("pilot-points", self.pilot_points, self.points, "--points"),
-            ("first-pilot", self.first_pilot, self.k_max // 2, "half of --k-max"),
-        ):
-            if value > most:
-                raise InputError(f"expected --{flag} of at most {most}, {what}, found {value}")
+    def __post_init__(self) -> None:
+        """See ``ProblemConfig``."""
+        super().__post_init__()
+        if self.pilot_points is None:
+            object.__setattr__(self, "pilot_points", min(64, self.points))
+
+
+def _check(problem: Problem, config: SampleSizeConfig) -> None:
+    if problem.fresh is None:
+        raise InputError(
+            "expected samples that w* has not seen, found no test split in "
+            f"{problem.dataset.name}; give --holdout, or another data set"
+        )
+    num = len(problem.fresh["targets"])
+    for flag, value, most, what in (
+        ("pilot-points", config.pilot_points or 0, config.points, "--points"),
+        ("first-pilot", config.first_pilot, num // 2, f"half of {num:,} new samples"),
+    ):
+        if value > most:
+            raise InputError(
+                f"expected --{flag} of at most {most}, {what}, found {value}; lower it"
+            )
 
 
 def _find(problem: Problem, config: SampleSizeConfig, work: Path) -> Record:
@@ -66,14 +81,17 @@ def _find(problem: Problem, config: SampleSizeConfig, work: Path) -> Record:
         probe = prepare.probe(problem, params, space, config.points, sigma)
         what = f"{config.points} points, {config.trials} orders at {config.pilot_points} of them"
         with console.timed(f"pilots, σ = {sigma:g}", what):
-            by_sigma.append(measure.arrays_of(segments.losses_at(problem, probe), config))
+            losses = segments.losses_at(problem, probe, problem.fresh)
+            by_sigma.append(measure.arrays_of(losses, config))
     arrays = {name: np.stack([arrays[name] for arrays in by_sigma]) for name in by_sigma[0]}
     arrays["sigma"] = np.asarray(config.sigmas, np.float32)
-    arrays["pilot"] = np.asarray(measure.doubling(config.first_pilot, len(problem.order)))
+    num = losses.shape[1]
+    arrays["pilot"] = np.asarray(measure.doubling(config.first_pilot, num))
     summary = {
-        "num_samples": len(problem.order),
+        "num_samples": num,
+        "trained_on": len(problem.order),
         "level": tables.LEVEL,
-        "answers": report.answers_of(arrays),
+        "answers": report.answers_of(arrays, num),
     }
     figures = {
         "pilots": report.pilots(summary, config.tolerance, problem.unit),
@@ -82,7 +100,7 @@ def _find(problem: Problem, config: SampleSizeConfig, work: Path) -> Record:
     return Record(arrays, summary, figures, report.text(summary))
 
 
-run = partial(run_folder.run, "sample_size", _find)
+run = partial(run_folder.run, "sample_size", _find, check=_check)
 """The whole command, from its settings; see ``run_folder.run``."""
 
 main = partial(cli.main, "sample_size", SampleSizeConfig, run)

@@ -27,23 +27,27 @@ COVERED = (("loss_variance", "level $\\mathrm{E}_q S^2$"), ("exceedance", "$K$ o
 PILOT = "samples $n$ of the pilot"
 
 
-def answers_of(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-    """One answer per sigma and part, from the arrays of results.npz; None where infinite."""
+def answers_of(arrays: dict[str, np.ndarray], num: int) -> list[dict[str, Any]]:
+    """One answer per sigma and part, from the arrays of ``num`` samples; None where infinite."""
     parts = {key: values for key, values in arrays.items() if values.ndim > 1}
     return [
-        {"sigma": float(sigma), "part": name}
-        | _answer(arrays["pilot"], {key: values[row, part] for key, values in parts.items()})
+        {"sigma": tables.short(sigma), "part": name}
+        | _answer(arrays["pilot"], {key: values[row, part] for key, values in parts.items()}, num)
         for row, sigma in enumerate(arrays["sigma"])
         for part, name in enumerate(PARTS)
     ]
 
 
-def _answer(sizes: np.ndarray, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+def _answer(sizes: np.ndarray, arrays: dict[str, np.ndarray], most: int) -> dict[str, Any]:
     """Of one sigma and part; ``held_*`` are [R, sizes], ``own_*`` [sizes, 3]."""
     trusted = arrays["trial_effective"] >= TRUSTED
+    # of K of a run, only orders count in which it is reached
+    reached = np.broadcast_to((arrays["trial_k"] < most)[:, None], trusted.shape)
 
     def shares(chosen: Any) -> dict[str, float | None]:
-        held = {key: arrays[f"held_{key}"][chosen] for key in QUANTITIES}
+        chosen = np.broadcast_to(chosen, trusted.shape)
+        held = {key: arrays[f"held_{key}"][chosen] for key in QUANTITIES[:3]}
+        held["exceedance"] = arrays["held_exceedance"][chosen & reached]
         return {key: float(hits.mean()) if hits.size else None for key, hits in held.items()}
 
     return {
@@ -52,7 +56,7 @@ def _answer(sizes: np.ndarray, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
                 "samples": int(size),
                 "effective_samples": plain(arrays["own_effective"][i]),
                 **{key: plain(arrays[f"own_{key}"][i]) for key in QUANTITIES},
-                "coverage": shares(np.s_[:, i]),
+                "coverage": shares(np.arange(len(sizes)) == i),
             }
             for i, size in enumerate(sizes)
         ],
@@ -85,9 +89,9 @@ def _table(answer: dict[str, Any], n: int) -> list[list[str]]:
         low, value, high = ("any" if x is None else f"{x:.3g}" for x in pilot["loss_variance"])
         held = pilot["coverage"]
         rows.append([
-            f"{pilot['samples']:,}", value, f"{low} to {high}", f"{held['loss_variance']:.1%}",
+            f"{pilot['samples']:,}", value, f"{low} to {high}", _share(held["loss_variance"]),
             f"{pilot['effective_samples'] or 0:,.0f}", tables.between(pilot["law"][::2]),
-            tables.between(pilot["exceedance"][::2]), f"{held['exceedance']:.1%}",
+            tables.between(pilot["exceedance"][::2]), _share(held["exceedance"]),
             tables.between(pilot["distance"][::2]),
         ])  # fmt: skip
     truth = answer["all"]
@@ -104,8 +108,12 @@ def _coverage_table(answer: dict[str, Any]) -> list[list[str]]:
     for name, (which, share) in zip((f"at least {TRUSTED}", "less"), shares.items(), strict=True):
         held = answer[f"coverage_{which}"]
         cells = (share, held["loss_variance"], held["exceedance"])
-        rows.append([name, *("-" if x is None else f"{x:.1%}" for x in cells)])
+        rows.append([name, *map(_share, cells)])
     return rows
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
 
 
 def pilots(summary: Mapping[str, Any], tolerance: float, unit: str) -> Figure:
@@ -146,7 +154,7 @@ def coverage(
         axes.axhline(level, color="0.4", lw=1)
         sizes = [pilot["samples"] for pilot in answer["pilots"]]
         for row, (kind, label) in enumerate(COVERED):
-            shares = [pilot["coverage"][kind] for pilot in answer["pilots"]]
+            shares = np.array([pilot["coverage"][kind] for pilot in answer["pilots"]], float)
             axes.plot(sizes, shares, label=label, **curve(row))
         axes.set(xscale="log", ylim=(0, 1.03))
     legend(figure, "grey: two standard errors of the trials around the level asked for")

@@ -142,7 +142,7 @@ def sigma_entry(
     chosen = tables.late(k)
     fit = tables.decay_exponent(k[chosen], delta[chosen])
     entry = {
-        "sigma": short(arrays["sigma"][index]),
+        "sigma": tables.short(arrays["sigma"][index]),
         "mean_loss": float(arrays["mean_loss"][index]),
         "mean_delta_k2": tables.level(k, delta),
         "order_law_k2_sem": float(arrays["loss_variance_sem"][index]),
@@ -156,11 +156,6 @@ def sigma_entry(
         if entry["order_law_k2"] > 0:
             entry["fresh_over_own"] = entry["fresh_order_law_k2"] / entry["order_law_k2"]
     return entry
-
-
-def short(value: np.floating) -> float:
-    """A float32 as the shortest decimal that stands for it: 0.01, not 0.009999999776482582."""
-    return float(str(np.float32(value)))
 
 
 def _level_entry(arrays: dict[str, np.ndarray], index: int, whose: str) -> dict[str, Any]:

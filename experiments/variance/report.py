@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments.common import tables
 from experiments.variance.measure import ESTIMATORS
 from jaxscape.lab.style import canvas, curve, legend
 
@@ -24,7 +25,7 @@ def entries_of(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     }
     names = [estimator.name for estimator in ESTIMATORS]
     return [
-        {"sigma": float(sigma)}
+        {"sigma": tables.short(sigma)}
         | {"estimators": [
             {"name": name} | {key: float(values[index, row]) for key, values in numbers.items()}
             for row, name in enumerate(names)

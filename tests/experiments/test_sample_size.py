@@ -19,14 +19,15 @@ TOLERANCE, EPSILON = 1e-4, 0.05
 
 @pytest.fixture(scope="module")
 def clouds(tmp_path_factory):
-    """160 samples of three overlapping clouds, as a file."""
+    """260 samples of three overlapping clouds, as a file: 100 to train on, 160 new ones."""
     rng = np.random.default_rng(0)
-    targets = rng.integers(3, size=160)
-    inputs = rng.normal(size=(160, 4)) + np.eye(3, 4)[targets]
+    targets = rng.integers(3, size=260)
+    inputs = rng.normal(size=(260, 4)) + np.eye(3, 4)[targets]
     path = tmp_path_factory.mktemp("data") / "clouds.npz"
     np.savez(path, inputs=inputs.astype(np.float32), targets=targets)
     return [
-        *("--dataset", f"npz:{path}", "--k-max", "160", "--hidden", "5", "--layers", "1"),
+        *("--dataset", f"npz:{path}", "--k-max", "100", "--holdout", "160"),
+        *("--hidden", "5", "--layers", "1"),
         *("--epochs", "1", "--dim", "2", "--points", "12", "--pilot-points", "5", "--trials", "9"),
         *("--first-pilot", "20", "--tolerance", str(TOLERANCE), "--epsilon", str(EPSILON)),
     ]
@@ -44,7 +45,9 @@ def finished(clouds, tmp_path_factory):
     params = prepare.trained(found, config, out / "checkpoint")
     space = prepare.eigenspace(found, params, config.dim, out / "checkpoint").space
     probes = [prepare.probe(found, params, space, config.points, s) for s in config.sigmas]
-    seen = [np.asarray(segments.losses_at(found, probe), np.float64) for probe in probes]
+    seen = [
+        np.asarray(segments.losses_at(found, probe, found.fresh), np.float64) for probe in probes
+    ]
     with np.load(out / "results.npz", allow_pickle=False) as arrays:
         return out, dict(arrays), seen
 
@@ -103,8 +106,31 @@ def test_what_is_held_is_what_lies_inside(finished):
         (0.5, "centered"),
         (2.0, "delta"),
     ]
-    share = arrays["held_exceedance"][1, 0, :, 2].mean()
-    np.testing.assert_allclose(answers[2]["pilots"][2]["coverage"]["exceedance"], share)
+    counted = 0
+    for answer, at in zip(answers, np.ndindex(2, 2), strict=True):
+        reached = arrays["trial_k"][at] < 160  # K := 160 where it is not: nothing to hold
+        held = arrays["held_exceedance"][at][reached, 2]
+        found = answer["pilots"][2]["coverage"]["exceedance"]
+        assert found == (held.mean() if held.size else None)
+        counted += held.size
+    assert 0 < counted < 36
+
+
+def test_pilots_are_of_samples_that_the_network_has_not_seen(clouds, finished, tmp_path, capsys):
+    out, _, _ = finished
+    found = problem.load(cli.parse("sample_size", sample_size.SampleSizeConfig, clouds))
+    assert not set(found.held_out) & set(found.order)
+    assert json.loads((out / "summary.json").read_text())["num_samples"] == 160
+    at = clouds.index("--holdout")
+    none = [*clouds[:at], *clouds[at + 2 :]]
+    assert sample_size.main([*none, "--out", str(tmp_path / "run")]) == 2
+    assert "w* has not seen" in capsys.readouterr().err
+
+
+def test_few_points_are_all_of_a_pilots(clouds):
+    at = clouds.index("--pilot-points")
+    argv = [*clouds[:at], *clouds[at + 2 :]]
+    assert cli.parse("sample_size", sample_size.SampleSizeConfig, argv).pilot_points == 12
 
 
 def test_random_orders_differ_and_use_every_sample(finished):
@@ -125,7 +151,7 @@ def test_pilots_double_up_to_half(first, n, sizes):
 
 def test_bad_input_is_one_line(clouds, tmp_path, capsys):
     for more, word in (
-        (["--first-pilot", "81"], "at most 80, half of --k-max"),
+        (["--first-pilot", "81"], "at most 80, half of 160 new samples"),
         (["--pilot-points", "13"], "at most 12, --points"),
         (["--tolerance", "0"], "--tolerance above 0"),
         (["--epsilon", "nan"], "--epsilon above 0"),
