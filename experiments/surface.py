@@ -1,6 +1,7 @@
 """The loss surface over two directions, for a few prefixes of the samples."""
 
 import importlib.util
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -40,7 +41,7 @@ class SurfaceConfig(RunConfig):
     """Half the grid's width, in units of the parameters (filter: of the filters' norms)."""
     num: Annotated[int, Range(lambda num: num >= 3 and num % 2 == 1, "odd and at least 3")] = 41
     """Grid points along each direction, odd."""
-    ks: Annotated[tuple[int, ...], default("1, 2, k_max − 1 and k_max")] = ()
+    ks: Annotated[tuple[int, ...], default("1, √k_max and k_max − 1")] = ()
     """Prefix lengths k, in samples, from 1 to k_max."""
     interactive: tyro.conf.FlagCreatePairsOff[bool] = False
     """Also write figures/surface.html for the browser (needs plotly)."""
@@ -73,7 +74,9 @@ def _find(problem: Problem, config: SurfaceConfig, work: Path) -> Record:
         raise InputError("expected a training trajectory that moves, found one that stays; train")
     n = len(problem.order)
     with console.timed("surface", f"{config.num} by {config.num} points"):
-        found = surfaces.evaluate(problem, space, radius, config.num, config.ks or (1, 2, n - 1, n))
+        found = surfaces.evaluate(
+            problem, space, radius, config.num, config.ks or (1, math.isqrt(n), n - 1)
+        )
     arrays = found._asdict() | ({} if path is None else {"trajectory": path})
     numbers = surfaces.summarise(found) | {
         "num_samples": n,

@@ -59,6 +59,8 @@ def run(
         InputError: settings or data that cannot be used.
     """
     config.check()
+    if config.out:  # before the data are loaded
+        refuse_occupied(absolute(config.out))
     problem = problems.load(config)
     check(problem, config)
     if hasattr(config, "dim"):
@@ -161,7 +163,7 @@ def staged(out: Path, settings: dict[str, Any], *, resume: bool) -> Iterator[Pat
     it: each looks, process 0 makes and renames it.
     """
     work = out.with_name(out.name + ".partial")
-    _refuse_occupied(out)
+    refuse_occupied(out)
     resumed = work.exists()
     if resumed and not resume:
         raise InputError(
@@ -189,11 +191,17 @@ def staged(out: Path, settings: dict[str, Any], *, resume: bool) -> Iterator[Pat
             shutil.rmtree(work, ignore_errors=True)
         raise
     if first:
-        _refuse_occupied(out)
+        refuse_occupied(out)
         os.replace(work, out)
 
 
-def _refuse_occupied(out: Path) -> None:
+def refuse_occupied(out: Path) -> None:
+    """Raise an ``InputError`` where the folder of a run is in use."""
+    if (out / "summary.json").exists():
+        raise InputError(
+            f"expected a new or empty folder for the run, found a finished run in {out}; read it, "
+            "remove it, or choose another --out (a sweep also shows it again with --resume)"
+        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(
             f"expected a new or empty folder for the run, found {out} in use; "

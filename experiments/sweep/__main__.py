@@ -91,6 +91,8 @@ def run(config: SweepConfig) -> Record:
 
 def _run(config: SweepConfig) -> Record:
     mesh = devices.mesh(config.devices, config.points)
+    if config.out and not config.resume:  # before the data are loaded
+        run_folder.refuse_occupied(run_folder.absolute(config.out))
     problem = problems.load(config)
     if config.subspace != "isotropic":
         check_dim(config.dim, problem.initial)

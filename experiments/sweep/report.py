@@ -11,10 +11,10 @@ import jaxscape as js
 from experiments.common import report, tables
 from experiments.common.report import Picture
 from experiments.common.run_folder import Record
+from experiments.sweep.measure import level_of
 from jaxscape.lab import plot
+from jaxscape.lab.plot import LATE
 from jaxscape.loss_variance import TRUSTED
-
-LATE = 0.95
 
 MARK = "* within the last 5 % of the samples: too few follow to tell whether it lasts"
 
@@ -187,12 +187,14 @@ def figures_of(arrays: dict[str, np.ndarray], found: dict[str, Any]) -> dict[str
     if "law_total" in arrays:
         theory = {
             "full law": arrays["law_total"],
-            "curvature part (Theorem 1)": arrays["law_curvature"],
-            "its diagonal form (published)": arrays["law_diagonal"],
+            "Theorem 1: curvature part": arrays["law_curvature"],
+            "Theorem 1 as its code has it: diagonal": arrays["law_diagonal"],
         }
         parts = {p: arrays[f"law_{p}"] for p in ("offset", "gradient", "curvature", "mixed")}
         figures["law"] = plot.law(k, delta, theory, **common)
-        figures["law_parts"] = plot.law_parts(k, parts, labels)
+        words = [tables.VERDICTS[entry.get("law_holds")] for entry in found["sigmas"]]
+        titles = [f"{label}: the law {word}" for label, word in zip(labels, words, strict=True)]
+        figures["law_parts"] = plot.law_parts(k, parts, titles)
     if len(arrays["eigenvalues"]):
         pairs = arrays["eigenvalues"], arrays["eigenvalue_residuals"]
         unit = found["unit"].removesuffix("²")
@@ -206,7 +208,8 @@ def _sizes(arrays: dict[str, np.ndarray], num_samples: int, common: dict[str, An
     low, high = (positive.min(), positive.max()) if positive.size else (0.1, 1.0)
     tolerances = np.geomspace(low, high, 80).astype(np.float32)
     measured = np.asarray(js.sufficient_size(arrays["delta"][:, None], tolerances).k)
-    law = js.increment_size(arrays["loss_variance"][:, None], tolerances)
+    levels = [level_of(arrays, row)[0] for row in range(len(arrays["sigma"]))]
+    law = js.increment_size(np.asarray(levels, np.float32)[..., None], tolerances)
     predicted = np.where(law.reached, law.k, np.nan)
     return plot.sufficient_sizes(tolerances, measured, predicted, num_samples, **common)
 

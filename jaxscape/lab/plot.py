@@ -35,6 +35,9 @@ from jaxscape.lab.style import (
 
 AXES = (r"$\theta_1$", r"$\theta_2$")
 
+LATE = 0.95
+"""Share of the samples after which too few follow a K to tell whether it lasts."""
+
 RANGE = 1e8
 """Largest over smallest value that a logarithmic scale of colours spans."""
 
@@ -186,7 +189,7 @@ def law_agreement(
 def sufficient_sizes(
     tolerances: Float[np.ndarray, "t"],
     measured: Int[np.ndarray, "s t"],
-    predicted: Float[np.ndarray, "s t"],
+    predicted: Float[np.ndarray, "s 3 t"],
     k_max: int,
     labels: Sequence[str],
     *,
@@ -197,7 +200,7 @@ def sufficient_sizes(
     Args:
         tolerances: of Δ_k.
         measured: K by Definition 4 on the curve; −1 where it is not reached, and then not drawn.
-        predicted: K by the order law; NaN where it is not reached.
+        predicted: K by the order law between its limits; NaN where it is not reached.
         k_max: samples of the run, drawn as a grey line. No run of that length can measure a
             larger K.
         labels: one per σ.
@@ -207,13 +210,16 @@ def sufficient_sizes(
     figure, (axes,) = canvas(title, xlabel, "$K$ (samples)")
     for row, label in enumerate(labels):
         reached = measured[row] >= 1
-        style = curve(row, ms=4, lw=0, label=label)
-        axes.plot(tolerances[reached], measured[row][reached], **style)
-        axes.plot(tolerances, predicted[row], "--", color=colour(row))
-    axes.plot([], [], "--", color="0.3", label="order law")
+        late = measured[row] > LATE * k_max
+        for shown, more in ((reached & ~late, {"label": label}), (reached & late, {"mfc": "w"})):
+            axes.plot(tolerances[shown], measured[row][shown], **curve(row, ms=4, lw=0, **more))
+        low, middle, high = predicted[row]
+        axes.fill_between(tolerances, low, high, color=colour(row), alpha=0.25, lw=0)
+        axes.plot(tolerances, middle, "--", color=colour(row))
+    axes.plot([], [], "--", color="0.3", label="order law, 90 %")
     axes.axhline(k_max, color="0.5", lw=1)
     axes.set(xscale="log", yscale="log")
-    note = f"markers: one past the last exceedance; grey: the {k_max:,} samples of this run"
+    note = f"marker: one past the last exceedance, hollow near the end; grey: all {k_max:,} samples"
     legend(figure, note)
     return figure
 
@@ -230,9 +236,9 @@ def eigenvalues(
     figure, (axes,) = canvas(title, "index", ylabel)
     values, residuals = np.asarray(values), np.asarray(residuals)
     index = np.arange(1, len(values) + 1)
-    for row, (chosen, sign) in enumerate([(values >= 0, "≥ 0"), (values < 0, "< 0")]):
+    for row, (chosen, sign) in enumerate([(values >= 0, "not negative"), (values < 0, "negative")]):
         if chosen.any():
-            style = curve(row, marker="ov"[row], lw=0, elinewidth=1.5, label=f"λ {sign}", capsize=4)
+            style = curve(row, marker="ov"[row], lw=0, elinewidth=1.5, label=sign, capsize=4)
             axes.errorbar(index[chosen], values[chosen], residuals[chosen], **style)
     axes.axhline(0, color="0.4", lw=1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -250,8 +256,8 @@ def contours(
 ) -> Figure:
     """Every named sheet z[i, j] at (steps[i], steps[j]) in colour, with lines of equal z.
 
-    A cross marks the trained point, at the origin. Each panel has its own colours, logarithmic
-    where no value is below 0.
+    A cross marks the trained point, at the origin. Colours are logarithmic where no value is below
+    0. All panels share them, unless their values are too far apart, which the legend then says.
 
     Args:
         steps: coordinates along both directions.
@@ -263,23 +269,40 @@ def contours(
     figure, panels = canvas(title, *AXES, list(sheets))
     trained: Keywords = {"color": "w", "lw": 1.2, "marker": "o", "ms": 3.5, "mec": "k", "mew": 0.5}
     with matplotlib.rc_context(STYLE):
-        for axes, sheet in zip(panels, sheets.values(), strict=True):
+        scales = _scales(list(sheets.values()))
+        own = "" if len(set(scales)) == 1 else "each panel has colours of its own"
+        for axes, sheet, scale in zip(panels, sheets.values(), scales, strict=True):
             axes.grid(False)
-            _contour(figure, axes, steps, sheet, quantity)
+            _contour(figure, axes, steps, sheet, quantity, scale)
             if path is not None:
                 axes.plot(*path.T, label="training, an epoch a dot", **trained)
             axes.plot(0, 0, "+", color="w", ms=13, mew=3.5)
             axes.plot(0, 0, "+", color="k", ms=11, mew=1.6, label="trained point")
             axes.set(xlim=steps[[0, -1]], ylim=steps[[0, -1]])
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), title=own)
     return figure
 
 
+def _scales(sheets: Sequence[Float[np.ndarray, "a a"]]) -> list[tuple[float, float, bool]]:
+    """The range of each sheet's colours: one for all, unless some lie apart from all others."""
+    each = [_scale(sheet) for sheet in sheets]
+    lows, highs, logs = zip(*each, strict=True)
+    if len(set(logs)) > 1 or max(lows) >= min(highs):
+        return each
+    low = max(min(lows), max(highs) / RANGE) if logs[0] else min(lows)
+    return [(low, max(highs), logs[0])] * len(each)
+
+
 def _contour(
-    figure: Figure, axes: Axes, steps: np.ndarray, sheet: Float[np.ndarray, "a a"], quantity: str
+    figure: Figure,
+    axes: Axes,
+    steps: np.ndarray,
+    sheet: Float[np.ndarray, "a a"],
+    quantity: str,
+    scale: tuple[float, float, bool],
 ) -> None:
-    low, high, is_log = _scale(sheet)
+    low, high, is_log = scale
     norm = LogNorm(low, high, clip=True) if is_log else Normalize(low, high)
     mesh = axes.pcolormesh(
         steps, steps, sheet.T, norm=norm, cmap="viridis", shading="gouraud", rasterized=True

@@ -171,9 +171,10 @@ def draw_extremes(
 ) -> None:
     """The smallest and the largest value of narrow bins, as dots."""
     fine = log_bins(k, values, num=500)
+    least = 1e-4 * np.min(fine.mean[fine.mean > 0], initial=np.inf)  # a few lie far below all
     style: Keywords = {"alpha": 0.4, "ms": 2.5, "mew": 0, "rasterized": True}
     for extreme in (fine.low, fine.high):
-        shown = extreme > 0
+        shown = extreme > (least if np.isfinite(least) else 0)
         axes.plot(fine.k[shown], extreme[shown], ".", color=colour(row), **style)
 
 
