@@ -156,18 +156,19 @@ def _solve(
     find_repeated: bool,
 ) -> Eigenpairs:
     tree, leaves = like
-    flat = flatten(matvec, tree.unflatten(jnp.zeros(x.shape, x.dtype) for x in leaves))
+    zeros = tree.unflatten(jnp.zeros(x.shape, x.dtype) for x in leaves)
+    product, unravel, flat = flatten(matvec, zeros)
     project = partial(_rayleigh_ritz, num=num, which=which, tol=tol)
     start = _empty(flat, dim, key, project)
 
     def unfinished(state: State) -> Bool[Array, ""]:
-        complete = _searched_enough(state.searched, state.matvecs, flat.dim) | (not find_repeated)
+        complete = _searched_enough(state.searched, state.matvecs, flat.size) | (not find_repeated)
         done = complete & state.ritz.converged.all()
-        return ~done & (state.size < flat.dim) & jnp.isfinite(state.projected).all()
+        return ~done & (state.size < flat.size) & jnp.isfinite(state.projected).all()
 
     def cycle(state: State) -> State:
         state = _restart(state, keep=num + (dim - num) // 2)
-        grow = partial(_extend, matvec=flat.matvec, project=project)
+        grow = partial(_extend, matvec=product, project=project)
         return jax.lax.while_loop(lambda s: unfinished(s) & (s.size < dim), grow, state)
 
     # Two nested loops, so that the product is compiled once and no step copies the basis.
@@ -176,15 +177,15 @@ def _solve(
     vectors = dot(found.coefficients[:num], end.basis)
     # Each with the sign that points along one random vector. It would otherwise depend on rounding,
     # and so on the number of devices, and so would the points of a probe along the vectors.
-    direction = jax.random.normal(jax.random.fold_in(key, flat.dim), (flat.dim,), flat.dtype)
+    direction = jax.random.normal(jax.random.fold_in(key, flat.size), flat.shape, flat.dtype)
     signs = jnp.where(dot(vectors, direction) < 0, -1, 1).astype(flat.dtype)
-    vectors = jax.vmap(flat.unravel)(signs[:, None] * vectors)
+    vectors = jax.vmap(unravel)(signs[:, None] * vectors)
     return Eigenpairs(found.values[:num], vectors, found.residuals, found.converged, end.matvecs)
 
 
-def _empty(flat: "Flat", dim: int, key: Key[Array, ""], project: Callable) -> State:
+def _empty(flat: Float[Array, "p"], dim: int, key: Key[Array, ""], project: Callable) -> State:
     """A basis with room for ``dim`` vectors."""
-    zeros = jnp.zeros((dim, flat.dim), flat.dtype)
+    zeros = jnp.zeros((dim, flat.size), flat.dtype)
     square, count = jnp.zeros((dim, dim), flat.dtype), jnp.zeros((), jnp.int32)
     shapes = jax.eval_shape(project, zeros, zeros, square, count)
     ritz = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
@@ -287,11 +288,10 @@ def _rayleigh_ritz(
 
 
 # The search for repeated eigenvalues. A Krylov space holds one vector of each eigenspace, so it
-# shows a repeated eigenvalue once. When all pairs have converged, the search therefore goes on from
-# a random vector orthogonal to the basis, in whose Krylov space a further copy shows as a new
-# wanted pair. That pair is then refined, and the search starts anew. It ends when enough products
-# have brought none. A missed copy is unlikely, not impossible: where a threefold eigenvalue 1 lies
-# above 300 others spread evenly up to 0.999, 1 start of 200 misses one.
+# shows a repeated eigenvalue once. When all pairs have converged, the search goes on from a random
+# vector orthogonal to the basis, in whose Krylov space a further copy shows as a new wanted pair.
+# That pair is refined, and the search starts anew, until enough products have brought none. A copy
+# may be missed: of a threefold eigenvalue 1 above 300 others spread up to 0.999, 1 time in 200.
 
 # The search disturbs the converged pairs a little. To stop for that would throw away its Krylov
 # space, sometimes just before it shows a copy.
@@ -317,8 +317,7 @@ def orthonormalise(
 ) -> tuple[Float[Array, "p"], Float[Array, ""]]:
     """The unit vector along the part of ``vector`` orthogonal to ``basis``; that part's share.
 
-    Gram-Schmidt twice, which is enough (Giraud et al. 2005). A vector that lies in the span, or is
-    zero, has a share at rounding level and a direction that means nothing.
+    Gram-Schmidt twice, which is enough (Giraud et al. 2005). A share at rounding level: none.
     """
     tiny = jnp.finfo(vector.dtype).tiny
     vector /= jnp.maximum(length(vector), tiny)
@@ -343,17 +342,8 @@ def dot(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.matmul(a, b, precision="highest")
 
 
-class Flat(NamedTuple):
-    """An operator on vectors of length ``dim``, in float32 or better."""
-
-    matvec: Callable[[Float[Array, "p"]], Float[Array, "p"]]
-    unravel: Callable[[Float[Array, "p"]], Params]
-    dim: int
-    dtype: jnp.dtype
-
-
-def flatten(matvec: Matvec, like: Params) -> Flat:
-    """``matvec`` on raveled vectors; the pytree is taken apart only here."""
+def flatten(matvec: Matvec, like: Params) -> tuple[Callable, Callable, Float[Array, "p"]]:
+    """``matvec`` on raveled vectors, how to unravel one, and ``like`` raveled."""
     flat, unravel = ravel_pytree(like)
 
     def product(vector: Float[Array, "p"]) -> Float[Array, "p"]:
@@ -361,7 +351,7 @@ def flatten(matvec: Matvec, like: Params) -> Flat:
         check_like(image, like, "the operator's product")
         return ravel_pytree(image)[0].astype(flat.dtype)
 
-    return Flat(product, unravel, flat.size, flat.dtype)
+    return product, unravel, flat
 
 
 def hoist(matvec: Matvec, like: Params) -> Matvec:
