@@ -55,6 +55,7 @@ def test_the_shared_product_is_used_where_a_device_has_enough_points(eight):
     assert eight["2x4 shared 0"]
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
     argv = ["tests/devices.py", tmp_path / "two.npz", *words(TWO), "--join"]
     for done in command.hosts(lambda address, host: [*argv, address, "2", host]):

@@ -137,6 +137,9 @@ def test_a_transformer_on_sums_equals_float64_loops(tmp_path, capsys):
     close = summary["sigmas"][0]
     assert abs(close["law_over_monte_carlo"] - 1) < 0.02
     assert close["law_holds"]
+    ratio = arrays["law_total"][0][29:].mean() / arrays["delta"][0][29:].mean()
+    np.testing.assert_allclose(close["law_over_monte_carlo"], ratio, rtol=1e-5)
+    np.testing.assert_allclose(sum(close["law_parts"].values()), 1, rtol=1e-5)
 
     tests = found.dataset
     best = transformer64(space.origin, tests.test_inputs, 4).argmax(-1)
