@@ -76,6 +76,7 @@ def test_auto_without_mnist_says_that_it_is_glyphs(alone, tmp_path, capsys, monk
     assert "glyphs in place" in (tmp_path / "run" / "config.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_cnn_on_images_in_the_order_of_the_data_set(tmp_path, capsys):
     images, labels = glyphs.draw(120, 0)
     np.savez(tmp_path / "images.npz", inputs=images, targets=labels)
