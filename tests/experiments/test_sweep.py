@@ -74,22 +74,6 @@ def test_the_curves_match_a_float64_loop_over_the_same_points(clouds, finished):
         assert np.all(theta != 0)  # every direction is used
 
 
-def test_the_law_agrees_with_monte_carlo_where_the_points_stay_close(clouds, tmp_path, capsys):
-    sigmas = ["--sigmas", "0.001", "30", "--points", "400"]
-    assert run([*clouds, *sigmas], tmp_path / "run", capsys)[0] == 0
-    arrays, summary = read(tmp_path / "run")
-    close, far = summary["sigmas"]
-    assert close["law_holds"]
-    assert abs(close["law_over_monte_carlo"] - 1) < 0.02
-    np.testing.assert_allclose(
-        close["law_over_monte_carlo"],
-        arrays["law_total"][0][99:].mean() / arrays["delta"][0][99:].mean(),
-        rtol=1e-5,
-    )
-    assert far["law_holds"] is False
-    np.testing.assert_allclose(sum(close["law_parts"].values()), 1, rtol=1e-5)
-
-
 def test_sizes_in_the_summary_are_definition_4(finished):
     arrays, summary = read(finished[0])
     for s, entry in enumerate(summary["sigmas"]):

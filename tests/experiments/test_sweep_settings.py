@@ -76,6 +76,7 @@ def test_auto_without_mnist_says_that_it_is_glyphs(alone, tmp_path, capsys, monk
     assert "glyphs in place" in (tmp_path / "run" / "config.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_cnn_on_images_in_the_order_of_the_data_set(tmp_path, capsys):
     images, labels = glyphs.draw(120, 0)
     np.savez(tmp_path / "images.npz", inputs=images, targets=labels)
@@ -137,6 +138,9 @@ def test_a_transformer_on_sums_equals_float64_loops(tmp_path, capsys):
     close = summary["sigmas"][0]
     assert abs(close["law_over_monte_carlo"] - 1) < 0.02
     assert close["law_holds"]
+    ratio = arrays["law_total"][0][29:].mean() / arrays["delta"][0][29:].mean()
+    np.testing.assert_allclose(close["law_over_monte_carlo"], ratio, rtol=1e-5)
+    np.testing.assert_allclose(sum(close["law_parts"].values()), 1, rtol=1e-5)
 
     tests = found.dataset
     best = transformer64(space.origin, tests.test_inputs, 4).argmax(-1)
