@@ -90,18 +90,16 @@ def length_of(data: Batch) -> int:
             "(evaluate, delta, surface) take one"
         )
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(data)]
-    lengths = {shape[0] for shape in shapes if shape}
-    if len(lengths) != 1 or not all(shapes):
+    if len({shape[:1] for shape in shapes}) != 1 or () in shapes:
         raise InputError(
             f"expected arrays with one common leading sample axis, found shapes {shapes}; "
             "give every array of the batch the same first axis"
         )
-    (length,) = lengths
-    if length == 0:
+    if shapes[0][0] == 0:
         raise InputError(
             "expected at least one sample, found none; check how the data was selected"
         )
-    return length
+    return shapes[0][0]
 
 
 # What follows chooses sizes and compiler options from the products in the loss function's program.
@@ -117,12 +115,9 @@ EIGEN = {"xla_cpu_experimental_ynn_fusion_type": ""}  # XLA gives all products t
 class Product(NamedTuple):
     """One operation of a program that multiplies matrices."""
 
-    each: int
-    """Multiplications in one product of two matrices."""
-    beside: int
-    """Such products side by side, or one after another."""
-    rows: int
-    """Rows of the taller factor of all of them."""
+    each: int  # multiplications in one product of two matrices
+    beside: int  # such products side by side, or one after another
+    rows: int  # rows of the taller factor of all of them
 
     @property
     def work(self) -> int:
@@ -133,8 +128,7 @@ class Product(NamedTuple):
 def batch_size(loss: PerSampleLoss, params: Params, data: Batch) -> int:
     """How many samples at a time: on a CPU those with ``ROWS`` rows in the largest product.
 
-    A dense layer has one row a sample; a convolution has one for each place of its kernel, a
-    transformer for each token.
+    A dense layer has one row a sample, a convolution one for each place of its kernel.
     """
     if jax.default_backend() != "cpu":
         return ELSEWHERE
@@ -148,9 +142,8 @@ def batch_size(loss: PerSampleLoss, params: Params, data: Batch) -> int:
 def compiler_options(loss: PerSampleLoss, params: Params, data: Batch) -> dict[str, str]:
     """XLA's options for a program of this loss: ``EIGEN``, or none where that would not help.
 
-    Eigen is called for each of many small products side by side, as in attention over short
-    sequences; that must take at most a quarter of the whole. JAX takes options for a program of its
-    own alone, not for one that becomes part of another under ``jax.jit`` or ``jax.grad``.
+    The calls of Eigen for many small products, as in attention, must take at most a quarter of the
+    whole. JAX takes options only for a program that is not part of another under ``jax.jit``.
     """
     with take_current_trace() as trace:
         alone = type(trace).__name__ == "EvalTrace"
@@ -173,8 +166,7 @@ def is_known(option: str) -> bool:
 
 def products(loss: PerSampleLoss, params: Params, data: Batch) -> list[Product]:
     """The products in the loss of all samples."""
-    program = jax.jit(loss).trace(params, data).jaxpr
-    found = _equations(program)
+    found = _equations(jax.jit(loss).trace(params, data).jaxpr)
     return [_measure(e, times) for e, times in found if e.primitive.name in PRODUCTS]
 
 

@@ -1,8 +1,4 @@
-"""The Hessian and the Gauss-Newton matrix of a mean loss, as operators on pytrees.
-
-``hessian_operator`` and ``ggn_operator`` build an operator; ``_apply`` sums its products over
-chunks of samples, on one device or on each device of a mesh.
-"""
+"""The Hessian and the Gauss-Newton matrix of a mean loss, as operators on pytrees."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -33,9 +29,8 @@ def hessian_operator(
 
     H_k v = (1/k) Σ_{i≤k} ∇²ℓ_i(w) v at w = ``params``, forward over reverse (Pearlmutter 1994,
     "Fast exact multiplication by the Hessian"), with matrix products at the highest precision.
-    Every sample weighs 1/k, whether or not ``batch_size`` divides k. The operator is a pytree and
-    works under ``jit``, ``vmap`` and in loops. It is compiled once for each ``loss`` (the same
-    function object) and set of shapes.
+    Every sample weighs 1/k, whether or not ``batch_size`` divides k. The operator is a pytree,
+    compiled once for each ``loss`` (the same function object) and set of shapes.
 
     Args:
         loss: ``loss(params, batch) -> [n]``, one value per sample.
@@ -53,8 +48,7 @@ def hessian_operator(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> def loss(w, batch):
-        ...     return 0.5 * (batch["x"] @ w - batch["y"]) ** 2
+        >>> loss = lambda w, batch: 0.5 * (batch["x"] @ w - batch["y"]) ** 2
         >>> data = {"x": jnp.array([[1.0, 0.0], [1.0, 2.0]]), "y": jnp.zeros(2)}
         >>> hessian = hessian_operator(loss, jnp.zeros(2), data)    # (1/n) Σ x xᵀ
         >>> hessian(jnp.array([1.0, 0.0]))
@@ -101,10 +95,7 @@ def _hessian_chunk(
     loss: PerSampleLoss, params: Params, batch: Batch, fresh: Bool[Array, "b"], vector: Params
 ) -> Params:
     """Σ_i ∇²ℓ_i(w) v over the fresh samples of one chunk: the derivative of ∇Σℓ_i along v."""
-
-    def total(params: Params) -> Float[Array, ""]:
-        return jnp.sum(loss(params, batch), where=fresh)
-
+    total = lambda params: jnp.sum(loss(params, batch), where=fresh)  # noqa: E731
     return jax.jvp(jax.grad(total), (params,), (vector,))[1]
 
 
@@ -117,10 +108,7 @@ def _ggn_chunk(
     vector: Params,
 ) -> Params:
     """Σ_i J_iᵀ H_i J_i v over the fresh samples of one chunk."""
-
-    def total(outputs: Any) -> Float[Array, ""]:
-        return jnp.sum(output_loss(outputs, batch), where=fresh)
-
+    total = lambda outputs: jnp.sum(output_loss(outputs, batch), where=fresh)  # noqa: E731
     outputs, push = jax.linearize(lambda params: model(params, batch), params)
     curved = jax.jvp(jax.grad(total), (outputs,), (push(vector),))[1]
     return jax.linear_transpose(push, params)(curved)[0]
@@ -169,11 +157,9 @@ def _build(
     first = jnp.asarray(n if count is None else count, jnp.int32)
     params = jax.tree.map(jnp.asarray, working(params))
     if mesh is None:
-        data = jax.tree.map(jnp.asarray, data)
-    else:
-        data = devices.share(data, mesh)
-        params, first, chunk = devices.place((params, first, chunk), mesh)
-    return MeanOperator(params, data, first, chunk, batch_size, mesh)
+        return MeanOperator(params, jax.tree.map(jnp.asarray, data), first, chunk, batch_size, mesh)
+    params, first, chunk = devices.place((params, first, chunk), mesh)
+    return MeanOperator(params, devices.share(data, mesh), first, chunk, batch_size, mesh)
 
 
 @jax.jit
@@ -192,9 +178,8 @@ def _apply(operator: MeanOperator, vector: Params) -> Params:
             total = _sum(operator, vector, jnp.clip(operator.count - ahead, 0, here))
             return jax.lax.psum(total, axes)
 
-        total = jax.shard_map(
-            part, mesh=mesh, in_specs=(held, each), out_specs=each, check_vma=False
-        )(operator, vector)
+        specs: dict[str, Any] = {"in_specs": (held, each), "out_specs": each, "check_vma": False}
+        total = jax.shard_map(part, mesh=mesh, **specs)(operator, vector)
     return jax.tree.map(lambda leaf: leaf / operator.count.astype(leaf.dtype), total)
 
 

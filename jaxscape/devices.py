@@ -1,7 +1,6 @@
 """Many devices: meshes, where arrays live on them, and what devices exchange in a sweep.
 
-``mesh``, ``place``, ``share`` and ``local`` serve every computation. The rest is the part of
-``sweep`` that knows of devices: each walks its own chunks of samples at its own blocks of points.
+``mesh``, ``place``, ``share`` and ``local`` serve every computation, the rest ``sweep`` alone.
 """
 
 import functools
@@ -19,15 +18,16 @@ from jaxscape import batching
 from jaxscape.batching import Chunks, length_of
 from jaxscape.prefix import Steps
 from jaxscape.reductions import Reduction, State
+from jaxscape.trees import is_traced
 from jaxscape.types import Batch, InputError
 
 
 def mesh(*, points: int = 1, samples: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh of ``points`` × ``samples`` devices, by default the first that JAX sees.
 
-    A sweep spreads its points over the one axis, which costs a single exchange of curves, and the
-    samples of each chunk over the other, which costs an exchange of prefix totals for each block of
-    points. Where samples alone are summed over, as in a Hessian product, all devices share them.
+    A sweep spreads its points over one axis, which costs one exchange of curves, and the samples
+    of each chunk over the other, which costs one of prefix totals for each block of points. Where
+    samples alone are summed over, as in a Hessian product, all devices share them.
     With several hosts (``jax.distributed``) every process makes the same calls.
 
     >>> dict(mesh(points=1, samples=1).shape)
@@ -42,12 +42,8 @@ def mesh(*, points: int = 1, samples: int = 1, devices: Sequence[jax.Device] | N
             f"expected points and samples of at least 1 and a product of at most {len(found)}, "
             f"the devices that JAX sees, found {points} and {samples}; lower them"
         )
-    return jax.make_mesh(
-        (points, samples),
-        ("points", "samples"),
-        axis_types=(jax.sharding.AxisType.Auto,) * 2,
-        devices=list(found)[: points * samples],
-    )
+    used, types = list(found)[: points * samples], (jax.sharding.AxisType.Auto,) * 2
+    return jax.make_mesh((points, samples), ("points", "samples"), axis_types=types, devices=used)
 
 
 def sizes(mesh: Mesh | None) -> tuple[int, int]:
@@ -95,13 +91,8 @@ def share(data: Batch, mesh: Mesh) -> Batch:
 
 
 def local(tree: Any) -> Any:
-    """Arrays that are whole on every device of a mesh, as those of this process's first device.
-
-    Under a trace they are left as they are.
-    """
-    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(tree)):
-        return tree
-    return jax.tree.map(lambda x: x.addressable_data(0), tree)
+    """Arrays whole on every device of a mesh, as those of this process's first; not traced ones."""
+    return tree if is_traced(tree) else jax.tree.map(lambda x: x.addressable_data(0), tree)
 
 
 def check(reduction: Reduction, mesh: Mesh | None) -> None:
@@ -116,9 +107,10 @@ def check(reduction: Reduction, mesh: Mesh | None) -> None:
 
 def deal(data: Batch, samples: Chunks, mesh: Mesh) -> Batch:
     """The data on the mesh: along the samples axis each device holds its own chunks, end to end."""
-    if sizes(mesh)[1] == 1:
+    along = sizes(mesh)[1]
+    if along == 1:
         return place(data, mesh)
-    mine = samples.positions[_turns(samples, mesh)].ravel()
+    mine = samples.positions[batching.turns(len(samples.starts), along)].ravel()
     return place(jax.tree.map(lambda leaf: leaf[mine], data), mesh, "samples")
 
 
@@ -126,19 +118,15 @@ def over(walk: Callable, samples: Chunks, mesh: Mesh) -> Callable:
     """``walk(loss, probe, data, carry, (starts, fresh), points)`` done by all devices together.
 
     The points are shared out in the order of their blocks, the chunks of samples in turn, so that
-    the devices along the samples axis are at neighbouring chunks at any time. ``walk`` returns the
-    carry and a row for each chunk; both are then whole on every device.
+    the devices along the samples axis are at neighbouring chunks at any time. The carry and the
+    rows of the chunks are then whole on every device.
     """
-    turns, count = _turns(samples, mesh), len(samples.starts)
-    along = sizes(mesh)[1]
+    count, along = len(samples.starts), sizes(mesh)[1]
+    turns = batching.turns(count, along)
     each, of_points, of_samples = PartitionSpec(), PartitionSpec("points"), PartitionSpec("samples")
-    spread = jax.shard_map(
-        walk,
-        mesh=mesh,
-        in_specs=(each, each, of_samples, of_points, of_samples, of_points),
-        out_specs=(of_points, of_samples),
-        check_vma=False,  # a loss may hold a loop, whose carry would have to be marked as varying
-    )
+    specs = (each, each, of_samples, of_points, of_samples, of_points), (of_points, of_samples)
+    # Unchecked: a loss may hold a loop, whose carry would have to be marked as varying.
+    spread = jax.shard_map(walk, mesh=mesh, in_specs=specs[0], out_specs=specs[1], check_vma=False)
 
     def run(loss, probe, data, carry, cut, points):
         starts, fresh = cut
@@ -156,9 +144,7 @@ def axis(mesh: Mesh | None) -> str | None:
     return "samples" if sizes(mesh)[1] > 1 else None
 
 
-def update(
-    reduction: Reduction, mesh: Mesh | None
-) -> Callable[[State, Steps, Array, Array], State]:
+def update(reduction: Reduction, mesh: Mesh | None) -> Callable:
     """The reduction's update by one device; states by point include all devices' samples."""
     if mesh is None:
         return reduction.update
@@ -184,15 +170,11 @@ def merge(reduction: Reduction, rows: Any, mesh: Mesh | None) -> Any:
     join = reduction.merge
     if join is None or sizes(mesh)[0] == 1 or not jax.tree.leaves(rows):
         return rows
+    add = lambda whole, part: (join(whole, part), None)  # noqa: E731
 
     def chunk(by_sample: Any) -> Any:
         parts = jax.lax.all_gather(by_sample, "points")
         first, rest = jax.tree.map(lambda x: x[0], parts), jax.tree.map(lambda x: x[1:], parts)
-        add = lambda whole, part: (join(whole, part), None)  # noqa: E731
         return jax.lax.scan(add, first, rest)[0]
 
     return jax.lax.map(chunk, rows)
-
-
-def _turns(samples: Chunks, mesh: Mesh) -> np.ndarray:
-    return batching.turns(len(samples.starts), sizes(mesh)[1])

@@ -42,22 +42,17 @@ class Point(NamedTuple):
 class Affine(NamedTuple):
     """A value y + Σ_j θ_j y_j."""
 
-    origin: Array
-    """y."""
-    slopes: Array
-    """y_j, [d, ...]."""
-    data: bool
-    """Whether a product with data is in it; else it comes from parameters alone."""
-    again: Point | None = None
-    """What to compute at a point in place of that sum."""
+    origin: Array  # y
+    slopes: Array  # y_j, [d, ...]
+    data: bool  # whether a product with data is in it; else it comes from parameters alone
+    again: Point | None = None  # what to compute at a point in place of that sum
 
 
 class Step(NamedTuple):
     """An operation that has to be done at each point."""
 
     equation: JaxprEqn
-    operands: list[Any]
-    """Each a plain array, an ``Affine``, or a ``Point``."""
+    operands: list[Any]  # each a plain array, an ``Affine``, or a ``Point``
 
 
 def share(
@@ -66,8 +61,7 @@ def share(
     """``loss(space.at(θ), batch)`` as a function of θ, up to rounding, shared products done once.
 
     Products of data with parameters are shared where they sum over many terms; what follows is
-    carried along as long as it is linear. A loss without such products is evaluated as it is. Meant
-    for many more points than the space has directions.
+    carried along as long as it is linear. Meant for many more points than directions.
 
     >>> import jax, jax.numpy as jnp, jaxscape as js
     >>> space = js.Subspace(jnp.ones(8), jnp.eye(8)[:1])
@@ -75,24 +69,16 @@ def share(
     >>> jnp.allclose(at(jnp.array([2.0])), jnp.tanh(10.0)).item()
     True
     """
-    leaves, tree = jax.tree.flatten(working(space.origin))
-    dtypes = [jnp.result_type(leaf) for leaf in leaves]
-    if not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
+    origin = working(space.origin)
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(origin)]
+    if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
         return lambda coordinates: loss(space.at(coordinates), batch)
-    others, rest = jax.tree.flatten(batch)
-
-    def flat(*args: Array) -> Float[Array, "n"]:
-        params = jax.tree.unflatten(tree, args[: len(leaves)])
-        return loss(params, jax.tree.unflatten(rest, args[len(leaves) :]))
-
-    closed = jax.make_jaxpr(flat)(*leaves, *others)
+    closed = jax.make_jaxpr(lambda params, batch: loss(params, batch))(origin, batch)
     slopes = jax.tree.leaves(space.basis)
-    params = [
-        Affine(jnp.asarray(x), v.astype(dtype), data=False)
-        for x, v, dtype in zip(leaves, slopes, dtypes, strict=True)
-    ]
+    pairs = zip(leaves, slopes, strict=True)
+    params = [Affine(x, v.astype(x.dtype), data=False) for x, v in pairs]
     steps: list[Step] = []
-    (result,) = _walk(closed, [*params, *others], steps)
+    (result,) = _walk(closed, [*params, *jax.tree.leaves(batch)], steps)
 
     def at(coordinates: Float[Array, "d"]) -> Float[Array, "n"]:
         done: list[Sequence[Any]] = []
@@ -175,13 +161,11 @@ def _is_scaling(equation: JaxprEqn, operands: list[Any]) -> bool:
 
     A finite one, not 0: 0·∞ at a slope would be NaN where the value itself is infinite.
     """
-    names = {"mul": ((0, 1), (1, 0)), "div": ((0, 1),)}[equation.primitive.name]
-    for index, other in names:
-        factor = equation.invars[other]
-        if isinstance(operands[index], Affine) and isinstance(factor, Literal):
-            value = np.asarray(factor.val)
-            return bool(np.isfinite(value).all() and (value != 0).all())
-    return False
+    first = isinstance(operands[0], Affine)
+    factor = equation.invars[1 if first else 0]
+    if not isinstance(factor, Literal) or (equation.primitive.name == "div" and not first):
+        return False
+    return bool(np.isfinite(factor.val).all() and (np.asarray(factor.val) != 0).all())
 
 
 def _is_shared_product(equation: JaxprEqn, operands: list[Any]) -> bool:

@@ -1,10 +1,8 @@
 """The leading eigenpairs of a symmetric operator, by thick-restart Lanczos.
 
-Read it downwards. ``top_eigenpairs`` checks its arguments. ``_solve`` is the compiled loop: a basis
-grows by one vector and one product at a time (``_extend``), in the direction that ``_direction``
-picks, and shrinks to its leading Ritz vectors when it is full (``_restart``). ``_rayleigh_ritz``
-finds eigenpairs within the basis, with their residuals. Then come the search for repeated
-eigenvalues and the vector operations that ``quadrature`` shares.
+``_solve`` is the compiled loop: a basis grows by one vector and one product at a time (``_extend``)
+and shrinks to its leading Ritz vectors when it is full (``_restart``). The vector operations at the
+end also serve ``quadrature``.
 """
 
 import math
@@ -81,10 +79,9 @@ def top_eigenpairs(
     """The ``num`` leading eigenpairs of the symmetric operator ``matvec``.
 
     Thick-restart Lanczos (Wu & Simon 2000, "Thick-restart Lanczos method for large symmetric
-    eigenvalue problems") with full reorthogonalisation, one compiled loop with one product per
-    turn. Pair i is converged when ‖H v_i − λ_i v_i‖ ≤ max(tol·|λ_i|, 10 ε max|θ|), with ε the
-    machine epsilon and max|θ| the largest Ritz value by magnitude. A residual below the second
-    limit is rounding, so an exact zero eigenvalue counts as converged.
+    eigenvalue problems") with full reorthogonalisation. Pair i is converged when ‖H v_i − λ_i v_i‖
+    ≤ max(tol·|λ_i|, 10 ε max|θ|), with ε the machine epsilon and max|θ| the largest Ritz value by
+    magnitude. A residual below the second limit is rounding, so an exact 0 counts as converged.
 
     Args:
         key: Of the random starting vectors, and of the sign of each eigenvector, which would
@@ -104,7 +101,7 @@ def top_eigenpairs(
             vectors leave no room to search for repeated eigenvalues.
         find_repeated: Whether to go on once all pairs have converged, in search of further copies
             of a repeated eigenvalue, for about a third more products. Without it a copy may be
-            missed, as by ARPACK. The Hessian of a trained network repeats no leading eigenvalue.
+            missed. The Hessian of a trained network repeats no leading eigenvalue.
 
     Raises:
         InputError: an argument out of range, or ``matvec`` returns another shape.
@@ -123,8 +120,11 @@ def top_eigenpairs(
     dim = min(2 * num + 20, p) if krylov_dim is None else krylov_dim
     _check(p, num, which, tol, max_restarts, dim)
     like = working(like)
+    leaves, tree = jax.tree.flatten(like)
+    # Hashable, and without the values, which may lie on other devices than the operator.
+    shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in leaves)
     options = {"num": num, "which": which, "dim": dim, "find_repeated": find_repeated}
-    return _solve(hoist(matvec, like), key, tol, max_restarts, like=_shapes(like), **options)
+    return _solve(hoist(matvec, like), key, tol, max_restarts, like=(tree, shapes), **options)
 
 
 def _check(p: int, num: int, which: str, tol: Scalar, max_restarts: int, dim: int) -> None:
@@ -142,12 +142,6 @@ def _check(p: int, num: int, which: str, tol: Scalar, max_restarts: int, dim: in
         )
 
 
-def _shapes(like: Params) -> tuple:
-    """Structure, shapes and types, hashable: values may lie on other devices than the operator."""
-    leaves, tree = jax.tree.flatten(like)
-    return tree, tuple(jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in leaves)
-
-
 @partial(jax.jit, static_argnames=("like", "num", "which", "dim", "find_repeated"))
 def _solve(
     matvec: Matvec,
@@ -162,61 +156,41 @@ def _solve(
     find_repeated: bool,
 ) -> Eigenpairs:
     tree, leaves = like
-    flat = flatten(matvec, tree.unflatten(jnp.zeros(x.shape, x.dtype) for x in leaves))
+    zeros = tree.unflatten(jnp.zeros(x.shape, x.dtype) for x in leaves)
+    product, unravel, flat = flatten(matvec, zeros)
     project = partial(_rayleigh_ritz, num=num, which=which, tol=tol)
+    start = _empty(flat, dim, key, project)
 
     def unfinished(state: State) -> Bool[Array, ""]:
-        complete = _searched_enough(state.searched, state.matvecs, flat.dim) | (not find_repeated)
+        complete = _searched_enough(state.searched, state.matvecs, flat.size) | (not find_repeated)
         done = complete & state.ritz.converged.all()
-        return ~done & (state.size < flat.dim) & jnp.isfinite(state.projected).all()
+        return ~done & (state.size < flat.size) & jnp.isfinite(state.projected).all()
 
     def cycle(state: State) -> State:
         state = _restart(state, keep=num + (dim - num) // 2)
-        return jax.lax.while_loop(
-            lambda s: unfinished(s) & (s.size < dim),
-            lambda s: _extend(s, flat.matvec, project),
-            state,
-        )
+        grow = partial(_extend, matvec=product, project=project)
+        return jax.lax.while_loop(lambda s: unfinished(s) & (s.size < dim), grow, state)
 
     # Two nested loops, so that the product is compiled once and no step copies the basis.
-    end = jax.lax.while_loop(
-        lambda s: unfinished(s) & (s.restarts < max_restarts),
-        cycle,
-        _empty(flat, dim, key, project),
-    )
-    found, count = end.ritz, end.matvecs
-    signed = _turn(dot(found.coefficients[:num], end.basis), jax.random.fold_in(key, flat.dim))
-    vectors = jax.vmap(flat.unravel)(signed)
-    return Eigenpairs(found.values[:num], vectors, found.residuals, found.converged, count)
+    end = jax.lax.while_loop(lambda s: unfinished(s) & (s.restarts < max_restarts), cycle, start)
+    found = end.ritz
+    vectors = dot(found.coefficients[:num], end.basis)
+    # Each with the sign that points along one random vector. It would otherwise depend on rounding,
+    # and so on the number of devices, and so would the points of a probe along the vectors.
+    direction = jax.random.normal(jax.random.fold_in(key, flat.size), flat.shape, flat.dtype)
+    signs = jnp.where(dot(vectors, direction) < 0, -1, 1).astype(flat.dtype)
+    vectors = jax.vmap(unravel)(signs[:, None] * vectors)
+    return Eigenpairs(found.values[:num], vectors, found.residuals, found.converged, end.matvecs)
 
 
-def _turn(vectors: Float[Array, "num p"], key: Key[Array, ""]) -> Float[Array, "num p"]:
-    """The vectors, each with the sign that points along one random vector.
-
-    Otherwise the sign would depend on rounding, and so on the number of devices, and so would the
-    points of a probe along the vectors.
-    """
-    along = dot(vectors, jax.random.normal(key, vectors.shape[1:], vectors.dtype))
-    return jnp.where(along < 0, -1, 1).astype(vectors.dtype)[:, None] * vectors
-
-
-def _empty(flat: "Flat", dim: int, key: Key[Array, ""], project: Callable) -> State:
+def _empty(flat: Float[Array, "p"], dim: int, key: Key[Array, ""], project: Callable) -> State:
     """A basis with room for ``dim`` vectors."""
-    zeros = jnp.zeros((dim, flat.dim), flat.dtype)
+    zeros = jnp.zeros((dim, flat.size), flat.dtype)
     square, count = jnp.zeros((dim, dim), flat.dtype), jnp.zeros((), jnp.int32)
-    ritz = jax.eval_shape(project, zeros, zeros, square, count)
-    return State(
-        basis=zeros,
-        images=zeros,
-        projected=square,
-        size=count,
-        last=zeros[0],
-        ritz=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), ritz),  # none is known
-        searched=count,
-        restarts=count - 1,  # the first cycle starts without one
-        matvecs=count,
-        key=key,
-    )
+    shapes = jax.eval_shape(project, zeros, zeros, square, count)
+    ritz = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    restarts = count - 1  # the first cycle starts without one
+    return State(zeros, zeros, square, count, zeros[0], ritz, count, restarts, count, key)
 
 
 def _restart(state: State, keep: int) -> State:
@@ -244,9 +218,8 @@ def _extend(state: State, matvec: Callable, project: Callable) -> State:
     key, noise_key = jax.random.split(state.key)
     noise = jax.random.normal(noise_key, state.last.shape, state.last.dtype)
     vector, share = orthonormalise(_direction(state, noise), state.basis)
-    vector = jax.lax.cond(
-        share > 0.1, lambda: vector, lambda: orthonormalise(noise, state.basis)[0]
-    )
+    other = lambda: orthonormalise(noise, state.basis)[0]  # noqa: E731
+    vector = jax.lax.cond(share > 0.1, lambda: vector, other)
     image = matvec(vector)
     basis = state.basis.at[state.size].set(vector)
     images = state.images.at[state.size].set(image)
@@ -268,11 +241,9 @@ def _extend(state: State, matvec: Callable, project: Callable) -> State:
 
 
 def _direction(state: State, noise: Float[Array, "p"]) -> Float[Array, "p"]:
-    """The next direction of the basis.
+    """The worst residual of a wanted pair, the next vector of a Krylov space.
 
-    Outside the search for repeated eigenvalues it is the worst residual of a wanted pair, which is
-    the next vector of a Krylov space. The search starts from ``noise`` and follows the Krylov
-    space of its own.
+    In the search for repeated eigenvalues: ``noise``, then the Krylov space that it starts.
     """
     ritz = state.ritz
     worst = jnp.argmax(jnp.where(ritz.pending, ritz.residuals, -1))
@@ -317,26 +288,22 @@ def _rayleigh_ritz(
 
 
 # The search for repeated eigenvalues. A Krylov space holds one vector of each eigenspace, so it
-# shows a repeated eigenvalue once. When all pairs have converged, the search therefore goes on from
-# a random vector orthogonal to the basis, in whose Krylov space a further copy shows as a new
-# wanted pair. That pair is then refined, and the search starts anew. It ends when enough products
-# have brought none. A missed copy is unlikely, not impossible: where a threefold eigenvalue 1 lies
-# above 300 others spread evenly up to 0.999, 1 start of 200 misses one.
+# shows a repeated eigenvalue once. When all pairs have converged, the search goes on from a random
+# vector orthogonal to the basis, in whose Krylov space a further copy shows as a new wanted pair.
+# That pair is refined, and the search starts anew, until enough products have brought none. A copy
+# may be missed: of a threefold eigenvalue 1 above 300 others spread up to 0.999, 1 time in 200.
 
-SLACK = 4
-"""How far above its limit a residual may rise during the search before the search starts anew.
-
-Its vectors disturb the converged pairs a little. To stop for that would throw away their Krylov
-space, sometimes just before it shows a copy.
-"""
+# The search disturbs the converged pairs a little. To stop for that would throw away its Krylov
+# space, sometimes just before it shows a copy.
+SLACK = 4  # how far above its limit a residual may rise before the search starts anew
 
 
 def _searched_enough(searched: Int[Array, ""], matvecs: Int[Array, ""], p: int) -> Bool[Array, ""]:
     """Whether ``searched`` of ``matvecs`` products are enough of a search in ``p`` dimensions.
 
-    Enough is a third of the products before the search, as a fixed number misses copies where
-    convergence is slow; but at least as many as find, with probability 0.99, an eigenvalue far
-    above the rest. k Lanczos steps from a random vector come within a fraction ε of the spectrum's
+    A third of the products before it are, as a fixed number misses copies where convergence is
+    slow; but at least as many as find, with probability 0.99, an eigenvalue far above the rest. k
+    Lanczos steps from a random vector come within a fraction ε of the spectrum's
     width of its end, but for a probability of 1.648·√P·exp(−√ε·(2k − 1)) (Kuczynski & Wozniakowski
     1992, "Estimating the largest eigenvalue by the power and Lanczos algorithms with a random
     start"); solved for k at ε = 1/2.
@@ -350,8 +317,7 @@ def orthonormalise(
 ) -> tuple[Float[Array, "p"], Float[Array, ""]]:
     """The unit vector along the part of ``vector`` orthogonal to ``basis``; that part's share.
 
-    Gram-Schmidt twice, which is enough (Giraud et al. 2005). A vector that lies in the span, or is
-    zero, has a share at rounding level and a direction that means nothing.
+    Gram-Schmidt twice, which is enough (Giraud et al. 2005). A share at rounding level: none.
     """
     tiny = jnp.finfo(vector.dtype).tiny
     vector /= jnp.maximum(length(vector), tiny)
@@ -376,17 +342,8 @@ def dot(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.matmul(a, b, precision="highest")
 
 
-class Flat(NamedTuple):
-    """An operator on vectors of length ``dim``, in float32 or better."""
-
-    matvec: Callable[[Float[Array, "p"]], Float[Array, "p"]]
-    unravel: Callable[[Float[Array, "p"]], Params]
-    dim: int
-    dtype: jnp.dtype
-
-
-def flatten(matvec: Matvec, like: Params) -> Flat:
-    """``matvec`` on raveled vectors; the pytree is taken apart only here."""
+def flatten(matvec: Matvec, like: Params) -> tuple[Callable, Callable, Float[Array, "p"]]:
+    """``matvec`` on raveled vectors, how to unravel one, and ``like`` raveled."""
     flat, unravel = ravel_pytree(like)
 
     def product(vector: Float[Array, "p"]) -> Float[Array, "p"]:
@@ -394,16 +351,15 @@ def flatten(matvec: Matvec, like: Params) -> Flat:
         check_like(image, like, "the operator's product")
         return ravel_pytree(image)[0].astype(flat.dtype)
 
-    return Flat(product, unravel, flat.size, flat.dtype)
+    return product, unravel, flat
 
 
 def hoist(matvec: Matvec, like: Params) -> Matvec:
     """The same operator as a pytree, so that ``jit`` takes what it closes over as arguments.
 
-    Operators that already are pytrees (those of ``curvature``, ``jax.tree_util.Partial``) are
-    returned as they are; a compiled program then serves every operator of the same kind. A plain
-    closure is traced here, each time, so that no array becomes a constant of a compiled program
-    nor outlives the call.
+    One that already is a pytree is returned as it is; a compiled program then serves every operator
+    of its kind. A plain closure is traced here, each time, so that no array becomes a constant of a
+    compiled program nor outlives the call.
     """
     if not jax.tree_util.all_leaves([matvec]):
         return matvec

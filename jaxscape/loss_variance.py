@@ -1,19 +1,16 @@
 """E_q S², the level of the order law, with its confidence interval.
 
-``loss_variance`` is the whole way from a loss to the interval, in three steps that also stand
-alone. ``extend`` gathers the evidence of further samples: sample k+1 meets the prefix mean L_k at m
-points. Its recursive residual √(k/(k+1)) (ℓ_{k+1} − L_k) has mean 0 and variance S²(w), whatever k,
-and is uncorrelated with the others (Brown, Durbin and Evans 1975, "Techniques for testing the
-constancy of regression relationships over time", section 2.1), so the mean over points of its
-square,
+Sample k+1 meets the prefix mean L_k at m points. Its recursive residual √(k/(k+1)) (ℓ_{k+1} − L_k)
+has mean 0 and variance S²(w), whatever k, and is uncorrelated with the others (Brown, Durbin and
+Evans 1975, "Techniques for testing the constancy of regression relationships over time", section
+2.1), so the mean over points of its square,
 
     z_{k+1} = k(k+1) E_q[δ_k²] = k(k+1) Δ_k,
 
 is an unbiased estimate of E_q S², and the mean of z_2, ..., z_n is exactly the mean over points of
 the sample variance. For the centered part ℓ_i(w) − E_q ℓ_i takes the place of ℓ_i(w); with m points
-for q, the factor m/(m−1) makes it unbiased: z̃_{k+1} = k(k+1) Δ̃_k. ``estimate_loss_variance`` then
-takes their mean, and ``mean_interval`` forms the interval, with ``two_sided`` quantiles of
-Student's t.
+for q, the factor m/(m−1) makes it unbiased: z̃_{k+1} = k(k+1) Δ̃_k. ``extend`` gathers these terms,
+``estimate_loss_variance`` takes their mean, and ``mean_interval`` forms the interval.
 """
 
 from collections.abc import Iterator
@@ -31,16 +28,12 @@ from jaxtyping import Array, Bool, Float, Int, Real
 from jaxscape import batching, prefix, reductions
 from jaxscape.prefix import Pair, Prefix
 from jaxscape.sweep import evaluate
+from jaxscape.trees import is_traced
 from jaxscape.types import Batch, InputError, PerSampleLoss, Probe, Scalar
 
-LARGEST = 1024
-"""How many of the largest terms are kept."""
-
-TRUSTED = 10
-"""Effective sample size from which on an estimate is more than an order of magnitude."""
-
-HELD = 2**21
-"""Losses that ``loss_variance`` holds at a time."""
+LARGEST = 1024  # how many of the largest terms are kept
+TRUSTED = 10  # effective sample size from which on an estimate is more than an order of magnitude
+HELD = 2**21  # losses that ``loss_variance`` holds at a time
 
 
 class Interval(NamedTuple):
@@ -60,12 +53,10 @@ class LossVariance(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """The terms z met so far."""
+    """The terms z met so far: their sum at each point, ``[m]``, and that of their squares."""
 
     by_point: Pair
-    """The sum of the terms, before the mean over points, ``[m]``."""
     squares: Pair
-    """The sum of the squares of the terms."""
     largest: Float[Array, "LARGEST"]
     """The largest terms, in descending order, then zeros."""
 
@@ -98,7 +89,7 @@ def loss_variance(
     """E_q S², the mean over a probe of the variance of the per-sample loss, with its interval.
 
     The samples may be a pilot. For statements about samples that w* has not seen, give such.
-    Losses are held for a part of the samples at a time, so memory does not grow with their number.
+    Memory does not grow with their number.
 
     Args:
         loss: ``loss(params, batch) -> [n]``, one value per sample.
@@ -106,8 +97,7 @@ def loss_variance(
         data: n ≥ 2 samples, or an iterator of batches.
         part: Of Δ or of centered delta.
         level: The probability with which the interval holds E_q S².
-        fixed_points: Whether E_q is the mean over these very points; see
-            ``estimate_loss_variance``.
+        fixed_points: As for ``estimate_loss_variance``.
         batch_size, point_batch, precision, mesh: As for ``evaluate``.
 
     Raises:
@@ -115,11 +105,8 @@ def loss_variance(
             concrete); what ``evaluate`` and ``estimate_loss_variance`` raise.
 
     Example:
-        K of the order law for a tolerance of 10⁻⁴, with its interval:
-
         >>> import jax, jax.numpy as jnp, jaxscape as js
-        >>> def loss(w, batch):
-        ...     return 0.5 * (batch @ w) ** 2
+        >>> loss = lambda w, batch: 0.5 * (batch @ w) ** 2
         >>> data = jax.random.normal(jax.random.key(0), (2000, 3))
         >>> space = js.random_subspace(jax.random.key(1), jnp.ones(3), dim=2)
         >>> probe = js.gaussian(jax.random.key(2), space, num_points=32, sigma=0.1)
@@ -131,9 +118,8 @@ def loss_variance(
     m = probe.num_points
     _check(part, level, m, fixed_points)
     options: dict[str, Any] = {"batch_size": batch_size, "point_batch": point_batch, "mesh": mesh}
-    evidence = start(m)
+    evidence, keep = start(m), reductions.losses(m)
     for batch, fresh in _segments(data, m):
-        keep = reductions.losses(m)
         losses = evaluate(loss, probe, batch, keep, precision=precision, **options)
         evidence = jax.block_until_ready(extend(evidence, losses, fresh))
     _check_evidence(evidence)
@@ -146,15 +132,15 @@ def _segments(
     """Parts of the samples, with which of them no earlier part has shown."""
     if isinstance(data, Iterator):
         yield from ((batch, None) for batch in data)
-        return
-    cut = batching.cut(batching.length_of(data), max(1, HELD // num_points))
-    for at, fresh in zip(cut.starts.tolist(), cut.fresh, strict=True):
-        yield jax.tree.map(lambda leaf, at=at: leaf[at : at + cut.size], data), fresh
+    else:
+        cut = batching.cut(batching.length_of(data), max(1, HELD // num_points))
+        for at, fresh in zip(cut.starts.tolist(), cut.fresh, strict=True):
+            yield jax.tree.map(lambda leaf, at=at: leaf[at : at + cut.size], data), fresh
 
 
 def _check_evidence(evidence: Evidence) -> None:
     """Raise an ``InputError`` for too few samples or losses that are not finite."""
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(evidence)):
+    if is_traced(evidence):
         return
     n, bad = int(evidence.prefix.num_samples), int(evidence.nonfinite)
     if n < 2:
@@ -169,14 +155,13 @@ def _check_evidence(evidence: Evidence) -> None:
 def evidence_of(losses: Float[ArrayLike, "m n"]) -> Evidence:
     """The evidence of stored losses ℓ_i(w) of n samples at m points, for further estimates.
 
-    Example:
-        >>> import jax.numpy as jnp, jaxscape as js
-        >>> losses = jnp.array([[1.0, 3.0, 2.0], [0.0, 0.0, 3.0]])    # variances 1 and 3
-        >>> evidence = js.evidence_of(losses)
-        >>> float(js.estimate_loss_variance(evidence).interval.value)
-        2.0
-        >>> evidence.delta.largest[:3].tolist()    # the terms k(k+1) Δ_k, in descending order
-        [3.0, 1.0, 0.0]
+    >>> import jax.numpy as jnp, jaxscape as js
+    >>> losses = jnp.array([[1.0, 3.0, 2.0], [0.0, 0.0, 3.0]])    # variances 1 and 3
+    >>> evidence = js.evidence_of(losses)
+    >>> float(js.estimate_loss_variance(evidence).interval.value)
+    2.0
+    >>> evidence.delta.largest[:3].tolist()    # the terms k(k+1) Δ_k, in descending order
+    [3.0, 1.0, 0.0]
     """
     return extend(start(jnp.shape(losses)[0]), losses)
 
@@ -197,15 +182,13 @@ def extend(
     Raises:
         InputError: losses that do not have one row per point.
     """
-    losses = jnp.asarray(losses, jnp.float32)
-    m = evidence.prefix.mean.shape[0]
+    losses, m = jnp.asarray(losses, jnp.float32), evidence.prefix.mean.size
     if losses.ndim != 2 or losses.shape[0] != m:
         raise InputError(
             f"expected losses of shape ({m}, samples), one row per point, found {losses.shape}; "
             "evaluate every batch at the same points"
         )
-    b = losses.shape[1]
-    fresh = jnp.ones(b, bool) if fresh is None else fresh
+    fresh = jnp.ones(losses.shape[1], bool) if fresh is None else fresh
     after, steps = prefix.extend(evidence.prefix, losses, fresh)
     weight = jnp.where(fresh, steps.k / (steps.k + 1), 0)
     centred = steps.innovation - steps.innovation.mean(0)
@@ -220,30 +203,20 @@ def extend(
 
 def _add(tally: Tally, squares: Float[Array, "m b"]) -> Tally:
     terms = squares.mean(0)
+    add = lambda total, more: prefix.add(total, (more, jnp.zeros_like(more)))  # noqa: E731
     largest = jax.lax.top_k(jnp.concatenate([tally.largest, terms]), LARGEST)[0]
-    return Tally(
-        _sum(tally.by_point, squares.sum(1)), _sum(tally.squares, jnp.sum(terms**2)), largest
-    )
-
-
-def _sum(total: Pair, more: Float[Array, "..."]) -> Pair:
-    return prefix.add(total, (more, jnp.zeros_like(more)))
+    return Tally(add(tally.by_point, squares.sum(1)), add(tally.squares, (terms**2).sum()), largest)
 
 
 @partial(jax.jit, static_argnames=("part", "level", "fixed_points"))
 def estimate_loss_variance(
-    evidence: Evidence,
-    part: str = "delta",
-    *,
-    level: float = 0.9,
-    fixed_points: bool = False,
+    evidence: Evidence, part: str = "delta", *, level: float = 0.9, fixed_points: bool = False
 ) -> LossVariance:
     """E_q S² with its interval, from the evidence of some samples.
 
     The interval holds E_q S² of all samples from which those met are a random selection, with
-    probability ``level``. Where ``effective`` is below ``TRUSTED`` it is wide, and its upper limit
-    comes from the margin that ``mean_interval`` adds for samples rarer than any seen. All is NaN
-    from the first loss on that is not finite.
+    probability ``level``; it is wide where ``effective`` is below ``TRUSTED``. All is NaN from the
+    first loss on that is not finite.
 
     Args:
         evidence: Of ``evidence_of``, or of ``extend`` for samples that stream in.
@@ -297,10 +270,6 @@ class Terms(NamedTuple):
         spread = jnp.maximum(1 / self.effective - 1 / self.num, 0)
         return spread * self.num / (self.num - 1)
 
-    def plus(self, term: Float[Array, ""]) -> "Terms":
-        """These terms with another one."""
-        return Terms(self.num + 1, self.total + term, self.squares + term**2)
-
 
 def terms_of(values: Float[ArrayLike, "n"]) -> Terms:
     """The given terms."""
@@ -316,10 +285,10 @@ def mean_interval(
 
     mean · exp(±t s), symmetric in the logarithm: s² adds the squared relative standard errors over
     samples and over points. t is a quantile of Student's t, whose degrees of freedom are the
-    effective number of terms less one (those of samples and points combined after Satterthwaite
-    1946). A small pilot misses the rare large terms, so for the upper limit the samples get one
-    more, twice as large as the ``largest``; the factor was chosen by trial, and tests measure the
-    coverage. No interval computed from a pilot covers samples that matter and of which it has none.
+    effective number of terms less one (of samples and points combined after Satterthwaite 1946).
+    A small pilot misses the rare large terms, so for the upper limit the samples get one more,
+    twice as large as the ``largest``, a factor chosen by trial. No interval of a pilot covers
+    samples that matter and of which it has none.
 
     Args:
         samples: The terms.
@@ -328,11 +297,11 @@ def mean_interval(
         level: A probability.
 
     Returns:
-        From 0 to infinity where the terms are all 0, or where one term or one point leaves the
-        spread unknown; NaN where a term is.
+        From 0 to infinity where all terms are 0, or one term or one point leaves the spread
+        unknown; NaN where a term is.
     """
-    known = ~(samples.squares == 0)
-    padded = samples.plus(2 * largest)
+    known, rarer = ~(samples.squares == 0), 2 * largest
+    padded = Terms(samples.num + 1, samples.total + rarer, samples.squares + rarer**2)
     low, high = (_error(terms, points, samples, level) for terms in (samples, padded))
     value = samples.total / samples.num
     low = jnp.where(known, value * jnp.exp(-low), 0)
@@ -343,30 +312,24 @@ def mean_interval(
 def _error(terms: Terms, points: Terms | None, samples: Terms, level: float) -> Float[Array, ""]:
     """t s, the half-width in the logarithm."""
     errors = [(terms.variance, samples.effective - 1)]
-    if points is not None:
-        errors.append((points.variance, points.effective - 1))
+    errors += [] if points is None else [(points.variance, points.effective - 1)]
     square = sum(variance for variance, _ in errors)
     freedom = square**2 / sum(variance**2 / own for variance, own in errors)
     width = two_sided(level, freedom) * jnp.sqrt(square)
     return jnp.where(square == 0, 0, jnp.where(jnp.isnan(width), jnp.inf, width))
 
 
-LIMITS = (-3.0, 15.0)
-"""Of log10 t."""
-
+LIMITS = (-3.0, 15.0)  # of log10 t
 HALVINGS = 40
-
-
-MANY = 30.0
-"""Degrees of freedom from which on the expansion is exact to float32."""
+MANY = 30.0  # degrees of freedom from which on the expansion is exact to float32
 
 
 def two_sided(level: Scalar, freedom: Real[ArrayLike, "*s"]) -> Float[Array, "*s"]:
     """The t with P(|T| ≤ t) = ``level``, for T with any real ν = ``freedom`` degrees of freedom.
 
     Bisects log t in P(|T| > t) = I_x(ν/2, ½), x = ν/(ν + t²), the regularised incomplete beta
-    function (Abramowitz and Stegun 26.7.1); for ν of at least 30, where that function loses digits
-    in float32, the expansion of t in 1/ν around the normal quantile (26.7.5). Infinite where ν ≤ 0.
+    function (Abramowitz and Stegun 26.7.1), which loses digits in float32 for ν of at least 30;
+    there the expansion of t in 1/ν around the normal quantile (26.7.5). Infinite where ν ≤ 0.
     """
     freedom = jnp.asarray(freedom, jnp.result_type(float))
     few = jnp.clip(freedom, jnp.finfo(freedom.dtype).tiny, MANY)
@@ -374,8 +337,7 @@ def two_sided(level: Scalar, freedom: Real[ArrayLike, "*s"]) -> Float[Array, "*s
     def halve(_: Int[Array, ""], limits: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = limits
         middle = (low + high) / 2
-        outside = betainc(few / 2, 0.5, few / (few + 100**middle))
-        below = outside > 1 - level
+        below = betainc(few / 2, 0.5, few / (few + 100**middle)) > 1 - level
         return jnp.where(below, middle, low), jnp.where(below, high, middle)
 
     start = tuple(jnp.full_like(freedom, limit) for limit in LIMITS)

@@ -18,9 +18,8 @@ def cross_entropy(
 ) -> Float[Array, "n *t"]:
     """ℓ_i = log Σ_c exp(z_c − z_y), in nats; of each token, where there is an axis of tokens.
 
-    Written as log1p(Σ_{c≠y} exp(z_c − z_y)), so that a loss of 1e-6 of a well-trained network
-    keeps its digits in float32, where ``logsumexp(z) − z_y`` has none left. NaN for a target that
-    is not among the classes 0..c−1.
+    Written as log1p(Σ_{c≠y} exp(z_c − z_y)), so that a loss of 1e-6 keeps its digits in float32.
+    NaN for a target that is not among the classes 0..c−1.
 
     >>> loss = cross_entropy(jnp.array([[0.0, 0.0], [20.0, 0.0]]), jnp.array([1, 0]))
     >>> print(f"{loss[0]:.4f} {loss[1]:.3g}")
@@ -57,9 +56,8 @@ def binary_cross_entropy(
 ) -> Float[Array, "n"]:
     """ℓ_i = Σ y log(1 + exp(−z)) + (1 − y) log(1 + exp(z)), in nats, over all axes but the first.
 
-    The negative log likelihood of independent labels y with probabilities sigmoid(z), from the
-    logits z, so that small losses keep their digits; y may be anything from 0 to 1, or Boolean.
-    NaN for a target outside.
+    The negative log likelihood of independent labels y, anything from 0 to 1 or Boolean, with
+    probabilities sigmoid(z), from the logits z. NaN for a target outside.
 
     >>> loss = binary_cross_entropy(jnp.array([0.0, 20.0]), jnp.array([True, True]))
     >>> print(f"{loss[0]:.4f} {loss[1]:.3g}")
@@ -115,10 +113,9 @@ def supervised(
 
 
 def bind(function: Callable) -> jax.tree_util.Partial:
-    """A function as a pytree: a ``jax.tree_util.Partial`` with the arrays that it holds as leaves.
+    """A function as a pytree; a ``jax.tree_util.Partial``, whose arrays are leaves, as it is.
 
-    Compiled programs take such arrays as arguments. Any other function is a pytree without
-    leaves, and what it closes over becomes a constant of each program.
+    Of any other, what it closes over becomes a constant of each compiled program.
     """
     partial = jax.tree_util.Partial
     return function if isinstance(function, partial) else partial(function)

@@ -2,8 +2,8 @@
 
 The increment is always taken as δ_k = L_{k+1} − L_k = (ℓ_{k+1} − L_k) / (k+1), never as a
 difference of two nearly equal means. The running mean carries its rounding error along, as an
-unevaluated sum high + low of two floats (a ``Pair``), so that 10⁷ samples lose no digits. The pair
-arithmetic stays right where a compiler contracts a product with a sum into one rounding.
+unevaluated sum high + low of two floats (a ``Pair``), which stays right where a compiler contracts
+a product with a sum into one rounding.
 """
 
 from typing import NamedTuple
@@ -69,8 +69,8 @@ def extend(
 ) -> tuple[Prefix, Steps]:
     """Append the fresh ones among b samples.
 
-    Losses enter as deviations from the mean so far, whose sums stay small, and are summed in
-    pairs, so that an innovation keeps its digits where ℓ_{k+1} is close to L_k.
+    Losses enter as deviations from the mean so far, summed in pairs, so that an innovation keeps
+    its digits where ℓ_{k+1} is close to L_k.
 
     Args:
         prefix: What is known so far.
@@ -150,10 +150,7 @@ def add(x: Pair, y: Pair) -> Pair:
 
 
 def divide(x: Pair, count: Float[Array, "*b"]) -> Pair:
-    """x / count, by one step of long division.
-
-    The remainder is taken with halves of quotient and divisor, whose products are exact.
-    """
+    """x / count, by one step of long division with halves, whose products are exact."""
     quotient = x[0] / count
     remainder = x[0]
     for q in _halves(quotient):
@@ -170,11 +167,9 @@ def _halves(x: Array) -> Pair:
 
 
 def cumsum(x: Pair) -> Pair:
-    """Running sums along the last axis.
+    """Running sums along the last axis: within runs of ``RUN`` terms, then of the runs' totals.
 
-    Runs of ``RUN`` terms are summed term after term, all runs side by side, then the totals of the
-    runs. These are two short loops: ``jax.lax.associative_scan`` unrolls into a program that takes
-    three to seven times as long to compile, and no less to run.
+    Two short loops: ``jax.lax.associative_scan`` takes three to seven times as long to compile.
     """
     *rows, n = x[0].shape
     count = -(-n // RUN)
@@ -183,21 +178,15 @@ def cumsum(x: Pair) -> Pair:
         padded = jnp.pad(leaf, [(0, 0)] * len(rows) + [(0, count * RUN - n)])
         return jnp.moveaxis(padded.reshape(*rows, count, RUN), -1, 0)
 
-    def step(total: Pair, term: Pair) -> tuple[Pair, Pair]:
-        total = add(total, term)
-        return total, total
-
+    step = lambda total, term: (add(total, term),) * 2  # noqa: E731
     terms = jax.tree.map(cut, x)
     zeros = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), terms)
     totals, inside = jax.lax.scan(step, zeros, terms)
-    sums = add(_later(_doubling(totals), 1), inside)
+    # Running sums of the totals: each gets what is 1, 2, 4, ... places before it.
+    further = lambda level, sums: add(_later(sums, 1 << level), sums)  # noqa: E731
+    totals = jax.lax.fori_loop(0, (count - 1).bit_length(), further, totals)
+    sums = add(_later(totals, 1), inside)
     return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1).reshape(*rows, -1)[..., :n], sums)
-
-
-def _doubling(x: Pair) -> Pair:
-    """Running sums along the last axis, adding to each what is 1, 2, 4, ... places before it."""
-    levels = (x[0].shape[-1] - 1).bit_length()
-    return jax.lax.fori_loop(0, levels, lambda level, sums: add(_later(sums, 1 << level), sums), x)
 
 
 def _later(x: Pair, places: int | Int[Array, ""]) -> Pair:

@@ -65,34 +65,26 @@ def prefix_spectra(
 ) -> PrefixSpectra:
     """The ``num`` leading eigenvalues of H_k = ∇²L_k(w) for each k in ``ks``, at the same w.
 
-    One compiled program solves for one k after the other with ``top_eigenpairs``; a product costs
-    ⌈k/batch_size⌉ chunks of ``batch_size`` samples. Where H_k has fewer than d eigenvalues above
-    rounding, the rest are zero to within their residuals.
+    One compiled program solves for one k after the other with ``top_eigenpairs``. Where H_k has
+    fewer than d eigenvalues above rounding, the rest are zero to within their residuals.
 
     Args:
         key: Of the random starting vectors, the same for every k.
-        loss: ``loss(params, batch) -> [n]``, one value per sample.
-        params: w.
-        data: n samples in order.
+        loss, params, data, batch_size: As for ``hessian_operator``; n samples in order.
         num: d.
         ks: Values of k; by default ``geometric(min(n, 10), n)``.
         reference: Leaves ``[d', ...]``, orthonormal, such as the basis of ``hessian_subspace``;
             then ``overlap`` is that of each k's eigenvectors with them.
         keep_vectors: Also return the eigenvectors, K·d·P numbers.
-        which: "largest", "smallest" or "magnitude", as for ``top_eigenpairs``.
-        tol: Relative residual that counts as converged.
-        batch_size: Samples per chunk.
+        which, tol: As for ``top_eigenpairs``.
 
     Raises:
         InputError: a k that is no whole number or outside 1..n, a reference unlike the
             parameters, or what ``hessian_operator`` and ``top_eigenpairs`` raise.
 
     Example:
-        Linear regression, whose H_k is the mean of x xᵀ:
-
         >>> import jax, jax.numpy as jnp
-        >>> def loss(w, batch):
-        ...     return 0.5 * (batch @ w) ** 2
+        >>> loss = lambda w, batch: 0.5 * (batch @ w) ** 2    # H_k is the mean of x xᵀ
         >>> data = jnp.array([[2.0, 0.0, 0.0], [0.0, 4.0, 0.0]])
         >>> found = prefix_spectra(jax.random.key(0), loss, jnp.zeros(3), data, 2, ks=[1, 2])
         >>> found.values.round(3).tolist()
@@ -108,9 +100,8 @@ def prefix_spectra(
     if reference is not None:
         first = jax.tree.map(lambda leaf: leaf[0], reference)
         check_like(first, params, "each direction of the reference")
-    asked = jnp.asarray(wanted, jnp.int32)
-    options = (num, keep_vectors, which, tol, batch_size)
-    return _solve_each(losses.bind(loss), params, data, asked, key, reference, *options)
+    arrays = losses.bind(loss), params, data, jnp.asarray(wanted, jnp.int32), key, reference
+    return _solve_each(*arrays, num, keep_vectors, which, tol, batch_size)
 
 
 @functools.partial(jax.jit, static_argnums=(6, 7, 8, 9, 10))
@@ -118,15 +109,10 @@ def _solve_each(loss, params, data, ks, key, reference, num, keep_vectors, which
     def one(k: Int[Array, ""]) -> PrefixSpectra:
         operator = hessian_operator(loss, params, data, batch_size=batch_size, count=k)
         pairs = top_eigenpairs(key, operator, params, num, which=which, tol=tol)
-        return PrefixSpectra(
-            k,
-            pairs.values,
-            pairs.residuals,
-            pairs.converged,
-            pairs.matvecs,
-            None if reference is None else overlap(pairs.vectors, reference),
-            pairs.vectors if keep_vectors else None,
-        )
+        values, vectors, residuals, converged, matvecs = pairs
+        along = None if reference is None else overlap(vectors, reference)
+        kept = vectors if keep_vectors else None
+        return PrefixSpectra(k, values, residuals, converged, matvecs, along, kept)
 
     return jax.lax.map(one, ks)
 

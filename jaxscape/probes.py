@@ -1,7 +1,6 @@
 """Which points of parameter space to evaluate: Gaussian, Sobol', isotropic, grid, line, given.
 
-A probe knows its ``num_points`` and gives the parameters ``at(index)``, one point at a time, so
-that a million points of a large network never exist together.
+A probe makes one point at a time: a million points of a large network never exist together.
 """
 
 import math
@@ -32,8 +31,7 @@ class SubspaceProbe:
     space: Subspace
     coordinates: Float[Array, "m d"]
     groups: int | None = field(default=None, metadata={"static": True})
-    """The independent groups of equal size, one after the other, that the points fall into; None
-    where each point is independent."""
+    """Independent groups of equal size, in a row; None where each point is independent."""
 
     @property
     def num_points(self) -> int:
@@ -89,8 +87,7 @@ def gaussian(key: Key[Array, ""], space: Subspace, num_points: int, sigma: Scala
     ['0.10', '0.10', '0.10']
 
     Args:
-        key: Draws the points.
-        space: The subspace.
+        key, space: Draws the points; where they lie.
         num_points: The number m of points.
         sigma: The standard deviation σ of the step along each direction.
 
@@ -111,12 +108,12 @@ def sobol(
 ) -> SubspaceProbe:
     """θ ~ N(0, σ² I_d), each point by itself, from Sobol' nets that fill the space evenly.
 
-    In place of ``gaussian``: the mean over a net of a function that varies slowly has an error far
-    below m^(−1/2). The points are ``randomisations`` nets of equal size, one after the other, each
-    scrambled on its own (Matoušek 1998, random linear scrambling with a digital shift), so that
-    every point is Gaussian and the means over nets are independent. From these ``delta`` forms its
-    standard error, with randomisations − 1 degrees of freedom. Whatever else takes the points as
-    independent, such as ``loss_variance``, gives intervals that are too wide.
+    The mean over a net of a slowly varying function has an error far below m^(−1/2). The points are
+    ``randomisations`` nets of equal size, one after the other, each scrambled on its own (Matoušek
+    1998, random linear scrambling with a digital shift), so that every point is Gaussian and the
+    means over nets are independent. From these ``delta`` forms its standard error, with
+    randomisations − 1 degrees of freedom. Whatever else takes the points as independent, such as
+    ``loss_variance``, gives intervals that are too wide.
 
     >>> import jax, jax.numpy as jnp, jaxscape as js
     >>> space = js.Subspace(jnp.zeros(1), jnp.eye(1))
@@ -147,9 +144,8 @@ def sobol(
 
 def fits(num_points: int, randomisations: int = RANDOMISATIONS) -> bool:
     """Whether so many points are nets of 1, 2, 4, 8, ... points each."""
-    if num_points < 1 or randomisations < 2 or num_points % randomisations:
-        return False
-    return (num_points // randomisations).bit_count() == 1
+    whole = num_points >= 1 and randomisations >= 2 and num_points % randomisations == 0
+    return whole and (num_points // randomisations).bit_count() == 1
 
 
 def _net(size: int, dim: int) -> UInt32[np.ndarray, "size d"]:
@@ -167,8 +163,8 @@ def _net(size: int, dim: int) -> UInt32[np.ndarray, "size d"]:
 def _scrambled(key: Key[Array, ""], net: UInt32[np.ndarray, "size d"]) -> Float[Array, "size d"]:
     """Standard normals from one scrambled net.
 
-    Linear scrambling: each binary digit of a coordinate flips random lower digits along with it.
-    Digital shift: then all coordinates are XORed with one random number per direction.
+    Each binary digit of a coordinate flips random lower digits along with it; then all coordinates
+    are XORed with one random number per direction.
     """
     for_digits, for_shift = jax.random.split(key)
     d = net.shape[1]
@@ -217,8 +213,7 @@ def grid(space: Subspace, radius: Scalar, num: int) -> SubspaceProbe:
             "use line(...), or a larger dim"
         )
     steps = jnp.linspace(-radius, radius, num)
-    first, second = jnp.meshgrid(steps, steps, indexing="ij")
-    plane = jnp.stack([first.ravel(), second.ravel()], -1)
+    plane = jnp.stack(jnp.meshgrid(steps, steps, indexing="ij"), -1).reshape(num * num, 2)
     return points(space, jnp.zeros((num * num, space.dim)).at[:, :2].set(plane))
 
 
@@ -256,9 +251,7 @@ def check(num_points: int, scale: Scalar) -> None:
     """Raise an ``InputError`` for no points, or a sigma or radius that cannot be used."""
     if num_points < 1:
         raise InputError(f"expected at least 1 point, found {num_points}; raise the number")
-    if isinstance(scale, jax.core.Tracer):
-        return
-    if not (math.isfinite(scale) and scale >= 0):
+    if not isinstance(scale, jax.core.Tracer) and not 0 <= scale < math.inf:
         raise InputError(
             f"expected a finite sigma or radius of at least 0, found {scale}; change it"
         )

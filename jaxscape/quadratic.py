@@ -1,11 +1,7 @@
-"""The per-sample quadratic model of the loss in a subspace, and the law of Δ_k that it implies.
-
-``project`` computes the model, ``quadratic_delta`` the law for every k at once; ``begin`` and
-``advance`` carry the law on over segments of the data.
-"""
+"""The per-sample quadratic model of the loss in a subspace, and the law of Δ_k that it implies."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +13,10 @@ from jaxtyping import Array, Float, Int, Real
 from jaxscape import batching, devices, losses, prefix
 from jaxscape.prefix import Prefix
 from jaxscape.subspace import Subspace
-from jaxscape.trees import working
+from jaxscape.trees import is_traced, working
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
-BATCH_SIZE = 100
-"""Samples per chunk: d² second derivatives of a chunk's activations stay within a CPU's cache."""
+BATCH_SIZE = 100  # per chunk: d² second derivatives of its activations stay within a CPU's cache
 
 
 class Quadratic(NamedTuple):
@@ -68,26 +63,20 @@ def project(
 ) -> Quadratic:
     """Value, gradient and Hessian in the subspace of every sample's loss at its origin.
 
-    One compiled pass, forward over forward: ∂²ℓ_i/∂θ_j∂θ_l is the derivative along v_l of the
-    derivative along v_j, mapped over l within j, for all samples of a chunk at once, so that
-    the pairs share activations and first derivatives. Matrix products run at the highest precision.
+    One compiled pass, forward over forward: ∂²ℓ_i/∂θ_j∂θ_l is the derivative along v_l of that
+    along v_j, so that the pairs share activations and first derivatives. Matrix products run at the
+    highest precision.
 
     Args:
-        loss: ``loss(params, batch) -> [n]``, one value per sample.
-        space: W(θ) = w* + Σ_j θ_j v_j, of d directions.
-        data: n samples.
-        batch_size: Samples per chunk.
-        mesh: All its devices (``devices.mesh``) share the samples.
+        loss, data, batch_size, mesh: As for ``hessian_operator``.
+        space: w(θ) = w* + Σ_j θ_j v_j, of d directions.
 
     Raises:
         InputError: a loss that is not one value per sample, no samples, or a batch_size below 1.
 
     Example:
-        Linear regression is its own quadratic model:
-
         >>> import jax.numpy as jnp, jaxscape as js
-        >>> def loss(w, batch):
-        ...     return 0.5 * (batch["x"] @ w - batch["y"]) ** 2
+        >>> loss = lambda w, batch: 0.5 * (batch["x"] @ w - batch["y"]) ** 2  # its own model
         >>> data = {"x": jnp.array([[1.0, 0.0], [3.0, 4.0]]), "y": jnp.array([2.0, 0.0])}
         >>> space = js.Subspace(jnp.zeros(2), jnp.eye(2))
         >>> model = js.project(loss, space, data)
@@ -97,9 +86,8 @@ def project(
         >>> float(law.offset[0]), float(law.gradient[0]), float(law.total[0])
         (1.0, 0.25, 5.25)
     """
-    n = losses.check(loss, space.origin, data)
+    n, loss = losses.check(loss, space.origin, data), losses.bind(loss)
     batching.cut(n, batch_size)
-    loss = losses.bind(loss)
     if mesh is None:
         return _project(loss, space, data, batch_size)
     loss, space = devices.place((loss, space), mesh)
@@ -113,13 +101,9 @@ def _share(
 ) -> Quadratic:
     """Each device's own samples, then all of them on every device."""
     each, parts = PartitionSpec(), PartitionSpec(mesh.axis_names)
-    rows = jax.shard_map(
-        functools.partial(_project, batch_size=batch_size),
-        mesh=mesh,
-        in_specs=(each, each, parts),
-        out_specs=parts,
-        check_vma=False,
-    )(loss, space, data)
+    own = functools.partial(_project, batch_size=batch_size)
+    specs: dict[str, Any] = {"in_specs": (each, each, parts), "out_specs": parts}
+    rows = jax.shard_map(own, mesh=mesh, check_vma=False, **specs)(loss, space, data)
     return jax.lax.with_sharding_constraint(rows, NamedSharding(mesh, each))
 
 
@@ -139,11 +123,9 @@ def _project(loss: PerSampleLoss, space: Subspace, data: Batch, batch_size: int)
             return jax.jvp(lambda w: along(w, v), (origin,), (u,))[1]
 
         rows = jax.vmap(lambda v: jax.vmap(lambda u: twice(v, u))(basis))(basis)
-        return Quadratic(
-            loss(origin, batch),
-            jax.vmap(lambda v: along(origin, v), out_axes=1)(basis),
-            jnp.moveaxis((rows + rows.swapaxes(0, 1)) / 2, -1, 0),
-        )
+        hessian = jnp.moveaxis((rows + rows.swapaxes(0, 1)) / 2, -1, 0)
+        gradient = jax.vmap(lambda v: along(origin, v), out_axes=1)(basis)
+        return Quadratic(loss(origin, batch), gradient, hessian)
 
     with jax.default_matmul_precision("highest"):
         return batching.join(cut, jax.lax.map(chunk, jnp.asarray(cut.starts)))
@@ -162,12 +144,9 @@ def quadratic_delta(model: Quadratic, sigma: Real[ArrayLike, "*s"]) -> Quadratic
     Raises:
         InputError: a sigma that is negative or not finite; one under ``jit`` is not seen.
     """
-    if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(sigma)):
-        values = np.asarray(sigma)
-        if not np.all(np.isfinite(values) & (values >= 0)):
-            raise InputError(
-                f"expected a finite sigma of at least 0, found {values.tolist()}; change it"
-            )
+    if not is_traced(sigma) and not np.all(np.isfinite(sigma) & (np.asarray(sigma) >= 0)):
+        found = np.asarray(sigma).tolist()
+        raise InputError(f"expected a finite sigma of at least 0, found {found}; change it")
     start = begin(model.gradient.shape[1], model.value.dtype)
     _, whole = advance(start, model, jnp.asarray(sigma, jnp.float32))
     return jax.tree.map(lambda part: part[..., 1:], whole)
@@ -188,8 +167,7 @@ def advance(
         before: The prefix means so far.
         model: Of n further samples.
         sigma: One or more standard deviations.
-        skip: How many of the first samples have been met already. They change nothing, and their
-            entries mean nothing.
+        skip: So many of the first samples have been met already; their entries mean nothing.
 
     Returns:
         The prefix means after them; and the law, in parts ``[*s, n]``. Entry i is of the k samples
@@ -213,15 +191,10 @@ def _law(increments: Float[Array, "r n"], d: int, sigma: Float[Array, "*s"]) -> 
     trace = diagonal.sum(0)
     frobenius = jnp.sum(np.where(own[:, None], 1, 2) * entries**2, 0)
     slope = (b**2).sum(0)
-    parts = {
-        "offset": jnp.broadcast_to(a**2, jnp.broadcast_shapes(s.shape, a.shape)),
-        "mixed": s**2 * a * trace,
-        "gradient": s**2 * slope,
-        "curvature": s**4 / 4 * (2 * frobenius + trace**2),
-    }
-    return QuadraticDelta(
-        **parts,
-        total=parts["offset"] + parts["mixed"] + parts["gradient"] + parts["curvature"],
-        centered=s**2 * slope + s**4 / 2 * frobenius,
-        diagonal=s**4 / 4 * (2 * (diagonal**2).sum(0) + trace**2),
-    )
+    offset = jnp.broadcast_to(a**2, jnp.broadcast_shapes(s.shape, a.shape))
+    mixed, gradient = s**2 * a * trace, s**2 * slope
+    curvature = s**4 / 4 * (2 * frobenius + trace**2)
+    total = offset + mixed + gradient + curvature
+    centered = s**2 * slope + s**4 / 2 * frobenius
+    diagonal = s**4 / 4 * (2 * (diagonal**2).sum(0) + trace**2)
+    return QuadraticDelta(offset, mixed, gradient, curvature, total, centered, diagonal)

@@ -40,12 +40,11 @@ class Density(NamedTuple):
             raise InputError(f"expected a finite width above 0, found {width}; widen it")
         grid = jnp.asarray(grid)
 
-        def one(rule: tuple[Array, Array]) -> Float[Array, "g"]:
-            nodes, weights = rule
-            kernel = jnp.exp(-(((grid[:, None] - nodes) / width) ** 2) / 2)
-            return dot(kernel, weights) / (width * math.sqrt(2 * math.pi))
+        def one(rule: Density) -> Float[Array, "g"]:
+            kernel = jnp.exp(-(((grid[:, None] - rule.nodes) / width) ** 2) / 2)
+            return dot(kernel, rule.weights) / (width * math.sqrt(2 * math.pi))
 
-        return _estimate(jax.lax.map(one, (self.nodes, self.weights)))
+        return _estimate(jax.lax.map(one, self))
 
 
 def spectral_density(
@@ -62,8 +61,7 @@ def spectral_density(
 
     Args:
         key: Of the random sign vectors.
-        matvec: H, as for ``top_eigenpairs``.
-        like: A pytree with the structure, shapes and types of an eigenvector.
+        matvec, like: H and the shapes of its vectors, as for ``top_eigenpairs``.
         num_probes: Random vectors, at least 2 for a standard error.
         num_steps: Lanczos steps from each, 1 ≤ num_steps ≤ P. Memory is num_steps·P numbers.
 
@@ -82,13 +80,12 @@ def spectral_density(
         >>> rule.smooth(jnp.array([5.5]), width=2.0).mean.round(2)
         Array([0.08], dtype=float32)
     """
-    _check_probes(like, num_probes)
-    p = num_parameters(like)
+    like, p = _checked(like, num_probes), num_parameters(like)
     if not 1 <= num_steps <= p:
         raise InputError(
             f"expected 1 <= num_steps <= {p} (the parameters), found {num_steps}; change it"
         )
-    like, keys = working(like), jax.random.split(key, num_probes)
+    keys = jax.random.split(key, num_probes)
     return _density(hoist(matvec, like), like, keys, num_steps=num_steps)
 
 
@@ -98,10 +95,7 @@ def trace(key: Key[Array, ""], matvec: Matvec, like: Params, *, num_probes: int)
     E zᵀHz = tr H, with variance 2 Σ_{i≠j} H_ij² per vector for symmetric H (Hutchinson 1989).
 
     Args:
-        key: Of the random sign vectors.
-        matvec: H, as for ``top_eigenpairs``.
-        like: A pytree with the structure, shapes and types of an eigenvector.
-        num_probes: Random vectors, at least 2 for a standard error.
+        key, matvec, like, num_probes: As for ``spectral_density``.
 
     Raises:
         InputError: fewer than 2 probes.
@@ -112,29 +106,28 @@ def trace(key: Key[Array, ""], matvec: Matvec, like: Params, *, num_probes: int)
         >>> trace(jax.random.key(0), matvec, jnp.zeros(5), num_probes=2)
         Estimate(mean=Array(10., dtype=float32), sem=Array(0., dtype=float32))
     """
-    _check_probes(like, num_probes)
-    like = working(like)
+    like = _checked(like, num_probes)
     return _trace(hoist(matvec, like), like, jax.random.split(key, num_probes))
 
 
 @jax.jit
 def _trace(matvec: Matvec, like: Params, keys: Key[Array, "probes"]) -> Estimate:
-    flat = flatten(matvec, like)
+    product, _, flat = flatten(matvec, like)
 
     def one(key: Key[Array, ""]) -> Float[Array, ""]:
-        signs = jax.random.rademacher(key, (flat.dim,), flat.dtype)
-        return dot(signs, flat.matvec(signs))
+        signs = jax.random.rademacher(key, flat.shape, flat.dtype)
+        return dot(signs, product(signs))
 
     return _estimate(jax.lax.map(one, keys))
 
 
 @functools.partial(jax.jit, static_argnames="num_steps")
 def _density(matvec: Matvec, like: Params, keys: Key[Array, "probes"], num_steps: int) -> Density:
-    flat = flatten(matvec, like)
+    product, _, flat = flatten(matvec, like)
 
     def one(key: Key[Array, ""]) -> Density:
-        signs = jax.random.rademacher(key, (flat.dim,), flat.dtype)
-        nodes, vectors = jnp.linalg.eigh(_tridiagonal(flat.matvec, signs, num_steps))
+        signs = jax.random.rademacher(key, flat.shape, flat.dtype)
+        nodes, vectors = jnp.linalg.eigh(_tridiagonal(product, signs, num_steps))
         return Density(nodes, vectors[0] ** 2)
 
     return jax.lax.map(one, keys)
@@ -169,9 +162,10 @@ def _estimate(values: Float[Array, "probes ..."]) -> Estimate:
     return Estimate(values.mean(0), values.std(0, ddof=1) / math.sqrt(len(values)))
 
 
-def _check_probes(like: Params, num_probes: int) -> None:
+def _checked(like: Params, probes: int) -> Params:
     check_floating(like)
-    if num_probes < 2:
+    if probes < 2:
         raise InputError(
-            f"expected at least 2 probes, for a standard error, found {num_probes}; take more"
+            f"expected at least 2 probes, for a standard error, found {probes}; take more"
         )
+    return working(like)

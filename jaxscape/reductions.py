@@ -1,8 +1,7 @@
 """What to keep of each prefix at each point: Δ_k with its errors, surfaces, the losses themselves.
 
 The loop of ``sweep.evaluate`` walks blocks of t points and b samples. A reduction keeps one state
-per point, which lives as long as the sweep, beside one state per sample, which lives as long as the
-loop works on that sample's chunk:
+per point, as long as the sweep lasts, and one per sample, as long as the loop is at its chunk:
 
     init(t, b)                                 -> (by_point [t, ...], by_sample [b, ...])
     update((by_point, by_sample), steps, index, weight) -> (by_point, by_sample)
@@ -97,17 +96,16 @@ def _delta_init(t: int, b: int) -> tuple[Any, _Spread]:
 def _delta_update(state: tuple[Any, _Spread], steps: Steps, index: Array, weight: Array):
     bad = ~jnp.isfinite(steps.losses) & (weight > 0)[:, None]
 
-    def moments(values: Float[Array, "t b"]) -> Moments:
-        mean = jnp.sum(weight[:, None] * values, 0) / weight.sum()
-        return Moments(mean, _norm(jnp.sqrt(weight)[:, None] * (values - mean)))
+    def mean(values: Float[Array, "t b"]) -> Float[Array, "b"]:
+        return jnp.sum(weight[:, None] * values, 0) / weight.sum()
 
-    new = _Spread(
-        jnp.broadcast_to(weight.sum(), state[1].weight.shape),
-        moments(steps.innovation),
-        moments(steps.innovation**2),
-        jnp.sum(weight[:, None] * abs(steps.innovation), 0) / weight.sum(),
-        bad.sum(0, dtype=jnp.int32),
-    )
+    def moments(values: Float[Array, "t b"]) -> Moments:
+        center = mean(values)
+        return Moments(center, _norm(jnp.sqrt(weight)[:, None] * (values - center)))
+
+    total = jnp.broadcast_to(weight.sum(), state[1].weight.shape)
+    both = moments(steps.innovation), moments(steps.innovation**2)
+    new = _Spread(total, *both, mean(abs(steps.innovation)), bad.sum(0, dtype=jnp.int32))
     return (), _merge_spreads(state[1], new)
 
 
@@ -119,16 +117,11 @@ def _merge_spreads(old: _Spread, new: _Spread) -> _Spread:
     def moments(a: Moments, b: Moments) -> Moments:
         gap = b.mean - a.mean
         between = abs(gap) * jnp.sqrt(old.weight * new.weight / total)
-        spread = _norm(jnp.stack([a.spread, b.spread, between]))
-        return Moments(a.mean + gap * share, spread)
+        return Moments(a.mean + gap * share, _norm(jnp.stack([a.spread, b.spread, between])))
 
-    return _Spread(
-        total,
-        moments(old.innovation, new.innovation),
-        moments(old.square, new.square),
-        old.absolute + (new.absolute - old.absolute) * share,
-        old.nonfinite + new.nonfinite,
-    )
+    both = moments(old.innovation, new.innovation), moments(old.square, new.square)
+    absolute = old.absolute + (new.absolute - old.absolute) * share
+    return _Spread(total, *both, absolute, old.nonfinite + new.nonfinite)
 
 
 def _norm(x: Float[Array | np.ndarray, "t *b"]) -> Float[Array, "*b"]:
@@ -166,10 +159,8 @@ def delta_of(probe: Probe) -> Reduction:
 
 
 class _Grouped(NamedTuple):
-    together: _Spread
-    """What ``delta`` keeps."""
-    innovation: Float[Array, "b groups"]
-    """The mean over each group."""
+    together: _Spread  # what ``delta`` keeps
+    innovation: Float[Array, "b groups"]  # the mean over each group
     square: Float[Array, "b groups"]
 
 
@@ -190,9 +181,8 @@ def _grouped_delta(num_points: int, groups: int) -> Reduction:
         share = jnp.where(own, weight[:, None], 0) / size
         add = functools.partial(jnp.einsum, "tb,tg->bg", precision="highest")
         innovation = old.innovation + add(steps.innovation, share)
-        return by_point, _Grouped(
-            together, innovation, old.square + add(steps.innovation**2, share)
-        )
+        square = old.square + add(steps.innovation**2, share)
+        return by_point, _Grouped(together, innovation, square)
 
     def finalize(by_point: Any, by_sample: _Grouped, prefix: Prefix) -> Delta:
         found = delta.finalize(by_point, by_sample.together, prefix)
@@ -204,10 +194,8 @@ def _grouped_delta(num_points: int, groups: int) -> Reduction:
 
         # E_q[δ²] − (E_q δ)²: the square of a mean is too large by its squared standard error
         within = found.centered * ((num_points - 1) / num_points)
-        return found._replace(
-            sem=error(by_sample.square) * scale * scale,
-            centered=within + (error(by_sample.innovation) * scale) ** 2,
-        )
+        centered = within + (error(by_sample.innovation) * scale) ** 2
+        return found._replace(sem=error(by_sample.square) * scale * scale, centered=centered)
 
     def merge(one: _Grouped, other: _Grouped) -> _Grouped:
         together = _merge_spreads(one.together, other.together)

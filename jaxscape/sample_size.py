@@ -1,13 +1,8 @@
 """Sample sizes that suffice, with their intervals, and the laws of random orders behind them.
 
-- ``sufficient_size``: K of a measured curve Δ_k, in its own order (Definition 4).
-- ``increment_size``: K of the order law, from E_q S². It grows with E_q S², so the limits of
-  ``loss_variance`` give the limits of K.
-- ``distance_size``: K_ε, as close as ε to the landscape of the population or of all samples; its
-  limits come from those of E_q S² too.
-- ``exceedance_size``: Definition 4's K over random orders, its median and its limits, from the
-  terms z = k(k+1) Δ_k.
-- ``random_orders``: Δ_k itself in orders drawn at random, where all losses are at hand.
+K of a measured curve Δ_k (``sufficient_size``), of the order law (``increment_size``), of a
+distance (``distance_size``) and of random orders (``exceedance_size``). The limits of
+``loss_variance`` give those of the second and the third, which grow with E_q S².
 """
 
 import math
@@ -31,9 +26,8 @@ def order_law(
     """S²(w) / (k (k+1)): the mean of δ_k(w)² over all orders of the n samples, exactly.
 
     ``loss_variance`` is S²(w), the variance of ℓ_i(w) over the n samples with denominator n − 1, or
-    its mean over points. The result broadcasts it against ``k``. Of k+1 samples drawn without
-    replacement from n, ℓ_{k+1} − L_k has mean 0 and variance S² (k+1)/k (Cochran 1977, Sampling
-    Techniques, section 2.5).
+    its mean over points; it broadcasts with ``k``. Of samples drawn without replacement,
+    ℓ_{k+1} − L_k has variance S² (k+1)/k (Cochran 1977, Sampling Techniques, section 2.5).
     """
     k = jnp.asarray(k).astype(jnp.result_type(float))
     return jnp.asarray(loss_variance) / k / (k + 1)
@@ -59,8 +53,7 @@ def distance_law(
     return jnp.asarray(loss_variance) * share / k
 
 
-MOST = 2**31 - 1
-"""No K beyond this is looked for."""
+MOST = 2**31 - 1  # no K beyond this is looked for
 
 
 class SufficientSize(NamedTuple):
@@ -77,13 +70,12 @@ def sufficient_size(delta: Float[Array, "*r K"], tolerance: Float[Array, "*t"]) 
     Definition 4 of Nikitin et al. 2025. ``delta`` holds Δ_1, ..., Δ_K of K + 1 samples; a NaN
     among them counts as an exceedance. ``tolerance`` has the units of ``delta``.
 
+    >>> import jax.numpy as jnp
+    >>> sufficient_size(jnp.array([9.0, 1.0, 9.0, 1.0]), jnp.array([2.0, 0.5]))
+    SufficientSize(k=Array([ 4, -1], dtype=int32), reached=Array([ True, False], dtype=bool))
+
     Raises:
         InputError: a whole ``js.delta`` result in place of one of its curves.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> sufficient_size(jnp.array([9.0, 1.0, 9.0, 1.0]), jnp.array([2.0, 0.5]))
-        SufficientSize(k=Array([ 4, -1], dtype=int32), reached=Array([ True, False], dtype=bool))
     """
     if isinstance(delta, tuple):
         raise InputError(
@@ -107,13 +99,10 @@ def increment_size(
     a mean over orders. In a given order the last Δ_k to reach the tolerance follows the largest
     losses, and comes later: see ``exceedance_size``.
 
-    Example:
-        From an interval of E_q S², such as ``js.loss_variance(...).interval``, to one of K:
-
-        >>> import jax.numpy as jnp
-        >>> interval = 300.0, 400.0, 500.0    # low, value, high
-        >>> increment_size(jnp.asarray(interval), 1e-4).k.tolist()
-        [1732, 2000, 2236]
+    >>> import jax.numpy as jnp
+    >>> interval = 300.0, 400.0, 500.0    # of E_q S², as js.loss_variance(...).interval
+    >>> increment_size(jnp.asarray(interval), 1e-4).k.tolist()
+    [1732, 2000, 2236]
     """
     shape = jnp.broadcast_shapes(jnp.shape(loss_variance), jnp.shape(tolerance))
     return smallest(lambda k: order_law(loss_variance, k) < tolerance, shape)
@@ -121,9 +110,7 @@ def increment_size(
 
 @jax.jit
 def distance_size(
-    loss_variance: Float[Array, "*#t"],
-    epsilon: Float[Array, "*#t"],
-    to: Scalar = jnp.inf,
+    loss_variance: Float[Array, "*#t"], epsilon: Float[Array, "*#t"], to: Scalar = jnp.inf
 ) -> SufficientSize:
     """K_ε: the smallest k with E_qS² |1/k − 1/to| < ε², a root mean square distance below ε.
 
@@ -172,8 +159,8 @@ class RandomOrders(NamedTuple):
 
     def sufficient_size(self, tolerance: Float[ArrayLike, "t"]) -> SufficientSize:
         """K by Definition 4 in each order, ``[t, R]``."""
-        find = partial(sufficient_size, self.delta)
-        return jax.lax.map(find, jnp.asarray(tolerance, self.delta.dtype))
+        each = jnp.asarray(tolerance, self.delta.dtype)
+        return jax.lax.map(partial(sufficient_size, self.delta), each)
 
 
 def random_orders(
@@ -181,7 +168,7 @@ def random_orders(
 ) -> RandomOrders:
     """Δ_k = E_q[δ_k²] for every k in each of ``num_orders`` orders drawn with equal probability.
 
-    One order and one point at a time, so that memory beyond the losses is that of the result.
+    Memory beyond the losses is that of the result.
 
     Args:
         key: Of the orders.
@@ -209,10 +196,7 @@ def _random_orders(keys: Key[Array, "R"], losses: Float[Array, "m n"]) -> Float[
 
     def one(key: Key[Array, ""]) -> Float[Array, "K"]:
         order = jax.random.permutation(key, n)
-
-        def add(total: Float[Array, "K"], row: Float[Array, "n"]):
-            return total + prefix.increments(row[order]) ** 2, None
-
+        add = lambda total, row: (total + prefix.increments(row[order]) ** 2, None)  # noqa: E731
         return jax.lax.scan(add, jnp.zeros(n - 1, losses.dtype), losses)[0] / m
 
     return jax.lax.map(one, keys)
@@ -230,7 +214,7 @@ def exceedance_size(
     """The median of Definition 4's K over orders, and limits that hold it with chance ``level``.
 
     In a random order Δ_k = z/(k(k+1)), with z one of the terms, reaches the tolerance with chance
-    P(z ≥ tolerance·k(k+1)), nearly independently for different k. None from k on does with chance
+    P(z ≥ tolerance·k(k+1)), nearly independently for each k. None from k on does with chance
     exp(−λ(k)),
 
         λ(k) = Σ_{k' ≥ k} P(z ≥ tolerance·k'(k'+1)) = E[(r(z) − k + 1)₊],
@@ -240,21 +224,19 @@ def exceedance_size(
     largest, as in ``loss_variance.mean_interval``. Where losses are heavy-tailed, a K far beyond
     ``count`` is a guess that comes out too small: it depends on losses rarer than any seen.
 
-    Terms that are left out count as 0 for the lower limit, and as the smallest that is there for
-    the median and the upper limit. All three are exact for a K at which no term left out reaches
-    the tolerance; otherwise the limits are too wide.
+    Terms left out count as 0 for the lower limit, and as the smallest that is there for the median
+    and the upper limit: exact where none of them reaches the tolerance at K, else too wide.
 
     Args:
         terms: The largest of ``count`` terms z, as ``Evidence.delta.largest`` holds them.
         count: How many terms there are, one less than the samples.
         tolerance: Of Δ_k, in units of the loss squared.
         level: The chance with which the limits hold K.
-        within: n of a run of n samples, which sees no later exceedance: λ(k) − λ(n) takes the place
-            of λ(k).
+        within: n of a run of n samples, which sees no later exceedance: λ(k) − λ(n) in place of λ.
 
     Returns:
-        An interval of ``SufficientSize``, each of the shape of ``tolerance``. No K is reached where
-        a term is not finite.
+        An interval of ``SufficientSize``, shaped like ``tolerance``. No K is reached where a term
+        is not finite.
 
     Raises:
         InputError: no terms, or a level not between 0 and 1.
@@ -277,10 +259,7 @@ def exceedance_size(
             return (weight * beyond).sum(-1) / number
 
         later = 0.0 if math.isinf(within) else expected(jnp.asarray(within, jnp.int32))
-
-        def holds(k: Int[Array, "*t"]) -> Array:
-            return expected(k[..., None]) - later <= -math.log(p)
-
+        holds = lambda k: expected(k[..., None]) - later <= -math.log(p)  # noqa: E731
         size = smallest(holds, tolerance.shape)
         return SufficientSize(jnp.where(finite, size.k, -1), size.reached & finite)
 

@@ -1,7 +1,6 @@
 """Affine slices of parameter space, w(θ) = w* + Σ_j θ_j v_j, and where their directions come from.
 
-Random directions, of unit norm or filter-normalised; the top eigenvectors of the Hessian; the
-principal components of a training run.
+At random, from the Hessian, or from a training run.
 """
 
 import functools
@@ -19,7 +18,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxscape import devices
 from jaxscape.curvature import hessian_operator
-from jaxscape.lanczos import top_eigenpairs
+from jaxscape.lanczos import dot, top_eigenpairs
 from jaxscape.trees import check_floating, check_like, num_parameters, working
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
@@ -80,9 +79,8 @@ class Subspace:
     def coordinates_of(self, params: Params) -> Float[Array, "d"]:
         """The θ at which w(θ) is closest to ``params``, argmin_θ ‖w(θ) − params‖.
 
-        The projection onto the directions where these are orthonormal; otherwise least squares, by
-        the normal equations VVᵀθ = V(params − w*), and the shortest such θ where the directions
-        depend on each other.
+        Least squares, by the normal equations VVᵀθ = V(params − w*), and the shortest such θ where
+        the directions depend on each other.
 
         Raises:
             InputError: ``params`` of another tree or other shapes than the origin.
@@ -92,7 +90,6 @@ class Subspace:
 
         def products(directions: Array, offset: Array) -> tuple[Array, Array]:
             rows = directions.reshape(self.dim, -1)
-            dot = functools.partial(jnp.matmul, precision="highest")
             return dot(rows, rows.T), dot(rows, offset.ravel())
 
         offset = jax.tree.map(jnp.subtract, *working((params, self.origin)))
@@ -118,10 +115,10 @@ def random_subspace(
         params: The origin w*.
         dim: The number d of directions.
         normalization: ``"unit"``: each direction has norm 1. ``"filter"``: every filter of a
-            direction, that is all entries which share the last index of their array (a neuron's
-            incoming weights, a convolution's output channel), is rescaled to the norm of the same
-            filter of ``params``; arrays with fewer than two axes stay 0 (Li et al. 2018,
-            "Visualizing the Loss Landscape of Neural Nets", section 4).
+            direction, all entries which share the last index of their array (a neuron's incoming
+            weights, a convolution's output channel), is rescaled to the norm of the same filter of
+            ``params``; arrays with fewer than two axes stay 0 (Li et al. 2018, "Visualizing the
+            Loss Landscape of Neural Nets", section 4).
 
     Raises:
         InputError: dim outside 1..P, an unknown normalization, or nothing to filter-normalise.
@@ -134,8 +131,8 @@ def random_subspace(
         )
     if normalization == "filter" and all(jnp.ndim(leaf) < 2 for leaf in jax.tree.leaves(params)):
         raise InputError(
-            "expected parameters with at least one array of two or more axes for "
-            "filter-normalised directions, found none; use normalization='unit'"
+            "expected parameters with at least one array of two or more axes for filter-normalised "
+            "directions, found none; use normalization='unit'"
         )
     return Subspace(params, _directions(normalization, params, jax.random.split(key, dim)))
 
@@ -144,35 +141,30 @@ def random_subspace(
 def _directions(normalization: str, params: Params, keys: Key[Array, "d"]) -> Params:
     """One direction after the other, so that no more than one exists beside the result."""
     params = working(params)
-    normalize = {"unit": _unit, "filter": _filterwise}[normalization]
-    return jax.lax.map(lambda key: normalize(gaussian_like(key, params), params), keys)
+
+    def direction(key: Key[Array, ""]) -> Params:
+        normals = gaussian_like(key, params)
+        if normalization == "filter":
+            return jax.tree.map(_filterwise, normals, params)
+        square = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(normals))
+        return jax.tree.map(lambda leaf: (leaf / jnp.sqrt(square)).astype(leaf.dtype), normals)
+
+    return jax.lax.map(direction, keys)
 
 
 def gaussian_like(key: Key[Array, ""], params: Params) -> Params:
     """A standard normal direction shaped like ``params``."""
     leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    normals = [
-        jax.random.normal(k, jnp.shape(x), jnp.result_type(x))
-        for k, x in zip(keys, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(tree, normals)
+    keys = jax.tree.unflatten(tree, list(jax.random.split(key, len(leaves))))
+    draw = lambda x, key: jax.random.normal(key, jnp.shape(x), jnp.result_type(x))  # noqa: E731
+    return jax.tree.map(draw, params, keys)
 
 
-def _unit(direction: Params, params: Params) -> Params:
-    square = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(direction))
-    return jax.tree.map(lambda leaf: (leaf / jnp.sqrt(square)).astype(leaf.dtype), direction)
-
-
-def _filterwise(direction: Params, params: Params) -> Params:
-    def leaf(x: Array, origin: Array) -> Array:
-        if x.ndim < 2:
-            return jnp.zeros_like(x)
-        axes = tuple(range(x.ndim - 1))
-        norm, target = (jnp.linalg.norm(a.reshape(-1, a.shape[-1]), axis=0) for a in (x, origin))
-        return x * jnp.expand_dims(target / norm, axes)
-
-    return jax.tree.map(leaf, direction, params)
+def _filterwise(x: Array, origin: Array) -> Array:
+    if x.ndim < 2:
+        return jnp.zeros_like(x)
+    norm, target = (jnp.linalg.norm(a.reshape(-1, a.shape[-1]), axis=0) for a in (x, origin))
+    return x * (target / norm)
 
 
 def hessian_subspace(
@@ -189,8 +181,7 @@ def hessian_subspace(
 ) -> Subspace:
     """The eigenvectors of the ``dim`` largest eigenvalues of the Hessian of the mean loss.
 
-    The directions are orthonormal. Warns, where it is not traced, if a pair's relative residual
-    stays above ``tol``.
+    They are orthonormal. Warns, where not traced, if a relative residual stays above ``tol``.
 
     >>> import jax, jax.numpy as jnp, jaxscape as js
     >>> loss = lambda w, x: (x @ w) ** 2 / 2
@@ -200,15 +191,10 @@ def hessian_subspace(
     ['3.00', '1.33']
 
     Args:
-        key: Draws the first vector of the Lanczos iteration.
-        loss: ``loss(params, batch)``, one loss per sample.
-        params: The origin w*.
-        data: The samples over which the mean is taken.
+        key, tol: As for ``top_eigenpairs``.
+        loss, params, data, batch_size, mesh: As for ``hessian_operator``; w* is ``params``.
         dim: The number d of directions.
-        tol: The relative residual ‖Hv − λv‖ / |λ| that counts as converged.
-        batch_size: Samples per Hessian-vector product of one chunk.
         krylov_dim: As for ``top_eigenpairs``; dim + 3 takes the least memory, for huge networks.
-        mesh: ``devices.mesh(...)``, all of whose devices share the samples.
 
     Raises:
         InputError: dim outside 1..P, krylov_dim out of range, or a loss that is not per sample.
@@ -250,9 +236,8 @@ class Trajectory(NamedTuple):
 def trajectory_subspace(points: Params, dim: int = 2) -> Trajectory:
     """The ``dim`` leading principal components of w_1, ..., w_T, leaves ``[T, ...]``, about w_T.
 
-    The directions are the right singular vectors of the matrix with rows w_t − w_T, orthonormal,
-    in the order of their singular values (Li et al. 2018, "Visualizing the Loss Landscape of
-    Neural Nets", section 7).
+    The right singular vectors of the matrix with rows w_t − w_T, orthonormal, in the order of their
+    singular values (Li et al. 2018, section 7, as for ``random_subspace``).
 
     Raises:
         InputError: dim outside 1..min(T−1, P), or points of no common number T.
@@ -272,20 +257,14 @@ def trajectory_subspace(points: Params, dim: int = 2) -> Trajectory:
             f"expected a dimension from 1 to {most}, at most the parameters, and one less than the "
             f"points of the trajectory, found {dim}; change dim, or keep more points"
         )
-    return _principal(points, dim)
-
-
-def _principal(points: Params, dim: int) -> Trajectory:
     leaves, tree = jax.tree.flatten(points)
     steps = [(leaf - leaf[-1]).astype(jnp.float32).reshape(leaf.shape[0], -1) for leaf in leaves]
     left, singular, right = jnp.linalg.svd(jnp.concatenate(steps, 1), full_matrices=False)
     ends = np.cumsum([step.shape[1] for step in steps])[:-1]
     rows = jnp.split(right[:dim], ends, axis=1)
-    basis = [
-        row.reshape(dim, *leaf.shape[1:]).astype(leaf.dtype)
-        for row, leaf in zip(rows, leaves, strict=True)
-    ]
-    space = Subspace(jax.tree.map(lambda leaf: leaf[-1], points), jax.tree.unflatten(tree, basis))
+    shaped = lambda leaf, row: row.reshape(dim, *leaf.shape[1:]).astype(leaf.dtype)  # noqa: E731
+    basis = jax.tree.map(shaped, points, jax.tree.unflatten(tree, rows))
+    space = Subspace(jax.tree.map(lambda leaf: leaf[-1], points), basis)
     square = singular**2
     whole = jnp.where(square.sum() > 0, square.sum(), 1)
     return Trajectory(space, (left * singular)[:, :dim], square[:dim] / whole)

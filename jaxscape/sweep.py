@@ -1,10 +1,9 @@
 """The one loop: per-sample losses at many points, reduced over every prefix of the samples.
 
-``delta``, ``surface`` and ``per_sample_losses`` say what to keep (``reductions``) and call
-``evaluate``. That is ``begin``, ``advance`` for each segment of the samples, and ``finish``; who
-wants to save a sweep in between calls the three. One compiled program advances the sweep: it scans
-chunks of samples and, within each, blocks of points; ``prefix.extend`` turns the losses of a block
-into innovations, and the reduction keeps what it needs of them.
+``evaluate`` is ``begin``, ``advance`` for each segment of the samples, and ``finish``; who wants to
+save a sweep in between calls the three. One compiled program scans chunks of samples and, within
+each, blocks of points; ``prefix.extend`` turns the losses of a block into innovations, and the
+reduction keeps what it needs of them.
 """
 
 import functools
@@ -23,6 +22,7 @@ from jaxscape import batching, devices, first_layer, losses, prefix, reductions
 from jaxscape.prefix import Prefix
 from jaxscape.probes import SubspaceProbe, single
 from jaxscape.reductions import Delta, Reduction, Surface
+from jaxscape.trees import is_traced
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss, Probe
 
 BATCHES = 8  # batches per chunk: a point's parameters, once made, serve so many
@@ -40,9 +40,8 @@ def delta(
 ) -> Delta:
     """Δ_k = E_q[(L_{k+1}(w) − L_k(w))²] for every k = 1..n−1, by Monte-Carlo over the probe q.
 
-    Equation (8) of Nikitin et al. 2025, without the shortcuts of its published code: k counts
-    samples, all directions of the probe's subspace are applied, and every point sees the samples
-    in the same order. Units: those of the loss, squared (nats² for cross-entropy).
+    Equation (8) of Nikitin et al. 2025; unlike in its published code k counts samples, and every
+    point sees them in the same order. Units: those of the loss, squared (nats² for cross-entropy).
 
     >>> import jax.numpy as jnp, jaxscape as js
     >>> probe = js.single(jnp.ones(()))
@@ -53,18 +52,17 @@ def delta(
     Args:
         loss: ``loss(params, batch)``, one loss per sample.
         probe: The m points w, for instance ``gaussian(key, space, num_points, sigma)``.
-        data: The n samples: arrays with a leading sample axis, or an iterator of such batches for
-            data that do not fit; batches of equal length share one compiled program.
+        data: The n samples: arrays with a leading sample axis, or an iterator of such batches;
+            batches of equal length share one compiled program.
         batch_size: Samples per call of the loss; by default what suits it (``batching``).
         point_batch: Points evaluated together under ``vmap``; by default 8 on a CPU, else 32.
         precision: Of matrix products which do not name their own.
-        mesh: ``devices.mesh(...)``: the points of a block and the samples of a chunk are spread
-            over its devices, each of which then holds ``point_batch`` and ``batch_size`` of them.
+        mesh: ``devices.mesh(...)``: points and samples are spread over its devices, each of which
+            then holds ``point_batch`` and ``batch_size`` of them.
 
     Raises:
-        InputError: fewer than two samples; a loss that is not one value per sample; a loss that
-            is NaN or infinite somewhere (only where the result is concrete, otherwise look at
-            ``nonfinite``).
+        InputError: fewer than two samples; a loss that is not one value per sample, or is NaN or
+            infinite somewhere (only where the result is concrete, else see ``nonfinite``).
     """
     sizes: dict[str, Any] = {"batch_size": batch_size, "point_batch": point_batch}
     keep = reductions.delta_of(probe)
@@ -78,16 +76,15 @@ def check_delta(curve: Delta, num_points: int) -> None:
     n = curve.nonfinite.shape[0]
     if n < 2:
         raise InputError(f"expected at least 2 samples for an increment, found {n}; give more")
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(curve)):
+    if is_traced(curve):
         return
     bad = np.flatnonzero(curve.nonfinite)
     if bad.size:
         names = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")
-        worst = int(np.max(curve.nonfinite))
         raise InputError(
             f"expected finite losses, found NaN or infinity for {bad.size} of {n} samples (at "
-            f"positions {names}), at up to {worst} of {num_points} points; lower sigma, or check "
-            "those samples and the parameters"
+            f"positions {names}), at up to {int(np.max(curve.nonfinite))} of {num_points} points; "
+            "lower sigma, or check those samples and the parameters"
         )
     if not np.isfinite(curve.mean).all() or not np.isfinite(curve.loss_variance).all():
         raise InputError(
@@ -126,15 +123,14 @@ def surface(
         InputError: a k outside 1..n; a loss that is NaN or infinite (only where the result is
             concrete); what ``evaluate`` raises.
     """
-    wanted = tuple(int(k) for k in ks)
-    streamed = isinstance(data, Iterator)
+    wanted, streamed = tuple(int(k) for k in ks), isinstance(data, Iterator)
     n = np.inf if streamed else batching.length_of(data)
     if not wanted or not all(1 <= k <= n for k in wanted):
         raise InputError(f"expected values of k from 1 to {n}, found {wanted}; change ks")
     sizes: dict[str, Any] = {"batch_size": batch_size, "point_batch": point_batch}
     keep = reductions.surface(wanted)
     sheet = evaluate(loss, probe, data, keep, precision=precision, mesh=mesh, **sizes)
-    if not isinstance(sheet.loss, jax.core.Tracer) and not np.isfinite(sheet.loss).all():
+    if not is_traced(sheet) and not np.isfinite(sheet.loss).all():
         short = " or fewer samples than the largest k" if streamed else ""
         raise InputError(
             f"expected finite losses at every point, found NaN or infinity{short}; shrink the "
@@ -167,8 +163,8 @@ def evaluate(
 ) -> Any:
     """Reduce the losses ℓ_i(w) of all n samples at all m points over every prefix, in one pass.
 
-    Memory beyond the data holds one chunk's losses, the state per point and the curves. The result
-    does not depend on ``batch_size`` or ``point_batch`` beyond rounding.
+    Memory beyond the data holds one chunk's losses, the state per point and the curves.
+    ``batch_size`` and ``point_batch`` change the result by rounding alone.
 
     >>> import jax.numpy as jnp, jaxscape as js
     >>> probe = js.points(js.Subspace(jnp.zeros(1), jnp.ones((1, 1))), jnp.array([[1.0], [2.0]]))
@@ -183,12 +179,11 @@ def evaluate(
         InputError: a loss that is not one value per sample, no samples, a size below 1, or points
             on several devices for a reduction without ``merge``.
     """
-    sizes: dict[str, Any] = {"batch_size": batch_size, "point_batch": point_batch}
+    options: dict[str, Any] = {"batch_size": batch_size, "point_batch": point_batch}
+    options |= {"precision": precision, "mesh": mesh}
     carry, rows = begin(probe, reduction), []
     for segment in data if isinstance(data, Iterator) else (data,):
-        carry, row = advance(
-            loss, probe, segment, carry, reduction, precision=precision, mesh=mesh, **sizes
-        )
+        carry, row = advance(loss, probe, segment, carry, reduction, **options)
         rows.append(row)
         jax.block_until_ready(rows[-2:-1])  # or batches would be read faster than they are used
     if not rows:
@@ -228,9 +223,8 @@ def advance(
         loss, probe, reduction: As for ``evaluate``, the same for all segments.
         data: The arrays of the next segment of the samples.
         carry: What ``begin`` or the segment before gave.
-        skip: So many samples of the segment have been met already: they change nothing, and their
-            rows mean nothing. Segments of one length, and so one compiled program, then cover any
-            number of samples.
+        skip: So many samples of the segment have been met already; their rows mean nothing.
+            Segments of one length, and so one compiled program, then cover any number of samples.
         batch_size, point_batch, precision, mesh: As for ``delta``.
     """
     devices.check(reduction, mesh)
@@ -266,18 +260,10 @@ class _Settings(NamedTuple):
 
 @functools.cache
 def _program(**compiler_options: str) -> Callable:
-    """The one compiled program."""
     return jax.jit(_advance, static_argnums=5, compiler_options=compiler_options or None)
 
 
-def _advance(
-    loss: PerSampleLoss,
-    probe: Probe,
-    data: Batch,
-    carry: Carry,
-    skip: Int[Array, ""],
-    settings: _Settings,
-) -> tuple[Carry, Any]:
+def _advance(loss, probe, data, carry, skip, settings: _Settings) -> tuple[Carry, Any]:
     """Walk the samples with the carry cut into blocks of points, ``[c, t, ...]``."""
     samples = _chunks(probe, settings.n, settings.batch_size, settings.mesh)
     blocks = _blocks(probe, settings.point_batch, settings.mesh)
@@ -297,15 +283,7 @@ def _advance(
     return jax.tree.map(join, carry), batching.join(samples, rows)
 
 
-def _walk(
-    settings: _Settings,
-    loss: PerSampleLoss,
-    probe: Probe,
-    data: Batch,
-    carry: Carry,
-    samples: tuple[Any, Array],
-    points: tuple[Any, Any],
-) -> tuple[Carry, Any]:
+def _walk(settings: _Settings, loss, probe, data, carry, samples, points) -> tuple[Carry, Any]:
     """What one device does: its chunks of samples, each at its blocks of points.
 
     ``samples`` and ``points`` hold starts [c] and which entries are fresh [c, size].
@@ -338,13 +316,10 @@ def _walk(
     return carry, devices.merge(reduction, rows, mesh)
 
 
-def _losses_at(
-    settings: _Settings, loss: PerSampleLoss, probe: Probe, batch: Batch
-) -> Callable[[Int[Array, ""]], Float[Array, "b"]]:
-    """The losses of a batch as a function of the point's index.
+def _losses_at(settings: _Settings, loss: PerSampleLoss, probe: Probe, batch: Batch) -> Callable:
+    """The losses of a batch as a function of the point's index; what all points share is done here.
 
-    What all points share is computed here, once, where that pays (``first_layer``); else the loss
-    is called for ``batch_size`` samples at a time.
+    Where nothing is shared, the loss is called for ``batch_size`` samples at a time.
     """
     if shares_products(probe, settings.mesh):
         at = first_layer.share(loss, probe.space, batch)

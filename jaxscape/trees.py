@@ -12,8 +12,8 @@ from jaxscape.types import InputError, Params
 def partition(params: Params, mask: Any) -> tuple[Params, Params]:
     """The leaves of ``params`` where ``mask`` is True, and the others; ``None`` takes their place.
 
-    ``mask`` is a pytree of Booleans, each for a leaf or for all leaves below it. ``combine`` undoes
-    it, so that a loss sees a network of which some parameters are frozen:
+    ``mask`` is a pytree of Booleans, each for a leaf or for all leaves below it. With ``combine``
+    some parameters of a network are frozen:
 
     >>> import jax, jaxscape as js
     >>> params = {"body": jax.numpy.ones(3), "head": jax.numpy.zeros(2)}
@@ -52,6 +52,11 @@ def working(tree: Params) -> Params:
     return jax.tree.map(leaf, tree)
 
 
+def is_traced(tree: Any) -> bool:
+    """Whether any leaf is a tracer, whose value cannot be looked at."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
 def check_floating(params: Params) -> None:
     """Raise an ``InputError`` unless every leaf of ``params`` is real floating point."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
@@ -76,8 +81,8 @@ def check_like(vector: Params, params: Params, name: str = "the vector") -> None
     def describe(tree: Params) -> tuple:
         return jax.tree.structure(tree), [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
 
-    if describe(vector) != describe(params):
-        (found, shapes), (expected, wanted) = describe(vector), describe(params)
+    (found, shapes), (expected, wanted) = describe(vector), describe(params)
+    if (found, shapes) != (expected, wanted):
         raise InputError(
             f"expected {name} to be shaped like the parameters, {expected} with {wanted}, "
             f"found {found} with {shapes}; build it with jax.tree.map over them"

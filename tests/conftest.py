@@ -54,8 +54,9 @@ def few_programs():
 def in_haste():
     """Programs are compiled in less time, to run in more; also by processes that are started.
 
-    For tests of commands, which run each program a few times. What it computes is the same, and
-    that programs compiled with every optimisation compute it is for the library's tests to see.
+    For tests of commands, examples and other people's programs, which run each program a few times.
+    What it computes is the same, and that programs compiled with every optimisation compute it is
+    for the library's own tests to see: of sweeps, variances, the law, Lanczos.
     """
     import jax
 

@@ -11,6 +11,7 @@ from devices import answer
 import jaxscape as js
 from experiments.common.devices import across
 
+pytestmark = pytest.mark.usefixtures("in_haste")
 EIGHT = {
     "8x1": ["delta", "losses", "shared"],
     "2x4": ["delta", "shared", "surface", "largest", "project",
@@ -24,7 +25,7 @@ def words(questions):
 
 
 @pytest.fixture(scope="module")
-def eight(tmp_path_factory):
+def eight(in_haste, tmp_path_factory):
     """The answers of eight devices."""
     out = tmp_path_factory.mktemp("devices") / "eight.npz"
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
@@ -55,6 +56,7 @@ def test_the_shared_product_is_used_where_a_device_has_enough_points(eight):
     assert eight["2x4 shared 0"]
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
     argv = ["tests/devices.py", tmp_path / "two.npz", *words(TWO), "--join"]
     for done in command.hosts(lambda address, host: [*argv, address, "2", host]):

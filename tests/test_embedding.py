@@ -13,6 +13,7 @@ from flax import nnx
 import jaxscape as js
 from jaxscape import losses
 
+pytestmark = pytest.mark.usefixtures("in_haste")
 KEY = jax.random.key(0)
 N, INPUTS, HIDDEN, OUTPUTS, D = 60, 6, 5, 3, 3
 SHAPES = {
@@ -179,6 +180,7 @@ def answers(loss, of, space):
     return product, js.project(loss, space, DATA), jnp.abs(eigen), sheet
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [flax_nnx, equinox])
 def test_nothing_assumes_dicts_of_arrays(systems, truth, make):
     """Nodes of classes of their own, places without an array, arrays stored transposed."""

@@ -167,7 +167,7 @@ def test_networks_of_the_lab(name):
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.uniform(size=(N, 28, 28, 1)), jnp.float32)
     model = models.build(name, num_outputs=10, hidden=16)
-    params = model.init(jax.random.key(0), images)
+    params = jax.jit(model.init)(jax.random.key(0), images)
     batch = {"inputs": images, "targets": jnp.arange(N)}
     loss = losses.supervised(model.apply, losses.cross_entropy)
     space = js.random_subspace(jax.random.key(1), params, D)

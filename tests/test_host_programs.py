@@ -13,6 +13,7 @@ from cases import at64, increments64, mlp_loss, mlp_losses64, mlp_problem
 import jaxscape as js
 from jaxscape import probes
 
+pytestmark = pytest.mark.usefixtures("in_haste")
 KEY = jax.random.key(1)
 
 
@@ -21,6 +22,7 @@ def curve(params, data):
     return js.delta(mlp_loss, js.gaussian(KEY, space, 5, 0.5), data).mean
 
 
+@pytest.mark.slow
 def test_many_networks_under_a_hosts_vmap():
     (first, data), (second, _) = mlp_problem(seed=0, n=20), mlp_problem(seed=1)
     both = jax.tree.map(lambda *leaves: jnp.stack(leaves), first, second)
@@ -54,6 +56,7 @@ for kind, host in (AxisType.Auto, jax.jit), (AxisType.Explicit, auto):
 """
 
 
+@pytest.mark.slow
 def test_data_and_weights_on_a_hosts_mesh():
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     done = command.process("-c", MESHES, env=environment)
@@ -70,9 +73,12 @@ def test_small_steps_from_parameters_of_half_precision_are_kept():
     assert {leaf.dtype for leaf in jax.tree.leaves(space.basis)} == {np.dtype("float32")}
     for probe in js.gaussian(KEY, space, 8, 1e-4), js.isotropic(KEY, half, 4, 1e-4):
         got = js.evaluate(mlp_loss, probe, data, js.reductions.losses(probe.num_points))
-        at = lambda i: at64(js.Subspace(whole, space.basis), probe.coordinates[i])  # noqa: B023,E731
-        at = at if isinstance(probe, probes.SubspaceProbe) else probe.at
-        rows = np.stack([mlp_losses64(at(i), data) for i in range(probe.num_points)])
+        if isinstance(probe, probes.SubspaceProbe):
+            points = [at64(js.Subspace(whole, space.basis), t) for t in probe.coordinates]
+        else:
+            every = jax.jit(jax.vmap(probe.at))(np.arange(probe.num_points))
+            points = [jax.tree.map(lambda x, i=i: x[i], every) for i in range(probe.num_points)]
+        rows = np.stack([mlp_losses64(point, data) for point in points])
         assert rows.std(0).max() > 1e-5
         np.testing.assert_allclose(got, rows, rtol=5e-6)
     np.testing.assert_array_equal(
@@ -80,6 +86,7 @@ def test_small_steps_from_parameters_of_half_precision_are_kept():
     )
 
 
+@pytest.mark.slow
 def test_curvature_at_parameters_of_half_precision_is_that_of_float32():
     params, data = mlp_problem(n=30)
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)

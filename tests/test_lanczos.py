@@ -107,10 +107,11 @@ def test_copies_are_seldom_missed_in_the_hardest_spectrum():
     assert (abs(thirds - 1) > 1e-4).sum() <= 4
 
 
+@pytest.mark.slow
 def test_a_vectors_sign_is_its_own():
     """Whatever starts the search: restarts of another size come to the same directions."""
-    matrix = rotated([9, 7, 5, 3, *BULK])
-    found = [solve(matrix, 4, krylov_dim=dim).vectors for dim in (None, 9, 12, 16)]
+    matrix = rotated([9, 7, 5, 3, *BULK, 0, 0, 0, 0])
+    found = [solve(matrix, 4, krylov_dim=dim).vectors for dim in (None, 8, 20)]
     for other in found[1:]:
         np.testing.assert_allclose((found[0] * other).sum(1), 1, atol=1e-3)
 

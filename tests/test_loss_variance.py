@@ -141,6 +141,7 @@ def test_in_one_call_it_is_the_estimate_from_all_losses(network, part, source):
     np.testing.assert_allclose(jax.tree.leaves(got), jax.tree.leaves(want), rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_in_one_call_where_the_losses_are_too_many_to_hold(network):
     few, data, _ = network
     probe = js.gaussian(jax.random.key(2), few.space, 2**15, 0.5)

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from jaxscape import prefix
 
 extend = jax.jit(prefix.extend)  # as every sweep does
+means, increments = jax.jit(prefix.means), jax.jit(prefix.increments)
 
 
 def stream(losses, sizes):
@@ -87,8 +88,8 @@ def test_ten_million_samples_lose_nothing():
 def test_means_and_increments_of_stored_losses(losses):
     running = np.cumsum(losses.astype(float), 1) / np.arange(1, losses.shape[1] + 1)
     scale = np.abs(losses).max() + 1e-30
-    assert np.abs(np.asarray(prefix.means(losses)) - running).max() <= 1e-5 * scale
-    got = np.asarray(prefix.increments(losses))
+    assert np.abs(np.asarray(means(losses)) - running).max() <= 1e-5 * scale
+    got = np.asarray(increments(losses))
     assert got.shape == (losses.shape[0], losses.shape[1] - 1)
     assert np.abs(got - increments64(losses)).max() <= 1e-5 * scale
 

@@ -67,7 +67,7 @@ def test_project_matches_the_full_hessian_of_a_network():
     space = js.random_subspace(KEY, params, 4)
     flat, unravel = jax.flatten_util.ravel_pytree(params)
     rows = np.concatenate([np.reshape(x, (4, -1)) for x in jax.tree.leaves(space.basis)], 1)
-    hessian = jax.jacfwd(jax.jacrev(lambda x: mlp_loss(unravel(x), data)))(flat)
+    hessian = jax.jit(jax.jacfwd(jax.jacrev(lambda x: mlp_loss(unravel(x), data))))(flat)
     got = project(mlp_loss, space, data)
     want = np.einsum("dp,npq,eq->nde", rows, hessian, rows)
     np.testing.assert_allclose(got.hessian, want, rtol=1e-4, atol=1e-5 * np.abs(want).max())

@@ -28,6 +28,7 @@ def model(bench):
     return papers.quadratic64(bench.directions("hessian", 16), bench.problem.samples)
 
 
+@pytest.mark.slow
 def test_every_member_of_the_family_is_a_float64_loop(bench):
     found = curvature_aligned.family(bench).arrays
     ratios = curvature_aligned.ratio(bench).arrays["ratio"]

@@ -14,6 +14,7 @@ from experiments.sweep import __main__ as main
 from jaxscape import quadratic, sweep
 from jaxscape.lab import checkpoint, plot
 
+pytestmark = pytest.mark.usefixtures("in_haste")
 resource = pytest.importorskip("resource", reason="limits of a process are a matter of Unix")
 
 SEGMENTS = 3 * 7
@@ -31,12 +32,18 @@ def argv(clouds):
 
 
 @pytest.fixture(scope="module")
-def whole(argv, tmp_path_factory):
-    """The arrays of a run that nothing disturbs."""
+def undisturbed(in_haste, argv, tmp_path_factory):
+    """The folder of a run that nothing disturbs."""
     out = tmp_path_factory.mktemp("whole") / "run"
     with drawing.nothing(), mock.patch.object(segments, "SIZE", 40):
         assert main.main([*argv, "--out", str(out)]) == 0
-    return read(out)[0]
+    return out
+
+
+@pytest.fixture(scope="module")
+def whole(undisturbed):
+    """The arrays of that run."""
+    return read(undisturbed)[0]
 
 
 def check_resumed(argv, out, capsys, whole):
@@ -87,6 +94,7 @@ def files_of_at_most(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 
 
+@pytest.mark.slow
 def test_no_room_for_a_save_the_results_or_a_figure(argv, tmp_path, capsys, whole):
     out = tmp_path / "run"
     for size, what in ((6_000, "write checkpoint 'sweep'"), (20_000, "room on the disk")):
@@ -101,14 +109,14 @@ def test_no_room_for_a_save_the_results_or_a_figure(argv, tmp_path, capsys, whol
     check_resumed(argv, out, capsys, whole)
 
 
-def test_a_finished_run_is_left_as_it_is(clouds, finished, capsys):
-    out, _ = finished
+def test_a_finished_run_is_left_as_it_is(argv, undisturbed, capsys):
+    out = undisturbed
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
-    assert run([*clouds, "--resume"], out, capsys)[0] == 0
-    status, err = run(clouds, out, capsys)
+    assert run(argv, out, capsys)[0] == 0
+    status, err = run(argv[:-1], out, capsys)  # without --resume
     assert status == 2
     assert "in use" in err
-    status, err = run([*clouds, "--points", "6", "--resume"], out, capsys)
+    status, err = run([*argv, "--points", "6"], out, capsys)
     assert status == 2
     assert "points = 6, found points = 5" in err
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before

@@ -21,6 +21,7 @@ from jaxscape.lab.readers import Arrays
 pytestmark = pytest.mark.usefixtures("in_haste")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["filter", "isotropic"])
 def test_other_directions(clouds, kind, tmp_path, capsys):
     out = tmp_path / kind
@@ -76,6 +77,7 @@ def test_auto_without_mnist_says_that_it_is_glyphs(alone, tmp_path, capsys, monk
     assert "glyphs in place" in (tmp_path / "run" / "config.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_cnn_on_images_in_the_order_of_the_data_set(tmp_path, capsys):
     images, labels = glyphs.draw(120, 0)
     np.savez(tmp_path / "images.npz", inputs=images, targets=labels)
@@ -95,6 +97,7 @@ def test_a_regression(tmp_path, capsys):
     assert summary["unit"] == "loss²"
 
 
+@pytest.mark.slow
 def test_one_class_whose_losses_are_all_zero(tmp_path):
     argv = odd(tmp_path / "one.npz", np.zeros(30, np.int32))
     with drawing.coarsely():  # curves of zeros
@@ -120,6 +123,7 @@ SUMS = ["--dataset", "sums", "--model", "transformer", "--k-max", "60", "--hidde
          "--sigmas", "0.001", "1"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_transformer_on_sums_equals_float64_loops(tmp_path, capsys):
     assert run(SUMS, tmp_path / "run", capsys)[0] == 0
     arrays, summary = read(tmp_path / "run")
@@ -137,6 +141,11 @@ def test_a_transformer_on_sums_equals_float64_loops(tmp_path, capsys):
     close = summary["sigmas"][0]
     assert abs(close["law_over_monte_carlo"] - 1) < 0.02
     assert close["law_holds"]
+    weight = arrays["k"][29:] * (arrays["k"][29:] + 1.0)
+    law, delta = (arrays[name][0][29:] for name in ("law_total", "delta"))
+    ratio = (weight * law).sum() / (weight * delta).sum()
+    np.testing.assert_allclose(close["law_over_monte_carlo"], ratio, rtol=1e-5)
+    np.testing.assert_allclose(sum(close["law_parts"].values()), 1, rtol=1e-5)
 
     tests = found.dataset
     best = transformer64(space.origin, tests.test_inputs, 4).argmax(-1)

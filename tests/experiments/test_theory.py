@@ -72,6 +72,7 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_losses_that_never_change_have_no_ratio(tmp_path, capsys):
     argv = flags(tmp_path)
     np.savez(

@@ -11,6 +11,7 @@ from experiments.variance import __main__ as variance
 from experiments.variance import measure
 from experiments.variance.measure import ESTIMATORS
 
+pytestmark = pytest.mark.usefixtures("in_haste")
 SIGMA = 0.5
 
 
@@ -54,7 +55,7 @@ def test_a_control_variate_takes_out_what_it_explains():
 
 
 @pytest.fixture(scope="module")
-def line(tmp_path_factory):
+def line(in_haste, tmp_path_factory):
     """A linear regression: the flags, the run's folder, its arrays."""
     folder = tmp_path_factory.mktemp("line")
     rng = np.random.default_rng(0)

@@ -7,10 +7,12 @@ from jaxscape.lab import models
 from jaxscape.trees import num_parameters
 from jaxscape.types import InputError
 
+pytestmark = pytest.mark.usefixtures("in_haste")
+
 
 def test_default_mlp_is_the_reference_network():
     model = models.build("mlp", num_outputs=10)
-    params = model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
     assert num_parameters(params) == 269_322
     shapes = jax.tree.map(lambda leaf: leaf.shape, params)
     assert shapes == {
@@ -39,7 +41,7 @@ def test_mlp_equals_numpy_on_images_and_on_vectors():
 def test_cnn_equals_convolutions(shape):
     model = models.build("cnn", num_outputs=4, hidden=32, layers=2)
     images = jax.random.normal(jax.random.key(0), (3, *shape))
-    params = model.init(jax.random.key(1), images)
+    params = jax.jit(model.init)(jax.random.key(1), images)
     x = images
     for block, channels in enumerate((4, 8)):
         layer = params[f"Dense_{block}"]
@@ -53,17 +55,18 @@ def test_cnn_equals_convolutions(shape):
         )
         x = jax.nn.relu(x + layer["bias"])
     expected = x.reshape(3, -1) @ params["Dense_2"]["kernel"] + params["Dense_2"]["bias"]
-    found = model.apply(params, images)
+    found = jax.jit(model.apply)(params, images)
     assert found.shape == (3, 4)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_cnn_width_follows_hidden_and_default_size_is_as_documented():
     images = jnp.zeros((1, 28, 28, 1))
-    params = models.build("cnn", num_outputs=10).init(jax.random.key(0), images)
+    shapes = lambda model: jax.eval_shape(model.init, jax.random.key(0), images)  # noqa: E731
+    params = shapes(models.build("cnn", num_outputs=10))
     assert num_parameters(params) == 50_186
     narrow = models.build("cnn", num_outputs=10, hidden=16, layers=3)
-    kernels = [layer["kernel"].shape for layer in narrow.init(jax.random.key(0), images).values()]
+    kernels = [layer["kernel"].shape for layer in shapes(narrow).values()]
     assert kernels == [(9, 2), (18, 4), (36, 8), (4 * 4 * 8, 10)]
 
 
@@ -71,9 +74,10 @@ def test_cnn_width_follows_hidden_and_default_size_is_as_documented():
 def test_output_of_a_sample_does_not_depend_on_its_batch(name):
     model = models.build(name, num_outputs=10, hidden=16)
     images = jax.random.normal(jax.random.key(0), (6, 8, 8, 1))
-    params = model.init(jax.random.key(1), images)
-    together = model.apply(params, images)
-    alone = jnp.concatenate([model.apply(params, images[i : i + 1]) for i in range(6)])
+    params = jax.jit(model.init)(jax.random.key(1), images)
+    apply = jax.jit(model.apply)
+    together = apply(params, images)
+    alone = np.concatenate([apply(params, images[i : i + 1]) for i in range(6)])
     np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-6)
 
 

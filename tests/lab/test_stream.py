@@ -8,6 +8,8 @@ from cases import mlp_loss, mlp_problem
 import jaxscape as js
 from jaxscape.lab import stream
 
+pytestmark = pytest.mark.usefixtures("in_haste")
+
 
 @pytest.fixture(scope="module")
 def on_disk(tmp_path_factory):
