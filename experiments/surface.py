@@ -35,8 +35,8 @@ class SurfaceConfig(RunConfig):
         python -m experiments.surface --dataset glyphs --k-max 3000 --num 21 --ks 10 100 3000
     """
 
-    subspace: Literal["hessian", "random", "filter", "trajectory"] = "hessian"
-    """Directions: top Hessian eigenvectors, random (unit or filter norms), or those of training."""
+    subspace: Literal["hessian", "random", "filter", "unit-filter", "trajectory"] = "hessian"
+    """Directions: top Hessian eigenvectors, random (see sweep --help), or those of training."""
     radius: Annotated[float | None, above(0), default("1, or as far as training went")] = None
     """Half the grid's width, in units of the parameters (filter: of the filters' norms)."""
     num: Annotated[int, Range(lambda num: num >= 3 and num % 2 == 1, "odd and at least 3")] = 41

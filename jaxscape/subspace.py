@@ -118,18 +118,21 @@ def random_subspace(
             direction, all entries which share the last index of their array (a neuron's incoming
             weights, a convolution's output channel), is rescaled to the norm of the same filter of
             ``params``; arrays with fewer than two axes stay 0 (Li et al. 2018, "Visualizing the
-            Loss Landscape of Neural Nets", section 4).
+            Loss Landscape of Neural Nets", section 4). The whole direction then has about the norm
+            of ``params``. ``"unit-filter"``: the same, divided by its whole norm, as in the code of
+            Nikitin et al. 2025.
 
     Raises:
         InputError: dim outside 1..P, an unknown normalization, or nothing to filter-normalise.
     """
     check_floating(params)
     check_dim(dim, params)
-    if normalization not in ("unit", "filter"):
+    if normalization not in ("unit", "filter", "unit-filter"):
         raise InputError(
-            f"expected normalization 'unit' or 'filter', found {normalization!r}; choose one"
+            f"expected normalization 'unit', 'filter' or 'unit-filter', found {normalization!r}; "
+            "choose one"
         )
-    if normalization == "filter" and all(jnp.ndim(leaf) < 2 for leaf in jax.tree.leaves(params)):
+    if normalization != "unit" and all(jnp.ndim(leaf) < 2 for leaf in jax.tree.leaves(params)):
         raise InputError(
             "expected parameters with at least one array of two or more axes for filter-normalised "
             "directions, found none; use normalization='unit'"
@@ -144,8 +147,10 @@ def _directions(normalization: str, params: Params, keys: Key[Array, "d"]) -> Pa
 
     def direction(key: Key[Array, ""]) -> Params:
         normals = gaussian_like(key, params)
+        if normalization != "unit":
+            normals = jax.tree.map(_filterwise, normals, params)
         if normalization == "filter":
-            return jax.tree.map(_filterwise, normals, params)
+            return normals
         square = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(normals))
         return jax.tree.map(lambda leaf: (leaf / jnp.sqrt(square)).astype(leaf.dtype), normals)
 

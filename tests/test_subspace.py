@@ -46,6 +46,28 @@ def test_filters_take_the_norm_of_the_trained_filters():
     assert not np.any(basis["bias"])
 
 
+def test_the_published_direction_is_filter_normalised_and_then_of_norm_one():
+    """Both steps of the reference code in float64; biases are 0, and not normalised again."""
+    rng = np.random.default_rng(2)
+    params = {
+        "conv": jnp.asarray(3 * rng.normal(size=(3, 3, 2, 5)), jnp.float32),
+        "dense": jnp.asarray(rng.normal(size=(7, 4)), jnp.float32),
+        "bias": jnp.asarray(rng.normal(size=4), jnp.float32),
+    }
+    drawn = float64(js.random_subspace(KEY, params, 3).basis)  # the same Gaussians, of norm 1
+    basis = js.random_subspace(KEY, params, 3, normalization="unit-filter").basis
+    for j in range(3):
+        step = {"bias": np.zeros(4)}
+        for name in ("conv", "dense"):
+            step[name] = np.empty(params[name].shape)
+            for unit in range(params[name].shape[-1]):
+                own, like = drawn[name][j][..., unit], np.float64(params[name][..., unit])
+                step[name][..., unit] = own / np.sqrt((own**2).sum()) * np.sqrt((like**2).sum())
+        norm = np.sqrt(sum((leaf**2).sum() for leaf in step.values()))
+        for name, leaf in step.items():
+            np.testing.assert_allclose(basis[name][j], leaf / norm, rtol=2e-5, atol=1e-7)
+
+
 def test_hessian_subspace_spans_the_top_eigenvectors():
     params, data = mlp_problem()
     space = js.hessian_subspace(jax.random.key(0), mlp_loss, params, data, 3, tol=1e-5)
@@ -63,7 +85,7 @@ def test_hessian_subspace_spans_the_top_eigenvectors():
     np.testing.assert_allclose(space.residuals, residuals, atol=1e-5 * rayleigh[0])
 
 
-@pytest.mark.parametrize("normalization", ["unit", "filter"])
+@pytest.mark.parametrize("normalization", ["unit", "filter", "unit-filter"])
 def test_coordinates_are_those_of_the_closest_point(normalization):
     params, _ = mlp_problem()
     space = js.random_subspace(KEY, params, 4, normalization=normalization)

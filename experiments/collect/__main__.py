@@ -44,8 +44,8 @@ class CollectConfig(RunConfig):
     """Samples that arrive at a time."""
     growth: Annotated[float, at_least(1)] = 1.25
     """The monitor looks again at this many times the samples of its last look; 1: always."""
-    subspace: Literal["hessian", "random", "filter"] = "hessian"
-    """Directions: top Hessian eigenvectors, or random (unit norm or filter-normalised)."""
+    subspace: Literal["hessian", "random", "filter", "unit-filter"] = "hessian"
+    """Directions: top Hessian eigenvectors, or random (norm 1; filters as in w*; both)."""
     dim: Annotated[int, at_least(1)] = 10
     """Number of directions."""
     hessian_samples: Annotated[int, at_least(1)] = 2000

@@ -83,7 +83,7 @@ def _trained(problem: Problem, config: ProblemConfig, found: Params, spent: floa
 def directions(
     problem: Problem, params: Params, kind: str, dim: int, store: Path, mesh: Mesh | None = None
 ) -> Directions:
-    """The subspace through ``params``: "hessian", "random", "filter", or "isotropic" for none."""
+    """The subspace through ``params``: "hessian", "isotropic" for none, else ``at_random``."""
     if kind == "hessian":
         return Directions(*eigenspace(problem, params, dim, store, mesh))
     started = time.monotonic()
@@ -96,8 +96,8 @@ def directions(
 
 
 def at_random(problem: Problem, params: Params, kind: str, dim: int) -> js.Subspace:
-    """``dim`` random directions through ``params``, "random" or "filter"."""
-    how: Any = {"random": "unit", "filter": "filter"}[kind]
+    """``dim`` random directions through ``params``: "random", "filter" or "unit-filter"."""
+    how = "unit" if kind == "random" else kind
     return js.random_subspace(problem.keys["subspace"], params, dim, normalization=how)
 
 

@@ -95,6 +95,7 @@ REACH = 1.25
 WORDS = {
     "hessian": "top two Hessian eigenvectors",
     "random": "two random directions of unit norm",
-    "filter": "two random filter-normalised directions",
+    "filter": "two random filter-normalised directions, about as long as $w^*$",
+    "unit-filter": "two random filter-normalised directions of unit norm",
     "trajectory": "principal components of the training trajectory",
 }

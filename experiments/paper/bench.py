@@ -58,7 +58,7 @@ class PaperConfig(RunConfig):
 
     Nikitin et al. 2025:
       fig1         eigenvalues of many networks
-      fig2, fig3   L_k and its squared increment on two random filter-normalised directions
+      fig2, fig3   L_k and its squared increment on two random filter-normalised unit directions
       fig4, fig5   Δ_k at four σ; in four dimensions
       fig6, fig7   as fig2 and fig3, on the top two eigenvectors
       fig8, fig9   Δ_k on the top ten eigenvectors; theory against experiment
@@ -93,7 +93,7 @@ class PaperConfig(RunConfig):
     num: Annotated[int, Range(lambda num: num >= 3 and num % 2 == 1, "odd and at least 3")] = 41
     """Grid points along each direction of a surface, odd."""
     radius: Annotated[float, above(0)] = 1.0
-    """Half a surface's width, in units of the parameters (fig2, fig3: of the filters' norms)."""
+    """Half a surface's width, in units of the parameters."""
     networks: Annotated[int, at_least(2)] = 50
     """Number of networks whose eigenvalues fig1 averages, at least 2."""
     network_samples: Annotated[int, at_least(2)] = 6000
@@ -191,8 +191,8 @@ class Bench:
         return prepare.eigenspace(self.problem, self.trained, dim, self.store)
 
     def directions(self, kind: str, dim: int) -> js.Subspace:
-        """The subspace of ``dim`` directions, "hessian" or "filter", through w*."""
-        if kind == "filter":
+        """The subspace of ``dim`` directions through w*, "hessian" or of ``prepare.at_random``."""
+        if kind != "hessian":
             return prepare.at_random(self.problem, self.trained, kind, dim)
         return leading(jax.tree.map(jnp.asarray, self.hessian.space), dim)
 

@@ -29,14 +29,20 @@ from jaxscape.reductions import Delta
 from jaxscape.types import Batch, Params
 
 DIM = 10
-"""Directions of figures 4, 8 and 9."""
+"""Directions of figures 8 and 9."""
+
+FEW = 2
+"""Directions of figure 4."""
 
 DIMS = (2, 16, 64, 256)
 """Directions of figure 5."""
 
 CORRECTED = "as it should be: all directions, k in samples"
-
 PUBLISHED = "as published: first direction, k in batches of 64"
+LONG = "Li et al.'s norms: all directions, about as long as w*"
+
+
+RANDOM = "random filter-normalised directions of unit norm"
 
 
 class Case(NamedTuple):
@@ -48,17 +54,20 @@ class Case(NamedTuple):
 
 
 def fig4(bench: Bench) -> Record:
-    """Δ_k at four σ along ten random filter-normalised directions."""
-    space = bench.directions("filter", DIM)
+    """Δ_k at four σ along two random filter-normalised directions of unit norm."""
+    space = bench.directions("unit-filter", FEW)
     cases = [Case(f"σ = {sigma:g}", space, sigma) for sigma in (0.1, 1.0, 5.0, 10.0)]
-    return _record(bench, f"{DIM} random filter-normalised directions", cases)
+    longer = [case._replace(space=bench.directions("filter", FEW)) for case in cases]
+    return _record(bench, f"{FEW} {RANDOM}", cases, longer=longer)
 
 
 def fig5(bench: Bench) -> Record:
-    """Δ_k in four dimensions at σ = 1, random filter-normalised."""
-    space = bench.directions("filter", max(DIMS))
-    cases = [Case(f"d = {dim}", leading(space, dim), 1.0) for dim in DIMS]
-    return _record(bench, "random filter-normalised directions, σ = 1", cases)
+    """Δ_k in four dimensions at σ = 1, random filter-normalised directions of unit norm."""
+    spaces = [bench.directions(kind, max(DIMS)) for kind in ("unit-filter", "filter")]
+    cases, longer = (
+        [Case(f"d = {dim}", leading(space, dim), 1.0) for dim in DIMS] for space in spaces
+    )
+    return _record(bench, f"{RANDOM}, σ = 1", cases, longer=longer)
 
 
 def fig8(bench: Bench) -> Record:
@@ -113,7 +122,10 @@ def _record(
     where: str,
     cases: Sequence[Case],
     measured: Sequence[dict[str, np.ndarray]] | None = None,
+    *,
+    longer: Sequence[Case] = (),
 ) -> Record:
+    """The figure of ``cases``; ``longer`` are the same along directions of Li et al.'s norms."""
     if measured is None:
         measured = [measure(bench, case.space, case.sigma, row) for row, case in enumerate(cases)]
     labels = [case.label for case in cases]
@@ -131,6 +143,13 @@ def _record(
         arrays["published_k"] = np.arange(1, old.shape[1] + 1)
         panels[PUBLISHED] = [*zip(labels, old, np.zeros_like(old), strict=True)]
         notes.append("k in batches of 64 alone makes the published level 64 times lower")
+    if longer:
+        far = [measure(bench, case.space, case.sigma, row) for row, case in enumerate(longer)]
+        arrays["filter_delta"] = np.stack([found["delta"] for found in far])
+        errors = [found["delta_sem"] for found in far]
+        panels[LONG] = [*zip(labels, arrays["filter_delta"], errors, strict=True)]
+        norm = np.sqrt(sum(float(jnp.sum(x**2)) for x in jax.tree.leaves(bench.trained)))
+        notes.append(f"of Li et al.'s norms: each filter as long as that of w*, ‖w*‖ = {norm:.3g}")
     entries = [{"label": label} | _levels(arrays, row) for row, label in enumerate(labels)]
     figures = {
         "delta": draw(bench, where, panels, scaled=False),
@@ -149,6 +168,7 @@ COLUMNS = {
     "order_law_k2": "order law",
     "published_mean_delta_k2": "as published",
     "all_directions_mean_delta_k2": "same, all directions",
+    "filter_mean_delta_k2": "of Li et al.'s norms",
 }
 
 
@@ -162,6 +182,8 @@ def _levels(arrays: Mapping[str, np.ndarray], row: int) -> dict[str, Any]:
         if f"{name}_delta" in arrays:
             level = tables.level(arrays["published_k"], arrays[f"{name}_delta"][row])
             found[f"{name}_mean_delta_k2"] = level
+    if "filter_delta" in arrays:
+        found["filter_mean_delta_k2"] = tables.level(arrays["k"], arrays["filter_delta"][row])
     return found
 
 

@@ -22,13 +22,13 @@ SMALL = 1
 
 
 def fig2(bench: Bench) -> Record:
-    """L_k on two random filter-normalised directions."""
-    return _record(bench, "filter", "loss")
+    """L_k on two random filter-normalised directions of unit norm."""
+    return _record(bench, "unit-filter", "loss")
 
 
 def fig3(bench: Bench) -> Record:
-    """(L_{k+1} − L_k)² on two random filter-normalised directions."""
-    return _record(bench, "filter", "increment")
+    """(L_{k+1} − L_k)² on two random filter-normalised directions of unit norm."""
+    return _record(bench, "unit-filter", "increment")
 
 
 def fig6(bench: Bench) -> Record:

@@ -42,8 +42,8 @@ class SweepConfig(RunConfig):
         python -m experiments.sweep --k-max 60000 --distributed          # in every process of many
     """
 
-    subspace: Literal["hessian", "random", "filter", "isotropic"] = "hessian"
-    """Directions: top Hessian eigenvectors, random (unit norm or filter-normalised), or all."""
+    subspace: Literal["hessian", "random", "filter", "unit-filter", "isotropic"] = "hessian"
+    """Directions: top Hessian eigenvectors, random (norm 1; filters as in w*; both), or all."""
     dim: Annotated[int, at_least(1)] = 10
     """Number of directions; isotropic takes all and does not use it."""
     sigmas: Annotated[tuple[float, ...], at_least(0)] = (0.01, 1.0)
