@@ -221,7 +221,8 @@ def exceedance_size(
 
     where r(z) is the largest k' at which z still reaches it. K's quantile of order p is the
     smallest k with λ(k) ≤ −log p. For the upper limit the terms get one more, twice as large as the
-    largest, as in ``loss_variance.mean_interval``. Where losses are heavy-tailed, a K far beyond
+    largest, as in ``loss_variance.mean_interval``, unless they are all of a run of ``within``
+    samples, whose orders bring no others. Where losses are heavy-tailed, a K far beyond
     ``count`` is a guess that comes out too small: it depends on losses rarer than any seen.
 
     Terms left out count as 0 for the lower limit, and as the smallest that is there for the median
@@ -245,7 +246,8 @@ def exceedance_size(
     if jnp.size(terms) == 0:
         raise InputError("expected at least one term, found none; give more samples")
     tolerance = jnp.asarray(tolerance)
-    padded = jnp.concatenate([terms, 2 * terms.max(keepdims=True)])
+    whole = terms.size + 1 >= within
+    padded = terms if whole else jnp.concatenate([terms, 2 * terms.max(keepdims=True)])
     left_out = jnp.maximum(count - terms.size, 0)
     finite = jnp.isfinite(terms).all()
 
@@ -266,5 +268,5 @@ def exceedance_size(
     return Interval(
         quantile(terms, jnp.zeros_like(left_out), count, (1 - level) / 2),
         quantile(terms, left_out, count, 0.5),
-        quantile(padded, left_out, count + 1, (1 + level) / 2),
+        quantile(padded, left_out, count + (not whole), (1 + level) / 2),
     )

@@ -5,6 +5,7 @@ import itertools
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import increments64
@@ -240,6 +241,27 @@ def test_a_run_of_n_sees_no_later_exceedance():
     assert int(high.k) <= n < int(endless.high.k)
     for size, p in ((low, 0.05), (value, 0.5), (high, 0.95)):
         assert np.mean(found < size.k) - 0.045 <= p <= np.mean(found <= size.k) + 0.045
+
+
+def test_limits_within_a_run_cover_its_orders_for_light_and_heavy_tails():
+    """What one order of the samples says, against another order; 90 % limits, 200 orders."""
+    rng, n = np.random.default_rng(0), 200
+    k = np.arange(1, n)
+    limits = jax.jit(
+        jax.vmap(lambda z, tolerance: exceedance_size(z, n - 1, tolerance, within=n), (0, None))
+    )
+    for draw in (rng.standard_normal, rng.standard_exponential):
+        for power in (1, 4):
+            losses = (draw(n) ** power).astype(np.float32)[None]
+            orders = random_orders(jax.random.key(1), losses, 200)
+            terms = jnp.asarray(orders.delta * k * (k + 1))
+            for share in (0.2, 0.6):
+                tolerance = np.float32(losses.var(ddof=1) / (share * n) ** 2)
+                size = sufficient_size(orders.delta, tolerance)
+                other = np.roll(np.where(size.reached, size.k, n), 1)
+                low, _, high = limits(terms, tolerance)
+                covered = np.mean((low.k <= other) & (other <= high.k))
+                assert 0.86 < covered < 0.995, (power, share, covered)
 
 
 def test_a_term_that_is_not_finite_leaves_no_size():
