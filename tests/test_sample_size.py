@@ -257,7 +257,7 @@ def test_limits_within_a_run_cover_its_orders_for_light_and_heavy_tails():
             terms = jnp.asarray(orders.delta * k * (k + 1))
             for share in (0.2, 0.6):
                 tolerance = np.float32(losses.var(ddof=1) / (share * n) ** 2)
-                size = sufficient_size(orders.delta, tolerance)
+                size = js.sufficient_size(orders.delta, tolerance)
                 other = np.roll(np.where(size.reached, size.k, n), 1)
                 low, _, high = limits(terms, tolerance)
                 covered = np.mean((low.k <= other) & (other <= high.k))
