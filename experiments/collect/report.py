@@ -17,6 +17,11 @@ from jaxscape.lab.style import PREFIX, canvas, colour, legend
 
 METRICS = ("test_accuracy", "test_loss")
 
+SEEN = (
+    "E S² and K are of samples that the network was trained on. Of new samples E S² may be far\n"
+    "larger, most so at small σ: sweep tells by how much."
+)
+
 
 def summarise(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     """Where it stopped, and the tests there, after the remaining steps, with all data."""
@@ -66,7 +71,7 @@ def _scores(arrays: dict[str, np.ndarray], name: str) -> dict[str, Any]:
 def text(found: dict[str, Any]) -> str:
     """All that the command prints of its summary."""
     tables = as_text(_table(found["looks"])), _verdict(found), as_text(_comparison(found))
-    return "\n\n".join(tables)
+    return "\n\n".join([*tables, SEEN])
 
 
 def _table(looks: list[dict[str, Any]]) -> list[list[str]]:

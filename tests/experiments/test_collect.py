@@ -232,6 +232,7 @@ def unstopped(tmp_path_factory):
     return argv, folder / "run", *finish(argv, folder / "run")
 
 
+@pytest.mark.slow
 def test_a_regression_that_never_stops_has_its_loss_with_all_data(unstopped):
     argv, out, arrays, summary, names = unstopped
     found, _, networks = of(argv, out, ("all",))

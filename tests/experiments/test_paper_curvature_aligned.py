@@ -116,6 +116,7 @@ def test_the_last_sigma_within_is_the_one_before_the_first_beyond():
         assert curvature_aligned.last_within(np.array(off)) == last
 
 
+@pytest.mark.slow
 def test_estimates_come_closer_to_the_closed_form_as_points_grow(bench, model):
     arrays = curvature_aligned.convergence(bench).arrays
     closed = law_level(model, SIGMA)

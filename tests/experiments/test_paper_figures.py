@@ -44,6 +44,7 @@ def dense64(params, samples):
         return np.asarray(jax.jit(jax.hessian(mean))(flat))
 
 
+@pytest.mark.slow
 def test_figure_1_has_the_eigenvalues_of_the_dense_hessians_of_its_networks(bench):
     found = spectrum.fig1(bench)
     _, samples, fitted = spectrum.networks(bench)  # again: the same keys, the same networks
@@ -120,6 +121,7 @@ def test_figure_4_is_a_float64_loop_at_every_sigma(bench):
     check_longer(bench, found, zip([bench.directions("filter", 2)] * 4, sigmas, strict=True))
 
 
+@pytest.mark.slow
 def test_figure_5_is_a_float64_loop_in_every_dimension(bench):
     found = increments.fig5(bench)
     space, long = (bench.directions(kind, 256) for kind in ("unit-filter", "filter"))
@@ -128,6 +130,7 @@ def test_figure_5_is_a_float64_loop_in_every_dimension(bench):
     check_longer(bench, found, [(leading(long, dim), 1.0) for dim in dims])
 
 
+@pytest.mark.slow
 def test_figures_8_and_9_are_float64_loops_along_the_eigenvectors(bench):
     space = bench.directions("hessian", 10)
     curves = increments.along_eigenvectors(bench)

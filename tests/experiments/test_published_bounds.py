@@ -99,6 +99,7 @@ def norms(params, data):
     return whole, np.asarray(gauss_newton_norms(network, class_loss, params, data))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.1, 0.5, 2])
 @pytest.mark.parametrize("seed", range(10))
 def test_the_corrected_norm_bounds_random_networks_with_biases(seed, scale):
@@ -212,6 +213,7 @@ def test_rate_is_the_formula():
     np.testing.assert_allclose(found.corrected, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
@@ -238,6 +240,7 @@ def test_the_published_rate_is_exceeded_by_opposite_gradients():
     assert exact < float(found.corrected[0])
 
 
+@pytest.mark.slow
 def test_the_rate_bounds_a_network_close_to_its_origin():
     params, data = random_network(1, 0.7, n=30)
     space = random_subspace(jax.random.key(0), params, 3)

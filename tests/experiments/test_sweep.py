@@ -180,6 +180,7 @@ def test_another_run_is_bit_identical(clouds, finished, tmp_path, capsys):
         np.testing.assert_array_equal(array, read(finished[0])[0][name], err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["compressed", "folder"])
 def test_a_run_is_the_same_from_any_file(kind, finished, clouds, tmp_path, capsys):
     path = tmp_path / ("data.npz" if kind == "compressed" else "data")
