@@ -70,8 +70,8 @@ def _scores(arrays: dict[str, np.ndarray], name: str) -> dict[str, Any]:
 
 def text(found: dict[str, Any]) -> str:
     """All that the command prints of its summary."""
-    tables = as_text(_table(found["looks"])), _verdict(found), as_text(_comparison(found))
-    return "\n\n".join([*tables, SEEN])
+    parts = _table(found["looks"]), SEEN, _verdict(found), _comparison(found)
+    return "\n\n".join(part if isinstance(part, str) else as_text(part) for part in parts)
 
 
 def _table(looks: list[dict[str, Any]]) -> list[list[str]]:

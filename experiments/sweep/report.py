@@ -76,7 +76,7 @@ def _verdict(entry: dict[str, Any], found: dict[str, Any]) -> str:
     else:
         parts.append(f"It does not stay below {below} for good within the run.")
     if "fresh_over_own" in entry:
-        parts.append(f"New samples ({found['fresh']}) have {entry['fresh_over_own']:.2g} times the")
+        parts.append(f"New samples ({found['fresh']}) have {entry['fresh_over_own']:.3g} times the")
         parts.append(f"variance E S²: of a stream of them K is {tables.between(size['fresh_ci'])}")
         parts.append(f"(90 %{', beyond this run' if (size['fresh_ci'][1] or n) >= n else ''}).")
     else:
