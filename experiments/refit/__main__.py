@@ -60,6 +60,7 @@ class RefitConfig(RunConfig):
 def _find(problem: Problem, config: RefitConfig, work: Path) -> Record:
     arrays = measure.measure(problem, config, work / "checkpoint")
     lowest = {"test_loss": arrays["test_loss"].min(1, keepdims=True)}
+    fresh = {"loss_variance": arrays["fresh_variance"]}
     found: dict[str, Any] = {
         "num_samples": len(problem.order),
         "num_parameters": num_parameters(problem.initial),
@@ -70,6 +71,7 @@ def _find(problem: Problem, config: RefitConfig, work: Path) -> Record:
         "networks": report.networks(arrays),
         "sigmas": prediction.per_sigma(arrays, config.shares),
         "sigmas_lowest": prediction.per_sigma(arrays | lowest, config.shares),
+        "sigmas_fresh": prediction.per_sigma(arrays | fresh, config.shares),
     }
     figures = {
         "networks": report.networks_figure(arrays, problem.unit),

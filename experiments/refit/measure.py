@@ -171,9 +171,9 @@ def _overlaps(
 def _landscape(
     problem: Problem, probe: Any, shuffles: np.ndarray, ks: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """``distance``, ``_sem``, ``_centered`` [R, K] of every order; ``loss_variance`` and
-    ``centered_variance`` [3], E_q S² between its 90 % limits; ``effective_samples``;
-    ``coordinates``.
+    """``distance``, ``_sem``, ``_centered`` [R, K] of every order; ``loss_variance``,
+    ``centered_variance`` and, over samples that w*_N has not seen, ``fresh_variance`` [3], E_q S²
+    between its 90 % limits; ``effective_samples``; ``coordinates``.
 
     L_k holds other samples in every repeat, at the same points around the first repeat's w*_N.
     """
@@ -181,10 +181,12 @@ def _landscape(
     rows = [prediction.distances(losses, order, ks) for order in shuffles]
     seen = js.evidence_of(losses)
     found = {part: js.estimate_loss_variance(seen, part) for part in ("delta", "centered")}
+    fresh = js.loss_variance(problem.loss, probe, problem.fresh)
     return {
         **{name: np.stack([row[name] for row in rows]) for name in rows[0]},
         "loss_variance": np.asarray(found["delta"].interval, np.float32),
         "centered_variance": np.asarray(found["centered"].interval, np.float32),
+        "fresh_variance": np.asarray(fresh.interval, np.float32),
         "effective_samples": np.asarray(found["delta"].effective),
         "coordinates": np.asarray(probe.coordinates),
     }

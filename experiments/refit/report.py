@@ -92,7 +92,11 @@ def _sizes_table(sigmas: list[dict[str, Any]]) -> list[list[str]]:
 def verdict_table(found: dict[str, Any]) -> list[list[str]]:
     """Rows of text, the first one the header: at how many ε each σ predicts where networks stop."""
     rows = [["sigma", "test loss", "K_ε / k", f"within a factor {prediction.FACTOR:g}", "predicts"]]
-    for key, when in (("sigmas", "at the end"), ("sigmas_lowest", "lowest")):
+    for key, when in (
+        ("sigmas", "at the end"),
+        ("sigmas_lowest", "lowest"),
+        ("sigmas_fresh", "at the end, E S² of new samples"),
+    ):
         for entry in found[key]:
             factors = [size["factor"] for size in entry["sizes"] if size["factor"] is not None]
             right = sum(1 / prediction.FACTOR <= x <= prediction.FACTOR for x in factors)

@@ -106,6 +106,9 @@ def test_the_landscape_of_the_run_is_a_float64_loop(flags, finished):
         ]
         variance = np.mean([np.var(values, ddof=1) for values in losses])
         np.testing.assert_allclose(arrays["loss_variance"][row, 1], variance, rtol=1e-4)
+        points = [at64(directions.space, theta) for theta in arrays["coordinates"][row]]
+        new = np.mean([np.var(losses64(w, found.fresh), ddof=1) for w in points])
+        np.testing.assert_allclose(arrays["fresh_variance"][row, 1], new, rtol=1e-4)
         for repeat, order in enumerate(arrays["orders"]):
             for column, k in enumerate(arrays["k"][:-1]):
                 gaps = [values.mean() - values[order[:k]].mean() for values in losses]
@@ -162,9 +165,23 @@ def test_the_sizes_of_the_summary_follow_from_the_arrays(finished):
             if 0 < low < k[-2]:
                 right.append(low / 2 <= size_law <= 2 * k[last + 1])
         assert entry["predicts"] == (all(right) if right else None)
-    verdicts = [e["predicts"] for key in ("sigmas", "sigmas_lowest") for e in summary[key]]
+    verdicts = [
+        e["predicts"] for key in ("sigmas", "sigmas_lowest", "sigmas_fresh") for e in summary[key]
+    ]
     words = {True: "yes", False: "no", None: "cannot tell"}
     assert [row[4] for row in report.verdict_table(summary)[1:]] == [words[v] for v in verdicts]
+
+
+def test_what_new_samples_say_comes_from_new_samples(finished):
+    """E_q S² of the test split at the points of the landscape, and K_ε from it."""
+    _, arrays, summary = finished
+    assert not np.allclose(arrays["fresh_variance"], arrays["loss_variance"], rtol=1e-2)
+    for row, entry in enumerate(summary["sigmas_fresh"]):
+        variance = arrays["fresh_variance"][row, 1]
+        for size in entry["sizes"]:
+            law = [variance * (1 / j - 1 / 280) for j in range(1, 281)]
+            expected = 1 + next(i for i, x in enumerate(law) if x < size["epsilon"] ** 2)
+            assert size["k_epsilon"] == expected
 
 
 def test_the_lowest_test_loss_is_judged_as_the_last(finished):
