@@ -94,7 +94,10 @@ def _find(problem: Problem, config: SurfaceConfig, work: Path) -> Record:
             title=title, quantity=f"L_k ({problem.unit})",
         )  # fmt: skip
     figures = surfaces.figures_of(found, WORDS[config.subspace], path, unit=problem.unit)
-    return Record(arrays, numbers, figures, tables.as_text(surfaces.table(numbers)))
+    text = tables.as_text(surfaces.table(numbers))
+    if config.interactive:
+        text += "\n\nfor the browser: surface.html, beside the figures"
+    return Record(arrays, numbers, figures, text)
 
 
 def _directions(

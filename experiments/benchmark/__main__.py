@@ -63,11 +63,22 @@ def run(config: BenchmarkConfig) -> list[Ratio]:
         return ratios
     print(", ".join(f"{name}: {value}" for name, value in limits.items()))
     rows = [["ratio", "min", "median", "max", "target"]]
-    for what, values, target in ratios:
+    for ratio in ratios:
+        what, values, target = ratio
         figures = (min(values), statistics.median(values), max(values))
-        rows.append([what, *(f"{value:.3g}" for value in figures), target])
+        rows.append([what, *(f"{value:.3g}" for value in figures), target + missed(ratio)])
     print(as_text(rows))
     return ratios
+
+
+def missed(ratio: Ratio) -> str:
+    """A word where the median misses the target, such as ">= 0.85"."""
+    sign, _, limit = ratio.target.partition(" ")
+    if not limit:
+        return ""
+    middle = statistics.median(ratio.values)
+    holds = middle >= float(limit) if sign == ">=" else middle <= float(limit)
+    return "" if holds else ", missed"
 
 
 def _measure(stage: Stage, repeats: int) -> Ratio:

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from importlib import metadata
@@ -94,6 +95,7 @@ def write(
             write_arrays(work / "results.npz", found.arrays)
             write_json(work / "summary.json", found.summary)
             write_json(work / CONFIG, facts)
+            print(f"figures: drawing {len(found.figures)} ...", file=sys.stderr)
             for name, figure in found.figures.items():
                 data = problem.dataset
                 plot.name_data(figure, data.label, fallback=bool(data.note))

@@ -33,7 +33,7 @@ class RefitConfig(RunConfig):
 
     epochs: Annotated[int, at_least(1)] = 5
     """Training budget of every network, in passes over all k_max samples."""
-    k_min: Annotated[int, at_least(1)] = 250
+    k_min: Annotated[int | None, at_least(1), default("250, at most k_max / 16")] = None
     """Fewest samples that a network is refitted on."""
     num_ks: Annotated[int, at_least(2)] = 12
     """Number of values of k, from k_min to k_max in equal ratios."""
@@ -50,10 +50,16 @@ class RefitConfig(RunConfig):
     shares: Annotated[tuple[float, ...], above(0)] = (10.0, 5.0, 2.0, 1.0, 0.5)
     """Targets of the excess test loss, as multiples of the final test loss."""
 
+    def __post_init__(self) -> None:
+        """See ``ProblemConfig``."""
+        super().__post_init__()
+        if self.k_min is None:
+            object.__setattr__(self, "k_min", max(1, min(250, self.k_max // 16)))
+
     def check(self) -> None:
         """See ``ProblemConfig.check``."""
         super().check()
-        if self.k_min >= self.k_max:
+        if self.k_min is not None and self.k_min >= self.k_max:
             raise InputError(f"expected --k-min below --k-max, {self.k_max}, found {self.k_min}")
 
 
