@@ -2,7 +2,7 @@
 
 import functools
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -54,12 +54,15 @@ class Problem:
             ) from error
 
     @functools.cached_property
-    def fresh(self) -> Batch | None:
-        """Samples that w* has not seen: those held out, else the test split; None without any."""
-        split = {"inputs": self.dataset.train_inputs, "targets": self.dataset.train_targets}
+    def fresh(self) -> "Problem | None":
+        """The same of samples that w* has not seen: those held out, else the test split, if any."""
+        data, none = self.dataset, np.zeros(0, int)
         if len(self.held_out):
-            return jax.tree.map(jnp.asarray, stream.take(split, self.held_out))
-        return None if self.dataset.test_inputs is None else tests_of(self)[1]
+            return replace(self, order=self.held_out, held_out=none)
+        if data.test_inputs is None or data.test_targets is None:
+            return None
+        tests = replace(data, train_inputs=data.test_inputs, train_targets=data.test_targets)
+        return replace(self, dataset=tests, order=np.arange(len(data.test_inputs)), held_out=none)
 
     def release(self) -> None:
         """Free the memory of ``samples``, which are read again at their next use."""

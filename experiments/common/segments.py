@@ -41,10 +41,15 @@ class Segment(NamedTuple):
     samples: Batch
 
 
-def of(problem: Problem, size: int, done: int = 0) -> Iterator[Segment]:
+def length_of(problem: Problem) -> int:
+    """How many samples each segment holds, at most ``SIZE``."""
+    return cut(len(problem.order), SIZE).size
+
+
+def of(problem: Problem, length: int, done: int = 0) -> Iterator[Segment]:
     """The samples after the first ``done``, each segment read when it is asked for."""
     total = len(problem.order)
-    length = cut(total, size).size
+    length = min(length, total)
     while done < total:
         start = min(done, total - length)
         stop = start + length
@@ -56,21 +61,20 @@ def of(problem: Problem, size: int, done: int = 0) -> Iterator[Segment]:
 def rows(problem: Problem, function: Callable[[Batch], Any]) -> Any:
     """What ``function`` gives for each sample, leaves [k_max, ...] in memory."""
     found = []
-    for segment in of(problem, SIZE):
+    for segment in of(problem, length_of(problem)):
         kept = function(segment.samples)
         stream.wait(kept)
         found.append(jax.tree.map(lambda leaf, skip=segment.skip: np.asarray(leaf)[skip:], kept))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
 
 
-def losses_at(problem: Problem, probe: Probe, samples: Batch | None = None) -> Float[Array, "m n"]:
-    """ℓ_i(w) of every sample, by default of the problem's, at every point, in memory.
+def losses_at(problem: Problem, probe: Probe) -> Float[Array, "m n"]:
+    """ℓ_i(w) of every sample at every point, in memory.
 
     Raises:
         InputError: a loss that is NaN or infinite.
     """
-    samples = problem.samples if samples is None else samples
-    losses = js.evaluate(problem.loss, probe, samples, reductions.losses(probe.num_points))
+    losses = js.evaluate(problem.loss, probe, problem.samples, reductions.losses(probe.num_points))
     bad = np.flatnonzero(~np.isfinite(losses).all(0))
     if bad.size:
         raise InputError(
@@ -94,7 +98,7 @@ def law(
         return {}
     started = time.monotonic()
     wanted, carry, found = np.asarray(sigmas, np.float32), quadratic.begin(space.dim), []
-    for segment in of(problem, SIZE):
+    for segment in of(problem, length_of(problem)):
         model = js.project(problem.loss, space, segment.samples, mesh=mesh)
         carry, laws = quadratic.advance(carry, model, wanted, segment.skip)
         stream.wait(laws)
@@ -133,7 +137,7 @@ def run(
 
     The state is saved in ``store`` every ``checkpoint_every`` seconds, and restored from there.
     """
-    state = _begin(problem, probes)
+    state, length = _begin(problem, probes), length_of(problem)
     if checkpoint.exists(store, "sweep"):
         state = checkpoint.restore(store, "sweep", state)
         state = state._replace(rows=jax.tree.map(np.array, state.rows))  # written in place
@@ -151,16 +155,13 @@ def run(
     try:
         with progress("sweep", total, f"samples at {len(probes)} σ", done) as advance:
             for index, probe in enumerate(probes):
-                for count in _segments(problem, probe, state, index, precision, mesh):
+                for count in _segments(problem, probe, state, index, length, precision, mesh):
                     advance(count)
                     due = np.int32(time.monotonic() - saved >= checkpoint_every)
                     if multihost_utils.broadcast_one_to_all(due):  # all processes save together
                         save()
                         saved = time.monotonic()
-                keep = reductions.delta_of(probe)
-                curve = sweep.finish(state.done[index][1], state.rows[index], keep)
-                sweep.check_delta(curve, probe.num_points)
-                curves.append(jax.tree.map(np.asarray, curve))
+                curves.append(_finish(probe, state, index))
     except KeyboardInterrupt:
         if jax.process_count() == 1:
             with contextlib.suppress(OSError):  # the last good save is kept
@@ -171,6 +172,30 @@ def run(
     what = f"{probes[0].num_points} points at each of {len(probes)} σ"
     console.stage("swept", what, problem.seconds["sweep"])
     return Swept(curves, np.stack([np.asarray(carry.prefix.mean) for _, carry in state.done]))
+
+
+def fresh(
+    problem: Problem, probes: Sequence[Probe], *, precision: str, mesh: Mesh | None
+) -> list[Delta]:
+    """The curve of every probe over samples that w* has not seen, by the same compiled program."""
+    new = problem.fresh
+    if new is None:
+        return []
+    state, curves = _begin(new, probes), []
+    with console.timed("fresh samples", f"{len(new.order):,}, at the same points"):
+        for index, probe in enumerate(probes):
+            for _ in _segments(new, probe, state, index, length_of(problem), precision, mesh):
+                pass
+            curves.append(_finish(probe, state, index))
+    return curves
+
+
+def _finish(probe: Probe, state: Sweep, index: int) -> Delta:
+    """The curve of one sigma from its final state."""
+    keep = reductions.delta_of(probe)
+    curve = sweep.finish(state.done[index][1], state.rows[index], keep)
+    sweep.check_delta(curve, probe.num_points)
+    return jax.tree.map(np.asarray, curve)
 
 
 def _begin(problem: Problem, probes: Sequence[Probe]) -> Sweep:
@@ -186,10 +211,16 @@ def _begin(problem: Problem, probes: Sequence[Probe]) -> Sweep:
 
 
 def _segments(
-    problem: Problem, probe: Probe, state: Sweep, index: int, precision: str, mesh: Mesh | None
+    problem: Problem,
+    probe: Probe,
+    state: Sweep,
+    index: int,
+    length: int,
+    precision: str,
+    mesh: Mesh | None,
 ) -> Iterator[int]:
     """Advance ``state`` over the samples left at one sigma; yield how many each segment added."""
-    left = of(problem, SIZE, int(state.done[index][0][0]))
+    left = of(problem, length, int(state.done[index][0][0]))
     coming, keep = next(left, None), reductions.delta_of(probe)
     while coming is not None:
         segment = coming

@@ -181,7 +181,8 @@ def _landscape(
     rows = [prediction.distances(losses, order, ks) for order in shuffles]
     seen = js.evidence_of(losses)
     found = {part: js.estimate_loss_variance(seen, part) for part in ("delta", "centered")}
-    fresh = js.loss_variance(problem.loss, probe, problem.fresh)
+    new = problem.fresh or problem
+    fresh = js.loss_variance(problem.loss, probe, new.samples)
     return {
         **{name: np.stack([row[name] for row in rows]) for name in rows[0]},
         "loss_variance": np.asarray(found["delta"].interval, np.float32),

@@ -61,7 +61,7 @@ def _check(problem: Problem, config: SampleSizeConfig) -> None:
             "expected samples that w* has not seen, found no test split in "
             f"{problem.dataset.name}; give --holdout, or another data set"
         )
-    num = len(problem.fresh["targets"])
+    num = len(problem.fresh.order)
     for flag, value, most, what in (
         ("pilot-points", config.pilot_points or 0, config.points, "--points"),
         ("first-pilot", config.first_pilot, num // 2, f"half of {num:,} new samples"),
@@ -76,12 +76,12 @@ def _find(problem: Problem, config: SampleSizeConfig, work: Path) -> Record:
     store = work / "checkpoint"
     params = prepare.trained(problem, config, store)
     space, _ = prepare.eigenspace(problem, params, config.dim, store)
-    by_sigma = []
+    fresh, by_sigma = problem.fresh or problem, []
     for sigma in config.sigmas:
         probe = prepare.probe(problem, params, space, config.points, sigma)
         what = f"{config.points} points, {config.trials} orders at {config.pilot_points} of them"
         with console.timed(f"pilots, σ = {sigma:g}", what):
-            losses = segments.losses_at(problem, probe, problem.fresh)
+            losses = segments.losses_at(fresh, probe)
             by_sigma.append(measure.arrays_of(losses, config))
     arrays = {name: np.stack([arrays[name] for arrays in by_sigma]) for name in by_sigma[0]}
     arrays["sigma"] = np.asarray(config.sigmas, np.float32)

@@ -133,7 +133,8 @@ def _find(problem: Problem, config: SweepConfig, mesh: Mesh | None, store: Path)
     )  # fmt: skip
     laws = segments.law(problem, space, config.sigmas, mesh)
     arrays = measure.arrays_of(problem, params, pairs, config.sigmas, probes, swept) | laws
-    arrays |= measure.fresh_of(problem, probes, mesh)
+    fresh = segments.fresh(problem, probes, precision=config.precision, mesh=mesh)
+    arrays |= measure.fresh_of(fresh, probes)
     summary = measure.summary_of(problem, params, pairs, arrays, config.tolerances)
     return Record(arrays, summary, report.figures_of(arrays, summary))
 

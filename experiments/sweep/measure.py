@@ -7,11 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Float
 
 import jaxscape as js
-from experiments.common import console, segments, tables
+from experiments.common import segments, tables
 from experiments.common.problem import Problem, tests_of
 from experiments.common.run_folder import plain
 from experiments.common.segments import Swept
@@ -62,15 +61,13 @@ def arrays_of(
     } | ({"point_groups": np.asarray(groups)} if groups else {})
 
 
-def fresh_of(problem: Problem, probes: Sequence[Probe], mesh: Mesh | None) -> dict[str, np.ndarray]:
+def fresh_of(curves: Sequence[Delta], probes: Sequence[Probe]) -> dict[str, np.ndarray]:
     """The curve and E_q S² of samples that w* has not seen; nothing where there are none.
 
     ``delta_fresh`` [s, F − 1] of F samples, ``loss_variance_fresh``, ``_fresh_sem`` [s].
     """
-    if problem.fresh is None:
+    if not curves:
         return {}
-    with console.timed("fresh samples", f"{len(problem.fresh['targets']):,}, at the same points"):
-        curves = [js.delta(problem.loss, probe, problem.fresh, mesh=mesh) for probe in probes]
     level, error = levels_of(curves, probes)
     fresh = np.stack([curve.mean for curve in curves])
     return {"delta_fresh": fresh, "loss_variance_fresh": level, "loss_variance_fresh_sem": error}
@@ -128,7 +125,7 @@ def fresh_words(problem: Problem) -> str:
     if problem.fresh is None:
         return ""
     kind = "held out" if len(problem.held_out) else "of the test split"
-    return f"{len(problem.fresh['targets']):,} {kind}"
+    return f"{len(problem.fresh.order):,} {kind}"
 
 
 def sigma_entry(

@@ -107,7 +107,7 @@ def test_the_landscape_of_the_run_is_a_float64_loop(flags, finished):
         variance = np.mean([np.var(values, ddof=1) for values in losses])
         np.testing.assert_allclose(arrays["loss_variance"][row, 1], variance, rtol=1e-4)
         points = [at64(directions.space, theta) for theta in arrays["coordinates"][row]]
-        new = np.mean([np.var(losses64(w, found.fresh), ddof=1) for w in points])
+        new = np.mean([np.var(losses64(w, found.fresh.samples), ddof=1) for w in points])
         np.testing.assert_allclose(arrays["fresh_variance"][row, 1], new, rtol=1e-4)
         for repeat, order in enumerate(arrays["orders"]):
             for column, k in enumerate(arrays["k"][:-1]):

@@ -45,9 +45,7 @@ def finished(clouds, tmp_path_factory):
     params = prepare.trained(found, config, out / "checkpoint")
     space = prepare.eigenspace(found, params, config.dim, out / "checkpoint").space
     probes = [prepare.probe(found, params, space, config.points, s) for s in config.sigmas]
-    seen = [
-        np.asarray(segments.losses_at(found, probe, found.fresh), np.float64) for probe in probes
-    ]
+    seen = [np.asarray(segments.losses_at(found.fresh, probe), np.float64) for probe in probes]
     with np.load(out / "results.npz", allow_pickle=False) as arrays:
         return out, dict(arrays), seen
 

@@ -113,7 +113,7 @@ def test_samples_held_out_stand_for_new_ones(clouds, tmp_path, capsys):
     found = restored([*clouds, "--holdout", "30"], tmp_path / "run")[0]
     assert not set(found.held_out) & set(found.order)
     rows = found.dataset.train_inputs[found.held_out]
-    np.testing.assert_array_equal(found.fresh["inputs"], rows)
+    np.testing.assert_array_equal(found.fresh.samples["inputs"], rows)
     assert run([*clouds, "--holdout", "51"], tmp_path / "more", capsys)[0] == 2
 
 
