@@ -18,8 +18,9 @@ pytestmark = pytest.mark.usefixtures("in_haste")
 resource = pytest.importorskip("resource", reason="limits of a process are a matter of Unix")
 
 SEGMENTS = 3 * 7
-NEW = 2 * 2  # segments of the samples that w* has not seen, which are not saved
 """Of 40 samples each: 250 at w* and at the points of both σ."""
+
+NEW = 2 * 2  # segments of the samples that w* has not seen, which are not saved
 
 
 @pytest.fixture(autouse=True)
