@@ -139,14 +139,15 @@ plot.name_data(plot.delta_k2(k, delta, sem, labels, loss_variance=level), source
 # + \tfrac{\sigma^4}{4}\left(2\|A\|_F^2 + (\operatorname{tr} A)^2\right).$$
 #
 # The last part alone, the curvature's, is Theorem 1 of Nikitin et al. (2025). Believe a law only
-# where it agrees with Monte-Carlo. A few $k$ may dominate a mean, so look at the median as well.
+# where it agrees with Monte-Carlo. $\Delta_k$ falls as $1/k^2$, so each $k$ weighs $k(k+1)$ in the
+# mean. A few samples may still dominate it, so look at the median as well.
 
 # %%
-late = k >= 100
+late, weight = k >= 100, k * (k + 1.0)
 parts = {"full law": law.total, "level a² alone": law.offset, "curvature alone": law.curvature}
 parts = {name: np.asarray(part) for name, part in parts.items()}
-average = delta[:, late].mean(1)
-ratios = {f"{name}, mean over k": part[:, late].mean(1) / average for name, part in parts.items()}
+mean = lambda curves: (weight * curves)[:, late].mean(1)  # noqa: E731
+ratios = {f"{name}, mean over k": mean(part) / mean(delta) for name, part in parts.items()}
 ratios["full law, median over k"] = np.median(parts["full law"][:, late] / delta[:, late], axis=1)
 
 print(f"{'law / Monte-Carlo':28}", *(f"{label:>9}" for label in labels))

@@ -169,8 +169,7 @@ def law_agreement(
     """
     title = "Where the quadratic law holds"
     xlabel = r"$\sigma$ (standard deviation per direction, units of the parameters)"
-    ylabel = r"law / Monte-Carlo, $k(k+1)$-weighted mean over $k \geq 100$"
-    figure, (axes,) = canvas(title, xlabel, ylabel)
+    figure, (axes,) = canvas(title, xlabel, "law / Monte-Carlo")
     axes.axhspan(0.95, 1.05, color="0.85", lw=0)
     for row, (name, share) in enumerate(parts.items(), start=2):
         part = share * ratio
@@ -182,7 +181,9 @@ def law_agreement(
     axes.errorbar(sigma, ratio, bars, label="full law", **curve(0, ms=6, capsize=4, lw=2))
     axes.set(xscale="log", yscale="log")
     axes.set_ylim(bottom=max(1e-10, axes.get_ylim()[0]))
-    legend(figure, "bars: standard error over the points; grey: within 5 % of 1")
+    legend(
+        figure, r"each $k \geq 100$ weighted by $k(k+1)$; bars: standard error; grey: within 5 %"
+    )
     return figure
 
 
