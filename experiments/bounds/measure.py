@@ -135,7 +135,7 @@ def norms(problem: Problem, params: Params, num: int) -> dict[str, np.ndarray]:
     chosen = np.sort(jax.random.permutation(key, len(problem.order))[:num])
     cut = batching.cut(len(chosen), SEGMENT)
     functions = (
-        lambda weights, batch: problem.apply(weights, batch["inputs"]),
+        lambda weights, batch: problem.model.apply(weights, batch["inputs"]),
         lambda outputs, batch: losses.cross_entropy(outputs, batch["targets"]),
     )
     started = time.monotonic()

@@ -26,7 +26,7 @@ class Problem:
     dataset: Dataset
     order: np.ndarray  #: [k_max] indices into the training split
     held_out: np.ndarray  #: indices into the training split that w* is not trained on
-    apply: Any
+    model: Model
     loss: PerSampleLoss
     initial: Params
     keys: dict[str, jax.Array]
@@ -89,7 +89,7 @@ def load(config: ProblemConfig) -> Problem:
     initial = model.init(keys["init"], dataset.train_inputs[:1])
     seconds = {"data": time.monotonic() - started}
     own, held_out = order[: config.k_max], order[config.k_max :][: config.holdout]
-    return Problem(dataset, own, held_out, model.apply, loss, initial, keys, seconds)
+    return Problem(dataset, own, held_out, model, loss, initial, keys, seconds)
 
 
 def check_test_split(problem: Problem, config: ProblemConfig) -> None:
@@ -106,7 +106,7 @@ def tests_of(problem: Problem) -> tuple[dict[str, PerSampleLoss], Batch]:
     """What is measured on each test sample (loss; of classes, 1 where correct), and the samples."""
 
     def right(params: Params, batch: Batch) -> jax.Array:
-        return train.correct(problem.apply(params, batch["inputs"]), batch["targets"])
+        return train.correct(problem.model.apply(params, batch["inputs"]), batch["targets"])
 
     data, metrics = problem.dataset, {"test_loss": problem.loss}
     if data.num_classes:

@@ -12,7 +12,15 @@ from experiments.common import cli, console, report, run_folder, tables
 from experiments.common import problem as problems
 from experiments.common.report import Picture
 from experiments.common.run_folder import Record
-from experiments.paper import curvature_aligned, increments, spectrum, surfaces, theorem, unraveling
+from experiments.paper import (
+    claims,
+    curvature_aligned,
+    increments,
+    spectrum,
+    surfaces,
+    theorem,
+    unraveling,
+)
 from experiments.paper.bench import Bench, PaperConfig, check_sizes
 from jaxscape import InputError
 
@@ -34,6 +42,7 @@ FIGURES: dict[str, Callable[[Bench], Record]] = {
     "convergence": curvature_aligned.convergence,
     "error-map": curvature_aligned.error_map,
     "stages": curvature_aligned.stages,
+    "claims": claims.claims,
 }
 
 SHARED = "shared"

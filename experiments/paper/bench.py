@@ -25,7 +25,7 @@ from jaxscape.types import Params
 
 Name = Literal[
     "fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", "trajectory",
-    "unraveling", "family", "ratio", "model-error", "convergence", "error-map", "stages",
+    "unraveling", "family", "ratio", "model-error", "convergence", "error-map", "stages", "claims",
 ]  # fmt: skip
 
 LEAST = 256
@@ -43,7 +43,15 @@ TOP = 16
 SIGMAS = (0.01, 1.0)
 """Standard deviations close to w* and far from it, for the figures that the papers give one σ."""
 
-DIRECTIONS = {"fig2": 2, "fig3": 2, "fig4": 10, "fig5": 256, "trajectory": 2, "unraveling": 0}
+DIRECTIONS = {
+    "fig2": 2,
+    "fig3": 2,
+    "fig4": 10,
+    "fig5": 256,
+    "trajectory": 2,
+    "unraveling": 0,
+    "claims": 256,
+}
 """Numbers of directions of the figures that use other directions than the top eigenvectors."""
 
 
@@ -69,6 +77,9 @@ class PaperConfig(RunConfig):
 
     "Curvature-Aligned Probing" 2026:
       family, ratio, model-error, convergence, error-map, stages
+
+    All of them:
+      claims       what is claimed, and whether it holds, over five networks
 
     Examples:
         python -m experiments.paper --all --quick --dataset glyphs   # a first look at everything

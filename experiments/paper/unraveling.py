@@ -71,7 +71,7 @@ def task_of(problem: Problem) -> Task:
         InputError: inputs that are all equal.
     """
     inputs, dataset = problem.samples["inputs"], problem.dataset
-    num_outputs = jax.eval_shape(problem.apply, problem.initial, inputs[:1]).shape[-1]
+    num_outputs = jax.eval_shape(problem.model.apply, problem.initial, inputs[:1]).shape[-1]
     low, high = float(jnp.min(inputs)), float(jnp.max(inputs))
     if not low < high:
         raise InputError(
