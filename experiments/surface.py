@@ -41,7 +41,7 @@ class SurfaceConfig(RunConfig):
     """Half the grid's width, in units of the parameters (filter: of the filters' norms)."""
     num: Annotated[int, Range(lambda num: num >= 3 and num % 2 == 1, "odd and at least 3")] = 41
     """Grid points along each direction, odd."""
-    ks: Annotated[tuple[int, ...], default("1, √k_max and k_max − 1")] = ()
+    ks: Annotated[tuple[int, ...], default("1, √k_max and k_max")] = ()
     """Prefix lengths k, in samples, from 1 to k_max."""
     interactive: tyro.conf.FlagCreatePairsOff[bool] = False
     """Also write figures/surface.html for the browser (needs plotly)."""
@@ -75,7 +75,7 @@ def _find(problem: Problem, config: SurfaceConfig, work: Path) -> Record:
     n = len(problem.order)
     with console.timed("surface", f"{config.num} by {config.num} points"):
         found = surfaces.evaluate(
-            problem, space, radius, config.num, config.ks or (1, math.isqrt(n), n - 1)
+            problem, space, radius, config.num, config.ks or (1, math.isqrt(n), n)
         )
     arrays = found._asdict() | ({} if path is None else {"trajectory": path})
     numbers = surfaces.summarise(found) | {
@@ -111,7 +111,7 @@ def _directions(
     params = prepare.trained(problem, config, store)
     if config.subspace == "hessian":
         return prepare.eigenspace(problem, params, 2, store).space, None, None
-    return prepare.at_random(problem, params, config.subspace, 2), None, None
+    return prepare.at_random(problem, params, config.subspace, 2, store), None, None
 
 
 def check_plotly() -> None:

@@ -59,7 +59,7 @@ def _find(problem: Problem, config: TheoryConfig, work: Path) -> Record:
     arrays = _compare(problem, config, work / "checkpoint")
     late = tables.late(arrays["k"])
     entries = [
-        {"sigma": tables.short(sigma)} | tables.agreement(arrays, index, late)
+        {"sigma": tables.short(sigma)} | tables.agreement(arrays, index, late, config.points)
         for index, sigma in enumerate(arrays["sigma"])
     ]
     if not all("law_holds" in entry for entry in entries):
@@ -69,7 +69,7 @@ def _find(problem: Problem, config: TheoryConfig, work: Path) -> Record:
         )
     ratio = "law_over_monte_carlo"
     sigma, mean, sem, median = (
-        np.array([entry[name] for entry in entries])
+        np.array([entry[name] for entry in entries], float)
         for name in ("sigma", ratio, f"{ratio}_sem", f"{ratio}_median")
     )
     parts = {

@@ -220,10 +220,11 @@ def exceedance_size(
         λ(k) = Σ_{k' ≥ k} P(z ≥ tolerance·k'(k'+1)) = E[(r(z) − k + 1)₊],
 
     where r(z) is the largest k' at which z still reaches it. K's quantile of order p is the
-    smallest k with λ(k) ≤ −log p. For the upper limit the terms get one more, twice as large as the
-    largest, as in ``loss_variance.mean_interval``, unless they are all of a run of ``within``
-    samples, whose orders bring no others. Where losses are heavy-tailed, a K far beyond
-    ``count`` is a guess that comes out too small: it depends on losses rarer than any seen.
+    smallest k with λ(k) ≤ −log p and a chance of at most 1 − p to reach it at k itself. For the
+    upper limit the terms get one more, twice as large as the largest, as in
+    ``loss_variance.mean_interval``, unless they are all of a run of ``within`` samples, whose
+    orders bring no others. Where losses are heavy-tailed, a K far beyond ``count`` is a guess that
+    comes out too small: it depends on losses rarer than any seen.
 
     Terms left out count as 0 for the lower limit, and as the smallest that is there for the median
     and the upper limit: exact where none of them reaches the tolerance at K, else too wide.
@@ -246,13 +247,13 @@ def exceedance_size(
     if jnp.size(terms) == 0:
         raise InputError("expected at least one term, found none; give more samples")
     tolerance = jnp.asarray(tolerance)
-    whole = terms.size + 1 >= within
-    padded = terms if whole else jnp.concatenate([terms, 2 * terms.max(keepdims=True)])
+    whole = count + 1 >= within  # then the terms are all that an order can bring
+    padded = jnp.concatenate([terms, jnp.where(whole, 0, 2 * terms.max(keepdims=True))])
     left_out = jnp.maximum(count - terms.size, 0)
     finite = jnp.isfinite(terms).all()
 
     def quantile(z: Float[Array, "M"], others: Array, number: Array, p: float) -> SufficientSize:
-        weight = jnp.ones_like(z).at[jnp.argmin(z)].add(others)
+        weight = jnp.ones_like(z).at[jnp.argmin(terms)].add(others)
         first = increment_size(z, tolerance[..., None])
         last = jnp.where(first.reached, first.k - 1, MOST)
 
@@ -261,12 +262,17 @@ def exceedance_size(
             return (weight * beyond).sum(-1) / number
 
         later = 0.0 if math.isinf(within) else expected(jnp.asarray(within, jnp.int32))
-        holds = lambda k: expected(k[..., None]) - later <= -math.log(p)  # noqa: E731
+
+        def holds(k: Int[Array, "*t"]) -> Bool[Array, "*t"]:
+            here = expected(k[..., None])
+            reached_by_k = here - expected(k[..., None] + 1) > 1 - p  # alone rules out K ≤ k
+            return (here - later <= -math.log(p)) & ~(reached_by_k & (k < within))
+
         size = smallest(holds, tolerance.shape)
         return SufficientSize(jnp.where(finite, size.k, -1), size.reached & finite)
 
     return Interval(
         quantile(terms, jnp.zeros_like(left_out), count, (1 - level) / 2),
         quantile(terms, left_out, count, 0.5),
-        quantile(padded, left_out, count + (not whole), (1 + level) / 2),
+        quantile(padded, left_out, count + ~whole, (1 + level) / 2),
     )

@@ -28,7 +28,7 @@ import numpy as np
 
 import jaxscape as js
 from experiments.collect import report as collect_report
-from jaxscape.lab import data, models, plot, style, train
+from jaxscape.lab import data, models, style, train
 
 # %matplotlib inline
 plt.rcParams.update(style.STYLE)
@@ -217,7 +217,7 @@ found = {
 }
 if stopped:
     found["stopped_k"] = found["look_k"][-1:]
-figure = plot.name_data(collect_report.monitor(found, TOLERANCE), source.label)
+figure = collect_report.monitor(found, TOLERANCE)
 figure.suptitle(f"What the monitor predicted: {source.label}, σ = {SIGMA:g}")
 figure
 

@@ -264,6 +264,23 @@ def test_limits_within_a_run_cover_its_orders_for_light_and_heavy_tails():
                 assert 0.86 < covered < 0.995, (power, share, covered)
 
 
+def test_a_pilot_is_no_whole_run_however_its_terms_are_stored():
+    """Kept terms are padded with zeros to a fixed number, which says nothing of the samples."""
+    pilot = np.sort(POPULATION[:99])[::-1].astype(np.float32)
+    padded = np.concatenate([pilot, np.zeros(925, np.float32)])
+    for within in (800, 5000):
+        bare, stored = (exceedance_size(z, 99, 1e-3, within=within) for z in (pilot, padded))
+        assert [int(x.k) for x in bare] == [int(x.k) for x in stored]
+    endless = exceedance_size(pilot, 99, 1e-4, within=100_000).high
+    whole = exceedance_size(pilot, 99, 1e-4, within=100).high
+    assert int(whole.k) <= 100 < int(endless.k)
+
+
+def test_what_every_sample_reaches_is_not_left_before_the_end():
+    low, value, high = exceedance_size(np.ones(999, np.float32), 999, 1e-8, within=1000)
+    assert [int(size.k) for size in (low, value, high)] == [1000] * 3  # that is, not by 1000
+
+
 def test_a_term_that_is_not_finite_leaves_no_size():
     for bad in (np.nan, np.inf):
         sizes = exceedance_size(np.array([1.0, bad], np.float32), 2, 1e-3)

@@ -64,8 +64,6 @@ class ProblemConfig:
     """Folder with the data set's files."""
     k_max: Annotated[int, at_least(2)] = 60_000
     """Number of samples N, at least 2: w* is trained on them, and k runs up to N − 1."""
-    holdout: Annotated[int, at_least(0)] = 0
-    """Samples after the first k_max that stand for new ones; 0: the test split does."""
     order: Literal["shuffled", "dataset"] = "shuffled"
     """Order of the samples: shuffled by the seed, or as the data set has them."""
     model: Literal["mlp", "cnn", "transformer"] = "mlp"
@@ -105,6 +103,10 @@ class ProblemConfig:
         """Eight letters that stand for ``settings``."""
         text = json.dumps(self.settings(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+HOLDOUT = Range(lambda number: number == 0 or number >= 2, "of 0 or at least 2")
+"""Of the samples that w* is not trained on: a variance takes two."""
 
 
 @dataclass(frozen=True)

@@ -86,19 +86,24 @@ def directions(
     """The subspace through ``params``: "hessian", "isotropic" for none, else ``at_random``."""
     if kind == "hessian":
         return Directions(*eigenspace(problem, params, dim, store, mesh))
-    started = time.monotonic()
-    space = None if kind == "isotropic" else at_random(problem, params, kind, dim)
-    if space:
+    if kind == "isotropic":
+        problem.seconds["subspace"] = 0.0
+        console.directions(kind, None, 0.0)
+        return Directions(None, None)
+    return Directions(at_random(problem, params, kind, dim, store), None)
+
+
+def at_random(
+    problem: Problem, params: Params, kind: str, dim: int, store: Path | None = None
+) -> js.Subspace:
+    """Directions "random", "filter" or "unit-filter"; saved and told where there is a ``store``."""
+    started, how = time.monotonic(), "unit" if kind == "random" else kind
+    space = js.random_subspace(problem.keys["subspace"], params, dim, normalization=how)
+    if store is not None:
         checkpoint.save(store, "subspace", {"basis": space.basis})
-    problem.seconds["subspace"] = time.monotonic() - started
-    console.directions(kind, None, problem.seconds["subspace"])
-    return Directions(space, None)
-
-
-def at_random(problem: Problem, params: Params, kind: str, dim: int) -> js.Subspace:
-    """``dim`` random directions through ``params``: "random", "filter" or "unit-filter"."""
-    how = "unit" if kind == "random" else kind
-    return js.random_subspace(problem.keys["subspace"], params, dim, normalization=how)
+        problem.seconds["subspace"] = time.monotonic() - started
+        console.directions(kind, None, problem.seconds["subspace"])
+    return space
 
 
 def eigenspace(

@@ -59,7 +59,7 @@ class Problem:
         data, none = self.dataset, np.zeros(0, int)
         if len(self.held_out):
             return replace(self, order=self.held_out, held_out=none)
-        if data.test_inputs is None or data.test_targets is None:
+        if data.test_inputs is None or data.test_targets is None or len(data.test_inputs) < 2:
             return None
         tests = replace(data, train_inputs=data.test_inputs, train_targets=data.test_targets)
         return replace(self, dataset=tests, order=np.arange(len(data.test_inputs)), held_out=none)
@@ -75,8 +75,9 @@ def load(config: ProblemConfig) -> Problem:
     started = time.monotonic()
     dataset = data.load(config.dataset, data_dir=config.data_dir)
     total = len(dataset.train_inputs)
-    if config.k_max + config.holdout > total:
-        more = f" and --holdout {config.holdout}" if config.holdout else ""
+    holdout = getattr(config, "holdout", 0)
+    if config.k_max + holdout > total:
+        more = f" and --holdout {holdout}" if holdout else ""
         raise InputError(
             f"expected --k-max of at most {total}, the samples of {dataset.name}, "
             f"found {config.k_max}{more}; lower it"
@@ -88,7 +89,7 @@ def load(config: ProblemConfig) -> Problem:
     model, loss = network(config, dataset)
     initial = model.init(keys["init"], dataset.train_inputs[:1])
     seconds = {"data": time.monotonic() - started}
-    own, held_out = order[: config.k_max], order[config.k_max :][: config.holdout]
+    own, held_out = order[: config.k_max], order[config.k_max :][:holdout]
     return Problem(dataset, own, held_out, model, loss, initial, keys, seconds)
 
 

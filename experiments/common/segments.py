@@ -181,12 +181,17 @@ def fresh(
     new = problem.fresh
     if new is None:
         return []
-    state, curves = _begin(new, probes), []
-    with console.timed("fresh samples", f"{len(new.order):,}, at the same points"):
+    state, curves, started = _begin(new, probes), [], time.monotonic()
+    try:
         for index, probe in enumerate(probes):
             for _ in _segments(new, probe, state, index, length_of(problem), precision, mesh):
                 pass
             curves.append(_finish(probe, state, index))
+    except InputError as error:
+        raise InputError(f"of the samples that w* has not seen, {error}") from error
+    problem.seconds["fresh"] = time.monotonic() - started
+    what = f"{len(new.order):,}, at the same points"
+    console.stage("fresh samples", what, problem.seconds["fresh"])
     return curves
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from experiments.common.run_folder import plain
 from jaxscape.loss_variance import two_sided
 
 FROM = 100
@@ -81,7 +82,10 @@ _two_sided = jax.jit(two_sided, static_argnums=0)
 
 
 def agreement(
-    arrays: dict[str, np.ndarray], index: int, chosen: Bool[np.ndarray, "K"]
+    arrays: dict[str, np.ndarray],
+    index: int,
+    chosen: Bool[np.ndarray, "K"],
+    num_points: float = np.inf,
 ) -> dict[str, Any]:
     """Law over Monte-Carlo at one sigma over the chosen k: of means, of each part, median over k.
 
@@ -101,16 +105,17 @@ def agreement(
     if not (whole > 0 and np.isfinite(law).all()):
         return {}
     ratio, effective = law.sum() / whole, whole**2 / np.sum(measured**2)
-    over_samples = np.sqrt(len(k) / (len(k) - 1) * np.sum((law - ratio * measured) ** 2)) / whole
-    error = np.hypot(ratio * weighted("delta_sem").sum() / whole, over_samples)
+    scatter = len(k) / max(len(k) - 1, 1) * np.sum((law - ratio * measured) ** 2)
+    error = np.hypot(ratio * weighted("delta_sem").sum(), np.sqrt(scatter)) / whole
+    error = error if len(k) > 1 else np.inf  # one sample has no scatter
     middle = float(np.median((law / np.where(measured > 0, measured, np.nan))[measured > 0]))
     groups = arrays.get("point_groups")  # of Sobol' points, whose errors come from few nets
-    freedom = min(effective, np.inf if groups is None else groups) - 1
+    freedom = min(effective, num_points if groups is None else groups) - 1
     margin = error * float(_two_sided(0.95, freedom))
     off = max(abs(ratio - 1), abs(middle - 1))
     return {
         "law_over_monte_carlo": float(ratio),
-        "law_over_monte_carlo_sem": float(error),
+        "law_over_monte_carlo_sem": plain(error),
         "law_over_monte_carlo_effective": float(effective),
         "law_over_monte_carlo_median": middle,
         "law_curvature_over_monte_carlo": float(parts["curvature"].sum() / whole),
@@ -119,21 +124,27 @@ def agreement(
     }
 
 
+def verdict_of(entry: dict[str, Any]) -> str:
+    """Whether the quadratic law holds at a sigma, in words."""
+    return VERDICTS[entry["law_holds"]] if "law_holds" in entry else "not computed"
+
+
 def law_table(entries: Sequence[dict[str, Any]]) -> list[list[str]]:
     """The numbers of ``agreement`` per sigma; of each part its mean over that of Monte-Carlo."""
     rows = [["sigma", "law / Monte-Carlo", "effective samples", "median over k", *PARTS]]
     rows[0].append("quadratic law")
     for entry in entries:
         if "law_holds" not in entry:
-            rows.append([f"{entry['sigma']:.3g}", *["-"] * 7, "not computed"])
+            rows.append([f"{entry['sigma']:.3g}", *["-"] * 7, verdict_of(entry)])
             continue
         ratio, error = entry["law_over_monte_carlo"], entry["law_over_monte_carlo_sem"]
+        error = math.inf if error is None else error
         rows.append([
             f"{entry['sigma']:.3g}", plus_minus(ratio, error),
             f"{entry['law_over_monte_carlo_effective']:,.0f}",
             f"{entry['law_over_monte_carlo_median']:.3g}",
             *(f"{entry['law_parts'][part] * ratio:.2g}" for part in PARTS),
-            VERDICTS[entry["law_holds"]],
+            verdict_of(entry),
         ])  # fmt: skip
     return rows
 

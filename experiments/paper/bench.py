@@ -46,7 +46,7 @@ SIGMAS = (0.01, 1.0)
 DIRECTIONS = {
     "fig2": 2,
     "fig3": 2,
-    "fig4": 10,
+    "fig4": 2,
     "fig5": 256,
     "trajectory": 2,
     "unraveling": 0,

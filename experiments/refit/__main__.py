@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from experiments.common import cli, run_folder
 from experiments.common import problem as problems
-from experiments.common.config import RunConfig, above, at_least, default
+from experiments.common.config import HOLDOUT, RunConfig, above, at_least, default
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record
 from experiments.refit import measure, prediction, report
@@ -31,6 +31,8 @@ class RefitConfig(RunConfig):
         python -m experiments.refit --dataset glyphs --k-max 3000 --num-ks 4 --repeats 1
     """
 
+    holdout: Annotated[int, HOLDOUT] = 0
+    """Samples after the first k_max that stand for new ones; 0: the test split does."""
     epochs: Annotated[int, at_least(1)] = 5
     """Training budget of every network, in passes over all k_max samples."""
     k_min: Annotated[int | None, at_least(1), default("250, at most k_max / 16")] = None

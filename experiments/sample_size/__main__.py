@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 
 from experiments.common import cli, console, prepare, run_folder, segments, tables
-from experiments.common.config import RunConfig, above, at_least, default
+from experiments.common.config import HOLDOUT, RunConfig, above, at_least, default
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record
 from experiments.sample_size import measure, report
@@ -31,6 +31,8 @@ class SampleSizeConfig(RunConfig):
         python -m experiments.sample_size --dataset glyphs --k-max 3000 --trials 20  # a first look
     """
 
+    holdout: Annotated[int, HOLDOUT] = 0
+    """Samples after the first k_max that stand for new ones; 0: the test split does."""
     dim: Annotated[int, at_least(1)] = 10
     """Number of eigenvectors."""
     sigmas: Annotated[tuple[float, ...], at_least(0)] = (0.01, 1.0)

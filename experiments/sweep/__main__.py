@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from experiments.common import cli, console, devices, prepare, run_folder, segments
 from experiments.common import problem as problems
-from experiments.common.config import RunConfig, above, at_least, default
+from experiments.common.config import HOLDOUT, RunConfig, above, at_least, default
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record
 from experiments.sweep import measure, report
@@ -54,6 +54,8 @@ class SweepConfig(RunConfig):
     """Independent points, or 8 scrambled Sobol' nets: smaller errors; 8 times a power of two."""
     tolerances: Annotated[tuple[float, ...], above(0)] = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
     """Tolerances of Δ_k for which K is reported, in nats² (squared units of the loss)."""
+    holdout: Annotated[int, HOLDOUT] = 0
+    """Samples after the first k_max that stand for new ones; 0: the test split does."""
     resume: tyro.conf.FlagCreatePairsOff[bool] = False
     """Go on with an interrupted run; a finished one is left as it is."""
     checkpoint_every: Annotated[float, at_least(0)] = 10.0

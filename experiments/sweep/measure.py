@@ -17,7 +17,7 @@ from experiments.common.segments import Swept
 from experiments.common.tables import LEVEL
 from jaxscape.lab import train
 from jaxscape.lanczos import Eigenpairs
-from jaxscape.loss_variance import Interval, Terms, mean_interval, terms_of
+from jaxscape.loss_variance import Interval, Terms, mean_interval, terms_of, two_sided
 from jaxscape.reductions import Delta
 from jaxscape.sample_size import SufficientSize
 from jaxscape.trees import num_parameters
@@ -34,8 +34,9 @@ def arrays_of(
 ) -> dict[str, np.ndarray]:
     """The arrays of results.npz but for the law's; ``pairs`` of a Hessian's directions.
 
-    ``order`` [k_max], ``k`` [K = k_max − 1], ``sigma`` [s], ``delta*`` [s, K], ``loss_variance*``
-    [s], ``eigenvalue*`` [d], ``loss_at_origin`` [k_max], ``coordinates`` [s, m, d].
+    ``order`` [k_max], ``k`` [K = k_max − 1], ``sigma`` [s], ``delta*`` [s, K], ``mean_loss`` and
+    ``loss_variance*`` [s], ``eigenvalue*`` [d], ``loss_at_origin`` [k_max], ``coordinates``
+    [s, m, d].
     """
     curves, mean_loss = swept
     level, error = levels_of(curves, probes)
@@ -144,7 +145,7 @@ def sigma_entry(
         "mean_delta_k2": tables.level(k, delta),
         "order_law_k2_sem": float(arrays["loss_variance_sem"][index]),
         **_level_entry(arrays, index, ""),
-        **tables.agreement(arrays, index, chosen),
+        **tables.agreement(arrays, index, chosen, arrays["coordinates"].shape[1]),
         "decay_exponent": {"value": plain(fit.exponent), "sem": plain(fit.sem)},
         "sufficient_size": sizes_of(arrays, index, tolerances),
     }
@@ -167,18 +168,21 @@ def _level_entry(arrays: dict[str, np.ndarray], index: int, whose: str) -> dict[
 def level_of(arrays: dict[str, np.ndarray], index: int, whose: str = "") -> tuple[Interval, float]:
     """E_q S² with its interval, and the effective sample size of the terms k(k+1)Δ_k.
 
-    The interval over samples comes from these terms, the one over points from S²(w). ``whose`` is
-    "_fresh" for the samples that w* has not seen.
+    Of the samples of the run, all of which are known, the interval is over the points alone, from
+    S²(w). Of those that w* has not seen (``whose`` is "_fresh") it is over samples too, from these
+    terms.
     """
-    terms = _terms(arrays[f"delta{whose}"][index])
+    terms = terms_of(z := _terms(arrays[f"delta{whose}"][index]))
     groups = arrays.get("point_groups")
     m = arrays["coordinates"].shape[1] if groups is None else int(groups)
-    mean = jnp.asarray(arrays[f"loss_variance{whose}"][index])
-    error = jnp.asarray(arrays[f"loss_variance{whose}_sem"][index])
-    points = Terms(jnp.asarray(m), m * mean, m * mean**2 + m * (m - 1) * error**2)
-    found = terms_of(terms)
-    interval = mean_interval(found, terms.max(), points, level=LEVEL)
-    return jax.tree.map(float, interval), float(found.effective)
+    mean, error = (jnp.asarray(arrays[f"loss_variance{whose}{s}"][index]) for s in ("", "_sem"))
+    if whose:
+        points = Terms(jnp.asarray(m), m * mean, m * mean**2 + m * (m - 1) * error**2)
+        interval = mean_interval(terms, z.max(), points, level=LEVEL)
+    else:
+        factor = jnp.exp(two_sided(LEVEL, m - 1) * error / jnp.where(mean > 0, mean, 1))
+        interval = Interval(mean / factor, mean, mean * factor)
+    return jax.tree.map(float, interval), float(terms.effective)
 
 
 def sizes_of(
@@ -194,7 +198,7 @@ def sizes_of(
     """
     wanted = np.asarray(tolerances, np.float32)
     n, epsilons = len(arrays["k"]) + 1, np.sqrt(wanted)
-    own, fresh = level_of(arrays, index)[0], None
+    own = level_of(arrays, index)[0]
     sizes: dict[str, Any] = {}
     for name, part in (("", "delta"), ("centered_", "delta_centered")):
         sizes[f"{name}k"] = js.sufficient_size(arrays[part][index], wanted), n

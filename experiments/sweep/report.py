@@ -66,7 +66,7 @@ def _verdict(entry: dict[str, Any], found: dict[str, Any]) -> str:
     sizes = sorted(entry["sufficient_size"], key=lambda size: size["tolerance"])
     reached = [size for size in sizes if size["reached"] and size["k"] <= LATE * n]
     size = reached[0] if reached else sizes[-1]
-    below = f"{np.sqrt(size['tolerance']):.1g} {unit}"
+    below = f"{np.sqrt(size['tolerance']):.3g} {unit}"
     parts = [f"σ = {entry['sigma']:g}, {look(entry['mean_loss'], found['train_loss'])} (mean loss",
              f"at the points {entry['mean_loss']:.3g} {unit}, {found['train_loss']:.3g} at w*):",
              f"one more of these {n:,} samples still moves the loss by {step:.1g} {unit} (root",
@@ -75,26 +75,36 @@ def _verdict(entry: dict[str, Any], found: dict[str, Any]) -> str:
         parts.append(f"That stays below {below} from K = {size['k']:,} on.")
     else:
         parts.append(f"It does not stay below {below} for good within the run.")
-    if "fresh_over_own" in entry:
-        parts.append(f"New samples ({found['fresh']}) have {entry['fresh_over_own']:.3g} times the")
-        parts.append(f"variance E S²: of a stream of them K is {tables.between(size['fresh_ci'])}")
-        parts.append(f"(90 %{', beyond this run' if (size['fresh_ci'][1] or n) >= n else ''}).")
+    return " ".join([*parts, *_of_new(entry, size, found), trust(entry)])
+
+
+def _of_new(entry: dict[str, Any], size: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """What is said of new samples, at the tolerance of ``size``."""
+    if "fresh_order_law_k2" not in entry:
+        return ["Of new samples it says nothing: there are none (a test split, --holdout)."]
+    low, high = (found["num_samples"] if k is None else k for k in size["fresh_ci"])
+    if size["fresh_ci"][0] is None or low >= found["num_samples"]:
+        where = ", beyond this run"
     else:
-        parts.append("Of new samples it says nothing: there are none (a test split, --holdout).")
-    return " ".join([*parts, trust(entry)])
+        where = ", partly beyond this run" if high >= found["num_samples"] else ""
+    times = "some" if entry["order_law_k2"] == 0 else f"{entry['fresh_over_own']:.3g} times the"
+    return [
+        f"New samples ({found['fresh']}) have {times} variance E S²: of a stream of them K is",
+        f"{tables.between(size['fresh_ci'])} (90 %{where}).",
+    ]
 
 
 def look(at_points: float, at_origin: float) -> str:
     """How far the points of a sigma are from w*, by what they do to the mean loss."""
-    if at_points < 1.5 * at_origin:
+    if at_points <= 1.5 * at_origin:
         return "a close look"
     return "a middling look" if at_points < 10 * at_origin else "a wide look"
 
 
 def trust(entry: dict[str, Any]) -> str:
     """How many samples the numbers come from, in one sentence."""
-    own, fresh = entry["effective_samples"], entry.get("fresh_effective_samples")
-    worst = min(x or 0 for x in (own, fresh if "fresh_over_own" in entry else own))
+    names = ("effective_samples", "fresh_effective_samples")
+    worst = min(entry[name] or 0 for name in names if name in entry)
     if worst >= TRUSTED:
         return f"Trust: good, {worst:,.0f} effective samples."
     return f"Trust: little, they come from {worst:,.0f} effective samples; take more."
@@ -192,8 +202,8 @@ def figures_of(arrays: dict[str, np.ndarray], found: dict[str, Any]) -> dict[str
         }
         parts = {p: arrays[f"law_{p}"] for p in ("offset", "gradient", "curvature", "mixed")}
         figures["law"] = plot.law(k, delta, theory, **common)
-        words = [tables.VERDICTS[entry.get("law_holds")] for entry in found["sigmas"]]
-        titles = [f"{label}: the law {word}" for label, word in zip(labels, words, strict=True)]
+        words = [tables.verdict_of(entry) for entry in found["sigmas"]]
+        titles = [f"{label} (law: {word})" for label, word in zip(labels, words, strict=True)]
         figures["law_parts"] = plot.law_parts(k, parts, titles)
     if len(arrays["eigenvalues"]):
         pairs = arrays["eigenvalues"], arrays["eigenvalue_residuals"]
@@ -210,7 +220,7 @@ def _sizes(arrays: dict[str, np.ndarray], num_samples: int, common: dict[str, An
     measured = np.asarray(js.sufficient_size(arrays["delta"][:, None], tolerances).k)
     levels = [level_of(arrays, row)[0] for row in range(len(arrays["sigma"]))]
     law = js.increment_size(np.asarray(levels, np.float32)[..., None], tolerances)
-    predicted = np.where(law.reached, law.k, np.nan)
+    predicted = np.where(law.reached & (law.k < num_samples), law.k, np.nan)
     return plot.sufficient_sizes(tolerances, measured, predicted, num_samples, **common)
 
 

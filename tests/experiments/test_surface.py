@@ -48,7 +48,7 @@ def test_the_trajectory_ends_at_the_trained_point(flags, tmp_path, capsys):
         assert surface.main([*flags, "--subspace", "trajectory", "--out", str(out)]) == 0
     found = json.loads((out / "summary.json").read_text())
     with np.load(out / "results.npz") as arrays:
-        np.testing.assert_array_equal(arrays["k"], [1, 15, 249])
+        np.testing.assert_array_equal(arrays["k"], [1, 15, 250])
         np.testing.assert_allclose(arrays["trajectory"][-1], 0, atol=1e-6)
         far = np.abs(arrays["trajectory"]).max()
         np.testing.assert_allclose(arrays["steps"][-1], surfaces.REACH * far, rtol=1e-6)

@@ -105,6 +105,60 @@ def test_what_is_said_of_new_samples_comes_from_new_samples(clouds, finished):
 
 
 @pytest.mark.slow
+def entry_of(**changed):
+    """A summary's sigma: a K of 60 of 100 samples, new ones with twice the variance."""
+    size = {"tolerance": 2e-4, "k": 60, "reached": True, "fresh_ci": [70, 90]}
+    found = {"sigma": 0.1, "mean_loss": 0.5, "order_law_k2": 4.0, "effective_samples": 30.0}
+    found |= {"fresh_order_law_k2": 8.0, "fresh_over_own": 2.0, "fresh_effective_samples": 20.0}
+    return found | {"sufficient_size": [size]} | changed
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({}, ["a close look", "by 0.02 nats", "stays below 0.0141 nats from K = 60 on",
+              "2 times the variance E S²: of a stream of them K is 70 to 90 (90 %).",
+              "Trust: good, 20 effective"]),
+        ({"mean_loss": 2.0}, ["a middling look"]),
+        ({"mean_loss": 20.0}, ["a wide look"]),
+        ({"fresh_effective_samples": 3.0}, ["Trust: little, they come from 3"]),
+        ({"sufficient_size": [{"tolerance": 1e-2, "k": 99, "reached": True,
+                               "fresh_ci": [50, 140]}]},
+         ["does not stay below 0.1 nats for good", "50 to 140 (90 %, partly beyond this run)"]),
+        ({"sufficient_size": [{"tolerance": 1e-2, "k": None, "reached": False,
+                               "fresh_ci": [120, None]}]}, ["(90 %, beyond this run)"]),
+    ],
+)  # fmt: skip
+def test_the_answer_in_words_follows_from_the_numbers(changed, words):
+    found = {"num_samples": 100, "unit": "nats²", "train_loss": 0.5, "fresh": "9 held out"}
+    (said,) = report.verdicts(found | {"sigmas": [entry_of(**changed)]})
+    for word in words:
+        assert word in said
+
+
+def test_the_answer_without_new_samples_or_without_any_loss():
+    found = {"num_samples": 100, "unit": "loss²", "train_loss": 0.0, "fresh": ""}
+    entry = {k: v for k, v in entry_of(mean_loss=0.0).items() if not k.startswith("fresh_")}
+    (said,) = report.verdicts(found | {"sigmas": [entry]})
+    assert "there are none" in said
+    still = entry_of(mean_loss=0.0, order_law_k2=0.0, effective_samples=None)
+    del still["fresh_over_own"]
+    (said,) = report.verdicts(found | {"fresh": "9 held out", "sigmas": [still]})
+    assert "a close look" in said
+    assert "New samples (9 held out) have some variance" in said
+    assert "Trust: little" in said
+
+
+@pytest.mark.parametrize("k_max", [2, 3])
+def test_the_fewest_samples_have_an_answer(clouds, tmp_path, capsys, k_max):
+    argv = list(clouds)
+    argv[argv.index("--k-max") + 1] = str(k_max)
+    assert run(argv, tmp_path / "run", capsys)[0] == 0
+    _, summary = read(tmp_path / "run")
+    assert all(entry.get("law_holds") is None for entry in summary["sigmas"])
+    assert "NaN" not in (tmp_path / "run" / "summary.json").read_text()
+
+
 def test_samples_held_out_stand_for_new_ones(clouds, tmp_path, capsys):
     assert run([*clouds, "--holdout", "30"], tmp_path / "run", capsys)[0] == 0
     arrays, summary = read(tmp_path / "run")
@@ -114,7 +168,8 @@ def test_samples_held_out_stand_for_new_ones(clouds, tmp_path, capsys):
     assert not set(found.held_out) & set(found.order)
     rows = found.dataset.train_inputs[found.held_out]
     np.testing.assert_array_equal(found.fresh.samples["inputs"], rows)
-    assert run([*clouds, "--holdout", "51"], tmp_path / "more", capsys)[0] == 2
+    for number in ("51", "1"):
+        assert run([*clouds, "--holdout", number], tmp_path / "more", capsys)[0] == 2
 
 
 def test_sizes_in_the_summary_are_definition_4(finished):
