@@ -7,14 +7,7 @@ from typing import Annotated
 
 import numpy as np
 
-from experiments.common import (
-    cli,
-    devices,
-    prepare,
-    run_folder,
-    segments,
-    tables,
-)
+from experiments.common import cli, devices, prepare, run_folder, segments, tables
 from experiments.common.config import RunConfig, above, at_least, between
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record

@@ -112,10 +112,7 @@ def log_hessian_norm(constants: NetworkConstants) -> Bound:
 
 
 def log_loss_step(
-    k: Int[Array, "*k"],
-    largest_loss: Float[Array, ""],
-    log_norm: Float[Array, ""],
-    radius: float,
+    k: Int[Array, "*k"], largest_loss: Float[Array, ""], log_norm: Float[Array, ""], radius: float
 ) -> Float[Array, "*k"]:
     """ln of 2/(k+1)·(M_ℓ + M_H R²), a bound on |L_{k+1}(w) − L_k(w)| where ‖w − w*‖ ≤ R.
 

@@ -123,9 +123,7 @@ def figures_of(
     }
 
 
-def looseness(
-    entries: Sequence[Mapping[str, Any]],
-) -> Figure:
+def looseness(entries: Sequence[Mapping[str, Any]]) -> Figure:
     """One row per bound: published, corrected and median measured over the largest measured.
 
     ``entries`` hold ``name`` and, in log10, ``published``, ``corrected``, ``largest`` and

@@ -163,10 +163,7 @@ def network(arrays: Arrays, metric: str, unit: str) -> Figure:
     return figure
 
 
-def monitor(
-    arrays: Arrays,
-    tolerance: float,
-) -> Figure:
+def monitor(arrays: Arrays, tolerance: float) -> Figure:
     """K that each look predicted, with its interval, against the samples met.
 
     ``arrays`` holds ``look_k`` [C] and, per look its low, value and high, ``law`` and
@@ -174,10 +171,7 @@ def monitor(
     """
     title = "What the monitor predicted around the network of the time"
     figure, (axes,) = canvas(title, PREFIX, "$K$ (samples)")
-    names = {
-        "exceedance": "$K$ by Definition 4, over orders",
-        "law": "$K$ of the order law",
-    }
+    names = {"exceedance": "$K$ by Definition 4, over orders", "law": "$K$ of the order law"}
     for row, (name, label) in enumerate(names.items()):
         low, middle, high = np.where(np.isfinite(arrays[name]), arrays[name], np.nan).T
         axes.fill_between(arrays["look_k"], low, high, color=colour(row), alpha=0.25, lw=0)

@@ -85,10 +85,7 @@ def losses_at(problem: Problem, probe: Probe) -> Float[Array, "m n"]:
 
 
 def law(
-    problem: Problem,
-    space: js.Subspace | None,
-    sigmas: Sequence[float],
-    mesh: Mesh | None = None,
+    problem: Problem, space: js.Subspace | None, sigmas: Sequence[float], mesh: Mesh | None = None
 ) -> dict[str, np.ndarray]:
     """The quadratic law of every k, ``law_*`` [s, K].
 

@@ -40,8 +40,6 @@ DIMS = (2, 16, 64, 256)
 CORRECTED = "as it should be: all directions, k in samples"
 PUBLISHED = "as published: first direction, k in batches of 64"
 LONG = "Li et al.'s norms: all directions, about as long as w*"
-
-
 RANDOM = "random filter-normalised directions of unit norm"
 
 

@@ -184,9 +184,7 @@ def sizes(found: Mapping[str, Any], unit: str) -> Figure:
     return figure
 
 
-def overlaps(
-    arrays: Arrays,
-) -> Figure:
+def overlaps(arrays: Arrays) -> Figure:
     """Mean squared cosine of the leading eigenspaces of H_k with that of H_N at w*_N."""
     d = arrays["eigenvalues_fixed"].shape[1]
     title = rf"Overlap of the {d} leading eigenvectors with those of $H_N(w^*_N)$"

@@ -140,10 +140,7 @@ def pilots(summary: Mapping[str, Any], tolerance: float, unit: str) -> Figure:
     return figure
 
 
-def coverage(
-    summary: Mapping[str, Any],
-    trials: int,
-) -> Figure:
+def coverage(summary: Mapping[str, Any], trials: int) -> Figure:
     """How often the pilots' intervals held what they predict, a panel per answer."""
     level = summary["level"]
     title = f"Coverage of {level:.0%} intervals over {trials} random orders"

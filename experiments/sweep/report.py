@@ -69,8 +69,8 @@ def _verdict(entry: dict[str, Any], found: dict[str, Any]) -> str:
     below = f"{np.sqrt(size['tolerance']):.3g} {unit}"
     parts = [f"σ = {entry['sigma']:g}, {look(entry['mean_loss'], found['train_loss'])} (mean loss",
              f"at the points {entry['mean_loss']:.3g} {unit}, {found['train_loss']:.3g} at w*):",
-             f"one more of these {n:,} samples still moves the loss by {step:.1g} {unit} (root",
-             "mean square)."]  # fmt: skip
+             f"one more of these {n:,} samples still moves L_k by {step:.1g} {unit} (root mean",
+             "square)."]  # fmt: skip
     if reached:
         parts.append(f"That stays below {below} from K = {size['k']:,} on.")
     else:

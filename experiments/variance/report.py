@@ -52,9 +52,7 @@ PARTS = {
 }
 
 
-def points_needed(
-    entries: Sequence[Mapping[str, Any]],
-) -> Figure:
+def points_needed(entries: Sequence[Mapping[str, Any]]) -> Figure:
     """Points for a standard error of 1 % by each estimator, a panel per entry.
 
     Less than one point is drawn as one.

@@ -124,9 +124,7 @@ def law(
 
 
 def law_parts(
-    k: Int[np.ndarray, "K"],
-    parts: Mapping[str, Float[np.ndarray, "s K"]],
-    labels: Sequence[str],
+    k: Int[np.ndarray, "K"], parts: Mapping[str, Float[np.ndarray, "s K"]], labels: Sequence[str]
 ) -> Figure:
     """The named parts of Δ_k, stacked, as shares of their sum per bin of k, a panel per label.
 
@@ -226,10 +224,7 @@ def sufficient_sizes(
 
 
 def eigenvalues(
-    values: Float[np.ndarray, "d"],
-    residuals: Float[np.ndarray, "d"],
-    *,
-    unit: str = "nats",
+    values: Float[np.ndarray, "d"], residuals: Float[np.ndarray, "d"], *, unit: str = "nats"
 ) -> Figure:
     """Eigenvalues in the order given, residual ‖Hv − λv‖ as error bar, the sign as marker."""
     title = "Hessian eigenvalues"

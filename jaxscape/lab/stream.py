@@ -61,11 +61,7 @@ def blocks(array: Shaped[np.ndarray, "n ..."] | Mapped) -> Iterator[Shaped[np.nd
 
 
 def batches(
-    arrays: Batch,
-    batch_size: int,
-    *,
-    order: Int[np.ndarray, "n"] | None = None,
-    ahead: int = 1,
+    arrays: Batch, batch_size: int, *, order: Int[np.ndarray, "n"] | None = None, ahead: int = 1
 ) -> Iterator[Batch]:
     """Consecutive samples of ``arrays`` on the device, ``batch_size`` at a time.
 
