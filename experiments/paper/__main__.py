@@ -36,9 +36,6 @@ FIGURES: dict[str, Callable[[Bench], Record]] = {
     "stages": curvature_aligned.stages,
 }
 
-SHARED = "shared"
-"""The folder beside the figures' own that holds what was computed for one and serves others."""
-
 
 def run(config: PaperConfig) -> dict[str, Path]:
     """Make the chosen figures that are not there yet, and return the folder of each.
@@ -57,15 +54,15 @@ def run(config: PaperConfig) -> dict[str, Path]:
     out = run_folder.out_of("paper", config, problem)
     settings = run_folder.settings_of(config, problem)
     _claim(out, settings)
-    bench = Bench(problem, config, out / SHARED)
+    bench = Bench(problem, config, out / "shared")
     folders, failed = {}, []
     for figure in chosen:
         try:
             folders[figure] = _make(figure, bench, out / figure, settings)
         except InputError as error:
             failed.append(f"{figure}: {error}")
-            continue
-        write_report(out, bench)
+        else:
+            write_report(out, bench)
     if failed:
         raise InputError("; ".join(failed))
     print(f"\nreport: {out / 'report.html'}")
@@ -83,7 +80,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
         run_folder.check_settings(out, settings)
     out.mkdir(parents=True, exist_ok=True)
     run_folder.write_json(out / run_folder.CONFIG, {"settings": settings})
-    (out / SHARED).mkdir(exist_ok=True)
+    (out / "shared").mkdir(exist_ok=True)  # what was computed for one figure and serves others
 
 
 def _make(figure: str, bench: Bench, out: Path, settings: dict[str, Any]) -> Path:
@@ -107,29 +104,18 @@ def _title(figure: str) -> str:
 
 def write_report(out: Path, bench: Bench) -> None:
     """``out/report.html``: each figure that is there, with its tables."""
-    dataset, config = bench.problem.dataset, bench.config
-    report.render(
-        out,
-        Path(__file__).parent / "paper.html.j2",
-        sections=[
-            _section(out, name) for name in FIGURES if (out / name / "summary.json").exists()
-        ],
-        dataset=dataset.name,
-        note=dataset.note,
-        settings=config.settings(),
-        flags=flags_of(config),
-    )
-
-
-def _section(out: Path, name: str) -> dict[str, Any]:
-    figures = out / name / "figures"
-    summary = json.loads((out / name / "summary.json").read_text())
-    pictures = [
-        report.image(figures, Picture(path.stem, path.stem))
-        for path in sorted(figures.glob("*.png"))
-    ]
-    words = {key: summary[key] for key in ("tables", "notes")}
-    return {"name": name, "title": _title(name), "pictures": pictures} | words
+    dataset, config, sections = bench.problem.dataset, bench.config, []
+    for name in FIGURES:
+        if (out / name / "summary.json").exists():
+            found = json.loads((out / name / "summary.json").read_text())
+            figures = out / name / "figures"
+            names = sorted(path.stem for path in figures.glob("*.png"))
+            pictures = [report.image(figures, Picture(stem, stem)) for stem in names]
+            words = {"tables": found["tables"], "notes": found["notes"]}
+            sections.append({"name": name, "title": _title(name), "pictures": pictures} | words)
+    template = Path(__file__).parent / "paper.html.j2"
+    words = {"dataset": dataset.name, "note": dataset.note, "flags": flags_of(config)}
+    report.render(out, template, sections=sections, settings=config.settings(), **words)
 
 
 def flags_of(config: PaperConfig) -> str:

@@ -21,7 +21,7 @@ from experiments.common import tables
 from experiments.common.console import progress
 from experiments.common.run_folder import Record
 from experiments.paper import published
-from experiments.paper.bench import SIGMAS, Bench, leading
+from experiments.paper.bench import SIGMAS, Bench, leading, record, row_of
 from jaxscape import prefix
 from jaxscape.lab import train
 from jaxscape.lab.style import PREFIX, canvas, draw_mean, finish
@@ -74,10 +74,8 @@ def fig8(bench: Bench) -> Record:
 def along_eigenvectors(bench: Bench) -> list[dict[str, np.ndarray]]:
     """Δ_k along the top ten Hessian eigenvectors at both ``SIGMAS``, for figures 8 and 9."""
     space = bench.directions("hessian", DIM)
-    return [
-        bench.kept(f"curve-hessian-{row}", partial(measure, bench, space, sigma, row))
-        for row, sigma in enumerate(SIGMAS)
-    ]
+    finds = [partial(measure, bench, space, sigma, row) for row, sigma in enumerate(SIGMAS)]
+    return [bench.kept(f"curve-hessian-{row}", find) for row, find in enumerate(finds)]
 
 
 def measure(bench: Bench, space: js.Subspace, sigma: float, row: int) -> dict[str, np.ndarray]:
@@ -85,11 +83,8 @@ def measure(bench: Bench, space: js.Subspace, sigma: float, row: int) -> dict[st
     points = sigma * bench.normals(bench.config.points, space.dim)
     losses = bench.losses_at(space, points)
     curve = curve_of(losses)
-    found = {
-        "delta": np.asarray(curve.mean),
-        "delta_sem": np.asarray(curve.sem),
-        "loss_variance": np.mean(curve.loss_variance),
-    }
+    found = {"delta": np.asarray(curve.mean), "delta_sem": np.asarray(curve.sem)}
+    found["loss_variance"] = np.mean(curve.loss_variance)
     if bench.config.as_published:
         key = jax.random.fold_in(bench.problem.keys["order"], row)
         first = bench.losses_at(leading(space, 1), points[:, :1])
@@ -131,17 +126,16 @@ def _record(
         arrays["published_k"] = np.arange(1, old.shape[1] + 1)
         panels[PUBLISHED] = [*zip(labels, old, np.zeros_like(old), strict=True)]
         notes.append("k in batches of 64 alone makes the published level 64 times lower")
-    entries = [{"label": label} | _levels(arrays, row) for row, label in enumerate(labels)]
+    levels = [_levels(arrays, index) for index in range(len(cases))]
     figures = {
         "delta": draw(bench, where, panels, scaled=False),
         "delta_k2": draw(bench, where, panels, scaled=True),
     }
-    rows = [["", *(COLUMNS[name] for name in entries[0] if name in COLUMNS)]]
-    for entry in entries:
-        numbers = (f"{entry[name]:.3g}" for name in entry if name in COLUMNS)
-        rows.append([entry["label"], *numbers])
+    rows = [["", *(COLUMNS[name] for name in levels[0])]]
+    rows += [row_of(label, x.values()) for label, x in zip(labels, levels, strict=True)]
+    entries = [{"label": label} | x for label, x in zip(labels, levels, strict=True)]
     found = {"where": where, "points": bench.config.points, "curves": entries}
-    return Record(arrays, found | {"tables": [rows], "notes": notes}, figures)
+    return record(arrays, found, rows, notes, figures)
 
 
 COLUMNS = {
@@ -152,7 +146,7 @@ COLUMNS = {
 }
 
 
-def _levels(arrays: Mapping[str, np.ndarray], row: int) -> dict[str, Any]:
+def _levels(arrays: Mapping[str, np.ndarray], row: int) -> dict[str, float]:
     """Mean of Δ_k·k² over late k of one curve, as it should be and as published."""
     found = {
         "mean_delta_k2": tables.level(arrays["k"], arrays["delta"][row]),
@@ -165,11 +159,8 @@ def _levels(arrays: Mapping[str, np.ndarray], row: int) -> dict[str, Any]:
     return found
 
 
-NETWORKS = 4
-"""Networks trained as in the reference code."""
-
-SAMPLES = 9984
-"""What they see: 156 whole batches."""
+NETWORKS, SAMPLES = 4, 9984
+"""Trained as in the reference code, on 156 whole batches."""
 
 LEVEL = 2.4
 """Δ_k·k² of the published curve on MNIST, in batches."""
@@ -193,23 +184,19 @@ def standardised(bench: Bench) -> Batch:
 @jax.jit
 def uniform(key: jax.Array, params: Params) -> Params:
     """Parameters of the same layers, weights and biases uniform on ±1/√f."""
-
-    def layer(key: jax.Array, values: Params) -> Params:
-        bound = values["kernel"].shape[0] ** -0.5
-        keys = dict(zip(values, jax.random.split(key, len(values)), strict=True))
-        return {
-            name: jax.random.uniform(keys[name], leaf.shape, leaf.dtype, -bound, bound)
-            for name, leaf in values.items()
-        }
-
-    keys = dict(zip(params, jax.random.split(key, len(params)), strict=True))
-    return {name: layer(keys[name], values) for name, values in params.items()}
+    found = {}
+    for own, (name, layer) in zip(jax.random.split(key, len(params)), params.items(), strict=True):
+        bound = layer["kernel"].shape[0] ** -0.5
+        drawn = partial(jax.random.uniform, minval=-bound, maxval=bound)
+        keys = dict(zip(layer, jax.random.split(own, len(layer)), strict=True))
+        found[name] = {part: drawn(keys[part], x.shape, x.dtype) for part, x in layer.items()}
+    return found
 
 
 def eigenvectors(bench: Bench, samples: Batch, number: int) -> js.Subspace:
     """The top ten eigenvectors, by magnitude, at a network trained as in the reference code."""
     problem, config = bench.problem, bench.config
-    key = {name: jax.random.fold_in(problem.keys[name], number) for name in problem.keys}
+    key = {name: jax.random.fold_in(own, number) for name, own in problem.keys.items()}
     params = train.fit(
         key["train"], problem.loss, uniform(key["init"], problem.initial), samples,
         epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate,
@@ -254,8 +241,8 @@ def _with_replication(bench: Bench, found: Record) -> Record:
     what = f"{NETWORKS} networks trained as published, loss {mean(again['train_loss']):.3g}"
     rows = [[what, "Δ_k·k²", "least", "most"]]
     for name, label in NAMES.items():
-        ends = (f"{end(late[name]):.3g}" for end in (min, max))
-        rows.append([label, f"{mean(late[name]):.3g} ± {sem(late[name]):.2g}", *ends])
+        level = f"{mean(late[name]):.3g} ± {sem(late[name]):.2g}"
+        rows.append([label, level, *(f"{end(late[name]):.3g}" for end in (min, max))])
     rows.append(["published on MNIST", f"{LEVEL}", "", ""])
     labels = {"first direction": again["published"], "all ten": again["all_directions"]}
     curves = [(label, mean(x), sem(x)) for label, x in labels.items()]

@@ -47,12 +47,9 @@ def _delta(keys: Key[Array, "m"], losses: Float[Array, "m n"]) -> Float[Array, "
 def sheets(
     loss: PerSampleLoss, probe: SubspaceProbe, data: Batch, key: Key[Array, ""], k: int
 ) -> tuple[Float[Array, "m"], Float[Array, "m"], Float[Array, "m"]]:
-    """L_k and L_{k+1} − L_k, k in batches drawn anew for each point; the mean of a last batch.
-
-    A last batch holds what is left of n samples, n − 64 (⌈n/64⌉ − 1) of them.
-    """
+    """L_k and L_{k+1} − L_k, k in batches drawn anew for each point; the mean of a last batch."""
     n = length_of(data)
-    left = n - BATCH * (-(-n // BATCH) - 1)
+    left = n - BATCH * (-(-n // BATCH) - 1)  # samples of the last of ⌈n/64⌉ batches
 
     def at(index: Array) -> tuple[Array, Array, Array]:
         rows = jax.random.permutation(jax.random.fold_in(key, index), n)[: (k + 1) * BATCH]

@@ -14,7 +14,7 @@ from experiments.common import prepare, surfaces
 from experiments.common.run_folder import Record
 from experiments.common.surfaces import REACH, WORDS, Sheets
 from experiments.paper import published
-from experiments.paper.bench import Bench
+from experiments.paper.bench import Bench, record
 from jaxscape.lab import plot
 
 SMALL = 1
@@ -64,8 +64,8 @@ def _record(bench: Bench, kind: str, quantity: str) -> Record:
             f"its own, as published: {rough[0]:.2g}; with the same samples: {rough[1]:.2g}"
         )
     found = surfaces.summarise(corrected) | {"radius": config.radius}
-    words = {"tables": [surfaces.table(found)], "notes": notes}
-    return Record(arrays, found | words, _figures(bench, corrected.steps, shown, quantity, kind))
+    figures = _figures(bench, corrected.steps, shown, quantity, kind)
+    return record(arrays, found, surfaces.table(found), notes, figures)
 
 
 def _published(bench: Bench, plane: js.Subspace, corrected: Sheets) -> dict[str, np.ndarray]:
@@ -74,15 +74,12 @@ def _published(bench: Bench, plane: js.Subspace, corrected: Sheets) -> dict[str,
     Over nearly all batches the draws hardly matter but for the last batch, so only that is random:
     the mean over all samples is exact.
     """
-    problem, config = bench.problem, bench.config
-    n = len(problem.order)
-    probe = js.grid(plane, config.radius, config.num)
-    few, step, batch = published.sheets(
-        problem.loss, probe, problem.samples, problem.keys["order"], SMALL
-    )
+    problem, num, n = bench.problem, bench.config.num, len(bench.problem.order)
+    probe, key = js.grid(plane, bench.config.radius, num), problem.keys["order"]
+    few, step, batch = published.sheets(problem.loss, probe, problem.samples, key, SMALL)
     whole = (corrected.loss[-1] + corrected.increment[-1]).ravel()
     before, last = published.last_step(whole, jnp.asarray(batch), n)
-    square = (2, config.num, config.num)
+    square = (2, num, num)
     return {
         "published_k": np.asarray([SMALL, -(-n // published.BATCH) - 1]),
         "published_loss": np.stack([few, before]).reshape(square),
@@ -128,5 +125,5 @@ def trajectory(bench: Bench) -> Record:
         f"loss of all samples where training starts, projected: {found.loss[-1][i, j]:.3g}",
     ]
     kept = {name: figures[name] for name in ("loss", "loss_3d")}
-    words = {"tables": [surfaces.table(numbers)], "notes": notes}
-    return Record(found._asdict() | {"trajectory": path}, numbers | words, kept)
+    arrays = found._asdict() | {"trajectory": path}
+    return record(arrays, numbers, surfaces.table(numbers), notes, kept)

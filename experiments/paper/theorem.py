@@ -9,9 +9,10 @@ import jaxscape as js
 from experiments.common import tables
 from experiments.common.run_folder import Record
 from experiments.paper import curvature_aligned, increments, published
-from experiments.paper.bench import SIGMAS, Bench
+from experiments.paper.bench import SIGMAS, Bench, record
 from experiments.paper.increments import DIM
-from jaxscape.lab.style import MARKERS, PREFIX, Keywords, canvas, colour, legend, log_bins
+from jaxscape.lab.style import PREFIX, canvas, curve, legend, log_bins
+from jaxscape.quadratic import Quadratic
 
 BATCHES = (1, 4, 16, 64, 256)
 """Values of k, in batches, at which Theorem 1 is evaluated as published."""
@@ -19,33 +20,31 @@ BATCHES = (1, 4, 16, 64, 256)
 
 def fig9(bench: Bench) -> Record:
     """Δ_k along the top ten eigenvectors: Monte-Carlo, the full law, Theorem 1's part alone."""
-    model = curvature_aligned.leading(curvature_aligned.project(bench), DIM)
+    whole = curvature_aligned.project(bench)
+    model = Quadratic(whole.value, whole.gradient[:, :DIM], whole.hessian[:, :DIM, :DIM])
     laws = js.quadratic_delta(model, np.asarray(SIGMAS, np.float32))._asdict()
     measured = increments.along_eigenvectors(bench)
     arrays: dict[str, np.ndarray] = {
         "sigma": np.asarray(SIGMAS, np.float32),
         "k": np.arange(1, len(measured[0]["delta"]) + 1, dtype=np.int32),
-        "delta": np.stack([found["delta"] for found in measured]),
-        "delta_sem": np.stack([found["delta_sem"] for found in measured]),
+        **{name: np.stack([x[name] for x in measured]) for name in ("delta", "delta_sem")},
         **{f"law_{name}": np.asarray(values) for name, values in laws.items()},
     }
     notes = bench.inexact()
     if bench.config.as_published:
-        arrays["published_delta"] = np.stack([found["published_delta"] for found in measured])
+        arrays["published_delta"] = np.stack([x["published_delta"] for x in measured])
         arrays |= _published_theory(bench)
         k, theory = arrays["published_theory_k"], arrays["published_theory"]
         for sigma, old in zip(SIGMAS, arrays["published_delta"], strict=True):
             ratio = np.exp(np.mean(np.log(theory / old[k - 1])))
-            notes.append(
-                f"Theorem 1 as published, which has no σ, over the published experiment at "
-                f"σ = {sigma:g}: {ratio:.2g}, geometric mean over {len(k)} k"
-            )
-    entries = [
-        {"sigma": sigma} | tables.agreement(arrays, row, tables.late(arrays["k"]))
-        for row, sigma in enumerate(SIGMAS)
-    ]
-    found = {"sigmas": entries, "tables": [tables.law_table(entries)], "notes": notes}
-    return Record(arrays, found, {"theorem": draw(bench, arrays)})
+            what = f"published experiment at σ = {sigma:g}"
+            means = f"{ratio:.2g}, geometric mean over {len(k)} k"
+            notes.append(f"Theorem 1 as published, which has no σ, over the {what}: {means}")
+    late, entries = tables.late(arrays["k"]), []
+    for index, sigma in enumerate(SIGMAS):
+        entries.append({"sigma": sigma} | tables.agreement(arrays, index, late))
+    found, rows = {"sigmas": entries}, tables.law_table(entries)
+    return record(arrays, found, rows, notes, {"theorem": draw(bench, arrays)})
 
 
 def _published_theory(bench: Bench) -> dict[str, np.ndarray]:
@@ -87,12 +86,12 @@ def draw(bench: Bench, arrays: Mapping[str, np.ndarray]) -> Figure:
             values = arrays[name][index]
             k = np.arange(1, len(values) + 1)
             bins = log_bins(k, values * k**2.0)
-            style: Keywords = {"color": colour(row), "marker": MARKERS[row], "ms": 5, "lw": 1.6}
-            panel.plot(bins.k, bins.mean, markevery=(2 * row, 8), label=CURVES[name], **style)
+            style = curve(row, lw=1.6, markevery=(2 * row, 8))
+            panel.plot(bins.k, bins.mean, label=CURVES[name], **style)
         if "published_theory" in arrays:
             k, values = arrays["published_theory_k"], arrays["published_theory"]
-            style = {"color": colour(4), "marker": MARKERS[4], "ms": 8, "lw": 0}
-            panel.plot(k, values * k**2.0, label="Theorem 1, as published", **style)
+            style = curve(4, ms=8, lw=0, label="Theorem 1, as published")
+            panel.plot(k, values * k**2.0, **style)
         panel.set(xscale="log", yscale="log")
     legend(figure, "lines: mean per logarithmic bin of k; as published: k in batches of 64")
     return figure
