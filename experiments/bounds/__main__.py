@@ -44,9 +44,8 @@ class BoundsConfig(RunConfig):
         """See ``ProblemConfig.check``."""
         super().check()
         if self.model != "mlp":
-            raise InputError(
-                f"expected --model mlp, which the bounds are of, found {self.model}; change it"
-            )
+            wanted = "--model mlp, which the bounds are of"
+            raise InputError(f"expected {wanted}, found {self.model}; change it")
 
 
 def _check(problem: Problem) -> None:

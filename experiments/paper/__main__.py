@@ -12,7 +12,7 @@ from experiments.common import cli, console, report, run_folder, tables
 from experiments.common import problem as problems
 from experiments.common.report import Picture
 from experiments.common.run_folder import Record
-from experiments.paper import curvature_aligned, increments, spectrum, surfaces, theorem, unraveling
+from experiments.paper import curvature_aligned, increments, spectrum, surfaces, unraveling
 from experiments.paper.bench import Bench, PaperConfig, check_sizes
 from jaxscape import InputError
 
@@ -25,7 +25,7 @@ FIGURES: dict[str, Callable[[Bench], Record]] = {
     "fig6": surfaces.fig6,
     "fig7": surfaces.fig7,
     "fig8": increments.fig8,
-    "fig9": theorem.fig9,
+    "fig9": increments.fig9,
     "trajectory": surfaces.trajectory,
     "unraveling": unraveling.unraveling,
     "family": curvature_aligned.family,

@@ -39,9 +39,8 @@ class SpectraConfig(RunConfig):
         """See ``ProblemConfig.check``."""
         super().check()
         if self.pairs >= self.num_ks:
-            raise InputError(
-                f"expected --pairs below --num-ks, {self.num_ks}, found {self.pairs}; lower it"
-            )
+            wanted = f"--pairs below --num-ks, {self.num_ks}"
+            raise InputError(f"expected {wanted}, found {self.pairs}; lower it")
 
 
 def _find(problem: Problem, config: SpectraConfig, work: Path) -> Record:
