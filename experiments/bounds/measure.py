@@ -49,7 +49,6 @@ def gauss_newton_norms(
         InputError: losses that are not one per sample, parameters that are not floating point, or
             a batch_size below 1.
     """
-
     if batch_size is None:
         batch_size = 1 if jax.default_backend() == "cpu" else 64
     check_floating(params)
@@ -65,8 +64,7 @@ def _norms(model, output_loss, params, data, batch_size):
 
     def one(sample: Batch) -> Float[Array, ""]:
         batch = jax.tree.map(lambda leaf: leaf[None], sample)
-        shapes = jax.eval_shape(model, params, batch)
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(model, params, batch))
         restore = ravel_pytree(zeros)[1]
         outputs, push = jax.linearize(lambda w: ravel_pytree(model(w, batch))[0], params)
         pull = jax.linear_transpose(push, params)
@@ -77,9 +75,7 @@ def _norms(model, output_loss, params, data, batch_size):
         root = vectors * jnp.sqrt(jnp.maximum(values, 0))
         return jnp.max(jnp.abs(jnp.linalg.eigvalsh(dot(root.T, dot(hessian, root)))))
 
-    def chunk(start: Array) -> Float[Array, "b"]:
-        return jax.vmap(one)(batching.take(data, start, cut.size))
-
+    chunk = lambda start: jax.vmap(one)(batching.take(data, start, cut.size))  # noqa: E731
     with jax.default_matmul_precision("highest"):
         return batching.join(cut, jax.lax.map(chunk, jnp.asarray(cut.starts)))
 
@@ -104,12 +100,9 @@ def steps(
     return found, float(np.max(distances))
 
 
-_LARGEST = js.Reduction(  # points met twice do not change a maximum
+_LARGEST = js.Reduction(  # whatever the weights: points met twice do not change a maximum
     lambda t, b: ((), jnp.zeros(b)),
-    lambda state, steps, index, weight: (
-        (),
-        jnp.maximum(state[1], jnp.max(jnp.abs(steps.innovation), 0)),
-    ),
+    lambda state, steps, *_: ((), jnp.maximum(state[1], jnp.abs(steps.innovation).max(0))),
     lambda by_point, by_sample, prefix: by_sample[1:] / jnp.arange(2, len(by_sample) + 1),
 )
 """The largest |δ_k| over the points, for every k = 1..n−1."""

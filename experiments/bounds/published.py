@@ -30,12 +30,9 @@ class Bound(NamedTuple):
 class NetworkConstants:
     """The constants of a network of L dense layers."""
 
-    layers: int = dataclasses.field(metadata={"static": True})
-    """L."""
-    input_norm: Float[Array, ""]
-    """M_x, the largest ‖x_i‖."""
-    weight_norm: Float[Array, ""]
-    """M_W, the largest spectral norm of a layer."""
+    layers: int = dataclasses.field(metadata={"static": True})  #: L
+    input_norm: Float[Array, ""]  #: M_x, the largest ‖x_i‖
+    weight_norm: Float[Array, ""]  #: M_W, the largest spectral norm of a layer
 
 
 @jax.tree_util.register_dataclass
@@ -43,14 +40,10 @@ class NetworkConstants:
 class SampleConstants:
     """The largest loss, gradient and Hessian norm of a sample in a subspace."""
 
-    dim: int = dataclasses.field(metadata={"static": True})
-    """D."""
-    loss: Float[Array, ""]
-    """M_ℓ = max |ℓ_i(w*)|."""
-    gradient: Float[Array, ""]
-    """M_g = max ‖Vᵀ∇ℓ_i‖."""
-    hessian: Float[Array, ""]
-    """M_H = max ‖Vᵀ∇²ℓ_iV‖, the spectral norm."""
+    dim: int = dataclasses.field(metadata={"static": True})  #: D
+    loss: Float[Array, ""]  #: M_ℓ = max |ℓ_i(w*)|
+    gradient: Float[Array, ""]  #: M_g = max ‖Vᵀ∇ℓ_i‖
+    hessian: Float[Array, ""]  #: M_H = max ‖Vᵀ∇²ℓ_iV‖, the spectral norm
 
 
 def network_constants(

@@ -8,7 +8,6 @@ from jaxtyping import Int
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.common.tables import as_text
 from jaxscape import InputError
 from jaxscape.lab import style
 from jaxscape.lab.style import PREFIX, Keywords, canvas, colour, curve, legend
@@ -23,10 +22,9 @@ NOTE = (
 
 
 def compare(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-    """Each bound beside what it bounds, in log10, from the arrays of ``results.npz``.
+    """Each bound beside what it bounds, in log10, times its power of k + 1.
 
-    Bounds that fall with k, and what they bound, are multiplied by their power of k + 1. The
-    looseness is that at the sample or k where the bound comes closest.
+    The looseness is that at the sample or k where the bound comes closest.
     """
     entries = []
     for name, measured, bound, power in (
@@ -49,12 +47,6 @@ def compare(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
             entry |= {form: limit.max(), f"{form}_looseness": np.nanmin(gap)}
         entries.append(entry)
     return entries
-
-
-def text(found: dict[str, Any]) -> str:
-    """All that the command prints of its summary."""
-    both = [as_text(table(found["bounds"])), as_text(constants_table(found))]
-    return "\n\n".join([*both, f"{NOTE}\n{verdict(found)}"])
 
 
 def table(entries: list[dict[str, Any]]) -> list[list[str]]:
@@ -100,11 +92,8 @@ def figures_of(
         (1, "measured within $R$", arrays["step_in_probe"]),
         (1, " within $R$", arrays["bound_step_in_probe"]),
     ]
-    rates = [
-        (0, "Monte-Carlo", arrays["delta"]),
-        (1, "quadratic law", arrays["law_total"]),
-        (2, "", arrays["bound_rate"]),
-    ]
+    rates = [(0, "Monte-Carlo", arrays["delta"]), (1, "quadratic law", arrays["law_total"])]
+    rates.append((2, "", arrays["bound_rate"]))
     ball = f"The loss-step bound at $w^*$ and within $R = {found['radius']:.2g}$ of it"
     rate = rf"The rate bound at $\sigma = {found['sigma']:g}$"
     return {
@@ -127,7 +116,10 @@ def _looseness(entries: Sequence[Mapping[str, Any]]) -> Figure:
         look: Keywords = {"mfc": "none", "mew": 2, "ms": 13} if field == "published" else {"ms": 8}
         axes.plot(shift, place, label=label, **curve(row, lw=0, **look))
     axes.axvline(0, color="0.2", lw=1.5, label="largest measured")
-    axes.set_yticks(place, [_typeset(entry["name"]) for entry in entries])
+    names = [entry["name"] for entry in entries]
+    for plain, symbol in (("δ_k", r"$\delta_k$"), ("Δ_k", r"$\Delta_k$"), ("w*", "$w^*$")):
+        names = [name.replace(plain, symbol) for name in names]
+    axes.set_yticks(place, names)
     axes.set_ylim(place[-1] - 0.6, 0.6)
     axes.margins(x=0.06)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -135,29 +127,17 @@ def _looseness(entries: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def _typeset(name: str) -> str:
-    for plain, symbol in (("δ_k", r"$\delta_k$"), ("Δ_k", r"$\Delta_k$"), ("w*", "$w^*$")):
-        name = name.replace(plain, symbol)
-    return name
-
-
 def _along_k(
-    title: str,
-    ylabel: str,
-    k: Int[np.ndarray, "K"],
-    curves: Sequence[tuple[int, str, np.ndarray]],
+    title: str, ylabel: str, k: Int[np.ndarray, "K"], curves: Sequence[tuple[int, str, np.ndarray]]
 ) -> Figure:
-    """Measured values [K] and log10 of bounds [2, K], each with its colour and its label.
-
-    The bounds are one line where both forms coincide to the eye.
-    """
+    """Measured values [K] and log10 of bounds [2, K], each with its colour and its label."""
     figure, (axes,) = canvas(title, PREFIX, ylabel)
     for row, label, values in curves:
         if values.ndim == 1:
             style.draw_extremes(axes, row, k, values)
             style.draw_mean(axes, row, k, values, 0.0, label)
             continue
-        same = np.allclose(values[0], values[1], rtol=0, atol=0.01)
+        same = np.allclose(values[0], values[1], rtol=0, atol=0.01)  # to the eye
         names = ("bound",) if same else [f"{form} bound" for form in FORMS]
         for name, bound, dash in zip(names, values, ("--", ":"), strict=False):
             drawn = 10.0 ** np.minimum(bound, 300)  # of a deep network it may leave float64

@@ -73,9 +73,9 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
     """Take ``out`` for these settings; refuse a folder of others."""
     if out.exists() and any(out.iterdir()):
         if not (out / run_folder.CONFIG).exists():
+            found = f"{out} with other files; choose another --out"
             raise InputError(
-                f"expected a new, empty or unfinished folder of figures, found {out} with other "
-                "files; choose another --out"
+                f"expected a new, empty or unfinished folder of figures, found {found}"
             )
         run_folder.check_settings(out, settings)
     out.mkdir(parents=True, exist_ok=True)
@@ -128,9 +128,8 @@ def flags_of(config: PaperConfig) -> str:
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
         else:
-            values = value if isinstance(value, tuple) else (value,)
-            words += [f"--{flag}", *(shlex.quote(str(item)) for item in values)]
-    return " ".join(words)
+            words += [f"--{flag}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return shlex.join(words)
 
 
 main = partial(cli.main, "paper", PaperConfig, run)

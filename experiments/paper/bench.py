@@ -1,7 +1,7 @@
 """What all figures share: the settings, the data, w*, and the directions and points around it."""
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from jaxtyping import Array, Float
-from matplotlib.figure import Figure
 
 import jaxscape as js
 from experiments.common import prepare, run_folder, segments
@@ -38,6 +37,8 @@ QUICK = {
     "network_dim": 16, "orders": 20, "many_points": 64,
 }  # fmt: skip
 """Upper limits that --quick sets."""
+
+Arrays = Mapping[str, np.ndarray]
 
 TOP = 16
 """Eigenvectors that the figures share; each takes the leading ones."""
@@ -222,15 +223,9 @@ def leading(space: js.Subspace, dim: int) -> js.Subspace:
     return js.Subspace(space.origin, jax.tree.map(lambda leaf: leaf[:dim], space.basis))
 
 
-def record(
-    arrays: dict[str, np.ndarray],
-    found: dict[str, Any],
-    table: list[list[str]],
-    notes: list[str],
-    figures: dict[str, Figure],
-) -> Record:
+def record(arrays: Arrays, found: Mapping, table: list, notes: list, figures: Mapping) -> Record:
     """A figure's record; to the numbers ``found`` come a table and notes on how to read it."""
-    return Record(arrays, found | {"tables": [table], "notes": notes}, figures)
+    return Record(dict(arrays), {**found, "tables": [table], "notes": notes}, figures)
 
 
 def row_of(label: str, numbers: Iterable[float], style: str = ".3g") -> list[str]:

@@ -19,14 +19,12 @@ import jaxscape as js
 from experiments.common import tables
 from experiments.common.console import progress, seconds
 from experiments.common.run_folder import Record
-from experiments.paper.bench import TOP, Bench, leading, record, row_of
+from experiments.paper.bench import TOP, Arrays, Bench, leading, record, row_of
 from jaxscape import prefix
 from jaxscape.lab import train
 from jaxscape.lab.style import PREFIX, STYLE, canvas, colour, curve, legend, log_bins
 from jaxscape.quadratic import Quadratic
 from jaxscape.trees import num_parameters
-
-Arrays = Mapping[str, np.ndarray]
 
 FAMILY_DIMS = (1, 4, 16)
 FAMILY_SIGMAS = (1e-4, 1e-3, 1e-2)
@@ -81,18 +79,12 @@ def _family(bench: Bench) -> dict[str, np.ndarray]:
         everywhere.append(delta(js.isotropic(problem.keys["probe"], space.origin, count, sigma)))
         for dim in FAMILY_DIMS:
             along.append(delta(js.points(leading(space, dim), sigma * bench.normals(count, dim))))
-    stack = lambda curves, name: np.stack([getattr(c, name) for c in curves])  # noqa: E731
     shape = (len(FAMILY_SIGMAS), len(FAMILY_DIMS), -1)
-    return {
-        "k": np.asarray(single.k),
-        "sigma": np.asarray(FAMILY_SIGMAS),
-        "dim": np.asarray(FAMILY_DIMS),
-        "single": np.asarray(single.first_order),
-        "isotropic": stack(everywhere, "mean"),
-        "isotropic_sem": stack(everywhere, "sem"),
-        "subspace": stack(along, "mean").reshape(shape),
-        "subspace_sem": stack(along, "sem").reshape(shape),
-    }
+    found = {"k": np.asarray(single.k), "single": np.asarray(single.first_order)}
+    for part, end in (("mean", ""), ("sem", "_sem")):
+        found[f"isotropic{end}"] = np.stack([getattr(x, part) for x in everywhere])
+        found[f"subspace{end}"] = np.stack([getattr(x, part) for x in along]).reshape(shape)
+    return found | {"sigma": np.asarray(FAMILY_SIGMAS), "dim": np.asarray(FAMILY_DIMS)}
 
 
 def _family_levels(
@@ -119,7 +111,6 @@ def _draw_family(arrays: Arrays, unit: str) -> Figure:
 
 
 def _draw_ratio(arrays: Arrays) -> Figure:
-    """Δ_k along the top D eigenvectors over Δ_k over all parameters."""
     panels = []
     for everywhere, along in zip(arrays["isotropic"], arrays["subspace"], strict=True):
         whole, pairs = _binned(arrays, everywhere), zip(arrays["dim"], along, strict=True)
@@ -138,11 +129,7 @@ def _binned(arrays: Arrays, values: Float[np.ndarray, "K"]) -> Float[np.ndarray,
 
 
 def _by_sigma(
-    arrays: Arrays,
-    title: str,
-    ylabel: str,
-    panels: Sequence[Mapping[str, np.ndarray]],
-    widths: Sequence[float],
+    arrays: Arrays, title: str, ylabel: str, panels: Sequence[Arrays], widths: Sequence[float]
 ) -> Figure:
     """Binned curves over k, a panel per σ; where they coincide, the lower one's rim shows."""
     names = [rf"$\sigma$ = {sigma:g}" for sigma in arrays["sigma"]]
@@ -150,8 +137,8 @@ def _by_sigma(
     k = log_bins(arrays["k"], arrays["single"]).k
     for axes, curves in zip(grid, panels, strict=True):
         for index, (name, values) in enumerate(curves.items()):
-            style = curve(index, lw=widths[index], markevery=(2 * index, 10))
-            axes.plot(k, values, label=name, **style)
+            look = curve(index, lw=widths[index], markevery=(2 * index, 10))
+            axes.plot(k, values, label=name, **look)
         axes.set(xscale="log", yscale="log")
     return figure
 
@@ -164,7 +151,7 @@ def model_error(bench: Bench) -> Record:
     rows = [["σ", "quadratic / direct", "error of an increment, relative"]]
     for sigma, *numbers in zip(ERROR_SIGMAS, ratios[-1], arrays["pointwise"][-1], strict=True):
         rows.append(row_of(f"{sigma:.3g}", numbers))
-    notes = [f"along the top {TOP} eigenvectors; within 10 % up to σ = {_or_none(last)}"]
+    notes = [f"along the top {TOP} eigenvectors; within 10 % up to σ = {_words(last)}"]
     found, figures = {"within_ten_percent": last}, {"errors": _draw_errors(arrays)}
     return record(arrays, found, rows, notes + bench.inexact(), figures)
 
@@ -174,7 +161,7 @@ def error_map(bench: Bench) -> Record:
     arrays = bench.kept("errors", lambda: _errors(bench))
     off = _off(arrays)
     rows = [["directions D", "largest σ with quadratic / direct within 10 % of 1"]]
-    rows += [[str(d), _or_none(last_within(x))] for d, x in zip(ERROR_DIMS, off, strict=True)]
+    rows += [[str(d), _words(last_within(x))] for d, x in zip(ERROR_DIMS, off, strict=True)]
     figures = {"error_map": _draw_error_map(arrays, off)}
     return record(arrays | {"relative_error": off}, {}, rows, bench.inexact(), figures)
 
@@ -190,7 +177,7 @@ def last_within(off: Float[np.ndarray, "s"]) -> float | None:
     return ERROR_SIGMAS[count - 1] if count else None
 
 
-def _or_none(sigma: float | None) -> str:
+def _words(sigma: float | None) -> str:
     return "none" if sigma is None else f"{sigma:.3g}"
 
 
@@ -206,9 +193,7 @@ def _errors(bench: Bench) -> dict[str, np.ndarray]:
     return arrays | {"dim": np.asarray(ERROR_DIMS), "sigma": np.asarray(ERROR_SIGMAS)}
 
 
-def _errors_of_dim(
-    bench: Bench, space: js.Subspace, model: Quadratic, dim: int
-) -> dict[str, np.ndarray]:
+def _errors_of_dim(bench: Bench, space: js.Subspace, model: Quadratic, dim: int) -> Arrays:
     """The numbers of every σ, [s]; the points of all σ are evaluated at once."""
     m = max(2, bench.config.points // 2)
     used = np.arange(TOP) < dim
@@ -231,7 +216,6 @@ def _errors_of_dim(
 
 
 def _draw_errors(arrays: Arrays) -> Figure:
-    """Relative errors of the quadratic model against σ, for each number of directions."""
     named = {
         "of an increment\n(root mean square)": arrays["pointwise"],
         "of the mean of $k^2\\Delta_k$\n(same points)": _off(arrays),
@@ -286,7 +270,8 @@ def convergence(bench: Bench) -> Record:
     rows = [["Monte-Carlo over closed form", few, most, f"all {total} points"]]
     bias, sem = {}, {}
     for name, levels in each.items():
-        error = np.asarray([_spread(levels, m, closed) for m in counts])
+        blocks = [levels[: total // m * m].reshape(-1, m).mean(1) for m in counts]  # disjoint
+        error = np.asarray([np.sqrt(np.mean((means / closed - 1) ** 2)) for means in blocks])
         arrays[f"{name}_error"] = error
         bias[name] = levels.mean() / closed - 1
         sem[name] = levels.std(ddof=1) / np.sqrt(total) / closed
@@ -297,14 +282,7 @@ def convergence(bench: Bench) -> Record:
     return record(arrays, found, rows, [f"σ = {SIGMA:g}, D = {TOP}"], figures)
 
 
-def _spread(levels: Float[np.ndarray, "m"], count: int, closed: float) -> float:
-    """Root mean square relative error of the mean over ``count`` points, over disjoint blocks."""
-    blocks = levels[: len(levels) // count * count].reshape(-1, count).mean(1)
-    return float(np.sqrt(np.mean((blocks / closed - 1) ** 2)))
-
-
 def _draw_convergence(arrays: Arrays) -> Figure:
-    """Relative error of Monte-Carlo to the closed form against its number of points."""
     title = f"Monte-Carlo against the closed form, σ = {SIGMA:g}, D = {TOP}"
     ylabel = "relative error (root mean square over blocks)"
     figure, (axes,) = canvas(title, "random points $m$", ylabel)
@@ -332,10 +310,8 @@ def stages(bench: Bench) -> Record:
     totals = {name: sum(passes[stage] for stage in used) for name, used in ESTIMATORS.items()}
     rows = [["estimator", "forward passes", "of them eigenpairs"]]
     rows += [row_of(name, (total, passes["eigenpairs"]), ".0f") for name, total in totals.items()]
-    notes = [
-        f"{bench.config.points} points, D = {TOP}, {products} Hessian products",
-        "the closed form serves every σ at once, the others one each",
-    ]
+    counts = f"{bench.config.points} points, D = {TOP}, {products} Hessian products"
+    notes = [counts, "the closed form serves every σ at once, the others one each"]
     names, values = (np.asarray(list(x)) for x in (passes, passes.values()))
     arrays = {"stage": names, "forward_passes": values}
     found = {"forward_passes": passes, "totals": totals, "forward_seconds": spent["forward"]}

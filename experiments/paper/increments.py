@@ -20,7 +20,7 @@ from experiments.common import tables
 from experiments.common.console import progress
 from experiments.common.run_folder import Record
 from experiments.paper import curvature_aligned, published
-from experiments.paper.bench import SIGMAS, Bench, leading, record, row_of
+from experiments.paper.bench import SIGMAS, Arrays, Bench, leading, record, row_of
 from jaxscape import prefix
 from jaxscape.lab import train
 from jaxscape.lab.style import PREFIX, canvas, curve, draw_mean, finish, legend, log_bins
@@ -88,8 +88,8 @@ def measure(bench: Bench, space: js.Subspace, sigma: float, row: int) -> dict[st
     if bench.config.as_published:
         key = jax.random.fold_in(bench.problem.keys["order"], row)
         first = bench.losses_at(leading(space, 1), points[:, :1])
-        found["published_delta"] = published.delta(key, first)
-        found["all_directions_delta"] = published.delta(key, losses)
+        found["published_delta"] = np.asarray(published.delta(key, first))
+        found["all_directions_delta"] = np.asarray(published.delta(key, losses))
     return found
 
 
@@ -146,7 +146,7 @@ COLUMNS = {
 }
 
 
-def _levels(arrays: Mapping[str, np.ndarray], row: int) -> dict[str, float]:
+def _levels(arrays: Arrays, row: int) -> dict[str, float]:
     """Mean of Δ_k·k² over late k of one curve, as it should be and as published."""
     found = {
         "mean_delta_k2": tables.level(arrays["k"], arrays["delta"][row]),
@@ -234,24 +234,22 @@ def _with_replication(bench: Bench, found: Record) -> Record:
             networks.append(around(bench, samples, eigenvectors(bench, samples, number), number))
             advance(1)
     again = {name: np.stack([each[name] for each in networks]) for name in networks[0]}
-    k_of = lambda curve: np.arange(1, len(curve) + 1)  # noqa: E731
-    late = {name: [tables.level(k_of(x), x) for x in again[name]] for name in NAMES}
+    level = lambda x: tables.level(np.arange(1, len(x) + 1), x)  # noqa: E731
+    late = {name: [level(curve) for curve in again[name]] for name in NAMES}
     mean = lambda rows: np.mean(rows, 0)  # noqa: E731
     sem = lambda rows: np.std(rows, 0, ddof=1) / np.sqrt(NETWORKS)  # noqa: E731
     what = f"{NETWORKS} networks trained as published, loss {mean(again['train_loss']):.3g}"
     rows = [[what, "Δ_k·k²", "least", "most"]]
     for name, label in NAMES.items():
-        level = f"{mean(late[name]):.3g} ± {sem(late[name]):.2g}"
-        rows.append([label, level, *(f"{end(late[name]):.3g}" for end in (min, max))])
+        both = f"{mean(late[name]):.3g} ± {sem(late[name]):.2g}"
+        rows.append([label, both, *(f"{end(late[name]):.3g}" for end in (min, max))])
     rows.append(["published on MNIST", f"{LEVEL}", "", ""])
     labels = {"first direction": again["published"], "all ten": again["all_directions"]}
     curves = [(label, mean(x), sem(x)) for label, x in labels.items()]
     where = f"{NETWORKS} networks trained as published, σ = 1"
-    summary = found.summary | {
-        "replication_levels": late,
-        "replication_train_loss": again["train_loss"].tolist(),
-        "tables": [*found.summary["tables"], rows],
-    }
+    summary = found.summary | {"tables": [*found.summary["tables"], rows]}
+    summary |= {"replication_levels": late}
+    summary |= {"replication_train_loss": again["train_loss"].tolist()}
     arrays = found.arrays | {f"replication_{name}": x for name, x in again.items()}
     figure = draw(bench, where, {"as published: k in batches of 64": curves}, scaled=True)
     return Record(arrays, summary, {**found.figures, "replication": figure})
@@ -310,20 +308,20 @@ def fig9(bench: Bench) -> Record:
 def _published_theory(bench: Bench) -> dict[str, np.ndarray]:
     """Theorem 1 from magnitudes of eigenvalues of H_k and H_{k+1}, k in batches."""
     problem = bench.problem
-    n = len(problem.order)
-    chosen = np.asarray([k for k in BATCHES if (k + 1) * published.BATCH <= n])
+    most = len(problem.order) // published.BATCH
+    chosen = np.asarray([k for k in BATCHES if k + 1 <= most])
     ks = np.union1d(chosen, chosen + 1)
     spectra = js.prefix_spectra(
         problem.keys["subspace"], problem.loss, bench.trained, problem.samples, DIM,
         ks=ks * published.BATCH, which="magnitude",
     )  # fmt: skip
-    values = dict(zip(ks.tolist(), np.asarray(spectra.values), strict=True))
-    theory = [published.theorem(values[k], values[k + 1]) for k in chosen.tolist()]
+    values, at = np.asarray(spectra.values), np.searchsorted(ks, chosen)
+    theory = [published.theorem(values[i], values[i + 1]) for i in at]
     return {
         "published_theory_k": chosen,
         "published_theory": np.asarray(theory),
         "published_eigenvalues_k": ks,
-        "published_eigenvalues": published.sharp(np.asarray(spectra.values)),
+        "published_eigenvalues": published.sharp(values),
         "published_eigenvalues_converged": np.asarray(spectra.converged),
     }
 
@@ -336,16 +334,15 @@ THEORY = {
 }
 
 
-def draw_theory(bench: Bench, arrays: Mapping[str, np.ndarray]) -> Figure:
+def draw_theory(bench: Bench, arrays: Arrays) -> Figure:
     """Δ_k·k² by experiment and by theory, a panel per σ; k of published curves is in batches."""
     ylabel = rf"$\Delta_k \cdot k^2$   ({bench.unit}²)"
     panels = [f"σ = {sigma:g}" for sigma in SIGMAS]
     figure, axes = canvas("Theory against experiment", PREFIX, ylabel, panels)
     for index, panel in enumerate(axes):
         for row, name in enumerate(name for name in THEORY if name in arrays):
-            values = arrays[name][index]
-            k = np.arange(1, len(values) + 1)
-            bins = log_bins(k, values * k**2.0)
+            k = np.arange(1, arrays[name].shape[1] + 1)
+            bins = log_bins(k, arrays[name][index] * k**2.0)
             style = curve(row, lw=1.6, markevery=(2 * row, 8))
             panel.plot(bins.k, bins.mean, label=THEORY[name], **style)
         if "published_theory" in arrays:

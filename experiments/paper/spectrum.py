@@ -1,10 +1,7 @@
 """Leading Hessian eigenvalues of many networks, Nikitin et al., figure 1."""
 
-from collections.abc import Mapping
-
 import jax
 import numpy as np
-from jaxtyping import Float
 from matplotlib.figure import Figure
 
 import jaxscape as js
@@ -13,7 +10,7 @@ from experiments.common import problem as problems
 from experiments.common.console import progress
 from experiments.common.run_folder import Record
 from experiments.paper import published
-from experiments.paper.bench import Bench, record, row_of
+from experiments.paper.bench import Arrays, Bench, record, row_of
 from jaxscape.lab import train
 from jaxscape.lab.style import Keywords, canvas, colour, curve, legend
 from jaxscape.lanczos import Eigenpairs
@@ -30,25 +27,21 @@ def fig1(bench: Bench) -> Record:
     loss, samples, fitted = networks(bench)
     count = len(samples["targets"])
     solved = _solve(bench, loss, fitted.params, samples)
-    order = np.argsort(-np.stack([pairs.values for pairs in solved]), -1)
-    values, residuals = (
-        np.take_along_axis(np.stack([getattr(pairs, name) for pairs in solved]), order, -1)
-        for name in ("values", "residuals")
-    )
+    values, residuals = np.asarray(solved.values), np.asarray(solved.residuals)
+    order = np.argsort(-values, -1)
+    values, residuals = (np.take_along_axis(x, order, -1) for x in (values, residuals))
     arrays = {"eigenvalues": values, "eigenvalue_residuals": residuals}
     arrays["epoch_losses"] = fitted.epoch_losses
-    curves = {"with their sign": values}
     if config.as_published:
         arrays["published_eigenvalues"] = published.sharp(values)
-        curves["as published: ‖Hv‖"] = arrays["published_eigenvalues"]
     found = {
         "networks": config.networks,
         "hidden": config.network_hidden,
         "num_samples": count,
         "dim": config.network_dim,
-        "converged": sum(int(pairs.converged.sum()) for pairs in solved),
+        "converged": int(solved.converged.sum()),
         "eigenpairs": values.size,
-        "products": sum(int(pairs.matvecs) for pairs in solved),
+        "products": int(solved.matvecs.sum()),
         "negative": int((values < 0).sum()),
         "mean": values.mean(0).tolist(),
         "standard_deviation": values.std(0, ddof=1).tolist(),
@@ -63,7 +56,7 @@ def fig1(bench: Bench) -> Record:
     for j in sorted({0, values.shape[1] // 2, values.shape[1] - 1}):
         x = values[:, j]
         rows.append(row_of(str(j + 1), (x.mean(), x.std(ddof=1), x.min(), x.max())))
-    return record(arrays, found, rows, notes, {"eigenvalues": draw(bench, curves, count)})
+    return record(arrays, found, rows, notes, {"eigenvalues": draw(bench, arrays, count)})
 
 
 def networks(bench: Bench) -> tuple[PerSampleLoss, Batch, train.Fitted]:
@@ -86,8 +79,8 @@ def networks(bench: Bench) -> tuple[PerSampleLoss, Batch, train.Fitted]:
     return loss, samples, fitted
 
 
-def _solve(bench: Bench, loss: PerSampleLoss, params: Params, samples: Batch) -> list[Eigenpairs]:
-    """The eigenpairs of every network; their vectors are dropped."""
+def _solve(bench: Bench, loss: PerSampleLoss, params: Params, samples: Batch) -> Eigenpairs:
+    """The eigenpairs of every network, [R, ...], without their vectors."""
     problem, config = bench.problem, bench.config
     kept = min(config.network_dim * 3 // 2 + 3, num_parameters(params) // config.networks)
     solved, counted = [], progress("eigenvalues", config.networks, "networks")
@@ -101,12 +94,16 @@ def _solve(bench: Bench, loss: PerSampleLoss, params: Params, samples: Batch) ->
             )  # fmt: skip
             solved.append(jax.tree.map(np.asarray, pairs._replace(vectors=None)))
             advance(1)
-    return solved
+    return jax.tree.map(lambda *parts: np.stack(parts), *solved)
 
 
-def draw(bench: Bench, curves: Mapping[str, Float[np.ndarray, "R d"]], num_samples: int) -> Figure:
+NAMES = {"eigenvalues": "with their sign", "published_eigenvalues": "as published: ‖Hv‖"}
+
+
+def draw(bench: Bench, arrays: Arrays, num_samples: int) -> Figure:
     """Eigenvalues in descending order: mean over R networks, their range as a band."""
-    count = len(next(iter(curves.values())))
+    curves = {label: arrays[name] for name, label in NAMES.items() if name in arrays}
+    count = bench.config.networks
     title = f"Leading Hessian eigenvalues of {count} networks, {num_samples:,} samples"
     ylabel = rf"eigenvalue $\lambda_j$ ({bench.unit} per unit of $w$ squared)"
     figure, (axes,) = canvas(title, "index $j$", ylabel)

@@ -71,8 +71,7 @@ def _record(bench: Bench, kind: str, quantity: str) -> Record:
 def _published(bench: Bench, plane: js.Subspace, corrected: Sheets) -> dict[str, np.ndarray]:
     """The published sheets, [2, a, a]: of one batch, drawn anew for each point, and of all but one.
 
-    Over nearly all batches the draws hardly matter but for the last batch, so only that is random:
-    the mean over all samples is exact.
+    Of the draws over all batches only the last batch matters, so the mean over all is exact.
     """
     problem, num, n = bench.problem, bench.config.num, len(bench.problem.order)
     probe, key = js.grid(plane, bench.config.radius, num), problem.keys["order"]
@@ -124,6 +123,6 @@ def trajectory(bench: Bench) -> Record:
         f"two principal components hold {shares} of the summed squared distance from w*",
         f"loss of all samples where training starts, projected: {found.loss[-1][i, j]:.3g}",
     ]
-    kept = {name: figures[name] for name in ("loss", "loss_3d")}
-    arrays = found._asdict() | {"trajectory": path}
-    return record(arrays, numbers, surfaces.table(numbers), notes, kept)
+    arrays, kept = found._asdict() | {"trajectory": path}, ("loss", "loss_3d")
+    drawn = {name: figures[name] for name in kept}
+    return record(arrays, numbers, surfaces.table(numbers), notes, drawn)

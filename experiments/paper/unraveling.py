@@ -5,8 +5,7 @@ depth are one stack of the widest: a ReLU network of few units equals one of man
 further weights are 0. Adam leaves them at exactly 0: a unit whose incoming weights are 0 puts out
 0, where the derivative of ReLU is taken as 0, so no gradient reaches the weights on either side.
 
-Exactly, |δ_k| = |ℓ_{k+1} − L_k| / (k+1). The numerator, what sample k+1 brings that is new, keeps
-its level along k where samples are exchangeable; the factor 1/(k+1) is algebra.
+Exactly, |δ_k| = |ℓ_{k+1} − L_k| / (k+1), whose numerator keeps its level along k.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +24,7 @@ from experiments.common import console, tables
 from experiments.common.console import progress
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record, plain
-from experiments.paper.bench import Bench, record
+from experiments.paper.bench import Arrays, Bench, record
 from jaxscape import InputError, losses, prefix
 from jaxscape.lab import checkpoint, models, train
 from jaxscape.lab.models import Model
@@ -50,18 +49,24 @@ DRAWN = 400
 
 def unraveling(bench: Bench) -> Record:
     """|L_{k+1} − L_k| at w* over widths and depths, networks without biases, mean over orders."""
-    config, problem = bench.config, bench.problem
+    config = bench.config
     values, entries = trained(bench)
     arrays = {"depth": np.asarray(config.depths), "width": np.asarray(config.widths)}
     arrays |= _curves(bench, values)
     law = first_order_law(arrays["deviation"][..., None], values.shape[-1], arrays["k"])
     settings = {"orders": config.orders, "num_samples": values.shape[-1], "beta": BETA}
-    found = _summarise(arrays, law, entries, problem) | settings | {"unit": bench.unit}
+    found = _summarise(arrays, law, entries, bench.problem) | settings | {"unit": bench.unit}
     figures = {"increments": _draw(bench, arrays, law, "smoothed")}
     if "published" in arrays:
         figures["increments-as-published"] = _draw(bench, arrays, law, "published")
     figures["levels"] = _draw_levels(bench, arrays, found["networks"])
-    return record(arrays, found, table(found), _notes(found), figures)
+    stuck, first = sum(entry["stuck"] for entry in found["networks"]), found["late_from"]
+    notes = [
+        f"mean over {config.orders} orders of {values.shape[-1]:,} samples, k ≥ {first}",
+        f"exponential averages (β = {BETA:g}) are those at k = {first}",
+        f"{stuck} of {len(entries)} networks do no better than a constant guess",
+    ]
+    return record(arrays, found, table(found), notes, figures)
 
 
 class Task(NamedTuple):
@@ -74,8 +79,6 @@ class Task(NamedTuple):
 
 def task_of(problem: Problem) -> Task:
     """The problem's data, its inputs scaled so that the training samples' span −1 to 1.
-
-    Images, whose values go from 0 to 1, become 2x − 1.
 
     Raises:
         InputError: inputs that are all equal.
@@ -203,9 +206,8 @@ def _curves(bench: Bench, values: Float[np.ndarray, "d w n"]) -> dict[str, np.nd
         }
         if bench.config.as_published:
             found["published"] = exponential(orders.mean, as_published=True)
-        found = {name: np.asarray(x) for name, x in found.items()}
-    shaped = {name: x.reshape(depths, widths, *x.shape[1:]) for name, x in found.items()}
-    return {"k": np.arange(1, n)} | shaped
+        shaped = {name: np.reshape(x, (depths, widths, *x.shape[1:])) for name, x in found.items()}
+        return {"k": np.arange(1, n)} | {name: np.asarray(x) for name, x in shaped.items()}
 
 
 class Orders(NamedTuple):
@@ -242,11 +244,10 @@ def first_order_law(
 ) -> Float[np.ndarray, "..."]:
     """M n / ((n−1) (k+1)): the average of |δ_k| over all orders of n samples, as k grows.
 
-    Given that sample i comes next, L_k is on average (n L_n − ℓ_i) / (n−1), so that ℓ_i − L_k is
-    n/(n−1) (ℓ_i − L_n) plus a remainder of mean 0. By Jensen's inequality the average of |δ_k| is
-    therefore nowhere below this law; at k = n−1 the remainder is 0, and they are equal. Since a
-    mean is at most a root mean square, it is nowhere above √(S²/(k(k+1))), the root of the order
-    law of δ_k² (``jaxscape.order_law``). The arguments broadcast.
+    Given that sample i comes next, ℓ_i − L_k is n/(n−1) (ℓ_i − L_n) plus a remainder of mean 0. By
+    Jensen's inequality the average of |δ_k| is therefore nowhere below this law, and equals it at
+    k = n−1, where the remainder is 0; nor is it above √(S²/(k(k+1))), the root of the order law of
+    δ_k² (``jaxscape.order_law``). The arguments broadcast.
     """
     return np.asarray(deviation) * n / (n - 1) / (np.asarray(k, np.float64) + 1)
 
@@ -257,9 +258,8 @@ def exponential(
     """s_k of |δ_k|, ``values`` at k = 1..K: a / (k+1), with a the average of (j+1) |δ_j|, j ≤ k.
 
     Weights are in proportion to β^(k−j) and sum to one at every k, as Adam's do (Kingma & Ba 2015,
-    section 3). A multiple of 1/(k+1) is its own average. Where (k+1) |δ_k| has a trend, its average
-    lags 1/(1−β) values behind, as that of any past does. Averaging |δ_k| itself instead is too high
-    at every k: for an exact 1/(k+1) and β = 0.99 more than twice at k = 100.
+    section 3). A multiple of 1/(k+1) is its own average. Averaging |δ_k| itself is too high at
+    every k: for an exact 1/(k+1) and β = 0.99 more than twice at k = 100.
 
     As published: s_1 = |δ_1|, then s_k = β s_{k−1} + (1−β) |δ_k|, in which the first value keeps
     the weight β^(k−1) and the past is not scaled to the present.
@@ -286,10 +286,7 @@ def _average(values: Float[Array, "... K"], gains: Float[Array, "K"]) -> Float[A
 
 
 def _summarise(
-    arrays: Mapping[str, np.ndarray],
-    law: Float[np.ndarray, "d w K"],
-    entries: Sequence[Mapping[str, Any]],
-    problem: Problem,
+    arrays: Arrays, law: Float[np.ndarray, "d w K"], entries: list[dict[str, Any]], problem: Problem
 ) -> dict[str, Any]:
     """``networks``, the entries with what their curves add, and a constant guess's loss."""
     guess, k = constant_guess(problem), arrays["k"]
@@ -325,18 +322,15 @@ def constant_guess(problem: Problem) -> Guess:
 
 def is_stuck(entry: Mapping[str, Any], guess: Guess) -> bool:
     """Whether a network does no better than a constant guess, by its loss or by its accuracy."""
-    if guess.guess_accuracy is not None and entry["train_accuracy"] <= guess.guess_accuracy:
-        return True
-    return bool(entry["train_loss"] > STUCK * guess.guess_loss)
+    share = guess.guess_accuracy
+    by_accuracy = share is not None and entry["train_accuracy"] <= share
+    return bool(by_accuracy or entry["train_loss"] > STUCK * guess.guess_loss)
 
 
 def measures(
-    k: Int[np.ndarray, "K"], law: Float[np.ndarray, "K"], curves: Mapping[str, np.ndarray]
+    k: Int[np.ndarray, "K"], law: Float[np.ndarray, "K"], curves: Arrays
 ) -> dict[str, float | None]:
-    """Of a network: the mean of (k+1) |δ_k| over late k, averages at the first of them, over law.
-
-    A ratio to the law is None where the law is 0.
-    """
+    """Of (k+1) |δ_k|: its mean over late k; over its law, or None, that and averages there."""
     late = tables.late(k)
     level = float(((k + 1.0) * curves["increment"])[late].mean())
     start = int(np.argmax(late))
@@ -369,25 +363,8 @@ def table(found: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
-def _notes(found: Mapping[str, Any]) -> list[str]:
-    """How to read the table, and how many networks failed to train (see ``is_stuck``)."""
-    networks, first = found["networks"], found["late_from"]
-    stuck = sum(entry["stuck"] for entry in networks)
-    return [
-        f"mean over {found['orders']} orders of {found['num_samples']:,} samples, k ≥ {first}",
-        "law: M n/(n−1), from the mean absolute deviation M of the losses, without any order",
-        f"exponential averages (β = {found['beta']:g}) are those at k = {first}",
-        f"{stuck} of {len(networks)} networks do no better than a constant guess",
-    ]
-
-
-def _draw(
-    bench: Bench, arrays: Mapping[str, np.ndarray], law: Float[np.ndarray, "d w K"], average: str
-) -> Figure:
-    """|δ_k| averaged along k, a panel per depth, a curve per width, with its law.
-
-    Zeros, such as the whole curve of a network of equal losses, are not drawn.
-    """
+def _draw(bench: Bench, arrays: Arrays, law: Float[np.ndarray, "d w K"], average: str) -> Figure:
+    """|δ_k| averaged along k, a panel per depth, a curve per width, with its law; without zeros."""
     size, widths = "$|L_{k+1} - L_k|$", arrays["width"]
     k = geometric(1, len(arrays["k"]), DRAWN)
     title = f"{size} at $w^*$, mean of {bench.config.orders} orders, {AVERAGES[average]}"
@@ -409,9 +386,7 @@ def _draw(
     return figure
 
 
-def _draw_levels(
-    bench: Bench, arrays: Mapping[str, np.ndarray], networks: Sequence[Mapping[str, Any]]
-) -> Figure:
+def _draw_levels(bench: Bench, arrays: Arrays, networks: list[dict[str, Any]]) -> Figure:
     """The level of (k+1) |δ_k|, by law and over orders, beside the training loss, over widths."""
     title, xlabel = "What a network sets is the level", "units per hidden layer"
     names = ("$M$ (line), $(k+1)\\,|\\delta_k|$ (marker)", "training loss $L_n(w^*)$")

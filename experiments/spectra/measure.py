@@ -31,7 +31,15 @@ def arrays_of(
     """The arrays of ``results.npz``: those of ``PrefixSpectra`` [K, ...], ``ritz_values`` [n, d],
     Theorem 1 with its error at ``pair_k`` [c], parts of the quadratic law [n-1].
     """
-    spectra = _solve(problem, space, ks)
+    print(f"spectra: eigenpairs of H_k at {len(ks)} values of k ...", file=stderr)
+    started = time.monotonic()
+    spectra = js.prefix_spectra(
+        problem.keys["subspace"], problem.loss, space.origin, problem.samples, space.dim,
+        ks=ks, batch_size=BATCH_SIZE, reference=space.basis,
+    )  # fmt: skip
+    jax.block_until_ready(spectra)
+    good = f"{int(spectra.converged.sum()):,} of {spectra.converged.size:,} eigenpairs converged"
+    console.stage("spectra", f"{good} at {len(ks)} values of k", time.monotonic() - started)
     with console.timed("theory", "Ritz values and the law of every k"):
         model = js.project(problem.loss, space, problem.samples)
         law = js.quadratic_delta(model, sigma)
@@ -46,19 +54,6 @@ def arrays_of(
             **{f"law_{name}": getattr(law, name) for name in ("curvature", "diagonal", "total")},
         }
         return {name: np.asarray(values) for name, values in arrays.items()}
-
-
-def _solve(problem: Problem, space: js.Subspace, ks: Int[np.ndarray, "K"]) -> PrefixSpectra:
-    print(f"spectra: eigenpairs of H_k at {len(ks)} values of k ...", file=stderr)
-    started = time.monotonic()
-    found = js.prefix_spectra(
-        problem.keys["subspace"], problem.loss, space.origin, problem.samples, space.dim,
-        ks=ks, batch_size=BATCH_SIZE, reference=space.basis,
-    )  # fmt: skip
-    jax.block_until_ready(found)
-    good = f"{int(found.converged.sum()):,} of {found.converged.size:,} eigenpairs converged"
-    console.stage("spectra", f"{good} at {len(ks)} values of k", time.monotonic() - started)
-    return found
 
 
 def theorem1(steps: Float[Any, "*c d"], sigma: float) -> Float[Any, "*c"]:

@@ -6,7 +6,6 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.common.tables import as_text
 from experiments.spectra.measure import theorem1
 from jaxscape.lab.style import PREFIX, canvas, colour, curve, legend, log_bins
 
@@ -47,12 +46,6 @@ def captured(arrays: dict[str, np.ndarray]) -> np.ndarray:
     return ritz / arrays["values"].sum(1, dtype=np.float64)
 
 
-def text(arrays: dict[str, np.ndarray], found: dict[str, Any]) -> str:
-    """All that the command prints."""
-    rows = table(arrays), theorem_table(arrays, found["sigma"]), verdicts(found)
-    return "\n\n".join(map(as_text, rows))
-
-
 def table(arrays: dict[str, np.ndarray]) -> list[list[str]]:
     """Rows of text, the first one the header: the eigenpairs of each H_k."""
     d = arrays["values"].shape[1]
@@ -72,8 +65,7 @@ def table(arrays: dict[str, np.ndarray]) -> list[list[str]]:
 def theorem_table(arrays: dict[str, np.ndarray], sigma: float) -> list[list[str]]:
     """Rows of text, the first one the header: Theorem 1 and the quadratic law where both are.
 
-    Were sample k+1 flat, every eigenvalue would shrink by λ/(k+1): the last column is Theorem 1 of
-    that alone. A star marks a k where a pair of H_k or of H_{k+1} did not converge.
+    Were sample k+1 flat, every eigenvalue would shrink by λ/(k+1). A star: not all converged.
     """
     header = ["k", "Theorem 1", "diagonal form", "curvature part", "full law"]
     rows = [[*header, "Theorem 1 of a flat sample"]]
@@ -158,10 +150,7 @@ def _overlap(arrays: dict[str, np.ndarray]) -> Figure:
 
 
 def _theorem(arrays: dict[str, np.ndarray], sigma: float, unit: str) -> Figure:
-    """Theorem 1 from exact eigenvalues of H_k and H_{k+1} beside parts of the law.
-
-    The parts are drawn at the same k as markers, and in the mean over k as lines.
-    """
+    """Theorem 1 from exact eigenvalues of H_k and H_{k+1} beside parts of the law."""
     title = rf"Theorem 1 and the quadratic law at $\sigma = {sigma:g}$"
     figure, (axes,) = canvas(title, PREFIX, rf"$\Delta_k$   ({unit}²)")
     k, values, error = (arrays[name] for name in ("pair_k", "theorem1", "theorem1_error"))
