@@ -41,13 +41,11 @@ def gauss_newton_norms(
     K = J_i J_iᵀ, both [S, S], whether or not H_i, the Hessian of the loss in the outputs, is
     positive. ``model`` and ``output_loss`` are as for ``ggn_operator``.
 
-    Column s of K is J_i (J_iᵀ e_s), a backward then a forward pass, so no Jacobian is kept: P
-    numbers of memory for each of ``batch_size`` samples taken together (by default 1 on a CPU,
-    where a gradient then stays in the cache, else 64).
+    Column s of K is J_i (J_iᵀ e_s), a backward then a forward pass, so memory is P numbers for each
+    of ``batch_size`` samples (by default 1 on a CPU, where a gradient stays in the cache, else 64).
 
     Raises:
-        InputError: losses that are not one per sample, parameters that are not floating point, or
-            a batch_size below 1.
+        InputError: losses not one per sample, parameters not floating point, a batch_size below 1.
     """
     if batch_size is None:
         batch_size = 1 if jax.default_backend() == "cpu" else 64

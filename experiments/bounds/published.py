@@ -111,8 +111,7 @@ def log_loss_step(
     not negative, and differentiable all over the ball with a gradient of Lipschitz constant M_H:
     then ‖∇ℓ_i‖R ≤ ℓ_i + M_H R²/2, so ℓ_i(w) ≤ 2M_ℓ + M_H R², and |ℓ_{k+1} − L_k| is no larger.
 
-    Losses below zero can exceed it, and so can losses with kinks, as of ReLU networks: |w| at
-    w* = 0 has M_ℓ = M_H = 0, hence a bound of 0, yet it rises to R.
+    Losses below zero or with kinks can exceed it: |w| has the bound 0 at w* = 0, yet rises to R.
     """
     ball = log_norm + 2 * jnp.log(radius)
     return math.log(2) - jnp.log1p(k) + jnp.logaddexp(jnp.log(largest_loss), ball)

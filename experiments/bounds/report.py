@@ -15,9 +15,8 @@ from jaxscape.lab.style import PREFIX, Keywords, canvas, colour, curve, legend
 FORMS = ("published", "corrected")
 
 NOTE = (
-    "All is log10. Looseness is bound over measured, at the sample or k where it is smallest. Of a "
-    "sample's Hessian the Gauss-Newton part is measured. The bound within R assumes smooth losses; "
-    "those of a ReLU network have kinks, so it is no proof there."
+    "All is log10. Looseness is bound over measured, where it is smallest. Of a Hessian the "
+    "Gauss-Newton part is measured. Within R the bound is no proof where a ReLU network has kinks."
 )
 
 
@@ -73,12 +72,9 @@ def constants_table(found: dict[str, Any]) -> list[list[str]]:
 
 def verdict(found: dict[str, Any]) -> str:
     """Which bounds are exceeded, in one line."""
-    exceeded = [
-        f"the {form} bound on the {entry['name']}"
-        for entry in found["bounds"]
-        for form in FORMS
-        if entry[f"{form}_looseness"] < 0
-    ]
+    every = [(entry, form) for entry in found["bounds"] for form in FORMS]
+    below = [(entry, form) for entry, form in every if entry[f"{form}_looseness"] < 0]
+    exceeded = [f"the {form} bound on the {entry['name']}" for entry, form in below]
     return "exceeded: " + ("; ".join(exceeded) or "no bound")
 
 
@@ -86,12 +82,11 @@ def figures_of(
     arrays: dict[str, np.ndarray], found: dict[str, Any], unit: str
 ) -> dict[str, Figure]:
     """How loose each bound is, and steps and rates beside theirs along k."""
-    steps = [
-        (0, "measured at $w^*$", arrays["step_at_origin"]),
-        (0, " at $w^*$", arrays["bound_step_at_origin"]),
-        (1, "measured within $R$", arrays["step_in_probe"]),
-        (1, " within $R$", arrays["bound_step_in_probe"]),
-    ]
+    steps: list[tuple[int, str, np.ndarray]] = []
+    places = {"at $w^*$": "step_at_origin", "within $R$": "step_in_probe"}
+    for row, (where, name) in enumerate(places.items()):
+        steps.append((row, f"measured {where}", arrays[name]))
+        steps.append((row, f" {where}", arrays[f"bound_{name}"]))
     rates = [(0, "Monte-Carlo", arrays["delta"]), (1, "quadratic law", arrays["law_total"])]
     rates.append((2, "", arrays["bound_rate"]))
     ball = f"The loss-step bound at $w^*$ and within $R = {found['radius']:.2g}$ of it"

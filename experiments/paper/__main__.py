@@ -41,8 +41,7 @@ def run(config: PaperConfig) -> dict[str, Path]:
     """Make the chosen figures that are not there yet, and return the folder of each.
 
     Raises:
-        InputError: settings or data that cannot be used; figures that failed, named once the
-            others are made.
+        InputError: settings or data that cannot be used; figures that failed, after all others.
     """
     config.check()
     config = config.sized()
@@ -73,10 +72,8 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
     """Take ``out`` for these settings; refuse a folder of others."""
     if out.exists() and any(out.iterdir()):
         if not (out / run_folder.CONFIG).exists():
-            found = f"{out} with other files; choose another --out"
-            raise InputError(
-                f"expected a new, empty or unfinished folder of figures, found {found}"
-            )
+            wanted = "expected a new, empty or unfinished folder of figures"
+            raise InputError(f"{wanted}, found {out} with other files; choose another --out")
         run_folder.check_settings(out, settings)
     out.mkdir(parents=True, exist_ok=True)
     run_folder.write_json(out / run_folder.CONFIG, {"settings": settings})
@@ -111,8 +108,7 @@ def write_report(out: Path, bench: Bench) -> None:
             figures = out / name / "figures"
             names = sorted(path.stem for path in figures.glob("*.png"))
             pictures = [report.image(figures, Picture(stem, stem)) for stem in names]
-            words = {"tables": found["tables"], "notes": found["notes"]}
-            sections.append({"name": name, "title": _title(name), "pictures": pictures} | words)
+            sections.append(found | {"name": name, "title": _title(name), "pictures": pictures})
     template = Path(__file__).parent / "paper.html.j2"
     words = {"dataset": dataset.name, "note": dataset.note, "flags": flags_of(config)}
     report.render(out, template, sections=sections, settings=config.settings(), **words)

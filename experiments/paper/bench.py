@@ -126,18 +126,12 @@ class PaperConfig(RunConfig):
 
     def sized(self) -> "PaperConfig":
         """These settings made small where ``quick`` is set."""
-        if not self.quick:
-            return self
-        return replace(self, **{n: min(getattr(self, n), most) for n, most in QUICK.items()})
-
-    def narrow(self) -> "PaperConfig":
-        """The settings of the networks of fig1."""
-        return replace(self, hidden=self.network_hidden)
+        limits = QUICK if self.quick else {}
+        return replace(self, **{n: min(getattr(self, n), most) for n, most in limits.items()})
 
     def settings(self) -> dict[str, Any]:
         """See ``ProblemConfig.settings``."""
-        which = ("figures", "all", "quick")
-        return {n: value for n, value in super().settings().items() if n not in which}
+        return {n: x for n, x in super().settings().items() if n not in ("figures", "all", "quick")}
 
 
 def check_sizes(config: PaperConfig, problem: Problem, figures: Sequence[str]) -> None:
@@ -149,7 +143,8 @@ def check_sizes(config: PaperConfig, problem: Problem, figures: Sequence[str]) -
         )
     for figure in figures:
         if figure == "fig1":
-            model, _ = problems.network(config.narrow(), problem.dataset)
+            narrow = replace(config, hidden=config.network_hidden)
+            model, _ = problems.network(narrow, problem.dataset)
             inputs = problem.dataset.train_inputs[:1]
             size = num_parameters(jax.eval_shape(model.init, problem.keys["init"], inputs))
             least, flags = config.network_dim, "lower --network-dim, or raise --network-hidden"

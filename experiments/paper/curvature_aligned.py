@@ -147,11 +147,12 @@ def model_error(bench: Bench) -> Record:
     """The error of the quadratic model against σ, on the points of direct Monte-Carlo."""
     arrays = bench.kept("errors", lambda: _errors(bench))
     last = last_within(_off(arrays)[-1])
+    limit = f"{last:.3g}" if last else "none"
     ratios = arrays["quadratic"] / arrays["direct"]
     rows = [["σ", "quadratic / direct", "error of an increment, relative"]]
     for sigma, *numbers in zip(ERROR_SIGMAS, ratios[-1], arrays["pointwise"][-1], strict=True):
         rows.append(row_of(f"{sigma:.3g}", numbers))
-    notes = [f"along the top {TOP} eigenvectors; within 10 % up to σ = {_words(last)}"]
+    notes = [f"along the top {TOP} eigenvectors; within 10 % up to σ = {limit}"]
     found, figures = {"within_ten_percent": last}, {"errors": _draw_errors(arrays)}
     return record(arrays, found, rows, notes + bench.inexact(), figures)
 
@@ -161,7 +162,8 @@ def error_map(bench: Bench) -> Record:
     arrays = bench.kept("errors", lambda: _errors(bench))
     off = _off(arrays)
     rows = [["directions D", "largest σ with quadratic / direct within 10 % of 1"]]
-    rows += [[str(d), _words(last_within(x))] for d, x in zip(ERROR_DIMS, off, strict=True)]
+    limits = zip(ERROR_DIMS, map(last_within, off), strict=True)
+    rows += [[str(dim), f"{last:.3g}" if last else "none"] for dim, last in limits]
     figures = {"error_map": _draw_error_map(arrays, off)}
     return record(arrays | {"relative_error": off}, {}, rows, bench.inexact(), figures)
 
@@ -175,10 +177,6 @@ def last_within(off: Float[np.ndarray, "s"]) -> float | None:
     """The last σ before the error first exceeds 10 %."""
     count = int(np.argmax(np.append(off, np.inf) > 0.1))
     return ERROR_SIGMAS[count - 1] if count else None
-
-
-def _words(sigma: float | None) -> str:
-    return "none" if sigma is None else f"{sigma:.3g}"
 
 
 def _errors(bench: Bench) -> dict[str, np.ndarray]:

@@ -1,8 +1,7 @@
 """Δ_k along random directions and Hessian eigenvectors, Nikitin et al., figures 4, 5, 8 and 9.
 
-Figure 8 also has networks trained as in the reference code, for the level of Δ_k·k² that it
-reports: on the first 9,984 samples, standardised, from PyTorch's default initialisation, which is
-uniform on ±1/√f for every parameter of a layer of ``f`` inputs. Figure 9 has the theory beside it.
+Figure 8 also has networks trained as in the reference code: on the first 9,984 samples,
+standardised, from PyTorch's default, uniform on ±1/√f for the parameters of a layer of f inputs.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,7 +34,6 @@ DIMS = (2, 16, 64, 256)
 """Directions of figure 5."""
 
 CORRECTED = "as it should be: all directions, k in samples"
-
 PUBLISHED = "as published: first direction, k in batches of 64"
 
 
@@ -248,8 +246,8 @@ def _with_replication(bench: Bench, found: Record) -> Record:
     curves = [(label, mean(x), sem(x)) for label, x in labels.items()]
     where = f"{NETWORKS} networks trained as published, σ = 1"
     summary = found.summary | {"tables": [*found.summary["tables"], rows]}
-    summary |= {"replication_levels": late}
-    summary |= {"replication_train_loss": again["train_loss"].tolist()}
+    summary["replication_levels"] = late
+    summary["replication_train_loss"] = again["train_loss"].tolist()
     arrays = found.arrays | {f"replication_{name}": x for name, x in again.items()}
     figure = draw(bench, where, {"as published: k in batches of 64": curves}, scaled=True)
     return Record(arrays, summary, {**found.figures, "replication": figure})
@@ -274,6 +272,13 @@ def draw(
 
 BATCHES = (1, 4, 16, 64, 256)
 """Values of k, in batches, at which Theorem 1 is evaluated as published."""
+
+THEORY = {
+    "delta": "Monte-Carlo",
+    "law_total": "full law",
+    "law_curvature": "Theorem 1's part",
+    "published_delta": "experiment, as published",
+}
 
 
 def fig9(bench: Bench) -> Record:
@@ -324,14 +329,6 @@ def _published_theory(bench: Bench) -> dict[str, np.ndarray]:
         "published_eigenvalues": published.sharp(values),
         "published_eigenvalues_converged": np.asarray(spectra.converged),
     }
-
-
-THEORY = {
-    "delta": "Monte-Carlo",
-    "law_total": "full law",
-    "law_curvature": "Theorem 1's part",
-    "published_delta": "experiment, as published",
-}
 
 
 def draw_theory(bench: Bench, arrays: Arrays) -> Figure:

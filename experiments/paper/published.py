@@ -59,10 +59,7 @@ def sheets(
 def last_step(
     whole: Float[Array, "m"], last: Float[Array, "m"], n: int
 ) -> tuple[Float[Array, "m"], Float[Array, "m"]]:
-    """L_{K−1} and L_K − L_{K−1} of all K batches, which weigh the same, from two means of samples.
-
-    ``whole`` is that over all samples, ``last`` that over those of the last, shorter batch.
-    """
+    """L_{K−1} and L_K − L_{K−1} of K batches, from the means over all samples and the last batch."""
     count = -(-n // BATCH)
     left = n - BATCH * (count - 1)
     before = (n * whole - left * last) / (BATCH * (count - 1))

@@ -1,5 +1,7 @@
 """Leading Hessian eigenvalues of many networks, Nikitin et al., figure 1."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 from matplotlib.figure import Figure
@@ -19,6 +21,8 @@ from jaxscape.types import Batch, Params, PerSampleLoss
 
 TOLERANCE = 1e-2
 """Relative residual of the eigenpairs: far below the spread between networks."""
+
+NAMES = {"eigenvalues": "with their sign", "published_eigenvalues": "as published: ‖Hv‖"}
 
 
 def fig1(bench: Bench) -> Record:
@@ -64,10 +68,9 @@ def networks(bench: Bench) -> tuple[PerSampleLoss, Batch, train.Fitted]:
     problem, config = bench.problem, bench.config
     count = min(config.network_samples, len(problem.order))
     samples = jax.tree.map(lambda leaf: leaf[:count], problem.samples)
-    model, loss = problems.network(config.narrow(), problem.dataset)
-    init, fit = (
-        jax.random.split(problem.keys[name], config.networks) for name in ("init", "train")
-    )
+    narrow = replace(config, hidden=config.network_hidden)
+    model, loss = problems.network(narrow, problem.dataset)
+    init, fit = (jax.random.split(problem.keys[x], config.networks) for x in ("init", "train"))
     what = f"{config.networks} networks, {config.epochs} epochs of {count:,}"
     counted = progress("networks", config.epochs, "epochs")
     with console.timed("trained", what), counted as advance:
@@ -95,9 +98,6 @@ def _solve(bench: Bench, loss: PerSampleLoss, params: Params, samples: Batch) ->
             solved.append(jax.tree.map(np.asarray, pairs._replace(vectors=None)))
             advance(1)
     return jax.tree.map(lambda *parts: np.stack(parts), *solved)
-
-
-NAMES = {"eigenvalues": "with their sign", "published_eigenvalues": "as published: ‖Hv‖"}
 
 
 def draw(bench: Bench, arrays: Arrays, num_samples: int) -> Figure:

@@ -49,8 +49,7 @@ def _record(bench: Bench, kind: str, quantity: str) -> Record:
     evaluate = lambda: surfaces.evaluate(bench.problem, plane, config.radius, config.num, ks)  # noqa: E731
     corrected = Sheets(**bench.kept(f"surface-{kind}", lambda: evaluate()._asdict()))
     arrays = corrected._asdict()
-    titles = [surfaces.name(k) for k in corrected.k]
-    shown = dict(zip(titles, arrays[quantity], strict=True))
+    shown = dict(zip(map(surfaces.name, corrected.k), arrays[quantity], strict=True))
     notes = bench.inexact() if kind == "hessian" else []
     if config.as_published:
         old = bench.kept(f"surface-{kind}-published", lambda: _published(bench, plane, corrected))
@@ -101,20 +100,18 @@ def _figures(
         shown = {name: sheet**2 for name, sheet in shown.items()}
         symbol, unit = r"$(L_{k+1} - L_k)^2$", f"{unit}²"
     title, quantity = f"{symbol} along {WORDS[kind]}", f"{symbol} ({unit})"
-    return {
-        "contours": plot.contours(steps, shown, title=title, quantity=quantity),
-        "relief": plot.reliefs(steps, shown, title=title, quantity=quantity),
-    }
+    draw = {"contours": plot.contours, "relief": plot.reliefs}
+    return {name: d(steps, shown, title=title, quantity=quantity) for name, d in draw.items()}
 
 
 def trajectory(bench: Bench) -> Record:
     """L_k on the two principal components of the training trajectory, with the trajectory."""
-    problem = bench.problem
+    problem, num = bench.problem, bench.config.num
     points = prepare.trajectory(problem, bench.config, bench.store)
     space, along, parts = js.trajectory_subspace(jax.tree.map(jnp.asarray, points), 2)
     path, explained = np.asarray(along), np.asarray(parts).tolist()
     radius = REACH * float(np.abs(path).max())
-    found = surfaces.evaluate(problem, space, radius, bench.config.num, (SMALL, len(problem.order)))
+    found = surfaces.evaluate(problem, space, radius, num, (SMALL, len(problem.order)))
     figures = surfaces.figures_of(found, WORDS["trajectory"], path, unit=bench.unit)
     numbers = surfaces.summarise(found) | {"explained": explained}
     i, j = (int(np.abs(found.steps - x).argmin()) for x in path[0])
@@ -123,6 +120,6 @@ def trajectory(bench: Bench) -> Record:
         f"two principal components hold {shares} of the summed squared distance from w*",
         f"loss of all samples where training starts, projected: {found.loss[-1][i, j]:.3g}",
     ]
-    arrays, kept = found._asdict() | {"trajectory": path}, ("loss", "loss_3d")
-    drawn = {name: figures[name] for name in kept}
-    return record(arrays, numbers, surfaces.table(numbers), notes, drawn)
+    arrays, table = found._asdict() | {"trajectory": path}, surfaces.table(numbers)
+    drawn = {name: figures[name] for name in ("loss", "loss_3d")}
+    return record(arrays, numbers, table, notes, drawn)

@@ -1,9 +1,8 @@
 """|L_{k+1} − L_k| at w* over widths and depths, of Kiselev and Grabovoy (2024).
 
-Networks without biases of every width and depth are trained on the same samples. Those of one
-depth are one stack of the widest: a ReLU network of few units equals one of many units whose
-further weights are 0. Adam leaves them at exactly 0: a unit whose incoming weights are 0 puts out
-0, where the derivative of ReLU is taken as 0, so no gradient reaches the weights on either side.
+Networks without biases, of every width and depth, see the same samples. Those of one depth are one
+stack of the widest: further weights are 0, and Adam leaves them at exactly 0, since a unit whose
+incoming weights are 0 puts out 0, where the derivative of ReLU is taken as 0.
 
 Exactly, |δ_k| = |ℓ_{k+1} − L_k| / (k+1), whose numerator keeps its level along k.
 """
@@ -54,8 +53,8 @@ def unraveling(bench: Bench) -> Record:
     arrays = {"depth": np.asarray(config.depths), "width": np.asarray(config.widths)}
     arrays |= _curves(bench, values)
     law = first_order_law(arrays["deviation"][..., None], values.shape[-1], arrays["k"])
-    settings = {"orders": config.orders, "num_samples": values.shape[-1], "beta": BETA}
-    found = _summarise(arrays, law, entries, bench.problem) | settings | {"unit": bench.unit}
+    found = _summarise(arrays, law, entries, bench.problem) | {"beta": BETA, "unit": bench.unit}
+    found |= {"orders": config.orders, "num_samples": values.shape[-1]}
     figures = {"increments": _draw(bench, arrays, law, "smoothed")}
     if "published" in arrays:
         figures["increments-as-published"] = _draw(bench, arrays, law, "published")
@@ -63,7 +62,7 @@ def unraveling(bench: Bench) -> Record:
     stuck, first = sum(entry["stuck"] for entry in found["networks"]), found["late_from"]
     notes = [
         f"mean over {config.orders} orders of {values.shape[-1]:,} samples, k ≥ {first}",
-        f"exponential averages (β = {BETA:g}) are those at k = {first}",
+        f"law: M n/(n−1), M the mean absolute deviation; averages (β = {BETA:g}) at k = {first}",
         f"{stuck} of {len(entries)} networks do no better than a constant guess",
     ]
     return record(arrays, found, table(found), notes, figures)
@@ -102,11 +101,7 @@ def task_of(problem: Problem) -> Task:
 
 
 def trained(bench: Bench) -> tuple[Float[np.ndarray, "d w n"], list[dict[str, Any]]]:
-    """ℓ_i(w*) of d depths by w widths, and an entry per network, depth after depth.
-
-    Raises:
-        InputError: inputs that are all equal, or a network that diverged.
-    """
+    """ℓ_i(w*) of d depths by w widths, and an entry per network, depth after depth."""
     task, values, entries = task_of(bench.problem), [], []
     what = f"{len(bench.config.widths)} networks, {bench.config.epochs} epochs"
     for depth in bench.config.depths:
@@ -261,8 +256,7 @@ def exponential(
     section 3). A multiple of 1/(k+1) is its own average. Averaging |δ_k| itself is too high at
     every k: for an exact 1/(k+1) and β = 0.99 more than twice at k = 100.
 
-    As published: s_1 = |δ_1|, then s_k = β s_{k−1} + (1−β) |δ_k|, in which the first value keeps
-    the weight β^(k−1) and the past is not scaled to the present.
+    As published: s_1 = |δ_1|, then s_k = β s_{k−1} + (1−β) |δ_k|.
     """
     values = jnp.asarray(values)
     k = np.arange(1, values.shape[-1] + 1, dtype=np.float64)

@@ -28,9 +28,7 @@ def grid(k_max: int, num_ks: int, pairs: int) -> Int[np.ndarray, "K"]:
 def arrays_of(
     problem: Problem, space: js.Subspace, ks: Int[np.ndarray, "K"], sigma: float
 ) -> dict[str, np.ndarray]:
-    """The arrays of ``results.npz``: those of ``PrefixSpectra`` [K, ...], ``ritz_values`` [n, d],
-    Theorem 1 with its error at ``pair_k`` [c], parts of the quadratic law [n-1].
-    """
+    """``PrefixSpectra`` [K, ...], Ritz values [n, d], Theorem 1 [c], the quadratic law [n-1]."""
     print(f"spectra: eigenpairs of H_k at {len(ks)} values of k ...", file=stderr)
     started = time.monotonic()
     spectra = js.prefix_spectra(
@@ -99,8 +97,7 @@ def theorem_error(
 def eigenvalue_errors(spectra: PrefixSpectra) -> Float[np.ndarray, "K d"]:
     """The 10 ε λ_1 that Lanczos takes for rounding, and min(r, r²/gap) of the residual r.
 
-    The gap is that to the nearest other eigenvalue that was solved for; the one after the last is
-    not known. Of a pair that did not converge this is how far some eigenvalue is, perhaps another.
+    The gap is that to the nearest other eigenvalue that was solved for.
     """
     values, residuals = (np.asarray(x, np.float64) for x in (spectra.values, spectra.residuals))
     apart = np.abs(values[:, :, None] - values[:, None, :])

@@ -52,10 +52,8 @@ def table(arrays: dict[str, np.ndarray]) -> list[list[str]]:
     header = ["k", "products", "λ_1", f"λ_{d}", "residual / λ_1", "converged", "overlap"]
     rows = [[*header, "tr Λ_k / Σλ_j"]]
     names = ("k", "matvecs", "values", "residuals", "converged", "overlap")
-    columns = (arrays[name] for name in names)
-    for k, products, values, residuals, converged, overlap, share in zip(
-        *columns, captured(arrays), strict=True
-    ):
+    columns = zip(*(arrays[name] for name in names), captured(arrays), strict=True)
+    for k, products, values, residuals, converged, overlap, share in columns:
         worst = f"{residuals.max() / values[0]:.1e}"
         cells = [f"{k:,}", str(products), f"{values[0]:.4g}", f"{values[-1]:.4g}", worst]
         rows.append([*cells, f"{converged.sum()} of {d}", f"{overlap:.3f}", f"{share:.3f}"])
@@ -63,20 +61,18 @@ def table(arrays: dict[str, np.ndarray]) -> list[list[str]]:
 
 
 def theorem_table(arrays: dict[str, np.ndarray], sigma: float) -> list[list[str]]:
-    """Rows of text, the first one the header: Theorem 1 and the quadratic law where both are.
-
-    Were sample k+1 flat, every eigenvalue would shrink by λ/(k+1). A star: not all converged.
-    """
+    """Rows of text, the first one the header: Theorem 1 and the quadratic law where both are."""
     header = ["k", "Theorem 1", "diagonal form", "curvature part", "full law"]
     rows = [[*header, "Theorem 1 of a flat sample"]]
     names = ("law_diagonal", "law_curvature", "law_total")
     solved = (arrays[name] for name in ("pair_k", "theorem1", "theorem1_error"))
     for k, theorem, error in zip(*solved, strict=True):
+        # were sample k+1 flat, every eigenvalue λ would shrink by λ/(k+1)
         values = arrays["values"][arrays["k"] == k][0].astype(np.float64)
         numbers = (*(arrays[name][k - 1] for name in names), theorem1(values / (k + 1), sigma))
         others = (f"{number:.3g}" for number in numbers)
         both = arrays["converged"][np.isin(arrays["k"], (k, k + 1))]
-        star = "" if both.all() else " *"
+        star = "" if both.all() else " *"  # not all converged
         rows.append([f"{k:,}", f"{theorem:.3g} ± {error:.1g}{star}", *others])
     return rows
 
