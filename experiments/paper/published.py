@@ -59,7 +59,7 @@ def sheets(
 def last_step(
     whole: Float[Array, "m"], last: Float[Array, "m"], n: int
 ) -> tuple[Float[Array, "m"], Float[Array, "m"]]:
-    """L_{K−1} and L_K − L_{K−1} of K batches, from the means over all samples and the last batch."""
+    """L_{K−1} and L_K − L_{K−1} of K batches, from means over all samples and the last batch."""
     count = -(-n // BATCH)
     left = n - BATCH * (count - 1)
     before = (n * whole - left * last) / (BATCH * (count - 1))
