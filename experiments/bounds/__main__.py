@@ -11,7 +11,7 @@ import numpy as np
 
 import jaxscape as js
 from experiments.bounds import measure, published, report
-from experiments.common import cli, console, prepare, run_folder, segments
+from experiments.common import cli, console, prepare, run_folder, segments, tables
 from experiments.common.config import RunConfig, above, at_least, between
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record
@@ -44,9 +44,8 @@ class BoundsConfig(RunConfig):
         """See ``ProblemConfig.check``."""
         super().check()
         if self.model != "mlp":
-            raise InputError(
-                f"expected --model mlp, which the bounds are of, found {self.model}; change it"
-            )
+            wanted = "--model mlp, which the bounds are of"
+            raise InputError(f"expected {wanted}, found {self.model}; change it")
 
 
 def _check(problem: Problem, config: BoundsConfig) -> None:
@@ -82,7 +81,9 @@ def _find(problem: Problem, config: BoundsConfig, work: Path) -> Record:
         "bounds": report.compare(arrays),
     }
     figures = report.figures_of(arrays, found, problem.unit)
-    return Record(arrays, found, figures, report.text(found))
+    both = map(tables.as_text, (report.table(found["bounds"]), report.constants_table(found)))
+    text = "\n\n".join([*both, f"{report.NOTE}\n{report.verdict(found)}"])
+    return Record(arrays, found, figures, text)
 
 
 run = partial(run_folder.run, "bounds", _find, check=_check)

@@ -30,12 +30,9 @@ class Bound(NamedTuple):
 class NetworkConstants:
     """The constants of a network of L dense layers."""
 
-    layers: int = dataclasses.field(metadata={"static": True})
-    """L."""
-    input_norm: Float[Array, ""]
-    """M_x, the largest ‖x_i‖."""
-    weight_norm: Float[Array, ""]
-    """M_W, the largest spectral norm of a layer."""
+    layers: int = dataclasses.field(metadata={"static": True})  #: L
+    input_norm: Float[Array, ""]  #: M_x, the largest ‖x_i‖
+    weight_norm: Float[Array, ""]  #: M_W, the largest spectral norm of a layer
 
 
 @jax.tree_util.register_dataclass
@@ -43,14 +40,10 @@ class NetworkConstants:
 class SampleConstants:
     """The largest loss, gradient and Hessian norm of a sample in a subspace."""
 
-    dim: int = dataclasses.field(metadata={"static": True})
-    """D."""
-    loss: Float[Array, ""]
-    """M_ℓ = max |ℓ_i(w*)|."""
-    gradient: Float[Array, ""]
-    """M_g = max ‖Vᵀ∇ℓ_i‖."""
-    hessian: Float[Array, ""]
-    """M_H = max ‖Vᵀ∇²ℓ_iV‖, the spectral norm."""
+    dim: int = dataclasses.field(metadata={"static": True})  #: D
+    loss: Float[Array, ""]  #: M_ℓ = max |ℓ_i(w*)|
+    gradient: Float[Array, ""]  #: M_g = max ‖Vᵀ∇ℓ_i‖
+    hessian: Float[Array, ""]  #: M_H = max ‖Vᵀ∇²ℓ_iV‖, the spectral norm
 
 
 def network_constants(
@@ -59,8 +52,8 @@ def network_constants(
     """L, M_x and M_W of a dense network x ↦ … relu(x W_1 + b_1) W_2 + b_2 …, biases included.
 
     The theorem knows no biases. A network with them is one without, in inputs (x, 1) and weights
-    [[W, 0], [b, 1]] (the last layer without its column of the 1), some of which are constant: so
-    its curvature is a submatrix of that network's, and M_x and M_W are measured on that network.
+    [[W, 0], [b, 1]] (the last layer without its last column), some of them constant: its curvature
+    is a submatrix of that network's, on which M_x and M_W are therefore measured.
     """
     norms = []
     for index, (weight, bias) in enumerate(layers):
@@ -87,21 +80,18 @@ def log_hessian_norm(constants: NetworkConstants) -> Bound:
     """ln of a bound on ‖∇²ℓ_i‖ of a ReLU network under cross-entropy, for every sample.
 
     Published: L√2·M_x²·M_W^{2L} + √2·M_W²(M_W^{2L} − 1)/(M_W² − 1), Theorem 1 of Kiselev and
-    Grabovoy 2024, "Unraveling the Hessian". The natural logarithm, because M_W^{2L} soon leaves the
-    range of floats; the fraction is summed as the geometric series it is, so M_W = 1 is no pole.
+    Grabovoy 2024, "Unraveling the Hessian", its fraction summed as the geometric series it is.
 
     Corrected: the published bound over M_W². The proof counts the weights s = p..L in
-    ∂z^(L)/∂z^(p), which has s = p+1..L only. Where M_W < 1 the published bound is therefore too
-    small. Either form bounds the Gauss-Newton part, and the whole Hessian where M_W ≥ 1; both where
-    they exist, that is off the kinks, which it says nothing of.
+    ∂z^(L)/∂z^(p), which has s = p+1..L only, so where M_W < 1 the published bound is too small.
+    Off the kinks it bounds the Gauss-Newton part, and where M_W ≥ 1 the whole Hessian.
 
     Raises:
         InputError: no layer.
     """
     if constants.layers < 1:
-        raise InputError(
-            f"expected at least 1 layer, found {constants.layers}; count the output layer"
-        )
+        found = f"found {constants.layers}; count the output layer"
+        raise InputError(f"expected at least 1 layer, {found}")
     square = 2 * jnp.log(constants.weight_norm)
     inputs = 2 * jnp.log(constants.input_norm) + jnp.log(float(constants.layers))
     # M_W^{2p}, p = 0..L−1; as a product with 0, ln 0 would leave NaN for M_W = 0.
@@ -121,9 +111,7 @@ def log_loss_step(
     not negative, and differentiable all over the ball with a gradient of Lipschitz constant M_H:
     then ‖∇ℓ_i‖R ≤ ℓ_i + M_H R²/2, so ℓ_i(w) ≤ 2M_ℓ + M_H R², and |ℓ_{k+1} − L_k| is no larger.
 
-    Losses below zero can exceed it, and so can losses with kinks, of which curvature almost
-    everywhere knows nothing: |w| at w* = 0 has M_ℓ = M_H = 0, hence a bound of 0, yet it rises to
-    R. A ReLU network has such kinks, so for R > 0 the bound is not rigorous there.
+    Losses below zero or with kinks can exceed it: |w| has the bound 0 at w* = 0, yet rises to R.
     """
     ball = log_norm + 2 * jnp.log(radius)
     return math.log(2) - jnp.log1p(k) + jnp.logaddexp(jnp.log(largest_loss), ball)
@@ -137,9 +125,8 @@ def rate(k: Int[Array, "*k"], sigma: float, constants: SampleConstants) -> Bound
     a minimum of L_k. Corrected: with 12σ²M_g², for one w* and every k, because ∇L_k(w*) is then not
     zero and two gradients differ by up to 2M_g.
     """
-    offset = 12 * constants.loss**2
+    offset, dim = 12 * constants.loss**2, constants.dim
     gradient = 3 * sigma**2 * constants.gradient**2
-    dim = constants.dim
     curvature = 3 * sigma**4 * (dim**2 + 2 * dim) * constants.hessian**2
     scale = jnp.asarray(k, jnp.float32) + 1
     parts = (offset + gradient + curvature, offset + 4 * gradient + curvature)

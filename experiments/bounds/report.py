@@ -4,37 +4,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
-from matplotlib.axes import Axes
+from jaxtyping import Int
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.common.tables import as_text
 from jaxscape import InputError
-from jaxscape.lab.style import (
-    MARKERS,
-    PREFIX,
-    Keywords,
-    canvas,
-    colour,
-    draw_extremes,
-    draw_mean,
-    finish,
-    legend,
-)
+from jaxscape.lab import style
+from jaxscape.lab.style import PREFIX, Keywords, canvas, colour, curve, legend
+
+FORMS = ("published", "corrected")
 
 NOTE = (
-    "All is log10. Looseness is bound over measured, at the sample or k where it is smallest. Of a "
-    "sample's Hessian the Gauss-Newton part is measured. The bound within R assumes smooth losses; "
-    "those of a ReLU network have kinks, so it is no proof there."
+    "All is log10. Looseness is bound over measured, where it is smallest. Of a Hessian the "
+    "Gauss-Newton part is measured. Within R the bound is no proof where a ReLU network has kinks."
 )
 
 
 def compare(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-    """Each bound beside what it bounds, in log10, from the arrays of ``results.npz``.
+    """Each bound beside what it bounds, in log10, times its power of k + 1.
 
-    Bounds that fall with k, and what they bound, are multiplied by their power of k + 1. The
-    looseness is that at the sample or k where the bound comes closest.
+    The looseness is that at the sample or k where the bound comes closest.
     """
     entries = []
     for name, measured, bound, power in (
@@ -47,39 +36,25 @@ def compare(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
         factor = (arrays["k"] + 1.0) ** power if power else 1.0
         values = arrays[measured].astype(np.float64) * factor
         if not np.max(values) > 0:
-            raise InputError(
-                f"expected losses that differ between samples, found {measured} = 0 throughout; "
-                "no ratio to it is defined"
-            )
+            still = f"found {measured} = 0 throughout; no ratio to it is defined"
+            raise InputError(f"expected losses that differ between samples, {still}")
         limits = arrays[bound].astype(np.float64).reshape(2, -1) + np.log10(factor)
         gaps = limits - np.log10(np.where(values > 0, values, np.nan))
-        entries.append(
-            {
-                "name": name,
-                "published": limits[0].max(),
-                "corrected": limits[1].max(),
-                "largest": np.log10(np.max(values)),
-                "median": np.log10(np.median(values)) if np.median(values) > 0 else None,
-                "published_looseness": np.nanmin(gaps[0]),
-                "corrected_looseness": np.nanmin(gaps[1]),
-            }
-        )
+        entry: dict[str, Any] = {"name": name, "largest": np.log10(np.max(values))}
+        entry["median"] = np.log10(np.median(values)) if np.median(values) > 0 else None
+        for form, limit, gap in zip(FORMS, limits, gaps, strict=True):
+            entry |= {form: limit.max(), f"{form}_looseness": np.nanmin(gap)}
+        entries.append(entry)
     return entries
-
-
-def text(found: dict[str, Any]) -> str:
-    """All that the command prints of its summary."""
-    both = [as_text(table(found["bounds"])), as_text(constants_table(found))]
-    return "\n\n".join([*both, f"{NOTE}\n{verdict(found)}"])
 
 
 def table(entries: list[dict[str, Any]]) -> list[list[str]]:
     """Rows of text, the first one the header."""
-    header = ["bound on", "published", "corrected", "measured, largest", "median"]
-    rows = [[*header, "looseness, published", "corrected"]]
-    names = ("published", "corrected", "largest", "median")
+    header = ["bound on", *FORMS, "measured, largest", "median", "looseness, published"]
+    rows = [[*header, "corrected"]]
+    names = (*FORMS, "largest", "median", *(f"{form}_looseness" for form in FORMS))
     for entry in entries:
-        numbers = [entry[name] for name in (*names, "published_looseness", "corrected_looseness")]
+        numbers = (entry[name] for name in names)
         rows.append([entry["name"], *("-" if x is None else f"{x:.2f}" for x in numbers)])
     return rows
 
@@ -97,12 +72,9 @@ def constants_table(found: dict[str, Any]) -> list[list[str]]:
 
 def verdict(found: dict[str, Any]) -> str:
     """Which bounds are exceeded, in one line."""
-    exceeded = [
-        f"the {form} bound on the {entry['name']}"
-        for entry in found["bounds"]
-        for form in ("published", "corrected")
-        if entry[f"{form}_looseness"] < 0
-    ]
+    every = [(entry, form) for entry in found["bounds"] for form in FORMS]
+    below = [(entry, form) for entry, form in every if entry[f"{form}_looseness"] < 0]
+    exceeded = [f"the {form} bound on the {entry['name']}" for entry, form in below]
     return "exceeded: " + ("; ".join(exceeded) or "no bound")
 
 
@@ -110,43 +82,39 @@ def figures_of(
     arrays: dict[str, np.ndarray], found: dict[str, Any], unit: str
 ) -> dict[str, Figure]:
     """How loose each bound is, and steps and rates beside theirs along k."""
-    steps = {
-        "at $w^*$": (arrays["step_at_origin"], arrays["bound_step_at_origin"]),
-        "within $R$": (arrays["step_in_probe"], arrays["bound_step_in_probe"]),
-    }
-    measured = {"Monte-Carlo": arrays["delta"], "quadratic law": arrays["law_total"]}
-    label = rf"$\sigma = {found['sigma']:g}$"
+    steps: list[tuple[int, str, np.ndarray]] = []
+    places = {"at $w^*$": "step_at_origin", "within $R$": "step_in_probe"}
+    for row, (where, name) in enumerate(places.items()):
+        steps.append((row, f"measured {where}", arrays[name]))
+        steps.append((row, f" {where}", arrays[f"bound_{name}"]))
+    rates = [(0, "Monte-Carlo", arrays["delta"]), (1, "quadratic law", arrays["law_total"])]
+    rates.append((2, "", arrays["bound_rate"]))
+    ball = f"The loss-step bound at $w^*$ and within $R = {found['radius']:.2g}$ of it"
+    rate = rf"The rate bound at $\sigma = {found['sigma']:g}$"
     return {
-        "looseness": looseness(found["bounds"]),
-        "step": step(arrays["k"], steps, found["radius"], unit),
-        "rate": rate(arrays["k"], measured, arrays["bound_rate"], label, unit),
+        "looseness": _looseness(found["bounds"]),
+        "step": _along_k(ball, rf"$|L_{{k+1}} - L_k|$   ({unit})", arrays["k"], steps),
+        "rate": _along_k(rate, rf"$\Delta_k$   ({unit}²)", arrays["k"], rates),
     }
 
 
-def looseness(entries: Sequence[Mapping[str, Any]]) -> Figure:
-    """One row per bound: published, corrected and median measured over the largest measured.
-
-    ``entries`` hold ``name`` and, in log10, ``published``, ``corrected``, ``largest`` and
-    ``median`` (None where it is zero, and then not drawn).
-    """
+def _looseness(entries: Sequence[Mapping[str, Any]]) -> Figure:
+    """One row per bound: published, corrected and median measured over the largest measured."""
     xlabel = r"$\log_{10}$ of the value over the largest measured"
     figure, (axes,) = canvas("How loose the bounds are", xlabel, "")
     place = -np.arange(len(entries))
-    for row, (field, name) in enumerate(
-        (
-            ("median", "median measured"),
-            ("corrected", "bound, corrected"),
-            ("published", "bound, published"),
-        )
-    ):
+    fields = {"median": "median measured", **{form: f"bound, {form}" for form in FORMS[::-1]}}
+    for row, (field, label) in enumerate(fields.items()):
         found = [np.nan if entry[field] is None else entry[field] for entry in entries]
         shift = np.array(found) - [entry["largest"] for entry in entries]
         # the published bound, drawn hollow and larger, shows around the corrected one
-        style: Keywords = {"mfc": "none", "mew": 2, "ms": 13} if field == "published" else {"ms": 8}
-        style |= {"color": colour(row), "marker": MARKERS[row], "lw": 0, "label": name}
-        axes.plot(shift, place, **style)
+        look: Keywords = {"mfc": "none", "mew": 2, "ms": 13} if field == "published" else {"ms": 8}
+        axes.plot(shift, place, label=label, **curve(row, lw=0, **look))
     axes.axvline(0, color="0.2", lw=1.5, label="largest measured")
-    axes.set_yticks(place, [_typeset(entry["name"]) for entry in entries])
+    names = [entry["name"] for entry in entries]
+    for plain, symbol in (("δ_k", r"$\delta_k$"), ("Δ_k", r"$\Delta_k$"), ("w*", "$w^*$")):
+        names = [name.replace(plain, symbol) for name in names]
+    axes.set_yticks(place, names)
     axes.set_ylim(place[-1] - 0.6, 0.6)
     axes.margins(x=0.06)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -154,53 +122,19 @@ def looseness(entries: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def _typeset(name: str) -> str:
-    for plain, symbol in (("δ_k", r"$\delta_k$"), ("Δ_k", r"$\Delta_k$"), ("w*", "$w^*$")):
-        name = name.replace(plain, symbol)
-    return name
-
-
-def step(
-    k: Int[np.ndarray, "K"],
-    curves: Mapping[str, tuple[Float[np.ndarray, "K"], Float[np.ndarray, "2 K"]]],
-    radius: float,
-    unit: str,
+def _along_k(
+    title: str, ylabel: str, k: Int[np.ndarray, "K"], curves: Sequence[tuple[int, str, np.ndarray]]
 ) -> Figure:
-    """The largest |δ_k| and log10 of its bounds, published and corrected, for each label."""
-    title = f"The loss-step bound at $w^*$ and within $R = {radius:.2g}$ of it"
-    ylabel = rf"$|L_{{k+1}} - L_k|$   ({unit})"
+    """Measured values [K] and log10 of bounds [2, K], each with its colour and its label."""
     figure, (axes,) = canvas(title, PREFIX, ylabel)
-    for row, (label, (measured, bounds)) in enumerate(curves.items()):
-        draw_extremes(axes, row, k, measured)
-        draw_mean(axes, row, k, measured, 0.0, f"measured {label}")
-        _draw_bounds(axes, row, k, bounds, f" {label}")
-    return finish(figure, dots=True)
-
-
-def rate(
-    k: Int[np.ndarray, "K"],
-    curves: Mapping[str, Float[np.ndarray, "K"]],
-    bounds: Float[np.ndarray, "2 K"],
-    label: str,
-    unit: str,
-) -> Figure:
-    """Each Δ_k of ``curves`` and log10 of its bounds, published and corrected."""
-    title = f"The rate bound at {label}"
-    ylabel = rf"$\Delta_k$   ({unit}²)"
-    figure, (axes,) = canvas(title, PREFIX, ylabel)
-    for row, (name, values) in enumerate(curves.items()):
-        draw_extremes(axes, row, k, values)
-        draw_mean(axes, row, k, values, 0.0, name)
-    _draw_bounds(axes, len(curves), k, bounds, "")
-    return finish(figure, dots=True)
-
-
-def _draw_bounds(
-    axes: Axes, row: int, k: Int[np.ndarray, "K"], bounds: Float[np.ndarray, "2 K"], place: str
-) -> None:
-    """One line where both forms coincide to the eye."""
-    same = np.allclose(bounds[0], bounds[1], rtol=0, atol=0.01)
-    names = ("bound",) if same else ("published bound", "corrected bound")
-    for name, values, dash in zip(names, bounds, ("--", ":"), strict=False):
-        drawn = 10.0 ** np.minimum(values, 300)  # of a deep network it may leave float64
-        axes.plot(k, drawn, dash, color=colour(row), lw=2, label=name + place)
+    for row, label, values in curves:
+        if values.ndim == 1:
+            style.draw_extremes(axes, row, k, values)
+            style.draw_mean(axes, row, k, values, 0.0, label)
+            continue
+        same = np.allclose(values[0], values[1], rtol=0, atol=0.01)  # to the eye
+        names = ("bound",) if same else [f"{form} bound" for form in FORMS]
+        for name, bound, dash in zip(names, values, ("--", ":"), strict=False):
+            drawn = 10.0 ** np.minimum(bound, 300)  # of a deep network it may leave float64
+            axes.plot(k, drawn, dash, color=colour(row), lw=2, label=name + label)
+    return style.finish(figure, dots=True)

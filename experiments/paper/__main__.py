@@ -18,7 +18,6 @@ from experiments.paper import (
     increments,
     spectrum,
     surfaces,
-    theorem,
     unraveling,
 )
 from experiments.paper.bench import Bench, PaperConfig, check_sizes
@@ -33,7 +32,7 @@ FIGURES: dict[str, Callable[[Bench], Record]] = {
     "fig6": surfaces.fig6,
     "fig7": surfaces.fig7,
     "fig8": increments.fig8,
-    "fig9": theorem.fig9,
+    "fig9": increments.fig9,
     "trajectory": surfaces.trajectory,
     "unraveling": unraveling.unraveling,
     "family": curvature_aligned.family,
@@ -45,16 +44,12 @@ FIGURES: dict[str, Callable[[Bench], Record]] = {
     "claims": claims.claims,
 }
 
-SHARED = "shared"
-"""The folder beside the figures' own that holds what was computed for one and serves others."""
-
 
 def run(config: PaperConfig) -> dict[str, Path]:
     """Make the chosen figures that are not there yet, and return the folder of each.
 
     Raises:
-        InputError: settings or data that cannot be used; figures that failed, named once the
-            others are made.
+        InputError: settings or data that cannot be used; figures that failed, after all others.
     """
     config.check()
     config = config.sized()
@@ -66,15 +61,15 @@ def run(config: PaperConfig) -> dict[str, Path]:
     out = run_folder.out_of("paper", config, problem)
     settings = run_folder.settings_of(config, problem)
     _claim(out, settings)
-    bench = Bench(problem, config, out / SHARED)
+    bench = Bench(problem, config, out / "shared")
     folders, failed = {}, []
     for figure in chosen:
         try:
             folders[figure] = _make(figure, bench, out / figure, settings)
         except InputError as error:
             failed.append(f"{figure}: {error}")
-            continue
-        write_report(out, bench)
+        else:
+            write_report(out, bench)
     if failed:
         raise InputError("; ".join(failed))
     print(f"\nreport: {out / 'report.html'}")
@@ -85,14 +80,12 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
     """Take ``out`` for these settings; refuse a folder of others."""
     if out.exists() and any(out.iterdir()):
         if not (out / run_folder.CONFIG).exists():
-            raise InputError(
-                f"expected a new, empty or unfinished folder of figures, found {out} with other "
-                "files; choose another --out"
-            )
+            wanted = "expected a new, empty or unfinished folder of figures"
+            raise InputError(f"{wanted}, found {out} with other files; choose another --out")
         run_folder.check_settings(out, settings)
     out.mkdir(parents=True, exist_ok=True)
     run_folder.write_json(out / run_folder.CONFIG, {"settings": settings})
-    (out / SHARED).mkdir(exist_ok=True)
+    (out / "shared").mkdir(exist_ok=True)  # what was computed for one figure and serves others
 
 
 def _make(figure: str, bench: Bench, out: Path, settings: dict[str, Any]) -> Path:
@@ -116,29 +109,17 @@ def _title(figure: str) -> str:
 
 def write_report(out: Path, bench: Bench) -> None:
     """``out/report.html``: each figure that is there, with its tables."""
-    dataset, config = bench.problem.dataset, bench.config
-    report.render(
-        out,
-        Path(__file__).parent / "paper.html.j2",
-        sections=[
-            _section(out, name) for name in FIGURES if (out / name / "summary.json").exists()
-        ],
-        dataset=dataset.name,
-        note=dataset.note,
-        settings=config.settings(),
-        flags=flags_of(config),
-    )
-
-
-def _section(out: Path, name: str) -> dict[str, Any]:
-    figures = out / name / "figures"
-    summary = json.loads((out / name / "summary.json").read_text())
-    pictures = [
-        report.image(figures, Picture(path.stem, path.stem))
-        for path in sorted(figures.glob("*.png"))
-    ]
-    words = {key: summary[key] for key in ("tables", "notes")}
-    return {"name": name, "title": _title(name), "pictures": pictures} | words
+    dataset, config, sections = bench.problem.dataset, bench.config, []
+    for name in FIGURES:
+        if (out / name / "summary.json").exists():
+            found = json.loads((out / name / "summary.json").read_text())
+            figures = out / name / "figures"
+            names = sorted(path.stem for path in figures.glob("*.png"))
+            pictures = [report.image(figures, Picture(stem, stem)) for stem in names]
+            sections.append(found | {"name": name, "title": _title(name), "pictures": pictures})
+    template = Path(__file__).parent / "paper.html.j2"
+    words = {"dataset": dataset.name, "note": dataset.note, "flags": flags_of(config)}
+    report.render(out, template, sections=sections, settings=config.settings(), **words)
 
 
 def flags_of(config: PaperConfig) -> str:
@@ -151,9 +132,8 @@ def flags_of(config: PaperConfig) -> str:
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
         else:
-            values = value if isinstance(value, tuple) else (value,)
-            words += [f"--{flag}", *(shlex.quote(str(item)) for item in values)]
-    return " ".join(words)
+            words += [f"--{flag}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return shlex.join(words)
 
 
 main = partial(cli.main, "paper", PaperConfig, run)

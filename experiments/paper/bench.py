@@ -1,7 +1,7 @@
 """What all figures share: the settings, the data, w*, and the directions and points around it."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from experiments.common import problem as problems
 from experiments.common.config import Range, RunConfig, above, at_least
 from experiments.common.prepare import Eigenspace
 from experiments.common.problem import Problem
+from experiments.common.run_folder import Record
 from jaxscape import InputError
 from jaxscape.trees import num_parameters
 from jaxscape.types import Params
@@ -36,6 +37,8 @@ QUICK = {
     "network_dim": 16, "orders": 20, "many_points": 64,
 }  # fmt: skip
 """Upper limits that --quick sets."""
+
+Arrays = Mapping[str, np.ndarray]
 
 TOP = 16
 """Eigenvectors that the figures share; each takes the leading ones."""
@@ -129,33 +132,21 @@ class PaperConfig(RunConfig):
         if self.k_max < LEAST and self.figures != ("unraveling",):
             raise InputError(f"expected --k-max of at least {LEAST}, found {self.k_max}; raise it")
         if self.epochs < 2 and (self.all or "trajectory" in self.figures):
-            raise InputError(
-                f"expected --epochs of at least 2 for a trajectory, found {self.epochs}; raise it"
-            )
+            found = f"for a trajectory, found {self.epochs}"
+            raise InputError(f"expected --epochs of at least 2 {found}; raise it")
 
     def sized(self) -> "PaperConfig":
         """These settings made small where ``quick`` is set."""
-        if not self.quick:
-            return self
-        return replace(self, **{n: min(getattr(self, n), most) for n, most in QUICK.items()})
-
-    def narrow(self) -> "PaperConfig":
-        """The settings of the networks of fig1."""
-        return replace(self, hidden=self.network_hidden)
+        limits = QUICK if self.quick else {}
+        return replace(self, **{n: min(getattr(self, n), most) for n, most in limits.items()})
 
     def settings(self) -> dict[str, Any]:
         """See ``ProblemConfig.settings``."""
-        which = ("figures", "all", "quick")
-        return {n: value for n, value in super().settings().items() if n not in which}
+        return {n: x for n, x in super().settings().items() if n not in ("figures", "all", "quick")}
 
 
 def check_sizes(config: PaperConfig, problem: Problem, figures: Sequence[str]) -> None:
-    """Check that each figure can be made of these networks and data.
-
-    Raises:
-        InputError: fewer parameters than directions, or sequences of tokens for unraveling, whose
-            networks are fully connected whatever the model.
-    """
+    """Raise an ``InputError`` for fewer parameters than directions, or tokens for unraveling."""
     if problem.dataset.has_tokens and "unraveling" in figures:
         raise InputError(
             "expected images or vectors for unraveling, found sequences of tokens in "
@@ -163,7 +154,8 @@ def check_sizes(config: PaperConfig, problem: Problem, figures: Sequence[str]) -
         )
     for figure in figures:
         if figure == "fig1":
-            model, _ = problems.network(config.narrow(), problem.dataset)
+            narrow = replace(config, hidden=config.network_hidden)
+            model, _ = problems.network(narrow, problem.dataset)
             inputs = problem.dataset.train_inputs[:1]
             size = num_parameters(jax.eval_shape(model.init, problem.keys["init"], inputs))
             least, flags = config.network_dim, "lower --network-dim, or raise --network-hidden"
@@ -171,10 +163,8 @@ def check_sizes(config: PaperConfig, problem: Problem, figures: Sequence[str]) -
             size, flags = num_parameters(problem.initial), "raise --hidden"
             least = DIRECTIONS.get(figure, TOP)
         if size < least:
-            raise InputError(
-                f"expected at least {least} parameters, one per direction of {figure}, found "
-                f"{size}; {flags}"
-            )
+            wanted = f"at least {least} parameters, one per direction of {figure}"
+            raise InputError(f"expected {wanted}, found {size}; {flags}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,9 +200,8 @@ class Bench:
     def inexact(self) -> list[str]:
         """A note on eigenpairs that did not converge; none where all did."""
         lost = int((~np.asarray(self.hessian.pairs.converged)).sum())
-        return (
-            [f"{lost} of {TOP} eigenpairs did not converge: directions are inexact"] if lost else []
-        )
+        note = f"{lost} of {TOP} eigenpairs did not converge: directions are inexact"
+        return [note] if lost else []
 
     def normals(self, num_points: int, dim: int) -> Float[np.ndarray, "m d"]:
         """Standard normal coordinates; a smaller ``dim`` has the leading ones of a larger."""
@@ -220,13 +209,10 @@ class Bench:
         draw = lambda j: jax.random.normal(jax.random.fold_in(key, j), (num_points,))  # noqa: E731
         return np.stack([draw(j) for j in range(dim)], -1)
 
-    def losses_at(
-        self, space: js.Subspace, coordinates: Float[np.ndarray, "m d"]
-    ) -> Float[Array, "m n"]:
+    def losses_at(self, space: js.Subspace, rows: Float[np.ndarray, "m d"]) -> Float[Array, "m n"]:
         """ℓ_i(w(θ)) of every sample at the rows θ; see ``segments.losses_at``."""
-        return segments.losses_at(
-            self.problem, js.points(space, jnp.asarray(coordinates, jnp.float32))
-        )
+        points = js.points(space, jnp.asarray(rows, jnp.float32))
+        return segments.losses_at(self.problem, points)
 
     def kept(self, name: str, find: Callable[[], dict[str, Any]]) -> dict[str, np.ndarray]:
         """The arrays that ``find`` gives, or gave for another figure: ``store/name.npz``."""
@@ -237,11 +223,17 @@ class Bench:
             return dict(arrays)
 
 
+@partial(jax.jit, static_argnums=1)  # all leaves in one program
 def leading(space: js.Subspace, dim: int) -> js.Subspace:
     """The subspace of the first ``dim`` directions."""
-    return js.Subspace(space.origin, _first(space.basis, dim))
+    return js.Subspace(space.origin, jax.tree.map(lambda leaf: leaf[:dim], space.basis))
 
 
-@partial(jax.jit, static_argnums=1)  # all leaves in one program
-def _first(basis: Params, dim: int) -> Params:
-    return jax.tree.map(lambda leaf: leaf[:dim], basis)
+def record(arrays: Arrays, found: Mapping, table: list, notes: list, figures: Mapping) -> Record:
+    """A figure's record; to the numbers ``found`` come a table and notes on how to read it."""
+    return Record(dict(arrays), {**found, "tables": [table], "notes": notes}, figures)
+
+
+def row_of(label: str, numbers: Iterable[float], style: str = ".3g") -> list[str]:
+    """A row of a table."""
+    return [label, *(f"{number:{style}}" for number in numbers)]

@@ -1,4 +1,4 @@
-"""The experiments of "Curvature-Aligned Probing" (2026).
+"""The experiments of "Curvature-Aligned Probing" (2026), and their figures.
 
 family, ratio: the family of criteria side by side. model_error, error_map, convergence: how far the
 quadratic model is from the loss. stages: how the time of three estimators of Δ_k is spent.
@@ -8,28 +8,28 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import matplotlib
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
 
 import jaxscape as js
 from experiments.common import tables
 from experiments.common.console import progress, seconds
 from experiments.common.run_folder import Record
-from experiments.paper import curvature_aligned_figures as figures
-from experiments.paper.bench import TOP, Bench
-from experiments.paper.bench import leading as leading_directions
+from experiments.paper.bench import TOP, Arrays, Bench, leading, record, row_of
 from jaxscape import prefix
 from jaxscape.lab import train
+from jaxscape.lab.style import PREFIX, STYLE, canvas, colour, curve, legend, log_bins
 from jaxscape.quadratic import Quadratic
 from jaxscape.trees import num_parameters
 
 FAMILY_DIMS = (1, 4, 16)
-
 FAMILY_SIGMAS = (1e-4, 1e-3, 1e-2)
 
 ERROR_DIMS = (1, 2, 4, 8, 16)
-
 ERROR_SIGMAS = tuple(10.0 ** (exponent / 2) for exponent in range(-8, 1))
 
 SIGMA = 0.01
@@ -46,13 +46,12 @@ def family(bench: Bench) -> Record:
     """Δ^(1) at w*, Δ over all parameters and along the top D eigenvectors, for every k."""
     arrays = bench.kept("family", lambda: _family(bench))
     single, everywhere, along = _family_levels(arrays)
-    rows = [["mean of k²Δ_k over k ≥ 100", "w* alone", "all parameters"]]
-    rows[0] += [f"top {dim}" for dim in FAMILY_DIMS]
+    header = ["mean of k²Δ_k over k ≥ 100", "w* alone", "all parameters"]
+    rows = [[*header, *(f"top {dim}" for dim in FAMILY_DIMS)]]
     for sigma, whole, parts in zip(FAMILY_SIGMAS, everywhere, along, strict=True):
-        rows.append([f"σ = {sigma:g}", *(f"{level:.4g}" for level in (single, whole, *parts))])
-    figure = figures.family(bench, arrays)
-    words = {"tables": [rows], "notes": bench.inexact()}
-    return Record(arrays, {"single": single} | words, {"family": figure})
+        rows.append(row_of(f"σ = {sigma:g}", (single, whole, *parts), ".4g"))
+    figure = _draw_family(arrays, bench.unit)
+    return record(arrays, {"single": single}, rows, bench.inexact(), {"family": figure})
 
 
 def ratio(bench: Bench) -> Record:
@@ -61,15 +60,12 @@ def ratio(bench: Bench) -> Record:
     _, everywhere, along = _family_levels(arrays)
     ratios = along / everywhere[:, None]
     rows = [["Δ_k, subspace over full space", *(f"D = {dim}" for dim in FAMILY_DIMS)]]
-    for sigma, row in zip(FAMILY_SIGMAS, ratios, strict=True):
-        rows.append([f"σ = {sigma:g}", *(f"{x:.3g}" for x in row)])
+    rows += [row_of(f"σ = {s:g}", parts) for s, parts in zip(FAMILY_SIGMAS, ratios, strict=True)]
     size = num_parameters(bench.problem.initial)
     longer = f"{np.sqrt(size / FAMILY_DIMS[-1]):.0f}, for D = {FAMILY_DIMS[-1]}"
-    note = f"a step along all P = {size:,} parameters is longer by √(P/D), {longer}"
-    words = {"tables": [rows], "notes": [note, *bench.inexact()]}
-    figure = figures.ratio(bench, arrays)
-    found = {"ratio": ratios.tolist()} | words
-    return Record(arrays | {"ratio": ratios}, found, {"ratio": figure})
+    notes = [f"a step along all P = {size:,} parameters is longer by √(P/D), {longer}"]
+    found, figures = {"ratio": ratios.tolist()}, {"ratio": _draw_ratio(arrays)}
+    return record(arrays | {"ratio": ratios}, found, rows, notes + bench.inexact(), figures)
 
 
 def _family(bench: Bench) -> dict[str, np.ndarray]:
@@ -80,27 +76,19 @@ def _family(bench: Bench) -> dict[str, np.ndarray]:
     single = delta(js.single(space.origin))
     everywhere, along = [], []
     for sigma in FAMILY_SIGMAS:
-        probe = js.isotropic(problem.keys["probe"], space.origin, count, sigma)
-        everywhere.append(delta(probe))
+        everywhere.append(delta(js.isotropic(problem.keys["probe"], space.origin, count, sigma)))
         for dim in FAMILY_DIMS:
-            points = sigma * bench.normals(count, dim)
-            along.append(delta(js.points(leading_directions(space, dim), points)))
-    stack = lambda curves, name: np.stack([getattr(c, name) for c in curves])  # noqa: E731
+            along.append(delta(js.points(leading(space, dim), sigma * bench.normals(count, dim))))
     shape = (len(FAMILY_SIGMAS), len(FAMILY_DIMS), -1)
-    return {
-        "k": np.asarray(single.k),
-        "sigma": np.asarray(FAMILY_SIGMAS),
-        "dim": np.asarray(FAMILY_DIMS),
-        "single": np.asarray(single.first_order),
-        "isotropic": stack(everywhere, "mean"),
-        "isotropic_sem": stack(everywhere, "sem"),
-        "subspace": stack(along, "mean").reshape(shape),
-        "subspace_sem": stack(along, "sem").reshape(shape),
-    }
+    found = {"k": np.asarray(single.k), "single": np.asarray(single.first_order)}
+    for part, end in (("mean", ""), ("sem", "_sem")):
+        found[f"isotropic{end}"] = np.stack([getattr(x, part) for x in everywhere])
+        found[f"subspace{end}"] = np.stack([getattr(x, part) for x in along]).reshape(shape)
+    return found | {"sigma": np.asarray(FAMILY_SIGMAS), "dim": np.asarray(FAMILY_DIMS)}
 
 
 def _family_levels(
-    arrays: Mapping[str, np.ndarray],
+    arrays: Arrays,
 ) -> tuple[float, Float[np.ndarray, "s"], Float[np.ndarray, "s D"]]:
     """The mean of k²Δ_k over late k: at w*, over all parameters, along each subspace."""
     late = lambda curves: np.apply_along_axis(lambda x: tables.level(arrays["k"], x), -1, curves)  # noqa: E731
@@ -108,18 +96,65 @@ def _family_levels(
     return single, late(arrays["isotropic"]), late(arrays["subspace"])
 
 
+def _draw_family(arrays: Arrays, unit: str) -> Figure:
+    """k √Δ_k of every member, in the unit of the loss."""
+    panels = []
+    for everywhere, along in zip(arrays["isotropic"], arrays["subspace"], strict=True):
+        first = r"$\Delta^{(1)}$ at $w^*$ alone: $k\,|\delta_k|$"
+        members = {first: arrays["single"] ** 2, r"$\Delta$, all parameters": everywhere}
+        members |= {rf"$\Delta$, top {d}": x for d, x in zip(arrays["dim"], along, strict=True)}
+        panels.append({name: np.sqrt(_binned(arrays, x)) for name, x in members.items()})
+    title, ylabel = "The family of criteria", rf"$k\,\sqrt{{\Delta_k}}$   ({unit})"
+    figure = _by_sigma(arrays, title, ylabel, panels, (3.4, 2.8, 2.2, 1.6, 1.0))
+    legend(figure, "root of the mean square per logarithmic bin of k")
+    return figure
+
+
+def _draw_ratio(arrays: Arrays) -> Figure:
+    panels = []
+    for everywhere, along in zip(arrays["isotropic"], arrays["subspace"], strict=True):
+        whole, pairs = _binned(arrays, everywhere), zip(arrays["dim"], along, strict=True)
+        panels.append({f"D = {dim}": _binned(arrays, x) / whole for dim, x in pairs})
+    ylabel = r"$\Delta_k^{\mathrm{top}\ D}\ /\ \Delta_k^{\mathrm{all}}$"
+    figure = _by_sigma(arrays, "Subspace over full space", ylabel, panels, (2.8, 2.0, 1.2))
+    for axes in figure.axes:
+        axes.axhline(1, color="0.4", lw=1)
+    legend(figure, "ratio of means per logarithmic bin of k")
+    return figure
+
+
+def _binned(arrays: Arrays, values: Float[np.ndarray, "K"]) -> Float[np.ndarray, "b"]:
+    """The mean of k²Δ_k in logarithmic bins of k."""
+    return log_bins(arrays["k"], values * arrays["k"].astype(np.float64) ** 2).mean
+
+
+def _by_sigma(
+    arrays: Arrays, title: str, ylabel: str, panels: Sequence[Arrays], widths: Sequence[float]
+) -> Figure:
+    """Binned curves over k, a panel per σ; where they coincide, the lower one's rim shows."""
+    names = [rf"$\sigma$ = {sigma:g}" for sigma in arrays["sigma"]]
+    figure, grid = canvas(title, PREFIX, ylabel, names)
+    k = log_bins(arrays["k"], arrays["single"]).k
+    for axes, curves in zip(grid, panels, strict=True):
+        for index, (name, values) in enumerate(curves.items()):
+            look = curve(index, lw=widths[index], markevery=(2 * index, 10))
+            axes.plot(k, values, label=name, **look)
+        axes.set(xscale="log", yscale="log")
+    return figure
+
+
 def model_error(bench: Bench) -> Record:
     """The error of the quadratic model against σ, on the points of direct Monte-Carlo."""
     arrays = bench.kept("errors", lambda: _errors(bench))
     last = last_within(_off(arrays)[-1])
-    rows = [["σ", "quadratic / direct", "error of an increment, relative"]]
+    limit = f"{last:.3g}" if last else "none"
     ratios = arrays["quadratic"] / arrays["direct"]
-    for numbers in zip(ERROR_SIGMAS, ratios[-1], arrays["pointwise"][-1], strict=True):
-        rows.append([f"{number:.3g}" for number in numbers])
-    note = f"along the top {TOP} eigenvectors; within 10 % up to σ = {_or_none(last)}"
-    words = {"tables": [rows], "notes": [note, *bench.inexact()]}
-    figure = figures.errors(bench, arrays)
-    return Record(arrays, {"within_ten_percent": last} | words, {"errors": figure})
+    rows = [["σ", "quadratic / direct", "error of an increment, relative"]]
+    for sigma, *numbers in zip(ERROR_SIGMAS, ratios[-1], arrays["pointwise"][-1], strict=True):
+        rows.append(row_of(f"{sigma:.3g}", numbers))
+    notes = [f"along the top {TOP} eigenvectors; within 10 % up to σ = {limit}"]
+    found, figures = {"within_ten_percent": last}, {"errors": _draw_errors(arrays)}
+    return record(arrays, found, rows, notes + bench.inexact(), figures)
 
 
 def error_map(bench: Bench) -> Record:
@@ -127,13 +162,13 @@ def error_map(bench: Bench) -> Record:
     arrays = bench.kept("errors", lambda: _errors(bench))
     off = _off(arrays)
     rows = [["directions D", "largest σ with quadratic / direct within 10 % of 1"]]
-    rows += [[str(d), _or_none(last_within(row))] for d, row in zip(ERROR_DIMS, off, strict=True)]
-    figure = figures.error_map(bench, arrays, off)
-    words = {"tables": [rows], "notes": bench.inexact()}
-    return Record(arrays | {"relative_error": off}, words, {"error_map": figure})
+    limits = zip(ERROR_DIMS, map(last_within, off), strict=True)
+    rows += [[str(dim), f"{last:.3g}" if last else "none"] for dim, last in limits]
+    figures = {"error_map": _draw_error_map(arrays, off)}
+    return record(arrays | {"relative_error": off}, {}, rows, bench.inexact(), figures)
 
 
-def _off(arrays: Mapping[str, np.ndarray]) -> Float[np.ndarray, "D s"]:
+def _off(arrays: Arrays) -> Float[np.ndarray, "D s"]:
     """|quadratic / direct − 1| at the same points."""
     return np.abs(arrays["quadratic"] / arrays["direct"] - 1)
 
@@ -144,10 +179,6 @@ def last_within(off: Float[np.ndarray, "s"]) -> float | None:
     return ERROR_SIGMAS[count - 1] if count else None
 
 
-def _or_none(sigma: float | None) -> str:
-    return "none" if sigma is None else f"{sigma:.3g}"
-
-
 def _errors(bench: Bench) -> dict[str, np.ndarray]:
     """Levels of Δ_k·k², [D, s]: by direct Monte-Carlo, at its points by the model, closed form."""
     space, model = bench.directions("hessian", TOP), project(bench)
@@ -156,18 +187,17 @@ def _errors(bench: Bench) -> dict[str, np.ndarray]:
         for dim in ERROR_DIMS:
             rows.append(_errors_of_dim(bench, space, model, dim))
             advance(1)
-    arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    arrays = {name: np.stack([found[name] for found in rows]) for name in rows[0]}
     return arrays | {"dim": np.asarray(ERROR_DIMS), "sigma": np.asarray(ERROR_SIGMAS)}
 
 
-def _errors_of_dim(
-    bench: Bench, space: js.Subspace, model: Quadratic, dim: int
-) -> dict[str, np.ndarray]:
+def _errors_of_dim(bench: Bench, space: js.Subspace, model: Quadratic, dim: int) -> Arrays:
     """The numbers of every σ, [s]; the points of all σ are evaluated at once."""
     m = max(2, bench.config.points // 2)
     used = np.arange(TOP) < dim
-    normals = np.where(used, bench.normals(m, TOP), 0)
-    points = [sigma * normals for sigma in ERROR_SIGMAS]
+    # derivatives of 0 along the others: one shape, and program, for every span
+    within = Quadratic(model.value, model.gradient * used, model.hessian * (used & used[:, None]))
+    points = [sigma * np.where(used, bench.normals(m, TOP), 0) for sigma in ERROR_SIGMAS]
     losses = bench.losses_at(space, np.concatenate(points))
     model_losses = np.concatenate([modelled_losses(model, rows) for rows in points])
     direct, quadratic = (np.asarray(scaled_increments(x)) for x in (losses, model_losses))
@@ -178,15 +208,52 @@ def _errors_of_dim(
         "direct": each.mean(1),
         "direct_sem": each.std(1, ddof=1) / np.sqrt(m),
         "quadratic": modelled.mean(1),
-        "closed": law_levels(within(model, used), ERROR_SIGMAS),
+        "closed": law_levels(within, ERROR_SIGMAS),
         "pointwise": np.sqrt(apart.mean(1) / each.mean(1)),
     }
 
 
+def _draw_errors(arrays: Arrays) -> Figure:
+    named = {
+        "of an increment\n(root mean square)": arrays["pointwise"],
+        "of the mean of $k^2\\Delta_k$\n(same points)": _off(arrays),
+    }
+    xlabel = r"$\sigma$ (units of the parameters)"
+    figure, grid = canvas("Error of the quadratic model", xlabel, "relative error", list(named))
+    for axes, values in zip(grid, named.values(), strict=True):
+        for index, dim in enumerate(arrays["dim"]):
+            axes.plot(arrays["sigma"], values[index], label=f"D = {dim}", **curve(index))
+        axes.axhline(0.1, color="0.4", lw=1, ls="--")
+        axes.set(xscale="log", yscale="log")
+    legend(figure, "dashed: 10 %")
+    return figure
+
+
+def _draw_error_map(arrays: Arrays, off: Float[np.ndarray, "D s"]) -> Figure:
+    """|quadratic / direct − 1| over σ and D, in colour and in numbers."""
+    title = "Relative error of the quadratic model"
+    figure, (axes,) = canvas(title, r"$\sigma$", "directions $D$")
+    with matplotlib.rc_context(STYLE):
+        shown = np.clip(off, 1e-5, None)
+        low, high = max(float(shown.min()), 1e-5), float(shown.max())
+        mesh = axes.imshow(
+            shown, cmap="cividis", aspect="auto", origin="lower", norm=LogNorm(low, high)
+        )
+        for (i, j), value in np.ndenumerate(off):
+            text = f"{value:.0e}" if value < 0.01 else f"{value:.2g}"
+            ink = "w" if shown[i, j] < np.sqrt(low * high) else "k"
+            axes.text(j, i, text, ha="center", va="center", color=ink, fontsize=8.5)
+        axes.grid(False)
+        sigmas, dims = arrays["sigma"], arrays["dim"]
+        axes.set_xticks(range(len(sigmas)), [f"{sigma:.1e}" for sigma in sigmas], rotation=30)
+        axes.set_yticks(range(len(dims)), [str(dim) for dim in dims])
+        figure.colorbar(mesh, ax=axes, label="|quadratic / direct − 1|, same points")
+    return figure
+
+
 def convergence(bench: Bench) -> Record:
     """Direct and quadratic Monte-Carlo against the closed form, as points grow."""
-    model = project(bench)
-    total = bench.config.many_points
+    model, total = project(bench), bench.config.many_points
     points = SIGMA * bench.normals(total, TOP)
     losses = {
         "quadratic": modelled_losses(model, points),
@@ -197,83 +264,102 @@ def convergence(bench: Bench) -> Record:
     counts = np.asarray([2**e for e in range(1, total.bit_length()) if 2**e <= total // 4])
     arrays = {f"{name}_level": levels for name, levels in each.items()}
     arrays |= {"points": counts, "closed_form": np.asarray(closed)}
-    biases, sems, rows = {}, {}, []
+    few, most = (f"error, {m} points" for m in (counts[0], counts[-1]))
+    rows = [["Monte-Carlo over closed form", few, most, f"all {total} points"]]
+    bias, sem = {}, {}
     for name, levels in each.items():
-        error = np.asarray([_spread(levels, m, closed) for m in counts])
+        blocks = [levels[: total // m * m].reshape(-1, m).mean(1) for m in counts]  # disjoint
+        error = np.asarray([np.sqrt(np.mean((means / closed - 1) ** 2)) for means in blocks])
         arrays[f"{name}_error"] = error
-        biases[name] = levels.mean() / closed - 1
-        sems[name] = levels.std(ddof=1) / np.sqrt(total) / closed
-        whole = f"{biases[name]:+.1%} ± {sems[name]:.1%}"
-        rows.append([name, f"{error[0]:.1%}", f"{error[-1]:.1%}", whole])
-    header = ["Monte-Carlo over closed form", f"error, {counts[0]} points"]
-    header += [f"error, {counts[-1]} points", f"all {total} points"]
-    figure = figures.convergence(bench, arrays, SIGMA)
-    words = {"tables": [[header, *rows]], "notes": [f"σ = {SIGMA:g}, D = {TOP}"]}
-    found = {"closed_form": closed, "bias": biases, "bias_sem": sems} | words
-    return Record(arrays, found, {"convergence": figure})
+        bias[name] = levels.mean() / closed - 1
+        sem[name] = levels.std(ddof=1) / np.sqrt(total) / closed
+        cells = row_of(name, (error[0], error[-1]), ".1%")
+        rows.append([*cells, f"{bias[name]:+.1%} ± {sem[name]:.1%}"])
+    found = {"closed_form": closed, "bias": bias, "bias_sem": sem}
+    figures = {"convergence": _draw_convergence(arrays)}
+    return record(arrays, found, rows, [f"σ = {SIGMA:g}, D = {TOP}"], figures)
 
 
-def _spread(levels: Float[np.ndarray, "m"], count: int, closed: float) -> float:
-    """Root mean square relative error of the mean over ``count`` points, over disjoint blocks."""
-    blocks = levels[: len(levels) // count * count].reshape(-1, count).mean(1)
-    return float(np.sqrt(np.mean((blocks / closed - 1) ** 2)))
+def _draw_convergence(arrays: Arrays) -> Figure:
+    title = f"Monte-Carlo against the closed form, σ = {SIGMA:g}, D = {TOP}"
+    ylabel = "relative error (root mean square over blocks)"
+    figure, (axes,) = canvas(title, "random points $m$", ylabel)
+    points = arrays["points"]
+    for index, name in enumerate(("quadratic", "direct")):
+        style = curve(index, ms=6, lw=2.6 - 1.2 * index)
+        axes.plot(points, arrays[f"{name}_error"], label=f"{name} Monte-Carlo", **style)
+        bias = abs(arrays[f"{name}_level"].mean() / arrays["closed_form"] - 1)
+        axes.axhline(bias, color=colour(index), ls=":", lw=1.2, label=f"{name}, all points")
+    law = arrays["quadratic_error"][0] * np.sqrt(points[0] / points)
+    axes.plot(points, law, "--", color="0.4", lw=1, label=r"$\propto 1/\sqrt{m}$")
+    axes.set(xscale="log", yscale="log")
+    axes.set_xticks(points, [str(m) for m in points])
+    axes.minorticks_off()
+    legend(figure, "blocks: disjoint sets of m points")
+    return figure
 
 
 def stages(bench: Bench) -> Record:
     """Time per stage of closed form, quadratic and direct Monte-Carlo, in forward passes."""
-    spent = _seconds(bench)
-    products = int(bench.hessian.pairs.matvecs)
-    n = len(bench.problem.order)
-    forward, passes = spent["forward"], in_passes(spent, products, n / _part(n))
+    n, products = len(bench.problem.order), int(bench.hessian.pairs.matvecs)
+    part = max(1, n // 10)  # of project, which every sample costs the same
+    spent = _seconds(bench, part)
+    passes = in_passes(spent, products, n / part)
     totals = {name: sum(passes[stage] for stage in used) for name, used in ESTIMATORS.items()}
-    figure = figures.stages(bench, ESTIMATORS, passes)
     rows = [["estimator", "forward passes", "of them eigenpairs"]]
-    rows += [[name, f"{x:.0f}", f"{passes['eigenpairs']:.0f}"] for name, x in totals.items()]
-    notes = [
-        f"{bench.config.points} points, D = {TOP}, {products} Hessian products",
-        "the closed form serves every σ at once, the others one each",
-    ]
+    rows += [row_of(name, (total, passes["eigenpairs"]), ".0f") for name, total in totals.items()]
+    counts = f"{bench.config.points} points, D = {TOP}, {products} Hessian products"
+    notes = [counts, "the closed form serves every σ at once, the others one each"]
     names, values = (np.asarray(list(x)) for x in (passes, passes.values()))
     arrays = {"stage": names, "forward_passes": values}
-    found = {"forward_passes": passes, "totals": totals, "forward_seconds": forward}
-    words = {"tables": [rows], "notes": notes}
-    return Record(arrays, found | words, {"stages": figure})
+    found = {"forward_passes": passes, "totals": totals, "forward_seconds": spent["forward"]}
+    return record(arrays, found, rows, notes, {"stages": _draw_stages(passes)})
 
 
 def in_passes(spent: Mapping[str, float], products: int, parts: float) -> dict[str, float]:
     """Stages in forward passes, from seconds of one Hessian product, one part of project, ..."""
     times = {"eigenpairs": products, "project": parts}
-    return {
-        stage: value * times.get(stage, 1) / spent["forward"]
-        for stage, value in spent.items()
-        if stage != "forward"
-    }
+    passes = {stage: x * times.get(stage, 1) / spent["forward"] for stage, x in spent.items()}
+    return {stage: value for stage, value in passes.items() if stage != "forward"}
 
 
-def _seconds(bench: Bench) -> dict[str, float]:
-    """Of one Hessian product, of project for one part of the samples, and of the other stages."""
+def _seconds(bench: Bench, part: int) -> dict[str, float]:
+    """Of one Hessian product, of project for ``part`` of the samples, and of the other stages."""
     problem = bench.problem
+    loss, samples = problem.loss, problem.samples
     model, space = project(bench), bench.directions("hessian", TOP)
     points = SIGMA * bench.normals(bench.config.points, TOP)
     probe = js.points(space, points)
-    product = js.hessian_operator(problem.loss, space.origin, problem.samples)
-    few = jax.tree.map(lambda leaf: leaf[: _part(len(leaf))], problem.samples)
+    product = js.hessian_operator(loss, space.origin, samples)
+    few = jax.tree.map(lambda leaf: leaf[:part], samples)
     calls = {
         "eigenpairs": lambda: product(space.origin),
-        "project": lambda: js.project(problem.loss, space, few),
+        "project": lambda: js.project(loss, space, few),
         "law": lambda: js.quadratic_delta(model, SIGMA),
         "quadratic points": lambda: scaled_increments(modelled_losses(model, points)),
-        "direct points": lambda: js.delta(problem.loss, probe, problem.samples),
-        "forward": lambda: train.mean_loss(
-            problem.loss, space.origin, problem.samples, batch_size=1000
-        ),
+        "direct points": lambda: js.delta(loss, probe, samples),
+        "forward": lambda: train.mean_loss(loss, space.origin, samples, batch_size=1000),
     }
     return {name: seconds(call, times=2) for name, call in calls.items()}
 
 
-def _part(n: int) -> int:
-    """Of n samples, as many as ``project`` is timed on: every sample costs it the same."""
-    return max(1, n // 10)
+def _draw_stages(passes: Mapping[str, float]) -> Figure:
+    """Stacked bars: how many forward passes over the data each stage of an estimator takes."""
+    xlabel = "time (forward passes over the data)"
+    figure, (axes,) = canvas("Time of three estimators", xlabel, "")
+    colours = {stage: colour(index) for index, stage in enumerate(passes)}
+    for position, used in enumerate(ESTIMATORS.values()):
+        left = 0.0
+        for stage in used:
+            label, ink = f"{stage}, {passes[stage]:.3g}", colours[stage]
+            axes.barh(position, passes[stage], 0.6, left, color=ink, edgecolor="w", label=label)
+            left += passes[stage]
+        axes.text(left, position, f" {left:.0f}", va="center")
+    axes.set_yticks(range(len(ESTIMATORS)), [name.replace(" ", "\n") for name in ESTIMATORS])
+    axes.margins(x=0.1)
+    axes.grid(False, axis="y")
+    legend(figure, "stages, in forward passes")
+    return figure
 
 
 def project(bench: Bench) -> Quadratic:
@@ -284,16 +370,6 @@ def project(bench: Bench) -> Quadratic:
         return js.project(bench.problem.loss, space, bench.problem.samples)._asdict()
 
     return Quadratic(**jax.tree.map(jnp.asarray, bench.kept("project", find)))
-
-
-def leading(model: Quadratic, dim: int) -> Quadratic:
-    """The model in the span of the first ``dim`` directions."""
-    return Quadratic(model.value, model.gradient[:, :dim], model.hessian[:, :dim, :dim])
-
-
-def within(model: Quadratic, used: Bool[np.ndarray, "d"]) -> Quadratic:
-    """The same, by derivatives of 0 along the others: one shape, and program, for every span."""
-    return Quadratic(model.value, model.gradient * used, model.hessian * (used & used[:, None]))
 
 
 @jax.jit

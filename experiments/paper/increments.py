@@ -1,9 +1,7 @@
-"""Δ_k along random directions and Hessian eigenvectors, Nikitin et al., figures 4, 5 and 8.
+"""Δ_k along random directions and Hessian eigenvectors, Nikitin et al., figures 4, 5, 8 and 9.
 
-Figure 8 also has networks trained as in the reference code, for the level of Δ_k·k² that it
-reports. There the network is the same, but sees the first 9,984 samples, standardised, and starts
-from PyTorch's default initialisation: every parameter of a layer of ``f`` inputs is uniform on
-±1/√f.
+Figure 8 also has networks trained as in the reference code: on the first 9,984 samples,
+standardised, from PyTorch's default, uniform on ±1/√f for the parameters of a layer of f inputs.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,11 +18,12 @@ import jaxscape as js
 from experiments.common import tables
 from experiments.common.console import progress
 from experiments.common.run_folder import Record
-from experiments.paper import published
-from experiments.paper.bench import SIGMAS, Bench, leading
+from experiments.paper import curvature_aligned, published
+from experiments.paper.bench import SIGMAS, Arrays, Bench, leading, record, row_of
 from jaxscape import prefix
 from jaxscape.lab import train
-from jaxscape.lab.style import PREFIX, canvas, draw_mean, finish
+from jaxscape.lab.style import PREFIX, canvas, curve, draw_mean, finish, legend, log_bins
+from jaxscape.quadratic import Quadratic
 from jaxscape.reductions import Delta
 from jaxscape.types import Batch, Params
 
@@ -81,10 +80,8 @@ def fig8(bench: Bench) -> Record:
 def along_eigenvectors(bench: Bench) -> list[dict[str, np.ndarray]]:
     """Δ_k along the top ten Hessian eigenvectors at both ``SIGMAS``, for figures 8 and 9."""
     space = bench.directions("hessian", DIM)
-    return [
-        bench.kept(f"curve-hessian-{row}", partial(measure, bench, space, sigma, row))
-        for row, sigma in enumerate(SIGMAS)
-    ]
+    finds = [partial(measure, bench, space, sigma, row) for row, sigma in enumerate(SIGMAS)]
+    return [bench.kept(f"curve-hessian-{row}", find) for row, find in enumerate(finds)]
 
 
 def measure(bench: Bench, space: js.Subspace, sigma: float, row: int) -> dict[str, np.ndarray]:
@@ -92,16 +89,13 @@ def measure(bench: Bench, space: js.Subspace, sigma: float, row: int) -> dict[st
     points = sigma * bench.normals(bench.config.points, space.dim)
     losses = bench.losses_at(space, points)
     curve = curve_of(losses)
-    found = {
-        "delta": np.asarray(curve.mean),
-        "delta_sem": np.asarray(curve.sem),
-        "loss_variance": np.mean(curve.loss_variance),
-    }
+    found = {"delta": np.asarray(curve.mean), "delta_sem": np.asarray(curve.sem)}
+    found["loss_variance"] = np.mean(curve.loss_variance)
     if bench.config.as_published:
         key = jax.random.fold_in(bench.problem.keys["order"], row)
         first = bench.losses_at(leading(space, 1), points[:, :1])
-        found["published_delta"] = published.delta(key, first)
-        found["all_directions_delta"] = published.delta(key, losses)
+        found["published_delta"] = np.asarray(published.delta(key, first))
+        found["all_directions_delta"] = np.asarray(published.delta(key, losses))
     return found
 
 
@@ -148,17 +142,16 @@ def _record(
         panels[LONG] = [*zip(labels, arrays["filter_delta"], errors, strict=True)]
         norm = np.sqrt(sum(float(jnp.sum(x**2)) for x in jax.tree.leaves(bench.trained)))
         notes.append(f"of Li et al.'s norms: each filter as long as that of w*, ‖w*‖ = {norm:.3g}")
-    entries = [{"label": label} | _levels(arrays, row) for row, label in enumerate(labels)]
+    levels = [_levels(arrays, index) for index in range(len(cases))]
     figures = {
         "delta": draw(bench, where, panels, scaled=False),
         "delta_k2": draw(bench, where, panels, scaled=True),
     }
-    rows = [["", *(COLUMNS[name] for name in entries[0] if name in COLUMNS)]]
-    for entry in entries:
-        numbers = (f"{entry[name]:.3g}" for name in entry if name in COLUMNS)
-        rows.append([entry["label"], *numbers])
+    rows = [["", *(COLUMNS[name] for name in levels[0])]]
+    rows += [row_of(label, x.values()) for label, x in zip(labels, levels, strict=True)]
+    entries = [{"label": label} | x for label, x in zip(labels, levels, strict=True)]
     found = {"where": where, "points": bench.config.points, "curves": entries}
-    return Record(arrays, found | {"tables": [rows], "notes": notes}, figures)
+    return record(arrays, found, rows, notes, figures)
 
 
 COLUMNS = {
@@ -170,7 +163,7 @@ COLUMNS = {
 }
 
 
-def _levels(arrays: Mapping[str, np.ndarray], row: int) -> dict[str, Any]:
+def _levels(arrays: Arrays, row: int) -> dict[str, float]:
     """Mean of Δ_k·k² over late k of one curve, as it should be and as published."""
     found = {
         "mean_delta_k2": tables.level(arrays["k"], arrays["delta"][row]),
@@ -185,11 +178,8 @@ def _levels(arrays: Mapping[str, np.ndarray], row: int) -> dict[str, Any]:
     return found
 
 
-NETWORKS = 4
-"""Networks trained as in the reference code."""
-
-SAMPLES = 9984
-"""What they see: 156 whole batches."""
+NETWORKS, SAMPLES = 4, 9984
+"""Trained as in the reference code, on 156 whole batches."""
 
 LEVEL = 2.4
 """Δ_k·k² of the published curve on MNIST, in batches."""
@@ -213,23 +203,19 @@ def standardised(bench: Bench) -> Batch:
 @jax.jit
 def uniform(key: jax.Array, params: Params) -> Params:
     """Parameters of the same layers, weights and biases uniform on ±1/√f."""
-
-    def layer(key: jax.Array, values: Params) -> Params:
-        bound = values["kernel"].shape[0] ** -0.5
-        keys = dict(zip(values, jax.random.split(key, len(values)), strict=True))
-        return {
-            name: jax.random.uniform(keys[name], leaf.shape, leaf.dtype, -bound, bound)
-            for name, leaf in values.items()
-        }
-
-    keys = dict(zip(params, jax.random.split(key, len(params)), strict=True))
-    return {name: layer(keys[name], values) for name, values in params.items()}
+    found = {}
+    for own, (name, layer) in zip(jax.random.split(key, len(params)), params.items(), strict=True):
+        bound = layer["kernel"].shape[0] ** -0.5
+        drawn = partial(jax.random.uniform, minval=-bound, maxval=bound)
+        keys = dict(zip(layer, jax.random.split(own, len(layer)), strict=True))
+        found[name] = {part: drawn(keys[part], x.shape, x.dtype) for part, x in layer.items()}
+    return found
 
 
 def eigenvectors(bench: Bench, samples: Batch, number: int) -> js.Subspace:
     """The top ten eigenvectors, by magnitude, at a network trained as in the reference code."""
     problem, config = bench.problem, bench.config
-    key = {name: jax.random.fold_in(problem.keys[name], number) for name in problem.keys}
+    key = {name: jax.random.fold_in(own, number) for name, own in problem.keys.items()}
     params = train.fit(
         key["train"], problem.loss, uniform(key["init"], problem.initial), samples,
         epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate,
@@ -267,24 +253,22 @@ def _with_replication(bench: Bench, found: Record) -> Record:
             networks.append(around(bench, samples, eigenvectors(bench, samples, number), number))
             advance(1)
     again = {name: np.stack([each[name] for each in networks]) for name in networks[0]}
-    k_of = lambda curve: np.arange(1, len(curve) + 1)  # noqa: E731
-    late = {name: [tables.level(k_of(x), x) for x in again[name]] for name in NAMES}
+    level = lambda x: tables.level(np.arange(1, len(x) + 1), x)  # noqa: E731
+    late = {name: [level(curve) for curve in again[name]] for name in NAMES}
     mean = lambda rows: np.mean(rows, 0)  # noqa: E731
     sem = lambda rows: np.std(rows, 0, ddof=1) / np.sqrt(NETWORKS)  # noqa: E731
     what = f"{NETWORKS} networks trained as published, loss {mean(again['train_loss']):.3g}"
     rows = [[what, "Δ_k·k²", "least", "most"]]
     for name, label in NAMES.items():
-        ends = (f"{end(late[name]):.3g}" for end in (min, max))
-        rows.append([label, f"{mean(late[name]):.3g} ± {sem(late[name]):.2g}", *ends])
+        both = f"{mean(late[name]):.3g} ± {sem(late[name]):.2g}"
+        rows.append([label, both, *(f"{end(late[name]):.3g}" for end in (min, max))])
     rows.append(["published on MNIST", f"{LEVEL}", "", ""])
     labels = {"first direction": again["published"], "all ten": again["all_directions"]}
     curves = [(label, mean(x), sem(x)) for label, x in labels.items()]
     where = f"{NETWORKS} networks trained as published, σ = 1"
-    summary = found.summary | {
-        "replication_levels": late,
-        "replication_train_loss": again["train_loss"].tolist(),
-        "tables": [*found.summary["tables"], rows],
-    }
+    summary = found.summary | {"tables": [*found.summary["tables"], rows]}
+    summary["replication_levels"] = late
+    summary["replication_train_loss"] = again["train_loss"].tolist()
     arrays = found.arrays | {f"replication_{name}": x for name, x in again.items()}
     figure = draw(bench, where, {"as published: k in batches of 64": curves}, scaled=True)
     return Record(arrays, summary, {**found.figures, "replication": figure})
@@ -305,3 +289,84 @@ def draw(
             scale = k**2.0 if scaled else 1.0
             draw_mean(panel, row, k, values * scale, sem * scale, label)
     return finish(figure, dots=False)
+
+
+BATCHES = (1, 4, 16, 64, 256)
+"""Values of k, in batches, at which Theorem 1 is evaluated as published."""
+
+THEORY = {
+    "delta": "Monte-Carlo",
+    "law_total": "full law",
+    "law_curvature": "Theorem 1's part",
+    "published_delta": "experiment, as published",
+}
+
+
+def fig9(bench: Bench) -> Record:
+    """Δ_k along the top ten eigenvectors: Monte-Carlo, the full law, Theorem 1's part alone."""
+    whole = curvature_aligned.project(bench)
+    model = Quadratic(whole.value, whole.gradient[:, :DIM], whole.hessian[:, :DIM, :DIM])
+    laws = js.quadratic_delta(model, np.asarray(SIGMAS, np.float32))._asdict()
+    measured = along_eigenvectors(bench)
+    arrays: dict[str, np.ndarray] = {
+        "sigma": np.asarray(SIGMAS, np.float32),
+        "k": np.arange(1, len(measured[0]["delta"]) + 1, dtype=np.int32),
+        **{name: np.stack([x[name] for x in measured]) for name in ("delta", "delta_sem")},
+        **{f"law_{name}": np.asarray(values) for name, values in laws.items()},
+    }
+    notes = bench.inexact()
+    if bench.config.as_published:
+        arrays["published_delta"] = np.stack([x["published_delta"] for x in measured])
+        arrays |= _published_theory(bench)
+        k, theory = arrays["published_theory_k"], arrays["published_theory"]
+        for sigma, old in zip(SIGMAS, arrays["published_delta"], strict=True):
+            ratio = np.exp(np.mean(np.log(theory / old[k - 1])))
+            what = f"published experiment at σ = {sigma:g}"
+            means = f"{ratio:.2g}, geometric mean over {len(k)} k"
+            notes.append(f"Theorem 1 as published, which has no σ, over the {what}: {means}")
+    late, entries = tables.late(arrays["k"]), []
+    for index, sigma in enumerate(SIGMAS):
+        entries.append({"sigma": sigma} | tables.agreement(arrays, index, late))
+    found, rows = {"sigmas": entries}, tables.law_table(entries)
+    return record(arrays, found, rows, notes, {"theorem": draw_theory(bench, arrays)})
+
+
+def _published_theory(bench: Bench) -> dict[str, np.ndarray]:
+    """Theorem 1 from magnitudes of eigenvalues of H_k and H_{k+1}, k in batches."""
+    problem = bench.problem
+    most = len(problem.order) // published.BATCH
+    chosen = np.asarray([k for k in BATCHES if k + 1 <= most])
+    ks = np.union1d(chosen, chosen + 1)
+    spectra = js.prefix_spectra(
+        problem.keys["subspace"], problem.loss, bench.trained, problem.samples, DIM,
+        ks=ks * published.BATCH, which="magnitude",
+    )  # fmt: skip
+    values, at = np.asarray(spectra.values), np.searchsorted(ks, chosen)
+    theory = [published.theorem(values[i], values[i + 1]) for i in at]
+    return {
+        "published_theory_k": chosen,
+        "published_theory": np.asarray(theory),
+        "published_eigenvalues_k": ks,
+        "published_eigenvalues": published.sharp(values),
+        "published_eigenvalues_converged": np.asarray(spectra.converged),
+    }
+
+
+def draw_theory(bench: Bench, arrays: Arrays) -> Figure:
+    """Δ_k·k² by experiment and by theory, a panel per σ; k of published curves is in batches."""
+    ylabel = rf"$\Delta_k \cdot k^2$   ({bench.unit}²)"
+    panels = [f"σ = {sigma:g}" for sigma in SIGMAS]
+    figure, axes = canvas("Theory against experiment", PREFIX, ylabel, panels)
+    for index, panel in enumerate(axes):
+        for row, name in enumerate(name for name in THEORY if name in arrays):
+            k = np.arange(1, arrays[name].shape[1] + 1)
+            bins = log_bins(k, arrays[name][index] * k**2.0)
+            style = curve(row, lw=1.6, markevery=(2 * row, 8))
+            panel.plot(bins.k, bins.mean, label=THEORY[name], **style)
+        if "published_theory" in arrays:
+            k, values = arrays["published_theory_k"], arrays["published_theory"]
+            style = curve(4, ms=8, lw=0, label="Theorem 1, as published")
+            panel.plot(k, values * k**2.0, **style)
+        panel.set(xscale="log", yscale="log")
+    legend(figure, "lines: mean per logarithmic bin of k; as published: k in batches of 64")
+    return figure

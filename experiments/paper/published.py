@@ -1,9 +1,8 @@
 """The published computations, flaws included, to be laid over the corrected ones.
 
-The reference code zips the d directions with the P parameters, so that only the first direction
-is ever applied; its data loader shuffles, so that every draw of a point has an order of its own;
-k counts batches of 64, the loss of a batch being its mean; means over the first k batches are
-subtracted from each other in float32.
+Only the first direction is ever applied; the data loader shuffles, so that every draw of a point
+has an order of its own; k counts batches of 64, the loss of a batch being its mean; means over the
+first k batches are subtracted from each other in float32.
 """
 
 from functools import partial
@@ -21,14 +20,10 @@ BATCH = 64
 """Samples per batch of the reference code."""
 
 
-def delta(key: Key[Array, ""], losses: Float[Array, "m n"]) -> Float[np.ndarray, "K"]:
-    """Mean over points of (L_{k+1} − L_k)², k = 1..K in batches, each point in its own order."""
-    return np.asarray(_delta(jax.random.split(key, len(losses)), losses))
-
-
 @jax.jit
-def _delta(keys: Key[Array, "m"], losses: Float[Array, "m n"]) -> Float[Array, "K"]:
-    n = losses.shape[1]
+def delta(key: Key[Array, ""], losses: Float[Array, "m n"]) -> Float[Array, "K"]:
+    """Mean over points of (L_{k+1} − L_k)², k = 1..K in batches, each point in its own order."""
+    m, n = losses.shape
     count = -(-n // BATCH)
     sizes = np.minimum(BATCH, n - BATCH * np.arange(count))
 
@@ -40,19 +35,16 @@ def _delta(keys: Key[Array, "m"], losses: Float[Array, "m n"]) -> Float[Array, "
         return total + jnp.diff(means) ** 2, None
 
     start = jnp.zeros(count - 1, jnp.float32)
-    return jax.lax.scan(squared, start, (keys, losses))[0] / len(losses)
+    return jax.lax.scan(squared, start, (jax.random.split(key, m), losses))[0] / m
 
 
 @partial(jax.jit, static_argnums=(0, 4))
 def sheets(
     loss: PerSampleLoss, probe: SubspaceProbe, data: Batch, key: Key[Array, ""], k: int
 ) -> tuple[Float[Array, "m"], Float[Array, "m"], Float[Array, "m"]]:
-    """L_k and L_{k+1} − L_k, k in batches drawn anew for each point; the mean of a last batch.
-
-    A last batch holds what is left of n samples, n − 64 (⌈n/64⌉ − 1) of them.
-    """
+    """L_k and L_{k+1} − L_k, k in batches drawn anew for each point; the mean of a last batch."""
     n = length_of(data)
-    left = n - BATCH * (-(-n // BATCH) - 1)
+    left = n - BATCH * (-(-n // BATCH) - 1)  # samples of the last of ⌈n/64⌉ batches
 
     def at(index: Array) -> tuple[Array, Array, Array]:
         rows = jax.random.permutation(jax.random.fold_in(key, index), n)[: (k + 1) * BATCH]
@@ -67,10 +59,7 @@ def sheets(
 def last_step(
     whole: Float[Array, "m"], last: Float[Array, "m"], n: int
 ) -> tuple[Float[Array, "m"], Float[Array, "m"]]:
-    """L_{K−1} and L_K − L_{K−1} of all K batches, from the mean over samples and the last batch's.
-
-    Every batch weighs the same, the last one too, which holds fewer samples.
-    """
+    """L_{K−1} and L_K − L_{K−1} of K batches, from means over all samples and the last batch."""
     count = -(-n // BATCH)
     left = n - BATCH * (count - 1)
     before = (n * whole - left * last) / (BATCH * (count - 1))

@@ -14,7 +14,7 @@ from experiments.common import prepare, surfaces
 from experiments.common.run_folder import Record
 from experiments.common.surfaces import REACH, WORDS, Sheets
 from experiments.paper import published
-from experiments.paper.bench import Bench
+from experiments.paper.bench import Bench, record
 from jaxscape.lab import plot
 
 SMALL = 1
@@ -49,8 +49,7 @@ def _record(bench: Bench, kind: str, quantity: str) -> Record:
     evaluate = lambda: surfaces.evaluate(bench.problem, plane, config.radius, config.num, ks)  # noqa: E731
     corrected = Sheets(**bench.kept(f"surface-{kind}", lambda: evaluate()._asdict()))
     arrays = corrected._asdict()
-    titles = [surfaces.name(k) for k in corrected.k]
-    shown = dict(zip(titles, arrays[quantity], strict=True))
+    shown = dict(zip(map(surfaces.name, corrected.k), arrays[quantity], strict=True))
     notes = bench.inexact() if kind == "hessian" else []
     if config.as_published:
         old = bench.kept(f"surface-{kind}-published", lambda: _published(bench, plane, corrected))
@@ -64,25 +63,21 @@ def _record(bench: Bench, kind: str, quantity: str) -> Record:
             f"its own, as published: {rough[0]:.2g}; with the same samples: {rough[1]:.2g}"
         )
     found = surfaces.summarise(corrected) | {"radius": config.radius}
-    words = {"tables": [surfaces.table(found)], "notes": notes}
-    return Record(arrays, found | words, _figures(bench, corrected.steps, shown, quantity, kind))
+    figures = _figures(bench, corrected.steps, shown, quantity, kind)
+    return record(arrays, found, surfaces.table(found), notes, figures)
 
 
 def _published(bench: Bench, plane: js.Subspace, corrected: Sheets) -> dict[str, np.ndarray]:
     """The published sheets, [2, a, a]: of one batch, drawn anew for each point, and of all but one.
 
-    Over nearly all batches the draws hardly matter but for the last batch, so only that is random:
-    the mean over all samples is exact.
+    Of the draws over all batches only the last batch matters, so the mean over all is exact.
     """
-    problem, config = bench.problem, bench.config
-    n = len(problem.order)
-    probe = js.grid(plane, config.radius, config.num)
-    few, step, batch = published.sheets(
-        problem.loss, probe, problem.samples, problem.keys["order"], SMALL
-    )
+    problem, num, n = bench.problem, bench.config.num, len(bench.problem.order)
+    probe, key = js.grid(plane, bench.config.radius, num), problem.keys["order"]
+    few, step, batch = published.sheets(problem.loss, probe, problem.samples, key, SMALL)
     whole = (corrected.loss[-1] + corrected.increment[-1]).ravel()
     before, last = published.last_step(whole, jnp.asarray(batch), n)
-    square = (2, config.num, config.num)
+    square = (2, num, num)
     return {
         "published_k": np.asarray([SMALL, -(-n // published.BATCH) - 1]),
         "published_loss": np.stack([few, before]).reshape(square),
@@ -105,20 +100,18 @@ def _figures(
         shown = {name: sheet**2 for name, sheet in shown.items()}
         symbol, unit = r"$(L_{k+1} - L_k)^2$", f"{unit}²"
     title, quantity = f"{symbol} along {WORDS[kind]}", f"{symbol} ({unit})"
-    return {
-        "contours": plot.contours(steps, shown, title=title, quantity=quantity),
-        "relief": plot.reliefs(steps, shown, title=title, quantity=quantity),
-    }
+    draw = {"contours": plot.contours, "relief": plot.reliefs}
+    return {name: d(steps, shown, title=title, quantity=quantity) for name, d in draw.items()}
 
 
 def trajectory(bench: Bench) -> Record:
     """L_k on the two principal components of the training trajectory, with the trajectory."""
-    problem = bench.problem
+    problem, num = bench.problem, bench.config.num
     points = prepare.trajectory(problem, bench.config, bench.store)
     space, along, parts = js.trajectory_subspace(jax.tree.map(jnp.asarray, points), 2)
     path, explained = np.asarray(along), np.asarray(parts).tolist()
     radius = REACH * float(np.abs(path).max())
-    found = surfaces.evaluate(problem, space, radius, bench.config.num, (SMALL, len(problem.order)))
+    found = surfaces.evaluate(problem, space, radius, num, (SMALL, len(problem.order)))
     figures = surfaces.figures_of(found, WORDS["trajectory"], path, unit=bench.unit)
     numbers = surfaces.summarise(found) | {"explained": explained}
     i, j = (int(np.abs(found.steps - x).argmin()) for x in path[0])
@@ -127,6 +120,6 @@ def trajectory(bench: Bench) -> Record:
         f"two principal components hold {shares} of the summed squared distance from w*",
         f"loss of all samples where training starts, projected: {found.loss[-1][i, j]:.3g}",
     ]
-    kept = {name: figures[name] for name in ("loss", "loss_3d")}
-    words = {"tables": [surfaces.table(numbers)], "notes": notes}
-    return Record(found._asdict() | {"trajectory": path}, numbers | words, kept)
+    arrays, table = found._asdict() | {"trajectory": path}, surfaces.table(numbers)
+    drawn = {name: figures[name] for name in ("loss", "loss_3d")}
+    return record(arrays, numbers, table, notes, drawn)

@@ -1,16 +1,13 @@
 """|L_{k+1} − L_k| at w* over widths and depths, of Kiselev and Grabovoy (2024).
 
-Networks without biases of every width and depth are trained on the same samples. Those of one
-depth are one stack of the widest: a ReLU network of few units equals one of many units whose
-further weights are 0. Adam leaves them at exactly 0: a unit whose incoming weights are 0 puts out
-0, where the derivative of ReLU is taken as 0, so no gradient reaches the weights on either side.
+Networks without biases, of every width and depth, see the same samples. Those of one depth are one
+stack of the widest: further weights are 0, and Adam leaves them at exactly 0, since a unit whose
+incoming weights are 0 puts out 0, where the derivative of ReLU is taken as 0.
 
-Exactly, |δ_k| = |ℓ_{k+1} − L_k| / (k+1). The numerator, what sample k+1 brings that is new, keeps
-its level along k where samples are exchangeable; the factor 1/(k+1) is algebra.
+Exactly, |δ_k| = |ℓ_{k+1} − L_k| / (k+1), whose numerator keeps its level along k.
 """
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,39 +16,56 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
+from matplotlib.figure import Figure
 
 import jaxscape as js
-from experiments.common import console
+from experiments.common import console, tables
 from experiments.common.console import progress
 from experiments.common.problem import Problem
-from experiments.common.run_folder import Record
-from experiments.paper import unraveling_report
-from experiments.paper.bench import Bench
+from experiments.common.run_folder import Record, plain
+from experiments.paper.bench import Arrays, Bench, record
 from jaxscape import InputError, losses, prefix
 from jaxscape.lab import checkpoint, models, train
 from jaxscape.lab.models import Model
+from jaxscape.lab.style import MARKERS, PREFIX, Keywords, canvas, colour, legend
+from jaxscape.prefix_spectra import geometric
 from jaxscape.types import Batch, Params, PerSampleLoss
 
 BETA = 0.99
 """Of the exponential average along k."""
 
+STUCK = 0.95
+"""Share of a constant guess's loss above which a network counts as one that failed to train."""
+
+AVERAGES = {
+    "smoothed": "exponential average along $k$",
+    "published": "averaged along $k$ as published",
+}
+
+DRAWN = 400
+"""Values of k, equally spaced in their logarithm, at which curves are drawn."""
+
 
 def unraveling(bench: Bench) -> Record:
     """|L_{k+1} − L_k| at w* over widths and depths, networks without biases, mean over orders."""
-    config, problem = bench.config, bench.problem
+    config = bench.config
     values, entries = trained(bench)
     arrays = {"depth": np.asarray(config.depths), "width": np.asarray(config.widths)}
     arrays |= _curves(bench, values)
     law = first_order_law(arrays["deviation"][..., None], values.shape[-1], arrays["k"])
-    found = unraveling_report.summarise(arrays, law, entries, problem) | {
-        "orders": config.orders,
-        "num_samples": values.shape[-1],
-        "beta": BETA,
-        "unit": bench.unit,
-    }
-    figures = unraveling_report.figures_of(bench, arrays, law, found)
-    words = {"tables": [unraveling_report.table(found)], "notes": unraveling_report.notes(found)}
-    return Record(arrays, found | words, figures)
+    found = _summarise(arrays, law, entries, bench.problem) | {"beta": BETA, "unit": bench.unit}
+    found |= {"orders": config.orders, "num_samples": values.shape[-1]}
+    figures = {"increments": _draw(bench, arrays, law, "smoothed")}
+    if "published" in arrays:
+        figures["increments-as-published"] = _draw(bench, arrays, law, "published")
+    figures["levels"] = _draw_levels(bench, arrays, found["networks"])
+    stuck, first = sum(entry["stuck"] for entry in found["networks"]), found["late_from"]
+    notes = [
+        f"mean over {config.orders} orders of {values.shape[-1]:,} samples, k ≥ {first}",
+        f"law: M n/(n−1), M the mean absolute deviation; averages (β = {BETA:g}) at k = {first}",
+        f"{stuck} of {len(entries)} networks do no better than a constant guess",
+    ]
+    return record(arrays, found, table(found), notes, figures)
 
 
 class Task(NamedTuple):
@@ -65,8 +79,6 @@ class Task(NamedTuple):
 def task_of(problem: Problem) -> Task:
     """The problem's data, its inputs scaled so that the training samples' span −1 to 1.
 
-    Images, whose values go from 0 to 1, become 2x − 1.
-
     Raises:
         InputError: inputs that are all equal.
     """
@@ -74,10 +86,8 @@ def task_of(problem: Problem) -> Task:
     num_outputs = jax.eval_shape(problem.model.apply, problem.initial, inputs[:1]).shape[-1]
     low, high = float(jnp.min(inputs)), float(jnp.max(inputs))
     if not low < high:
-        raise InputError(
-            f"expected inputs that differ, to be scaled to [-1, 1], found {low} everywhere; "
-            "look at the data"
-        )
+        wanted = "inputs that differ, to be scaled to [-1, 1]"
+        raise InputError(f"expected {wanted}, found {low} everywhere; look at the data")
 
     def ready(inputs: Any, targets: Any) -> Batch:
         targets = jnp.asarray(targets)
@@ -91,24 +101,22 @@ def task_of(problem: Problem) -> Task:
 
 
 def trained(bench: Bench) -> tuple[Float[np.ndarray, "d w n"], list[dict[str, Any]]]:
-    """ℓ_i(w*) of d depths by w widths, and an entry per network, depth after depth.
-
-    Those of one depth are trained in one compiled program.
-
-    Raises:
-        InputError: inputs that are all equal, or a network that diverged.
-    """
-    task = task_of(bench.problem)
-    found = [_of_depth(bench, task, depth) for depth in bench.config.depths]
-    return np.stack([values for values, _ in found]), [e for _, entries in found for e in entries]
+    """ℓ_i(w*) of d depths by w widths, and an entry per network, depth after depth."""
+    task, values, entries = task_of(bench.problem), [], []
+    what = f"{len(bench.config.widths)} networks, {bench.config.epochs} epochs"
+    for depth in bench.config.depths:
+        with console.timed(f"depth {depth}", what):
+            found, more = _of_depth(bench, task, depth)
+        values.append(found)
+        entries += more
+    return np.stack(values), entries
 
 
 def _of_depth(
     bench: Bench, task: Task, depth: int
 ) -> tuple[Float[np.ndarray, "w n"], list[dict[str, Any]]]:
-    """ℓ_i(w*) of one depth's networks, and the entry of each."""
+    """ℓ_i(w*) of one depth's networks, trained in one program, and the entry of each."""
     config, classes = bench.config, bench.problem.dataset.num_classes
-    started = time.monotonic()
     build = partial(models.build, "mlp", num_outputs=task.num_outputs, layers=depth, bias=False)
     of_width = lambda width: build(hidden=width)  # noqa: E731
     keys = jax.random.fold_in(bench.problem.keys["init"], depth)
@@ -127,18 +135,10 @@ def _of_depth(
     for row, width in enumerate(config.widths):
         w = jax.tree.map(lambda leaf, row=row: leaf[row], params)
         values.append(np.asarray(js.per_sample_losses(loss, w, task.samples)))
-        entries.append(
-            {
-                "depth": depth,
-                "width": width,
-                "num_parameters": sizes[row],
-                "train_loss": float(values[row].mean(dtype=np.float64)),
-                "train_accuracy": accuracy(w, task.samples),
-                "test_accuracy": accuracy(w, task.tests),
-            }
-        )
-    what = f"{len(config.widths)} networks, {config.epochs} epochs"
-    console.stage(f"depth {depth}", what, time.monotonic() - started)
+        entry: dict[str, Any] = {"depth": depth, "width": width, "num_parameters": sizes[row]}
+        entry["train_loss"] = float(values[row].mean(dtype=np.float64))
+        entry["train_accuracy"] = accuracy(w, task.samples)
+        entries.append(entry | {"test_accuracy": accuracy(w, task.tests)})
     return np.stack(values), entries
 
 
@@ -167,15 +167,9 @@ def stacked_initial(
 ) -> tuple[Params, list[int]]:
     """Initial parameters, leaves ``[R, a, b]``, and the number of parameters of each network.
 
-    Each network is a corner of one of the widest, drawn from its key, times √(fan-in of the
-    widest / own fan-in): LeCun's normal, which is Flax's default, has a standard deviation of
-    1/√fan-in. Thus one compiled program draws them all.
-
-    Args:
-        build: ``build(width)`` is an mlp without biases, of the same depth at every width.
-        widths: units per hidden layer of each network.
-        keys: one for each network.
-        inputs: of the data, for their shape.
+    Each network, an mlp without biases ``build(width)``, is a corner of one of the widest, drawn
+    from its key, times √(fan-in of the widest / own fan-in): LeCun's normal, which is Flax's
+    default, has a standard deviation of 1/√fan-in. Thus one compiled program draws them all.
     """
     wide = jax.vmap(lambda key: build(max(widths)).init(key, inputs))(keys)
     shapes = [jax.eval_shape(build(width).init, keys[0], inputs) for width in widths]
@@ -194,39 +188,33 @@ def stacked_initial(
 
 def _curves(bench: Bench, values: Float[np.ndarray, "d w n"]) -> dict[str, np.ndarray]:
     """Everything that depends on k, and what the order laws need."""
-    started = time.monotonic()
-    depths, widths, n = values.shape
+    (depths, widths, n), count = values.shape, bench.config.orders
     flat = values.reshape(-1, n)
-    orders = over_orders(jax.random.split(bench.problem.keys["order"], bench.config.orders), flat)
-    found: dict[str, Any] = {
-        "increment": orders.mean,
-        "increment_square": orders.square,
-        "smoothed": exponential(orders.mean),
-        "deviation": deviation(flat),
-        "loss_variance": flat.var(-1, ddof=1, dtype=np.float64),
-    }
-    if bench.config.as_published:
-        found["published"] = exponential(orders.mean, as_published=True)
-    found = {name: np.asarray(x).reshape(depths, widths, *x.shape[1:]) for name, x in found.items()}
-    console.stage("orders", f"{bench.config.orders} of {n:,} samples", time.monotonic() - started)
-    return {"k": np.arange(1, n)} | found
+    with console.timed("orders", f"{count} of {n:,} samples"):
+        orders = over_orders(jax.random.split(bench.problem.keys["order"], count), flat)
+        found: dict[str, Any] = {
+            "increment": orders.mean,
+            "increment_square": orders.square,
+            "smoothed": exponential(orders.mean),
+            "deviation": deviation(flat),
+            "loss_variance": flat.var(-1, ddof=1, dtype=np.float64),
+        }
+        if bench.config.as_published:
+            found["published"] = exponential(orders.mean, as_published=True)
+        shaped = {name: np.reshape(x, (depths, widths, *x.shape[1:])) for name, x in found.items()}
+        return {"k": np.arange(1, n)} | {name: np.asarray(x) for name, x in shaped.items()}
 
 
 class Orders(NamedTuple):
     """Means over R random orders, at m points for k = 1..n−1."""
 
-    mean: Float[Array, "m n-1"]
-    """Of |δ_k|."""
-    square: Float[Array, "m n-1"]
-    """Of δ_k²."""
+    mean: Float[Array, "m n-1"]  #: of |δ_k|
+    square: Float[Array, "m n-1"]  #: of δ_k²
 
 
 @jax.jit
 def over_orders(keys: Key[Array, "R"], losses: Float[Array, "m n"]) -> Orders:
-    """The mean of |δ_k| and of δ_k² over R orders drawn with equal probability, one for each key.
-
-    All points see the same orders. Memory is that of a few copies of the losses ℓ_i.
-    """
+    """The mean of |δ_k| and of δ_k² over R random orders, the same for all points."""
     m, n = losses.shape
     losses -= jnp.median(losses, -1, keepdims=True)  # δ stays; exactly 0 where all losses are equal
 
@@ -251,11 +239,10 @@ def first_order_law(
 ) -> Float[np.ndarray, "..."]:
     """M n / ((n−1) (k+1)): the average of |δ_k| over all orders of n samples, as k grows.
 
-    Given that sample i comes next, L_k is on average (n L_n − ℓ_i) / (n−1), so that ℓ_i − L_k is
-    n/(n−1) (ℓ_i − L_n) plus a remainder of mean 0. By Jensen's inequality the average of |δ_k| is
-    therefore nowhere below this law; at k = n−1 the remainder is 0, and they are equal. Since a
-    mean is at most a root mean square, it is nowhere above √(S²/(k(k+1))), the root of the order
-    law of δ_k² (``jaxscape.order_law``). The arguments broadcast.
+    Given that sample i comes next, ℓ_i − L_k is n/(n−1) (ℓ_i − L_n) plus a remainder of mean 0. By
+    Jensen's inequality the average of |δ_k| is therefore nowhere below this law, and equals it at
+    k = n−1, where the remainder is 0; nor is it above √(S²/(k(k+1))), the root of the order law of
+    δ_k² (``jaxscape.order_law``). The arguments broadcast.
     """
     return np.asarray(deviation) * n / (n - 1) / (np.asarray(k, np.float64) + 1)
 
@@ -266,12 +253,10 @@ def exponential(
     """s_k of |δ_k|, ``values`` at k = 1..K: a / (k+1), with a the average of (j+1) |δ_j|, j ≤ k.
 
     Weights are in proportion to β^(k−j) and sum to one at every k, as Adam's do (Kingma & Ba 2015,
-    section 3). A multiple of 1/(k+1) is its own average. Where (k+1) |δ_k| has a trend, its average
-    lags 1/(1−β) values behind, as that of any past does. Averaging |δ_k| itself instead is too high
-    at every k: for an exact 1/(k+1) and β = 0.99 more than twice at k = 100.
+    section 3). A multiple of 1/(k+1) is its own average. Averaging |δ_k| itself is too high at
+    every k: for an exact 1/(k+1) and β = 0.99 more than twice at k = 100.
 
-    As published: s_1 = |δ_1|, then s_k = β s_{k−1} + (1−β) |δ_k|, in which the first value keeps
-    the weight β^(k−1) and the past is not scaled to the present.
+    As published: s_1 = |δ_1|, then s_k = β s_{k−1} + (1−β) |δ_k|.
     """
     values = jnp.asarray(values)
     k = np.arange(1, values.shape[-1] + 1, dtype=np.float64)
@@ -292,3 +277,130 @@ def _average(values: Float[Array, "... K"], gains: Float[Array, "K"]) -> Float[A
     along = jnp.moveaxis(values, -1, 0)
     gains = gains.astype(values.dtype)
     return jnp.moveaxis(jax.lax.scan(step, jnp.zeros_like(along[0]), (along, gains))[1], 0, -1)
+
+
+def _summarise(
+    arrays: Arrays, law: Float[np.ndarray, "d w K"], entries: list[dict[str, Any]], problem: Problem
+) -> dict[str, Any]:
+    """``networks``, the entries with what their curves add, and a constant guess's loss."""
+    guess, k = constant_guess(problem), arrays["k"]
+    late = tables.late(k)
+    increments = jnp.asarray(arrays["increment"][..., late].reshape(len(entries), -1))
+    exponents = jax.jit(jax.vmap(lambda y: tables.decay_exponent(k[late], y).exponent))(increments)
+    networks = []
+    for number, entry in enumerate(entries):
+        place = divmod(number, len(arrays["width"]))
+        curves = {name: arrays[name][place] for name in ("increment", *AVERAGES) if name in arrays}
+        spread = {name: float(arrays[name][place]) for name in ("deviation", "loss_variance")}
+        numbers = measures(k, law[place], curves) | {"exponent": plain(exponents[number])}
+        networks.append({**entry, "stuck": is_stuck(entry, guess), **spread, **numbers})
+    return {"networks": networks, **guess._asdict(), "late_from": int(k[late][0])}
+
+
+class Guess(NamedTuple):
+    """The best outputs that are the same for every sample."""
+
+    guess_loss: float
+    guess_accuracy: float | None
+
+
+def constant_guess(problem: Problem) -> Guess:
+    """The least mean loss, and the share of the commonest class."""
+    targets = np.asarray(problem.samples["targets"])
+    if problem.dataset.num_classes:
+        shares = np.unique(targets, return_counts=True)[1] / len(targets)
+        return Guess(float(-(shares * np.log(shares)).sum()), float(np.max(shares)))
+    spread = targets.reshape(len(targets), -1).var(0, dtype=np.float64)
+    return Guess(float(0.5 * spread.sum()), None)
+
+
+def is_stuck(entry: Mapping[str, Any], guess: Guess) -> bool:
+    """Whether a network does no better than a constant guess, by its loss or by its accuracy."""
+    share = guess.guess_accuracy
+    by_accuracy = share is not None and entry["train_accuracy"] <= share
+    return bool(by_accuracy or entry["train_loss"] > STUCK * guess.guess_loss)
+
+
+def measures(
+    k: Int[np.ndarray, "K"], law: Float[np.ndarray, "K"], curves: Arrays
+) -> dict[str, float | None]:
+    """Of (k+1) |δ_k|: its mean over late k; over its law, or None, that and averages there."""
+    late = tables.late(k)
+    level = float(((k + 1.0) * curves["increment"])[late].mean())
+    start = int(np.argmax(late))
+    ratio = lambda value, of: plain(value / of) if of > 0 else None  # noqa: E731
+    found = {"level": level, "level_over_law": ratio(level, law[0] * 2)}
+    for name in AVERAGES:
+        if name in curves:
+            found[f"{name}_over_law"] = ratio(curves[name][start], law[start])
+    return found
+
+
+def table(found: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of text, the first one the header, one for each network."""
+    columns = {
+        "training loss": ("train_loss", ".3g"),
+        "accuracy": ("train_accuracy", ".1%"),
+        "(k+1) |δ_k|": ("level", ".3g"),
+        "over law": ("level_over_law", ".3f"),
+        "average over law": ("smoothed_over_law", ".2f"),
+        "as published": ("published_over_law", ".1f"),
+        "exponent": ("exponent", ".3f"),
+    }
+    columns = {title: c for title, c in columns.items() if c[0] in found["networks"][0]}
+    rows = [["layers", "units", *columns, ""]]
+    for entry in found["networks"]:
+        numbers = ((entry[name], style) for name, style in columns.values())
+        cells = ("-" if value is None else f"{value:{style}}" for value, style in numbers)
+        mark = "failed to train" if entry["stuck"] else "trained"
+        rows.append([f"{entry['depth']}", f"{entry['width']}", *cells, mark])
+    return rows
+
+
+def _draw(bench: Bench, arrays: Arrays, law: Float[np.ndarray, "d w K"], average: str) -> Figure:
+    """|δ_k| averaged along k, a panel per depth, a curve per width, with its law; without zeros."""
+    size, widths = "$|L_{k+1} - L_k|$", arrays["width"]
+    k = geometric(1, len(arrays["k"]), DRAWN)
+    title = f"{size} at $w^*$, mean of {bench.config.orders} orders, {AVERAGES[average]}"
+    names = [f"hidden layers: {depth}" for depth in arrays["depth"]]
+    figure, panels = canvas(title, PREFIX, f"{size}   ({bench.unit})", names)
+    shown, laws = arrays[average][..., k - 1], law[..., k - 1]
+    for axes, rows, laws_of_depth in zip(panels, shown, laws, strict=True):
+        for row, (width, values) in enumerate(zip(widths, rows, strict=True)):
+            at, label, ink = values > 0, f"{width} units", colour(row)
+            axes.plot(k[at], values[at], color=ink, lw=2.2, alpha=0.8, label=label)
+            if not at.any():
+                place: Keywords = {"transform": axes.transAxes, "color": ink, "fontsize": 9.5}
+                axes.text(0.04, 0.05 + 0.08 * row, f"{label}: all losses equal", **place)
+        for values in laws_of_depth[(laws_of_depth > 0).all(-1)]:
+            axes.plot(k, values, "--", color="0.15", lw=0.9)
+        axes.set(xscale="log", yscale="log")
+    panels[0].plot([], [], "--", color="0.15", lw=0.9, label="order law")
+    legend(figure, r"dashed: $M n / ((n-1)(k+1))$, $M$ the mean absolute deviation of the losses")
+    return figure
+
+
+def _draw_levels(bench: Bench, arrays: Arrays, networks: list[dict[str, Any]]) -> Figure:
+    """The level of (k+1) |δ_k|, by law and over orders, beside the training loss, over widths."""
+    title, xlabel = "What a network sets is the level", "units per hidden layer"
+    names = ("$M$ (line), $(k+1)\\,|\\delta_k|$ (marker)", "training loss $L_n(w^*)$")
+    figure, (left, right) = canvas(title, xlabel, f"loss ({bench.unit})", names)
+    deviation, widths = arrays["deviation"], arrays["width"]
+    level, train_loss = (
+        np.reshape([entry[name] for entry in networks], deviation.shape)
+        for name in ("level", "train_loss")
+    )
+    for row, depth in enumerate(arrays["depth"]):
+        line: Keywords = {"color": colour(row), "lw": 1.6}
+        marker: Keywords = {"marker": MARKERS[row % len(MARKERS)], "ms": 6, "mfc": "none"}
+        some = deviation[row] > 0  # a logarithmic axis has no place for 0
+        left.plot(widths[some], deviation[row][some], **line)
+        left.plot(widths[some], level[row][some], **(line | {"lw": 0}), **marker)
+        right.plot(widths, train_loss[row], label=f"hidden layers: {depth}", **line, **marker)
+    for axes in (left, right):
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.margins(x=0.06)
+        axes.set_xticks(widths, [str(width) for width in widths])
+    legend(figure, "a network that gives every sample the same loss has no level to draw")
+    return figure

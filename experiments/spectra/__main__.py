@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from experiments.common import cli, prepare, run_folder, segments
+from experiments.common import cli, prepare, run_folder, segments, tables
 from experiments.common.config import RunConfig, above, at_least, between
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record
@@ -39,9 +39,8 @@ class SpectraConfig(RunConfig):
         """See ``ProblemConfig.check``."""
         super().check()
         if self.pairs >= self.num_ks:
-            raise InputError(
-                f"expected --pairs below --num-ks, {self.num_ks}, found {self.pairs}; lower it"
-            )
+            wanted = f"--pairs below --num-ks, {self.num_ks}"
+            raise InputError(f"expected {wanted}, found {self.pairs}; lower it")
 
 
 def _find(problem: Problem, config: SpectraConfig, work: Path) -> Record:
@@ -53,7 +52,8 @@ def _find(problem: Problem, config: SpectraConfig, work: Path) -> Record:
     found = report.summarise(arrays)
     found |= {"sigma": config.sigma, "num_samples": len(problem.order)}
     figures = report.figures_of(arrays, found, problem.unit)
-    return Record(arrays, found, figures, report.text(arrays, found))
+    rows = report.table(arrays), report.theorem_table(arrays, config.sigma), report.verdicts(found)
+    return Record(arrays, found, figures, "\n\n".join(map(tables.as_text, rows)))
 
 
 run = partial(run_folder.run, "spectra", _find)

@@ -2,9 +2,9 @@
 
 import time
 from sys import stderr
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -28,55 +28,46 @@ def grid(k_max: int, num_ks: int, pairs: int) -> Int[np.ndarray, "K"]:
 def arrays_of(
     problem: Problem, space: js.Subspace, ks: Int[np.ndarray, "K"], sigma: float
 ) -> dict[str, np.ndarray]:
-    """The arrays of ``results.npz``: those of ``PrefixSpectra`` [K, ...], ``ritz_values`` [n, d],
-    Theorem 1 with its error at ``pair_k`` [c], parts of the quadratic law [n-1].
-    """
-    spectra = _solve(problem, space, ks)
-    started = time.monotonic()
-    model = js.project(problem.loss, space, problem.samples)
-    law = js.quadratic_delta(model, sigma)
-    pair_k, theorem = eigenvalue_delta(spectra, sigma)
-    arrays = {
-        "order": problem.order,
-        **{name: x for name, x in spectra._asdict().items() if x is not None},
-        "ritz_values": js.ritz_values(model.hessian),
-        "pair_k": pair_k,
-        "theorem1": theorem,
-        "theorem1_error": theorem_error(spectra, theorem, sigma),
-        **{f"law_{name}": getattr(law, name) for name in ("curvature", "diagonal", "total")},
-    }
-    arrays = {name: np.asarray(values) for name, values in arrays.items()}
-    console.stage("theory", "Ritz values and the law of every k", time.monotonic() - started)
-    return arrays
-
-
-def _solve(problem: Problem, space: js.Subspace, ks: Int[np.ndarray, "K"]) -> PrefixSpectra:
+    """``PrefixSpectra`` [K, ...], Ritz values [n, d], Theorem 1 [c], the quadratic law [n-1]."""
     print(f"spectra: eigenpairs of H_k at {len(ks)} values of k ...", file=stderr)
     started = time.monotonic()
-    found = js.prefix_spectra(
+    spectra = js.prefix_spectra(
         problem.keys["subspace"], problem.loss, space.origin, problem.samples, space.dim,
         ks=ks, batch_size=BATCH_SIZE, reference=space.basis,
     )  # fmt: skip
-    jax.block_until_ready(found)
-    console.stage(
-        "spectra",
-        f"{int(found.converged.sum()):,} of {found.converged.size:,} eigenpairs converged at "
-        f"{len(ks)} values of k",
-        time.monotonic() - started,
-    )
-    return found
+    jax.block_until_ready(spectra)
+    good = f"{int(spectra.converged.sum()):,} of {spectra.converged.size:,} eigenpairs converged"
+    console.stage("spectra", f"{good} at {len(ks)} values of k", time.monotonic() - started)
+    with console.timed("theory", "Ritz values and the law of every k"):
+        model = js.project(problem.loss, space, problem.samples)
+        law = js.quadratic_delta(model, sigma)
+        pair_k, theorem = eigenvalue_delta(spectra, sigma)
+        arrays = {
+            "order": problem.order,
+            **{name: x for name, x in spectra._asdict().items() if x is not None},
+            "ritz_values": js.ritz_values(model.hessian),
+            "pair_k": pair_k,
+            "theorem1": theorem,
+            "theorem1_error": theorem_error(spectra, theorem, sigma),
+            **{f"law_{name}": getattr(law, name) for name in ("curvature", "diagonal", "total")},
+        }
+        return {name: np.asarray(values) for name, values in arrays.items()}
+
+
+def theorem1(steps: Float[Any, "*c d"], sigma: float) -> Float[Any, "*c"]:
+    """(σ⁴/4)(2 Σ_j(Δλ_j)² + (Σ_j Δλ_j)²) of ``steps`` Δλ_j, arrays of NumPy or of JAX."""
+    return sigma**4 / 4 * (2 * (steps**2).sum(-1) + steps.sum(-1) ** 2)
 
 
 def eigenvalue_delta(
     spectra: PrefixSpectra, sigma: float
 ) -> tuple[Int[np.ndarray, "c"], Float[Array, "c"]]:
-    """Δ_k ≈ (σ⁴/4)(2 Σ_j(Δλ_j)² + (Σ_j Δλ_j)²) at each k whose successor was solved for too.
+    """The ``theorem1`` form of Δ_k at each k whose successor was solved for too.
 
     Nikitin et al. 2025, Theorem 1, with the σ⁴ that its code leaves out: Δλ_j is the difference
     of the j-th eigenvalues of H_{k+1} and H_k, paired by index as if they shared eigenvectors, and
     offset and gradient are left out. It is the diagonal form of ``quadratic_delta`` where the
-    eigenvectors are those of H_N. Δλ_j is of size λ_j/k, so float32 and ``tol`` leave it few digits
-    where k is large. Not for use under ``jit``: which k are consecutive decides the shapes.
+    eigenvectors are those of H_N. Δλ_j is of size λ_j/k, so few digits are left where k is large.
 
     Raises:
         InputError: no two consecutive k.
@@ -84,11 +75,9 @@ def eigenvalue_delta(
     ks = np.asarray(spectra.k)
     at = np.flatnonzero(np.diff(ks) == 1)
     if not at.size:
-        raise InputError(
-            f"expected some k followed by k + 1, found {ks.tolist()}; add successors to ks"
-        )
-    steps = spectra.values[at + 1] - spectra.values[at]
-    return ks[at], sigma**4 / 4 * (2 * jnp.sum(steps**2, 1) + jnp.sum(steps, 1) ** 2)
+        wanted = "some k followed by k + 1"
+        raise InputError(f"expected {wanted}, found {ks.tolist()}; add successors to ks")
+    return ks[at], theorem1(spectra.values[at + 1] - spectra.values[at], sigma)
 
 
 def theorem_error(
@@ -101,16 +90,14 @@ def theorem_error(
     """
     errors = eigenvalue_errors(spectra)
     at = np.flatnonzero(np.diff(np.asarray(spectra.k)) == 1)
-    steps = errors[at] + errors[at + 1]
-    own = sigma**4 / 4 * (2 * np.sum(steps**2, 1) + np.sum(steps, 1) ** 2)
+    own = theorem1(errors[at] + errors[at + 1], sigma)
     return 2 * np.sqrt(np.asarray(theorem, np.float64) * own) + own
 
 
 def eigenvalue_errors(spectra: PrefixSpectra) -> Float[np.ndarray, "K d"]:
     """The 10 ε λ_1 that Lanczos takes for rounding, and min(r, r²/gap) of the residual r.
 
-    The gap is that to the nearest other eigenvalue that was solved for; the one after the last is
-    not known. Of a pair that did not converge this is how far some eigenvalue is, perhaps another.
+    The gap is that to the nearest other eigenvalue that was solved for.
     """
     values, residuals = (np.asarray(x, np.float64) for x in (spectra.values, spectra.residuals))
     apart = np.abs(values[:, :, None] - values[:, None, :])

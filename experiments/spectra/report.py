@@ -1,18 +1,19 @@
 """Tables and figures of the spectra of H_k along k, from the arrays of ``results.npz``."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
-from experiments.common.tables import as_text
-from jaxscape.lab.style import MARKERS, PREFIX, Keywords, canvas, colour, legend, log_bins
+from experiments.spectra.measure import theorem1
+from jaxscape.lab.style import PREFIX, canvas, colour, curve, legend, log_bins
 
 ALIKE = 0.9
 """Subspaces with at least this overlap count as alike."""
+
+DRAWN = 1000
+"""Values of k, equally spaced in their logarithm, at which a line known at every k is drawn."""
 
 
 def summarise(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -45,70 +46,45 @@ def captured(arrays: dict[str, np.ndarray]) -> np.ndarray:
     return ritz / arrays["values"].sum(1, dtype=np.float64)
 
 
-def text(arrays: dict[str, np.ndarray], found: dict[str, Any]) -> str:
-    """All that the command prints."""
-    rows = table(arrays), theorem_table(arrays, found["sigma"]), verdicts(found)
-    return "\n\n".join(map(as_text, rows))
-
-
 def table(arrays: dict[str, np.ndarray]) -> list[list[str]]:
     """Rows of text, the first one the header: the eigenpairs of each H_k."""
     d = arrays["values"].shape[1]
     header = ["k", "products", "λ_1", f"λ_{d}", "residual / λ_1", "converged", "overlap"]
     rows = [[*header, "tr Λ_k / Σλ_j"]]
-    for index, share in enumerate(captured(arrays)):
-        values, residuals, converged = (
-            arrays[name][index] for name in ("values", "residuals", "converged")
-        )
-        rows.append(
-            [
-                f"{arrays['k'][index]:,}",
-                str(arrays["matvecs"][index]),
-                f"{values[0]:.4g}",
-                f"{values[-1]:.4g}",
-                f"{residuals.max() / values[0]:.1e}",
-                f"{converged.sum()} of {d}",
-                f"{arrays['overlap'][index]:.3f}",
-                f"{share:.3f}",
-            ]
-        )
+    names = ("k", "matvecs", "values", "residuals", "converged", "overlap")
+    columns = zip(*(arrays[name] for name in names), captured(arrays), strict=True)
+    for k, products, values, residuals, converged, overlap, share in columns:
+        worst = f"{residuals.max() / values[0]:.1e}"
+        cells = [f"{k:,}", str(products), f"{values[0]:.4g}", f"{values[-1]:.4g}", worst]
+        rows.append([*cells, f"{converged.sum()} of {d}", f"{overlap:.3f}", f"{share:.3f}"])
     return rows
 
 
 def theorem_table(arrays: dict[str, np.ndarray], sigma: float) -> list[list[str]]:
-    """Rows of text, the first one the header: Theorem 1 and the quadratic law where both are.
-
-    Were sample k+1 flat, every eigenvalue would shrink by λ/(k+1): the last column is Theorem 1 of
-    that alone. A star marks a k where a pair of H_k or of H_{k+1} did not converge.
-    """
+    """Rows of text, the first one the header: Theorem 1 and the quadratic law where both are."""
     header = ["k", "Theorem 1", "diagonal form", "curvature part", "full law"]
     rows = [[*header, "Theorem 1 of a flat sample"]]
     names = ("law_diagonal", "law_curvature", "law_total")
     solved = (arrays[name] for name in ("pair_k", "theorem1", "theorem1_error"))
     for k, theorem, error in zip(*solved, strict=True):
-        shrunk = arrays["values"][arrays["k"] == k][0].astype(np.float64) / (k + 1)
-        flat = sigma**4 / 4 * (2 * (shrunk**2).sum() + shrunk.sum() ** 2)
-        numbers = (*(arrays[name][k - 1] for name in names), flat)
+        # were sample k+1 flat, every eigenvalue λ would shrink by λ/(k+1)
+        values = arrays["values"][arrays["k"] == k][0].astype(np.float64)
+        numbers = (*(arrays[name][k - 1] for name in names), theorem1(values / (k + 1), sigma))
         others = (f"{number:.3g}" for number in numbers)
         both = arrays["converged"][np.isin(arrays["k"], (k, k + 1))]
-        star = "" if both.all() else " *"
+        star = "" if both.all() else " *"  # not all converged
         rows.append([f"{k:,}", f"{theorem:.3g} ± {error:.1g}{star}", *others])
     return rows
 
 
 def verdicts(found: dict[str, Any]) -> list[list[str]]:
     """Rows of text: what the numbers of ``summarise`` say."""
-    alike = found["alike_from"]
+    alike = f"from k = {found['alike_from']:,} on" if found["alike_from"] else "at no k"
+    law = f"curvature part over the full law at σ = {found['sigma']:g}"
     return [
-        [
-            f"overlap of at least {ALIKE:g} with the subspace of H_N",
-            f"from k = {alike:,} on" if alike else "at no k",
-        ],
+        [f"overlap of at least {ALIKE:g} with the subspace of H_N", alike],
         ["Theorem 1 / curvature part", _between(found["theorem1_over_curvature"])],
-        [
-            f"curvature part over the full law at σ = {found['sigma']:g}",
-            _between(found["curvature_over_law"]),
-        ],
+        [law, _between(found["curvature_over_law"])],
         ["largest (Ritz value − eigenvalue) / residual", f"{found['interlacing_excess']:.2g}"],
     ]
 
@@ -122,44 +98,26 @@ def figures_of(
     arrays: dict[str, np.ndarray], found: dict[str, Any], unit: str
 ) -> dict[str, Figure]:
     """Eigenvalues, overlap and Theorem 1 along k."""
-    k, values = arrays["k"], arrays["values"]
-    theory = {
-        "diagonal form": arrays["law_diagonal"],
-        "curvature part": arrays["law_curvature"],
-        "full law": arrays["law_total"],
-    }
-    solved = arrays["pair_k"], arrays["theorem1"], arrays["theorem1_error"]
-    label = rf"$\sigma = {found['sigma']:g}$"
     return {
-        "eigenvalues": eigenvalues(k, values, arrays["residuals"], arrays["ritz_values"], unit),
-        "overlap": overlap(k, arrays["overlap"], captured(arrays), dim=values.shape[1]),
-        "theorem": theorem(np.arange(1, found["num_samples"]), theory, solved, label, unit),
+        "eigenvalues": _eigenvalues(arrays, unit),
+        "overlap": _overlap(arrays),
+        "theorem": _theorem(arrays, found["sigma"], unit),
     }
 
 
-DRAWN = 1000
-"""Values of k, equally spaced in their logarithm, at which a line known at every k is drawn."""
-
-
-def eigenvalues(
-    k: Int[np.ndarray, "K"],
-    values: Float[np.ndarray, "K d"],
-    residuals: Float[np.ndarray, "K d"],
-    ritz: Float[np.ndarray, "n d"],
-    unit: str,
-) -> Figure:
+def _eigenvalues(arrays: dict[str, np.ndarray], unit: str) -> Figure:
     """Eigenvalues of H_k as markers with residuals as bars, Ritz values of every k as lines."""
     title = "Leading eigenvalues of $H_k$ along $k$"
-    ylabel = rf"eigenvalue ({unit} / $\|w\|^2$)"
-    figure, (axes,) = canvas(title, PREFIX, ylabel)
+    figure, (axes,) = canvas(title, PREFIX, rf"eigenvalue ({unit} / $\|w\|^2$)")
+    k, values, residuals = (arrays[name] for name in ("k", "values", "residuals"))
     d = values.shape[1]
     shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, d))
-    at = np.unique(np.rint(np.geomspace(k[0], len(ritz), DRAWN)).astype(int))
-    # a logarithmic axis has no place for the others
-    lines = np.where(ritz[at - 1] > 0, ritz[at - 1], np.nan)
-    for j in range(d):
-        axes.plot(at, lines[:, j], color=shades[j], lw=1, alpha=0.8)
-        axes.errorbar(k, values[:, j], residuals[:, j], fmt="o", ms=3.5, capsize=3, color=shades[j])
+    at = np.unique(np.rint(np.geomspace(k[0], len(arrays["ritz_values"]), DRAWN)).astype(int))
+    ritz = arrays["ritz_values"][at - 1]
+    lines = np.where(ritz > 0, ritz, np.nan)  # a logarithmic axis has no place for the others
+    for j, shade in enumerate(shades):
+        axes.plot(at, lines[:, j], color=shade, lw=1, alpha=0.8)
+        axes.errorbar(k, values[:, j], residuals[:, j], fmt="o", ms=3.5, capsize=3, color=shade)
     axes.plot([], [], "o", ms=4, color="0.3", label=r"eigenvalue $\lambda_j(H_k)$, bar: residual")
     axes.plot([], [], color="0.3", label=r"Ritz value $\lambda_j(\Lambda_k)$")
     axes.set(xscale="log", yscale="log")
@@ -170,53 +128,37 @@ def eigenvalues(
     return figure
 
 
-def overlap(
-    k: Int[np.ndarray, "K"],
-    overlaps: Float[np.ndarray, "K"],
-    captured: Float[np.ndarray, "K"],
-    *,
-    dim: int,
-) -> Figure:
+def _overlap(arrays: dict[str, np.ndarray]) -> Figure:
     """How much the top-d subspace of H_k is that of H_N, and holds of the curvature of H_k."""
-    title = f"Top-{dim} subspaces of $H_k$ and $H_N$"
+    title = f"Top-{arrays['values'].shape[1]} subspaces of $H_k$ and $H_N$"
     figure, (axes,) = canvas(title, PREFIX, "share")
+    share = captured(arrays)
     named = {
-        r"overlap, $\|V_k V_N^\top\|_F^2\,/\,d$": overlaps,
-        r"curvature of $H_k$ within it, $\mathrm{tr}\,\Lambda_k\,/\sum_j\lambda_j$": captured,
+        r"overlap, $\|V_k V_N^\top\|_F^2\,/\,d$": arrays["overlap"],
+        r"curvature of $H_k$ within it, $\mathrm{tr}\,\Lambda_k\,/\sum_j\lambda_j$": share,
     }
     for row, (name, values) in enumerate(named.items()):
-        style: Keywords = {"color": colour(row), "marker": MARKERS[row], "ms": 5, "label": name}
-        axes.plot(k, values, **style)
+        axes.plot(arrays["k"], values, label=name, **curve(row))
     axes.set(xscale="log")
-    axes.set_ylim(min(0, captured.min()) - 0.02, 1.03)
+    axes.set_ylim(min(0, share.min()) - 0.02, 1.03)
     legend(figure, "subspace of $H_N$: its top eigenvectors")
     return figure
 
 
-def theorem(
-    k: Int[np.ndarray, "K"],
-    theory: Mapping[str, Float[np.ndarray, "K"]],
-    solved: tuple[Int[np.ndarray, "c"], Float[np.ndarray, "c"], Float[np.ndarray, "c"]],
-    label: str,
-    unit: str,
-) -> Figure:
-    """Theorem 1 from exact eigenvalues of H_k and H_{k+1} beside named parts of the law.
-
-    ``solved`` is k, Theorem 1 there, and its error by rounding at most. The parts are drawn at the
-    same k as markers, and in the mean over k as lines.
-    """
-    title = f"Theorem 1 and the quadratic law at {label}"
+def _theorem(arrays: dict[str, np.ndarray], sigma: float, unit: str) -> Figure:
+    """Theorem 1 from exact eigenvalues of H_k and H_{k+1} beside parts of the law."""
+    title = rf"Theorem 1 and the quadratic law at $\sigma = {sigma:g}$"
     figure, (axes,) = canvas(title, PREFIX, rf"$\Delta_k$   ({unit}²)")
-    pair_k, values, error = solved
-    at = np.searchsorted(k, pair_k)
-    for row, (name, curve) in enumerate(theory.items(), start=1):
-        bins = log_bins(k, curve)
+    k, values, error = (arrays[name] for name in ("pair_k", "theorem1", "theorem1_error"))
+    parts = {"diagonal form": "diagonal", "curvature part": "curvature", "full law": "total"}
+    for row, (name, part) in enumerate(parts.items(), start=1):
+        law = arrays[f"law_{part}"]
+        bins = log_bins(np.arange(1, len(law) + 1), law)
         axes.plot(bins.k, bins.mean, "--", color=colour(row), lw=1.3)
-        style: Keywords = {"marker": MARKERS[row], "ms": 8, "color": colour(row), "lw": 0}
-        axes.plot(pair_k, curve[at], label=name, **style)
-    style = {"marker": MARKERS[0], "ms": 12, "mfc": "none", "mew": 2, "lw": 0, "elinewidth": 2}
+        axes.plot(k, law[k - 1], label=name, **curve(row, ms=8, lw=0))
+    hollow = curve(0, ms=12, mfc="none", mew=2, lw=0, elinewidth=2)
     below = np.minimum(error, 0.9 * values)
-    axes.errorbar(pair_k, values, (below, error), color=colour(0), label="Theorem 1", **style)
+    axes.errorbar(k, values, (below, error), label="Theorem 1", **hollow)
     axes.set(xscale="log", yscale="log")
     legend(figure, "markers: at single k, bar: rounding; dashed: mean per logarithmic bin of all k")
     return figure

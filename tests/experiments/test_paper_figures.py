@@ -15,7 +15,7 @@ from sweeps import flax_losses64
 import jaxscape as js
 from experiments.common import prepare
 from experiments.common.surfaces import REACH
-from experiments.paper import increments, published, spectrum, surfaces, theorem
+from experiments.paper import increments, published, spectrum, surfaces
 from experiments.paper.bench import SIGMAS, leading
 from jaxscape import losses
 
@@ -136,7 +136,7 @@ def test_figures_8_and_9_are_float64_loops_along_the_eigenvectors(bench):
     curves = increments.along_eigenvectors(bench)
     for row, (found, sigma) in enumerate(zip(curves, SIGMAS, strict=True)):
         check_curve(bench, found, space, sigma, row)
-    found, samples = theorem.fig9(bench).arrays, bench.problem.samples
+    found, samples = increments.fig9(bench).arrays, bench.problem.samples
     model = papers.quadratic64(space, samples)
     names = ("offset", "mixed", "gradient", "curvature", "total", "centered", "diagonal")
     for row, sigma in enumerate(SIGMAS):

@@ -8,7 +8,7 @@ import pytest
 from cases import increments64
 
 from experiments.common import problem as problems
-from experiments.paper import unraveling, unraveling_report
+from experiments.paper import unraveling
 from experiments.paper.bench import Bench, PaperConfig
 from experiments.paper.unraveling import exponential
 from jaxscape import InputError, losses
@@ -177,7 +177,7 @@ def test_inputs_go_from_minus_one_to_one_and_values_as_targets_have_no_accuracy(
     targets = np.float64(given.problem.samples["targets"])
     np.testing.assert_allclose(losses[0, 1], 0.5 * (outputs - targets) ** 2, rtol=1e-4)
     assert entries[1]["train_accuracy"] is None
-    guess = unraveling_report.constant_guess(given.problem)
+    guess = unraveling.constant_guess(given.problem)
     assert guess.guess_accuracy is None
     np.testing.assert_allclose(guess.guess_loss, 0.5 * ((targets - targets.mean()) ** 2).mean())
 
@@ -185,16 +185,16 @@ def test_inputs_go_from_minus_one_to_one_and_values_as_targets_have_no_accuracy(
 def test_networks_that_failed_to_train_are_named():
     k = np.arange(1, 300)
     curve = {"increment": 0.4 / (k + 1), "smoothed": 0.4 / (k + 1), "published": 2 / (k + 1)}
-    guess = unraveling_report.Guess(1.1, 0.4)
+    guess = unraveling.Guess(1.1, 0.4)
     networks = []
     for train_loss, accuracy, scale in ((1.1, 0.3, 0), (0.5, 0.3, 1), (0.5, 0.9, 1)):
         entry = {"depth": 10, "width": 8, "train_loss": train_loss, "train_accuracy": accuracy}
         law = unraveling.first_order_law(0.4 * 299 / 300 * scale, 300, k)
         scaled = {name: scale * values for name, values in curve.items()}
-        numbers = unraveling_report.measures(k, law, scaled)
-        stuck = unraveling_report.is_stuck(entry, guess)
+        numbers = unraveling.measures(k, law, scaled)
+        stuck = unraveling.is_stuck(entry, guess)
         networks.append(entry | numbers | {"stuck": stuck, "exponent": 1.0})
-    header, *rows = unraveling_report.table({"networks": networks})
+    header, *rows = unraveling.table({"networks": networks})
     column = {name: [row[header.index(name)] for row in rows] for name in header}
     assert column["over law"] == ["-", "1.000", "1.000"]
     assert column["as published"] == ["-", "5.0", "5.0"]
