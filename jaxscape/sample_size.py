@@ -234,7 +234,7 @@ def exceedance_size(
         count: How many terms there are, one less than the samples.
         tolerance: Of Δ_k, in units of the loss squared.
         level: The chance with which the limits hold K.
-        within: n of a run of n samples, which sees no later exceedance: λ(k) − λ(n) in place of λ.
+        within: n of a run of n samples, which sees no later exceedance: its sum ends at n − 1.
 
     Returns:
         An interval of ``SufficientSize``, shaped like ``tolerance``. No K is reached where a term
@@ -256,17 +256,16 @@ def exceedance_size(
         weight = jnp.ones_like(z).at[jnp.argmin(terms)].add(others)
         first = increment_size(z, tolerance[..., None])
         last = jnp.where(first.reached, first.k - 1, MOST)
+        last = jnp.minimum(last, min(within, MOST) - 1)  # a run of n sees no later one
 
         def expected(k: Array) -> Array:
             beyond = jnp.maximum(last - k + 1, 0).astype(z.dtype)
             return (weight * beyond).sum(-1) / number
 
-        later = 0.0 if math.isinf(within) else expected(jnp.asarray(within, jnp.int32))
-
         def holds(k: Int[Array, "*t"]) -> Bool[Array, "*t"]:
             here = expected(k[..., None])
-            reached_by_k = here - expected(k[..., None] + 1) > 1 - p  # alone rules out K ≤ k
-            return (here - later <= -math.log(p)) & ~(reached_by_k & (k < within))
+            chance = here - expected(k[..., None] + 1)  # to reach it at k, which rules out K ≤ k
+            return (here <= -math.log(p)) & (chance <= 1 - p)
 
         size = smallest(holds, tolerance.shape)
         return SufficientSize(jnp.where(finite, size.k, -1), size.reached & finite)

@@ -276,6 +276,15 @@ def test_a_pilot_is_no_whole_run_however_its_terms_are_stored():
     assert int(whole.k) <= 100 < int(endless.k)
 
 
+def test_a_smaller_tolerance_is_never_met_earlier():
+    tolerances = np.geomspace(1e-12, 1.0, 60).astype(np.float32)
+    for within in (3000, float("inf")):
+        sizes = exceedance_size(POPULATION.astype(np.float32), 2999, tolerances, within=within)
+        for size in sizes:
+            k = np.where(size.reached, size.k, 2**31 - 1)
+            assert (np.diff(k) <= 0).all()
+
+
 def test_what_every_sample_reaches_is_not_left_before_the_end():
     low, value, high = exceedance_size(np.ones(999, np.float32), 999, 1e-8, within=1000)
     assert [int(size.k) for size in (low, value, high)] == [1000] * 3  # that is, not by 1000

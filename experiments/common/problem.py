@@ -77,9 +77,9 @@ def load(config: ProblemConfig) -> Problem:
     total = len(dataset.train_inputs)
     holdout = getattr(config, "holdout", 0)
     if config.k_max + holdout > total:
-        more = f" and --holdout {holdout}" if holdout else ""
+        both, more = (" and --holdout together", f" and {holdout}") if holdout else ("", "")
         raise InputError(
-            f"expected --k-max of at most {total}, the samples of {dataset.name}, "
+            f"expected --k-max{both} of at most {total}, the samples of {dataset.name}, "
             f"found {config.k_max}{more}; lower it"
         )
     keys = dict(zip(KEYS, jax.random.split(jax.random.key(config.seed), len(KEYS)), strict=True))

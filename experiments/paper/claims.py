@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
+from matplotlib.figure import Figure
 
 import jaxscape as js
 from experiments.common import tables
@@ -20,6 +21,7 @@ from experiments.common.run_folder import Record
 from experiments.paper.bench import TOP, Bench, leading
 from experiments.paper.increments import curve_of
 from jaxscape.lab import train
+from jaxscape.lab.style import canvas, curve, legend
 from jaxscape.types import Params
 
 NETWORKS = 5
@@ -74,7 +76,28 @@ def claims(bench: Bench) -> Record:
         | {"numbers": c.numbers.tolist()}
         for c in found
     ]
-    return Record(arrays, {"claims": entries, "tables": [table], "notes": notes}, {})
+    return Record(
+        arrays,
+        {"claims": entries, "tables": [table], "notes": notes},
+        {"levels": draw(bench, arrays)},
+    )
+
+
+def draw(bench: Bench, arrays: dict[str, np.ndarray]) -> Figure:
+    """The level of Δ_k·k² of every network over dimensions and over σ."""
+    shown = {
+        "eigenvectors, σ = 1": ("level_dim", DIMS, "directions $d$"),
+        "random, σ = 1": ("level_random_dim", RANDOM_DIMS, "directions $d$"),
+        "random, d = 2": ("level_random_sigma", RANDOM_SIGMAS, r"$\sigma$"),
+    }
+    ylabel = rf"$\Delta_k \cdot k^2$   ({bench.unit}²)"
+    figure, panels = canvas("Level over dimension and σ", "", ylabel, list(shown))
+    for axes, (name, at, xlabel) in zip(panels, shown.values(), strict=True):
+        axes.plot(at, arrays[name].T, color="0.7", lw=1)
+        axes.plot(at, arrays[name].mean(0), label="mean", **curve(0))
+        axes.set(xscale="log", yscale="log", xlabel=xlabel)
+    legend(figure, "grey: each network; random: filter-normalised, of unit norm")
+    return figure
 
 
 def verdict(claim: Claim) -> str:

@@ -92,6 +92,8 @@ def _find(problem: Problem, config: SampleSizeConfig, work: Path) -> Record:
     summary = {
         "num_samples": num,
         "trained_on": len(problem.order),
+        "tolerance": config.tolerance,
+        "epsilon": config.epsilon,
         "level": tables.LEVEL,
         "answers": report.answers_of(arrays, num),
     }

@@ -70,7 +70,10 @@ def _answer(sizes: np.ndarray, arrays: dict[str, np.ndarray], most: int) -> dict
 
 def text(summary: dict[str, Any]) -> str:
     """All that the command prints of its summary."""
-    lines = []
+    tolerance, epsilon = summary["tolerance"], summary["epsilon"]
+    lines = [f"K: Δ_k stays below {tolerance:g} (squared units of the loss); K_ε: the landscape is",
+             f"within ε = {epsilon:g} of the population's; held: share of random orders whose",
+             "interval held the truth, of K over orders in which it is reached"]  # fmt: skip
     for answer in summary["answers"]:
         lines += ["", f"σ = {answer['sigma']:g}, {NAMES[answer['part']]}"]
         lines += [tables.as_text(_table(answer, summary["num_samples"])), ""]

@@ -116,17 +116,19 @@ def entry_of(**changed):
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({}, ["a close look", "by 0.02 nats", "stays below 0.0141 nats from K = 60 on",
+        ({}, ["a close look", "by 0.02 nats", "below 0.0141 nats (tolerance 0.0002) from K = 60 on",
               "2 times the variance E S²: of a stream of them K is 70 to 90 (90 %).",
-              "Trust: good, 20 effective"]),
+              "Trust: good (effective: 30 of these, 20 of new ones)."]),
         ({"mean_loss": 2.0}, ["a middling look"]),
         ({"mean_loss": 20.0}, ["a wide look"]),
-        ({"fresh_effective_samples": 3.0}, ["Trust: little, they come from 3"]),
+        ({"fresh_effective_samples": 3.0}, ["Trust: little (effective: 30 of these, 3 of new"]),
         ({"sufficient_size": [{"tolerance": 1e-2, "k": 99, "reached": True,
                                "fresh_ci": [50, 140]}]},
-         ["does not stay below 0.1 nats for good", "50 to 140 (90 %, partly beyond this run)"]),
+         ["is below 0.1 nats (tolerance 0.01) from 99 on: too few follow",
+          "50 to 140 (90 %, partly beyond this run)"]),
         ({"sufficient_size": [{"tolerance": 1e-2, "k": None, "reached": False,
-                               "fresh_ci": [120, None]}]}, ["(90 %, beyond this run)"]),
+                               "fresh_ci": [120, None]}]},
+         ["is not below 0.1 nats", "(90 %, beyond this run)"]),
     ],
 )  # fmt: skip
 def test_the_answer_in_words_follows_from_the_numbers(changed, words):
