@@ -162,7 +162,7 @@ def test_parameters_of_half_precision_are_those_of_the_subspace():
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn"])
+@pytest.mark.parametrize("name", ["mlp", pytest.param("cnn", marks=pytest.mark.slow)])
 def test_networks_of_the_lab(name):
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.uniform(size=(N, 28, 28, 1)), jnp.float32)

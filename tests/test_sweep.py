@@ -263,7 +263,8 @@ def test_gradients_through_a_sweep():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, want)
 
 
-@pytest.mark.parametrize("num_points", [4, 8])  # too few to share products, and enough
+# too few to share products, and enough
+@pytest.mark.parametrize("num_points", [pytest.param(4, marks=pytest.mark.slow), 8])
 def test_gradients_through_a_curve(num_points):
     params, data = mlp_problem()
     theta = jax.random.normal(jax.random.key(2), (num_points, 2))

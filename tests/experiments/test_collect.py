@@ -263,6 +263,7 @@ def test_the_recent_mean_is_over_the_last_tenth_of_the_arrivals():
     np.testing.assert_allclose(found["recent_stopped"], 1 + found["recent_all"])
 
 
+@pytest.mark.slow
 def test_what_is_printed_follows_from_the_summary(stopped, unstopped):
     summary, never = stopped[3], unstopped[3]
     text = report.text(summary)

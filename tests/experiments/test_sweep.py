@@ -151,7 +151,7 @@ def test_the_answer_without_new_samples_or_without_any_loss():
     assert "Trust: little" in said
 
 
-@pytest.mark.parametrize("k_max", [2, 3])
+@pytest.mark.parametrize("k_max", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_fewest_samples_have_an_answer(clouds, tmp_path, capsys, k_max):
     argv = list(clouds)
     argv[argv.index("--k-max") + 1] = str(k_max)
@@ -161,6 +161,7 @@ def test_the_fewest_samples_have_an_answer(clouds, tmp_path, capsys, k_max):
     assert "NaN" not in (tmp_path / "run" / "summary.json").read_text()
 
 
+@pytest.mark.slow
 def test_samples_held_out_stand_for_new_ones(clouds, tmp_path, capsys):
     assert run([*clouds, "--holdout", "30"], tmp_path / "run", capsys)[0] == 0
     arrays, summary = read(tmp_path / "run")

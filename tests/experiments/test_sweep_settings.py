@@ -43,6 +43,7 @@ def test_other_directions(clouds, kind, tmp_path, capsys):
         np.testing.assert_allclose(arrays["delta"][0], want, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_sobol_points_have_the_errors_of_their_nets(clouds, tmp_path, capsys):
     argv = [*clouds, "--subspace", "random", "--points", "32", "--points-from", "sobol"]
     assert run(argv, tmp_path / "run", capsys)[0] == 0
@@ -89,6 +90,7 @@ def test_a_cnn_on_images_in_the_order_of_the_data_set(tmp_path, capsys):
     assert np.isfinite(arrays["delta"]).all()
 
 
+@pytest.mark.slow
 def test_a_regression(tmp_path, capsys):
     argv = odd(tmp_path / "line.npz", np.linspace(-1, 1, 40, dtype=np.float32))
     assert run(argv, tmp_path / "run", capsys)[0] == 0

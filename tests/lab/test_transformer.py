@@ -86,6 +86,7 @@ def test_the_loss_of_a_sequence_is_the_mean_over_the_tokens_that_count(trained):
     np.testing.assert_allclose(jax.jit(loss)(params, data), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_quadratic_model_equals_differences_of_numpy(trained):
     loss, params, data = trained
     space = js.random_subspace(jax.random.key(3), params, DIM)
