@@ -110,6 +110,7 @@ def test_nets_of_one_probe_are_independent():
     np.testing.assert_allclose(np.corrcoef(means.T), np.eye(8), atol=5 / np.sqrt(4000))
 
 
+@pytest.mark.slow
 def test_the_same_key_scrambles_alike_at_every_sigma():
     small, large = (js.sobol(KEY, axes(3), 32, s).coordinates for s in (0.01, 1.0))
     np.testing.assert_allclose(100 * small, large, rtol=1e-5)

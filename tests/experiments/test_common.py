@@ -124,6 +124,17 @@ def test_the_verdict_on_the_law_allows_for_the_error(ratio, sem, verdict):
     assert tables.law_table([{"sigma": 1.0, **found}, {"sigma": 2.0}])[1][-1] == words
 
 
+def test_a_single_k_has_a_ratio_without_an_error():
+    one = np.ones((1, 1))
+    arrays = {"k": np.ones(1, int), "delta": one, "delta_sem": 0 * one}
+    arrays |= {f"law_{part}": one for part in QuadraticDelta._fields}
+    found = tables.agreement(arrays, 0, np.ones(1, bool), 5)
+    assert found["law_over_monte_carlo"] == 1
+    assert found["law_over_monte_carlo_sem"] is None  # as JSON has it
+    assert found["law_holds"] is None
+    assert tables.law_table([{"sigma": 1.0, **found}])[1][-1] == "cannot tell"
+
+
 def test_the_ratio_weights_each_k_by_its_order_law():
     """Against a loop; where Δ_k falls as 1/k², a plain mean would be that of the first few k."""
     rng = np.random.default_rng(0)

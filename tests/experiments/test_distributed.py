@@ -20,7 +20,7 @@ def test_two_processes_make_the_same_folder(clouds, finished, tmp_path):
     out = tmp_path / "run"
     first, second = start(clouds, out)
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
-    assert "K, this order" in first.stdout
+    assert "K: the k from which" in first.stdout
     assert "data:" not in second.stdout
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
     assert {p.name for p in out.iterdir()} == {p.name for p in finished[0].iterdir()}

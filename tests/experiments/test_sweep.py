@@ -151,7 +151,8 @@ def test_the_answer_without_new_samples_or_without_any_loss():
     assert "Trust: little" in said
 
 
-@pytest.mark.parametrize("k_max", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("k_max", [2, 3])
 def test_the_fewest_samples_have_an_answer(clouds, tmp_path, capsys, k_max):
     argv = list(clouds)
     argv[argv.index("--k-max") + 1] = str(k_max)

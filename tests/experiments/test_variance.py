@@ -105,6 +105,7 @@ def test_a_model_that_is_exact_leaves_nothing_to_do(line):
     assert (out / "figures" / "points.pdf").read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_line(line, tmp_path, capsys):
     argv = line[0]
     for more, word in (

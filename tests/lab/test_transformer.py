@@ -118,6 +118,7 @@ def test_the_hessian_product_is_that_of_the_quadratic_model(trained):
         np.testing.assert_allclose(found, model.hessian[:, i].mean(0), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_points_share_changes_nothing(trained):
     loss, params, data = trained
     space = js.random_subspace(jax.random.key(3), params, 2)  # 8 terms of a product are enough
