@@ -96,9 +96,11 @@ def load(config: ProblemConfig) -> Problem:
 def check_test_split(problem: Problem, config: ProblemConfig) -> None:
     """Raise an ``InputError`` where the data set has no test split."""
     del config
-    if problem.dataset.test_inputs is None:
+    tests = problem.dataset.test_inputs
+    if tests is None or len(tests) < 2:
+        found = "none" if tests is None else "a single sample"
         raise InputError(
-            f"expected a data set with a test split, found none in {problem.dataset.name}; add "
+            f"expected a data set with a test split, found {found} in {problem.dataset.name}; add "
             "test_inputs and test_targets, or name another"
         )
 

@@ -181,7 +181,7 @@ def _landscape(
     rows = [prediction.distances(losses, order, ks) for order in shuffles]
     seen = js.evidence_of(losses)
     found = {part: js.estimate_loss_variance(seen, part) for part in ("delta", "centered")}
-    new = problem.fresh or problem
+    new = problem.fresh or problem  # ``check_test_split`` has seen to it
     fresh = js.loss_variance(problem.loss, probe, new.samples)
     return {
         **{name: np.stack([row[name] for row in rows]) for name in rows[0]},

@@ -78,7 +78,7 @@ def _find(problem: Problem, config: SampleSizeConfig, work: Path) -> Record:
     store = work / "checkpoint"
     params = prepare.trained(problem, config, store)
     space, _ = prepare.eigenspace(problem, params, config.dim, store)
-    fresh, by_sigma = problem.fresh or problem, []
+    fresh, by_sigma = problem.fresh or problem, []  # ``_check`` has seen to it
     for sigma in config.sigmas:
         probe = prepare.probe(problem, params, space, config.points, sigma)
         what = f"{config.points} points, {config.trials} orders at {config.pilot_points} of them"

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxscape as js
 from experiments.common import console, problem, segments, tables
 from experiments.common.tables import decay_exponent
 from jaxscape.quadratic import QuadraticDelta
@@ -190,3 +191,10 @@ def test_a_value_is_written_to_the_digits_of_its_error(value, error, text):
 def test_a_table_has_columns_of_equal_width():
     rows = [["k", "value"], ["1,000", tables.between([1, None])]]
     assert tables.as_text(rows) == "    k             value\n1,000  1 to beyond 2^31"
+
+
+def test_a_single_test_sample_is_no_test_split():
+    for tests, word in ((None, "found none"), (np.zeros((1, 2)), "found a single sample")):
+        given = types.SimpleNamespace(dataset=types.SimpleNamespace(name="few", test_inputs=tests))
+        with pytest.raises(js.InputError, match=word):
+            problem.check_test_split(given, None)
