@@ -88,7 +88,7 @@ def _find(problem: Problem, config: SurfaceConfig, work: Path) -> Record:
     if config.interactive:
         (work / "figures").mkdir(exist_ok=True)
         shown = {surfaces.name(k): z for k, z in zip(found.k, found.loss, strict=True)}
-        title = f"{WORDS[config.subspace]}: {problem.dataset.label}"
+        title = f"{WORDS[config.subspace]}: {problem.dataset.title}"
         write_html(
             work / "figures" / "surface.html", found.steps, shown,
             title=title, quantity=f"L_k ({problem.unit})",

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 import jaxscape as js
-from experiments.bounds import measure, published, report
-from experiments.common import cli, console, prepare, run_folder, segments, tables
+from experiments.bounds import measure, report
+from experiments.common import bounds, cli, console, prepare, run_folder, segments, tables
 from experiments.common.config import RunConfig, above, at_least, between
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record
@@ -64,12 +64,14 @@ def _find(problem: Problem, config: BoundsConfig, work: Path) -> Record:
     measured, radius = measure.steps(problem, space, config.points, config.sigma, store)
     with console.timed("theory", "the quadratic law of every k"):
         model = js.project(problem.loss, space, problem.samples)
-        sample = published.sample_constants(model)
+        sample = bounds.sample_constants(model)
         measured["law_total"] = js.quadratic_delta(model, config.sigma).total
     measured |= measure.norms(problem, params, config.norms)
-    network = published.network_constants(measure.layers_of(params), problem.samples["inputs"])
+    layers = bounds.layers_of(params)
+    network = bounds.network_constants(layers, problem.samples["inputs"])
     measured["order"] = problem.order
-    arrays = measured | measure.bounds_of(measured["k"], network, sample, radius, config.sigma)
+    constants = layers, network, sample, radius, config.sigma
+    arrays = measured | bounds.bounds_of(measured["k"], *constants)
     arrays = {name: np.asarray(values) for name, values in arrays.items()}
     found = {
         "num_samples": len(problem.order),
@@ -78,7 +80,7 @@ def _find(problem: Problem, config: BoundsConfig, work: Path) -> Record:
         "radius": radius,
         "network": jax.tree.map(float, dataclasses.asdict(network)),
         "sample": jax.tree.map(float, dataclasses.asdict(sample)),
-        "bounds": report.compare(arrays),
+        "bounds": bounds.compare(arrays),
     }
     figures = report.figures_of(arrays, found, problem.unit)
     both = map(tables.as_text, (report.table(found["bounds"]), report.constants_table(found)))

@@ -8,44 +8,14 @@ from jaxtyping import Int
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jaxscape import InputError
+from experiments.common.bounds import FORMS
 from jaxscape.lab import style
 from jaxscape.lab.style import PREFIX, Keywords, canvas, colour, curve, legend
-
-FORMS = ("published", "corrected")
 
 NOTE = (
     "All is log10. Looseness is bound over measured, where it is smallest. Of a Hessian the "
     "Gauss-Newton part is measured. Within R the bound is no proof where a ReLU network has kinks."
 )
-
-
-def compare(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-    """Each bound beside what it bounds, in log10, times its power of k + 1.
-
-    The looseness is that at the sample or k where the bound comes closest.
-    """
-    entries = []
-    for name, measured, bound, power in (
-        ("norm of a sample's Hessian", "gauss_newton_norms", "bound_norm", 0),
-        ("(k+1)·|δ_k| at w*", "step_at_origin", "bound_step_at_origin", 1),
-        ("(k+1)·|δ_k| within R", "step_in_probe", "bound_step_in_probe", 1),
-        ("(k+1)²·Δ_k, quadratic law", "law_total", "bound_rate", 2),
-        ("(k+1)²·Δ_k, Monte-Carlo", "delta", "bound_rate", 2),
-    ):
-        factor = (arrays["k"] + 1.0) ** power if power else 1.0
-        values = arrays[measured].astype(np.float64) * factor
-        if not np.max(values) > 0:
-            still = f"found {measured} = 0 throughout; no ratio to it is defined"
-            raise InputError(f"expected losses that differ between samples, {still}")
-        limits = arrays[bound].astype(np.float64).reshape(2, -1) + np.log10(factor)
-        gaps = limits - np.log10(np.where(values > 0, values, np.nan))
-        entry: dict[str, Any] = {"name": name, "largest": np.log10(np.max(values))}
-        entry["median"] = np.log10(np.median(values)) if np.median(values) > 0 else None
-        for form, limit, gap in zip(FORMS, limits, gaps, strict=True):
-            entry |= {form: limit.max(), f"{form}_looseness": np.nanmin(gap)}
-        entries.append(entry)
-    return entries
 
 
 def table(entries: list[dict[str, Any]]) -> list[list[str]]:

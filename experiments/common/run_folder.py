@@ -98,7 +98,7 @@ def write(
             print(f"figures: drawing {len(found.figures)} ...", file=sys.stderr)
             for name, figure in found.figures.items():
                 data = problem.dataset
-                plot.name_data(figure, data.label, fallback=bool(data.note))
+                plot.name_data(figure, data.title, fallback=bool(data.note))
                 plot.save(figure, work / "figures", name)
             if report is not None:
                 report(work, found, facts)

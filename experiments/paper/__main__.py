@@ -18,6 +18,7 @@ from experiments.paper import (
     increments,
     spectrum,
     surfaces,
+    theorem,
     unraveling,
 )
 from experiments.paper.bench import Bench, PaperConfig, check_sizes
@@ -32,7 +33,7 @@ FIGURES: dict[str, Callable[[Bench], Record]] = {
     "fig6": surfaces.fig6,
     "fig7": surfaces.fig7,
     "fig8": increments.fig8,
-    "fig9": increments.fig9,
+    "fig9": theorem.fig9,
     "trajectory": surfaces.trajectory,
     "unraveling": unraveling.unraveling,
     "family": curvature_aligned.family,
@@ -85,7 +86,8 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
         run_folder.check_settings(out, settings)
     out.mkdir(parents=True, exist_ok=True)
     run_folder.write_json(out / run_folder.CONFIG, {"settings": settings})
-    (out / "shared").mkdir(exist_ok=True)  # what was computed for one figure and serves others
+    # what was computed for one figure and serves others
+    (out / "shared" / "published").mkdir(parents=True, exist_ok=True)
 
 
 def _make(figure: str, bench: Bench, out: Path, settings: dict[str, Any]) -> Path:
@@ -95,7 +97,14 @@ def _make(figure: str, bench: Bench, out: Path, settings: dict[str, Any]) -> Pat
         print(f"\n{figure}: finished before, left as it is: {out}", flush=True)
         return out
     print(f"\n{figure}: {_title(figure)}", flush=True)
-    find = lambda work: FIGURES[figure](bench)  # noqa: E731
+    own = bench.of(figure)
+
+    def find(work: Path) -> Record:
+        del work
+        made = FIGURES[figure](own)
+        made.summary["notes"].insert(0, own.network)
+        return made
+
     found = run_folder.write(out, settings, bench.config, bench.problem, find)
     texts = map(tables.as_text, found.summary["tables"])
     print("\n".join([*texts, *found.summary["notes"]]))

@@ -11,11 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 import jaxscape as js
 from experiments.common import prepare, run_folder, segments
-from experiments.common import problem as problems
 from experiments.common.config import Range, RunConfig, above, at_least
 from experiments.common.prepare import Eigenspace
 from experiments.common.problem import Problem
@@ -28,6 +27,12 @@ Name = Literal[
     "fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", "trajectory",
     "unraveling", "family", "ratio", "model-error", "convergence", "error-map", "stages", "claims",
 ]  # fmt: skip
+
+SAMPLES = 9984
+"""Of the reference code of Nikitin et al.: 156 whole batches."""
+
+OF_NIKITIN = ("fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9")
+"""Figures whose network is trained as in the reference code."""
 
 LEAST = 256
 """Samples without which some figure would be empty: four published batches."""
@@ -67,9 +72,11 @@ class PaperConfig(RunConfig):
     direction applied, k in batches of 64, the samples reshuffled for each draw, magnitudes of
     eigenvalues), it is laid over.
 
-    Nikitin et al. 2025:
+    Nikitin et al. 2025, on networks trained as in its code: on the first 9,984 samples,
+    standardised, from PyTorch's initial distribution (with --no-as-published as all others are):
       fig1         eigenvalues of many networks
-      fig2, fig3   L_k and its squared increment on two random filter-normalised unit directions
+      fig2, fig3   L_k and its squared increment on two random filter-normalised unit directions,
+                   for the smallest and for the largest k
       fig4, fig5   Δ_k at four σ; in four dimensions
       fig6, fig7   as fig2 and fig3, on the top two eigenvectors
       fig8, fig9   Δ_k on the top ten eigenvectors; theory against experiment
@@ -99,7 +106,7 @@ class PaperConfig(RunConfig):
     quick: tyro.conf.FlagCreatePairsOff[bool] = False
     """At most 3000 samples, 16 points, grids of 21, 8 networks."""
     as_published: bool = True
-    """Lay the published computation over, where it differs."""
+    """Train the networks of fig1 to fig9 as published, and lay the published computation over."""
     points: Annotated[int, at_least(2)] = 64
     """Random points per curve, at least 2."""
     many_points: Annotated[int, at_least(8)] = 256
@@ -110,10 +117,8 @@ class PaperConfig(RunConfig):
     """Half a surface's width, in units of the parameters."""
     networks: Annotated[int, at_least(2)] = 50
     """Number of networks whose eigenvalues fig1 averages, at least 2."""
-    network_samples: Annotated[int, at_least(2)] = 6000
+    network_samples: Annotated[int, at_least(2)] = SAMPLES
     """Samples of those networks and their Hessians."""
-    network_hidden: Annotated[int, at_least(1)] = 64
-    """Units per hidden layer of those networks."""
     network_dim: Annotated[int, at_least(1)] = 32
     """Number of eigenvalues of each of them."""
     widths: Annotated[tuple[int, ...], at_least(1)] = (4, 8, 16, 32, 64)
@@ -153,15 +158,10 @@ def check_sizes(config: PaperConfig, problem: Problem, figures: Sequence[str]) -
             f"{problem.dataset.name}; name the other figures one by one, or another --dataset"
         )
     for figure in figures:
+        size, flags = num_parameters(problem.initial), "raise --hidden"
+        least = DIRECTIONS.get(figure, TOP)
         if figure == "fig1":
-            narrow = replace(config, hidden=config.network_hidden)
-            model, _ = problems.network(narrow, problem.dataset)
-            inputs = problem.dataset.train_inputs[:1]
-            size = num_parameters(jax.eval_shape(model.init, problem.keys["init"], inputs))
-            least, flags = config.network_dim, "lower --network-dim, or raise --network-hidden"
-        else:
-            size, flags = num_parameters(problem.initial), "raise --hidden"
-            least = DIRECTIONS.get(figure, TOP)
+            least, flags = config.network_dim, "lower --network-dim, or raise --hidden"
         if size < least:
             wanted = f"at least {least} parameters, one per direction of {figure}"
             raise InputError(f"expected {wanted}, found {size}; {flags}")
@@ -174,6 +174,31 @@ class Bench:
     problem: Problem
     config: PaperConfig
     store: Path
+    published: bool = False
+    """Whether the problem is that of the reference code of Nikitin et al."""
+
+    def of(self, figure: str) -> "Bench":
+        """The bench of a figure: the same, or that of the reference code."""
+        tokens = self.problem.dataset.has_tokens
+        wanted = figure in OF_NIKITIN and self.config.as_published and not tokens
+        return self._as_published if wanted else self
+
+    @functools.cached_property
+    def _as_published(self) -> "Bench":
+        return replace(
+            self, problem=as_published(self.problem), store=self.store / "published", published=True
+        )
+
+    @property
+    def network(self) -> str:
+        """What the figures are around, in words."""
+        n = len(self.problem.order)
+        if not self.published:
+            return f"network of this project, {n:,} samples"
+        return (
+            f"network trained as published: the first {n:,} samples, standardised, from PyTorch's "
+            "initial distribution"
+        )
 
     @property
     def unit(self) -> str:
@@ -221,6 +246,36 @@ class Bench:
             run_folder.write_arrays(path, jax.tree.map(np.asarray, find()))
         with np.load(path) as arrays:
             return dict(arrays)
+
+
+def as_published(problem: Problem) -> Problem:
+    """The problem of the reference code: its samples, standardised, and its initial distribution.
+
+    The samples are the data set's first, less the mean, over the standard deviation, of all inputs.
+    """
+    dataset, count = problem.dataset, min(SAMPLES, len(problem.order))
+    inputs = dataset.train_inputs[:]
+    mean, spread = inputs.mean(), max(inputs.std(), np.finfo(np.float32).tiny)
+    first = replace(
+        dataset,
+        train_inputs=(inputs[:count] - mean) / spread,
+        train_targets=dataset.train_targets[:count],
+    )
+    initial = uniform(problem.keys["init"], problem.initial)
+    order, none = np.arange(count), np.zeros(0, int)
+    return replace(problem, dataset=first, order=order, held_out=none, initial=initial)
+
+
+@jax.jit
+def uniform(key: Key[Array, ""], params: Params) -> Params:
+    """Parameters of the same layers, weights and biases uniform on ±1/√f, f their inputs."""
+    found = {}
+    for own, (name, layer) in zip(jax.random.split(key, len(params)), params.items(), strict=True):
+        bound = float(np.prod(layer["kernel"].shape[:-1])) ** -0.5
+        drawn = partial(jax.random.uniform, minval=-bound, maxval=bound)
+        keys = dict(zip(layer, jax.random.split(own, len(layer)), strict=True))
+        found[name] = {part: drawn(keys[part], x.shape, x.dtype) for part, x in layer.items()}
+    return found
 
 
 @partial(jax.jit, static_argnums=1)  # all leaves in one program

@@ -1,43 +1,44 @@
 """What the papers claim of Δ_k and of the Hessian, put to the test on several networks.
 
 Every number is that of one network; the verdict asks whether the claim holds for all of them, with
-all directions applied and k in samples. Random directions are the published ones: filter-normalised
-and then of norm 1. Of Nikitin et al. 2025 unless said otherwise.
+all directions applied and k in samples unless "as published" is said. Random directions are the
+published ones: filter-normalised and then of norm 1.
+
+The claims are those of Nikitin et al. (N), of Kiselev and Grabovoy 2024, "Unraveling the Hessian"
+(U), and 2026, "Curvature-Aligned Probing" (C).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-import jaxscape as js
-from experiments.common import tables
 from experiments.common.console import progress
 from experiments.common.run_folder import Record
-from experiments.paper.bench import TOP, Bench, leading
-from experiments.paper.increments import curve_of
-from jaxscape.lab import train
+from experiments.paper import unraveling
+from experiments.paper.bench import Bench
+from experiments.paper.claims_numbers import (
+    ALIGNED,
+    DIM,
+    DIMS,
+    NETWORKS,
+    RANDOM_DIMS,
+    RANDOM_SIGMAS,
+    networks,
+    numbers_of,
+)
 from jaxscape.lab.style import canvas, curve, legend
-from jaxscape.types import Params
 
-NETWORKS = 5
-"""Networks from their own initialisations, trained side by side on the same samples."""
-
-PROBES = 16
-"""Random vectors from which the trace of the Hessian is estimated."""
-
-DIM = 10
-DIMS = (1, 2, 4, 8, 10, 12, 16)
-RANDOM_DIMS = (2, 16, 64, 256)
-RANDOM_SIGMAS = (0.1, 1.0, 5.0, 10.0)
-SIGMAS = (0.01, 1.0)
+Arrays = Mapping[str, np.ndarray]
 
 ALIKE = 2.0
 """Levels within this factor of each other count as insensitive."""
+
+NEAR = 0.1
+"""Numbers that are this close to their claim count as equal to it."""
 
 
 class Claim(NamedTuple):
@@ -52,8 +53,7 @@ class Claim(NamedTuple):
 
 def claims(bench: Bench) -> Record:
     """What the papers claim, and whether it holds: a verdict and its numbers over five networks."""
-    trained = networks(bench)
-    rows = []
+    trained, rows = networks(bench), []
     with progress("claims", NETWORKS, "networks") as advance:
         for number in range(NETWORKS):
             w = jax.tree.map(lambda leaf, number=number: leaf[number], trained)
@@ -61,6 +61,8 @@ def claims(bench: Bench) -> Record:
             advance(1)
     arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     found = claims_of(arrays)
+    if not bench.problem.dataset.has_tokens:
+        found += of_sizes(unraveling.unraveling(bench).summary["networks"])
     table = [["claim", "where", "verdict", "number", "mean", "least", "most"]]
     for claim in found:
         spread = (claim.numbers.mean(), claim.numbers.min(), claim.numbers.max())
@@ -70,20 +72,18 @@ def claims(bench: Bench) -> Record:
     notes = [
         f"{NETWORKS} networks of {n:,} samples, {m} points, training loss {loss:.3g}",
         f"trace of the Hessian to ± {np.mean(arrays['trace_sem'] / arrays['trace']):.0%}",
+        "N: Nikitin et al. 2025; U: Unraveling the Hessian 2024; C: Curvature-Aligned Probing 2026",
     ]
     entries = [
         {"claim": c.text, "where": c.where, "verdict": verdict(c), "what": c.what}
         | {"numbers": c.numbers.tolist()}
         for c in found
     ]
-    return Record(
-        arrays,
-        {"claims": entries, "tables": [table], "notes": notes},
-        {"levels": draw(bench, arrays)},
-    )
+    summary = {"claims": entries, "tables": [table], "notes": notes}
+    return Record(arrays, summary, {"levels": draw(bench, arrays)})
 
 
-def draw(bench: Bench, arrays: dict[str, np.ndarray]) -> Figure:
+def draw(bench: Bench, arrays: Arrays) -> Figure:
     """The level of Δ_k·k² of every network over dimensions and over σ."""
     shown = {
         "eigenvectors, σ = 1": ("level_dim", DIMS, "directions $d$"),
@@ -108,88 +108,126 @@ def verdict(claim: Claim) -> str:
     return f"holds for {count} of {len(claim.numbers)}"
 
 
-def claims_of(arrays: dict[str, np.ndarray]) -> list[Claim]:
-    """The claims, from the numbers of every network."""
+def within(ratio: float) -> bool:
+    """Whether two levels count as alike."""
+    return 1 / ALIKE < ratio < ALIKE
+
+
+def claims_of(arrays: Arrays) -> list[Claim]:
+    """The claims that a network's own numbers test."""
+    return _of_levels(arrays) + _of_theory(arrays) + _of_surfaces(arrays) + _of_bounds(arrays)
+
+
+def _of_levels(arrays: Arrays) -> list[Claim]:
     dims, random, sigmas = (arrays[f"level_{by}"] for by in ("dim", "random_dim", "random_sigma"))
-    share, close, far = arrays["theory_above"], *arrays["shift_share"].T
-    ten, two = DIMS.index(DIM), DIMS.index(2)
-    within = lambda ratio: 1 / ALIKE < ratio < ALIKE  # noqa: E731
+    ten, two, last = DIMS.index(DIM), DIMS.index(2), DIMS[-1]
+    levels = "Δ_k·k² at {} over {}, random".format
     return [
-        Claim("the top ten modes hold nearly all curvature", "figure 1", "Σ λ_1..10 / trace",
-              arrays["top_ten"] / arrays["trace"], lambda x: x > 0.9),
-        Claim("d = 10 directions suffice", "figure 8", f"Δ_k·k² at d = {DIMS[-1]} over d = 10, "
-              "σ = 1, eigenvectors", dims[:, -1] / dims[:, ten], lambda x: x < 1.1),
-        Claim("σ has no effect up to 5", "figure 4", "Δ_k·k² at σ = 5 over 0.1, random, d = 2",
+        Claim("the Hessian has a low effective rank", "N, method",
+              "trace / λ_1 over the number of parameters", arrays["effective_rank"],
+              lambda x: x < 0.01),
+        Claim("the top ten modes hold nearly all curvature", "N, fig. 1", "Σ λ_1..10 / trace",
+              arrays["top_ten"] / arrays["trace"], lambda x: x > 1 - NEAR),
+        Claim("d = 10 directions suffice", "N, fig. 8",
+              f"Δ_k·k² along {last} eigenvectors over 10, σ = 1", dims[:, -1] / dims[:, ten],
+              lambda x: x < 1 + NEAR),
+        Claim("σ has no effect up to 5", "N, fig. 4", levels("σ = 5", "0.1"),
               sigmas[:, 2] / sigmas[:, 0], within),
-        Claim("σ has no effect up to 10", "figure 4", "Δ_k·k² at σ = 10 over 0.1, random, d = 2",
+        Claim("σ has no effect up to 10", "N, fig. 4", levels("σ = 10", "0.1"),
               sigmas[:, 3] / sigmas[:, 0], within),
-        Claim("the dimension has no effect up to 64", "figure 5", "Δ_k·k² at d = 64 over 2, random",
+        Claim("the dimension has no effect up to 64", "N, fig. 5", levels("d = 64", "2"),
               random[:, 2] / random[:, 0], within),
-        Claim("the dimension has no effect up to 256", "figure 5",
-              "Δ_k·k² at d = 256 over 2, random", random[:, 3] / random[:, 0], within),
-        Claim("eigenvectors give the higher Δ_k", "figures 5, 8",
+        Claim("the dimension has no effect up to 256", "N, fig. 5", levels("d = 256", "2"),
+              random[:, 3] / random[:, 0], within),
+        Claim("eigenvectors give the higher Δ_k", "N, fig. 8",
               "Δ_k·k² along 2 eigenvectors over 2 random, σ = 1", dims[:, two] / random[:, 0],
               lambda x: x > 1),
-        Claim("Δ_k falls as 1/k², its root as 1/k (algebra: the order law)", "its theory",
-              "exponent of Δ_k, σ = 1", arrays["exponent"], lambda x: abs(x - 2) < 0.1),
-        Claim("L_k(w*) and its gradient do not move, at σ = 0.01", "Assumptions 1, 2",
-              "share of offset, gradient and mixed part in the law", close, lambda x: x < 0.1),
-        Claim("L_k(w*) and its gradient do not move, at σ = 1", "Assumptions 1, 2",
-              "share of offset, gradient and mixed part in the law", far, lambda x: x < 0.1),
-        Claim("theory stays above experiment for all k, at σ = 0.01", "figure 9",
-              "share of k where it does", share[:, 0], lambda x: x == 1),
-        Claim("theory stays above experiment for all k, at σ = 1", "figure 9",
-              "share of k where it does", share[:, 1], lambda x: x == 1),
+        Claim("Δ_k falls as 1/k² (algebra: the order law)", "N, U, C",
+              "exponent of Δ_k, σ = 1", arrays["exponent"], lambda x: abs(x - 2) < NEAR),
     ]  # fmt: skip
 
 
-def networks(bench: Bench) -> Params:
-    """The trained networks, leaves [R, ...]."""
-    problem, config = bench.problem, bench.config
-    inputs = problem.samples["inputs"][:1]
-    init, fit = (jax.random.split(problem.keys[name], NETWORKS) for name in ("init", "train"))
-    with progress("networks", config.epochs, "epochs") as advance:
-        return train.fit(
-            fit, problem.loss, jax.vmap(lambda key: problem.model.init(key, inputs))(init),
-            problem.samples, epochs=config.epochs, batch_size=config.batch_size,
-            learning_rate=config.learning_rate, on_epoch=lambda *_: advance(1),
-        ).params  # fmt: skip
+def _of_theory(arrays: Arrays) -> list[Claim]:
+    found = []
+    for column, sigma in enumerate((0.01, 1.0)):
+        gradient, offset = arrays["gradient_share"][:, column], arrays["offset_share"][:, column]
+        at = f"σ = {sigma:g}"
+        found += [
+            Claim(f"gradients at w* do not move, {at}", "N, assumption 1",
+                  "share of the gradient part in the law", gradient, lambda x: x < NEAR),
+            Claim(f"L_k(w*) does not move, {at}", "N, assumption 2",
+                  "share of the offset and mixed part in the law", offset, lambda x: x < NEAR),
+            Claim(f"Theorem 1 is above experiment for all k, {at}", "N, fig. 9",
+                  "share of k where it is", arrays["theory_above"][:, column], lambda x: x == 1),
+            Claim(f"K of Theorem 1 is large enough, {at}", "N, conclusion",
+                  "K of Theorem 1 over K of Monte-Carlo", arrays["theory_size"][:, column],
+                  lambda x: x >= 1),
+        ]  # fmt: skip
+    share, ratio = arrays["published_above"], arrays["published_ratio"]
+    return [
+        *found,
+        Claim("Theorem 1 is above experiment for all k, both as published, σ = 1", "N, fig. 9",
+              "share of k where it is", share, lambda x: x == 1),
+        Claim("it is a tight bound, both as published, σ = 1", "N, conclusion",
+              "geometric mean of theory / experiment", ratio, within),
+        Claim("near w* the closed form is the Monte-Carlo value, σ = 0.01", "C, corollary",
+              "full law / Monte-Carlo", arrays["law"][:, 0], lambda x: abs(x - 1) <= NEAR),
+        Claim("no eigenspace has more curvature than the top one", "C, proposition",
+              "curvature part along v_1..8 over v_9..16", arrays["extremal"], lambda x: x > 1),
+        *(Claim(f"the top 16 directions reproduce all parameters, σ = {sigma:g}", "C, abstract",
+                "Δ_k·k² along 16 over along all parameters", arrays["aligned"][:, column],
+                lambda x: abs(x - 1) <= NEAR) for column, sigma in enumerate(ALIGNED)),
+    ]  # fmt: skip
 
 
-def numbers_of(bench: Bench, w: Params, number: int) -> dict[str, Any]:
-    """What the claims are about, at one network."""
-    problem = bench.problem
-    keys = {name: jax.random.fold_in(key, number) for name, key in problem.keys.items()}
-    operator = js.hessian_operator(problem.loss, w, problem.samples)
-    pairs = js.top_eigenpairs(keys["subspace"], operator, w, TOP, find_repeated=False)
-    trace = js.trace(keys["probe"], operator, w, num_probes=PROBES)
-    eigen = js.Subspace(w, pairs.vectors)
-    random = js.random_subspace(keys["subspace"], w, max(RANDOM_DIMS), normalization="unit-filter")
+def _of_surfaces(arrays: Arrays) -> list[Claim]:
+    own, published, whole = arrays["roughness"].T
+    what = "roughness on 2 random directions (noise 1, smooth 0)"
+    return [
+        Claim("at k = 1 the surface is irregular, as published (other samples at each point)",
+              "N, fig. 2", what, published, lambda x: x > 0.5),
+        Claim("at k = 1 the surface is irregular, the same sample at all points", "N, fig. 2", what,
+              own, lambda x: x > 0.5),
+        Claim("at the largest k the surface is smooth", "N, fig. 3", what, whole,
+              lambda x: x < NEAR),
+    ]  # fmt: skip
 
-    def delta(space: js.Subspace, dim: int, sigma: float) -> Float[np.ndarray, "K"]:
-        points = sigma * bench.normals(bench.config.points, dim)
-        return np.asarray(curve_of(bench.losses_at(leading(space, dim), points)).mean)
 
-    k = np.arange(1, len(problem.order))
-    level = lambda *which: tables.level(k, delta(*which))  # noqa: E731
-    late, weight = tables.late(k), k * (k + 1.0)
-    model = js.project(problem.loss, leading(eigen, DIM), problem.samples)
-    law = js.quadratic_delta(model, np.asarray(SIGMAS, np.float32))
-    moved = np.asarray(law.offset + law.gradient + law.mixed, np.float64)
-    measured = np.stack([delta(eigen, DIM, sigma) for sigma in SIGMAS])
-    above = np.asarray(law.curvature) > measured
-    whole = (weight * np.asarray(law.total, np.float64))[:, late].sum(1)
-    return {
-        "train_loss": np.mean(js.per_sample_losses(problem.loss, w, problem.samples)),
-        "top_ten": np.sum(pairs.values[:DIM]),
-        "trace": np.asarray(trace.mean),
-        "trace_sem": np.asarray(trace.sem),
-        "level_dim": np.array([level(eigen, dim, 1.0) for dim in DIMS]),
-        "level_random_dim": np.array([level(random, dim, 1.0) for dim in RANDOM_DIMS]),
-        "level_random_sigma": np.array([level(random, 2, sigma) for sigma in RANDOM_SIGMAS]),
-        "exponent": np.asarray(
-            tables.decay_exponent(k[late], jnp.asarray(measured[1][late])).exponent
-        ),
-        "shift_share": (weight * moved)[:, late].sum(1) / whole,
-        "theory_above": above[:, late].mean(1),
-    }
+BOUNDS = {
+    "norm of a sample's Hessian": "U, theorem 1",
+    "norm, from the largest weight": "U, lemma 1",
+    "(k+1)·|δ_k| at w*": "U, lemma 2",
+    "(k+1)·|δ_k| within R": "U, lemma 2",
+    "(k+1)²·Δ_k, quadratic law": "C, theorem 1",
+    "(k+1)²·Δ_k, Monte-Carlo": "C, theorem 1",
+}
+"""What each bound is on, in the order of ``bounds.compare``, and where it stands."""
+
+
+def _of_bounds(arrays: Arrays) -> list[Claim]:
+    """Each published bound; empty for networks that the bounds are not of."""
+    if "looseness" not in arrays:
+        return []
+    what = "log10 of bound / largest, where closest"
+    return [
+        Claim(f"bound on {name}", where, what, arrays["looseness"][:, column], lambda x: x >= 0)
+        for column, (name, where) in enumerate(BOUNDS.items())
+    ]
+
+
+def of_sizes(entries: list[dict[str, Any]]) -> list[Claim]:
+    """|L_{k+1} − L_k| over widths, at each depth, and over depths, at each width, of unraveling."""
+    levels: dict[tuple[int, int], float] = {(e["depth"], e["width"]): e["level"] for e in entries}
+    depths, widths = (sorted(set(x)) for x in zip(*levels, strict=True))
+    wide = [levels[d, widths[-1]] / levels[d, widths[0]] for d in depths if levels[d, widths[0]]]
+    deep = [levels[depths[-1], w] / levels[depths[0], w] for w in widths if levels[depths[0], w]]
+    exponents = [e["exponent"] for e in entries if e["exponent"] is not None]
+    over = "(k+1)|δ_k| of {} over {}".format
+    return [
+        Claim("wider layers lower |L_{k+1} − L_k|", "U, experiments",
+              over(f"{widths[-1]} units", widths[0]), np.array(wide), lambda x: x < 1),
+        Claim("more layers raise |L_{k+1} − L_k|", "U, experiments",
+              over(f"{depths[-1]} layers", depths[0]), np.array(deep), lambda x: x > 1),
+        Claim("|L_{k+1} − L_k| falls as 1/k (algebra: the order law)", "U, lemma 2",
+              "exponent of |δ_k|, each size", np.array(exponents), lambda x: abs(x - 1) < NEAR),
+    ]  # fmt: skip

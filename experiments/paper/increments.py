@@ -1,8 +1,4 @@
-"""Δ_k along random directions and Hessian eigenvectors, Nikitin et al., figures 4, 5, 8 and 9.
-
-Figure 8 also has networks trained as in the reference code: on the first 9,984 samples,
-standardised, from PyTorch's default, uniform on ±1/√f for the parameters of a layer of f inputs.
-"""
+"""Δ_k along random directions and Hessian eigenvectors, Nikitin et al., figures 4, 5 and 8."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -18,14 +14,12 @@ import jaxscape as js
 from experiments.common import tables
 from experiments.common.console import progress
 from experiments.common.run_folder import Record
-from experiments.paper import curvature_aligned, published
-from experiments.paper.bench import SIGMAS, Arrays, Bench, leading, record, row_of
+from experiments.paper import published
+from experiments.paper.bench import SIGMAS, Arrays, Bench, leading, record, row_of, uniform
 from jaxscape import prefix
 from jaxscape.lab import train
-from jaxscape.lab.style import PREFIX, canvas, curve, draw_mean, finish, legend, log_bins
-from jaxscape.quadratic import Quadratic
+from jaxscape.lab.style import PREFIX, canvas, draw_mean, finish
 from jaxscape.reductions import Delta
-from jaxscape.types import Batch, Params
 
 DIM = 10
 """Directions of figures 8 and 9."""
@@ -73,8 +67,7 @@ def fig8(bench: Bench) -> Record:
     cases = [Case(f"σ = {sigma:g}", space, sigma) for sigma in SIGMAS]
     found = _record(bench, f"top {DIM} Hessian eigenvectors", cases, along_eigenvectors(bench))
     found.summary["notes"] += bench.inexact()
-    replicated = bench.config.as_published and not bench.problem.dataset.has_tokens
-    return _with_replication(bench, found) if replicated else found
+    return _with_replication(bench, found) if bench.published else found
 
 
 def along_eigenvectors(bench: Bench) -> list[dict[str, np.ndarray]]:
@@ -178,8 +171,8 @@ def _levels(arrays: Arrays, row: int) -> dict[str, float]:
     return found
 
 
-NETWORKS, SAMPLES = 4, 9984
-"""Trained as in the reference code, on 156 whole batches."""
+NETWORKS = 4
+"""Trained as in the reference code from other seeds."""
 
 LEVEL = 2.4
 """Δ_k·k² of the published curve on MNIST, in batches."""
@@ -191,52 +184,31 @@ NAMES = {
 }
 
 
-def standardised(bench: Bench) -> Batch:
-    """The data set's first samples, less the mean, over the standard deviation, of all inputs."""
-    dataset = bench.problem.dataset
-    count = min(SAMPLES, bench.config.k_max)
-    inputs = dataset.train_inputs[:]
-    scaled = (inputs[:count] - inputs.mean()) / max(inputs.std(), np.finfo(np.float32).tiny)
-    return {"inputs": jnp.asarray(scaled), "targets": jnp.asarray(dataset.train_targets[:count])}
-
-
-@jax.jit
-def uniform(key: jax.Array, params: Params) -> Params:
-    """Parameters of the same layers, weights and biases uniform on ±1/√f."""
-    found = {}
-    for own, (name, layer) in zip(jax.random.split(key, len(params)), params.items(), strict=True):
-        bound = layer["kernel"].shape[0] ** -0.5
-        drawn = partial(jax.random.uniform, minval=-bound, maxval=bound)
-        keys = dict(zip(layer, jax.random.split(own, len(layer)), strict=True))
-        found[name] = {part: drawn(keys[part], x.shape, x.dtype) for part, x in layer.items()}
-    return found
-
-
-def eigenvectors(bench: Bench, samples: Batch, number: int) -> js.Subspace:
+def eigenvectors(bench: Bench, number: int) -> js.Subspace:
     """The top ten eigenvectors, by magnitude, at a network trained as in the reference code."""
     problem, config = bench.problem, bench.config
     key = {name: jax.random.fold_in(own, number) for name, own in problem.keys.items()}
     params = train.fit(
-        key["train"], problem.loss, uniform(key["init"], problem.initial), samples,
+        key["train"], problem.loss, uniform(key["init"], problem.initial), problem.samples,
         epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate,
     ).params  # fmt: skip
-    operator = js.hessian_operator(problem.loss, params, samples)
+    operator = js.hessian_operator(problem.loss, params, problem.samples)
     pairs = js.top_eigenpairs(
         key["subspace"], operator, params, DIM, which="magnitude", find_repeated=False
     )
     return js.Subspace(params, pairs.vectors)
 
 
-def around(bench: Bench, samples: Batch, space: js.Subspace, number: int) -> dict[str, np.ndarray]:
+def around(bench: Bench, space: js.Subspace, number: int) -> dict[str, np.ndarray]:
     """Δ_k at σ = 1 around one such network: "published", "all_directions" and "corrected"."""
     problem, m = bench.problem, bench.config.points
     probe, order = (jax.random.fold_in(problem.keys[name], number) for name in ("probe", "order"))
     points = jax.random.normal(probe, (m, space.dim))
     losses, first = (
-        js.evaluate(problem.loss, js.points(along, theta), samples, js.reductions.losses(m))
+        js.evaluate(problem.loss, js.points(along, theta), problem.samples, js.reductions.losses(m))
         for along, theta in ((space, points), (leading(space, 1), points[:, :1]))
     )
-    mean = train.mean_loss(problem.loss, space.origin, samples, batch_size=1000)
+    mean = train.mean_loss(problem.loss, space.origin, problem.samples, batch_size=1000)
     return {
         "train_loss": np.asarray(mean),
         "published": published.delta(order, first),
@@ -247,10 +219,10 @@ def around(bench: Bench, samples: Batch, space: js.Subspace, number: int) -> dic
 
 def _with_replication(bench: Bench, found: Record) -> Record:
     """Add the published computation on networks trained as in the reference code."""
-    samples, networks = standardised(bench), []
+    networks = []
     with progress("networks as published", NETWORKS, "networks") as advance:
         for number in range(NETWORKS):
-            networks.append(around(bench, samples, eigenvectors(bench, samples, number), number))
+            networks.append(around(bench, eigenvectors(bench, number), number))
             advance(1)
     again = {name: np.stack([each[name] for each in networks]) for name in networks[0]}
     level = lambda x: tables.level(np.arange(1, len(x) + 1), x)  # noqa: E731
@@ -289,84 +261,3 @@ def draw(
             scale = k**2.0 if scaled else 1.0
             draw_mean(panel, row, k, values * scale, sem * scale, label)
     return finish(figure, dots=False)
-
-
-BATCHES = (1, 4, 16, 64, 256)
-"""Values of k, in batches, at which Theorem 1 is evaluated as published."""
-
-THEORY = {
-    "delta": "Monte-Carlo",
-    "law_total": "full law",
-    "law_curvature": "Theorem 1's part",
-    "published_delta": "experiment, as published",
-}
-
-
-def fig9(bench: Bench) -> Record:
-    """Δ_k along the top ten eigenvectors: Monte-Carlo, the full law, Theorem 1's part alone."""
-    whole = curvature_aligned.project(bench)
-    model = Quadratic(whole.value, whole.gradient[:, :DIM], whole.hessian[:, :DIM, :DIM])
-    laws = js.quadratic_delta(model, np.asarray(SIGMAS, np.float32))._asdict()
-    measured = along_eigenvectors(bench)
-    arrays: dict[str, np.ndarray] = {
-        "sigma": np.asarray(SIGMAS, np.float32),
-        "k": np.arange(1, len(measured[0]["delta"]) + 1, dtype=np.int32),
-        **{name: np.stack([x[name] for x in measured]) for name in ("delta", "delta_sem")},
-        **{f"law_{name}": np.asarray(values) for name, values in laws.items()},
-    }
-    notes = bench.inexact()
-    if bench.config.as_published:
-        arrays["published_delta"] = np.stack([x["published_delta"] for x in measured])
-        arrays |= _published_theory(bench)
-        k, theory = arrays["published_theory_k"], arrays["published_theory"]
-        for sigma, old in zip(SIGMAS, arrays["published_delta"], strict=True):
-            ratio = np.exp(np.mean(np.log(theory / old[k - 1])))
-            what = f"published experiment at σ = {sigma:g}"
-            means = f"{ratio:.2g}, geometric mean over {len(k)} k"
-            notes.append(f"Theorem 1 as published, which has no σ, over the {what}: {means}")
-    late, entries = tables.late(arrays["k"]), []
-    for index, sigma in enumerate(SIGMAS):
-        entries.append({"sigma": sigma} | tables.agreement(arrays, index, late))
-    found, rows = {"sigmas": entries}, tables.law_table(entries)
-    return record(arrays, found, rows, notes, {"theorem": draw_theory(bench, arrays)})
-
-
-def _published_theory(bench: Bench) -> dict[str, np.ndarray]:
-    """Theorem 1 from magnitudes of eigenvalues of H_k and H_{k+1}, k in batches."""
-    problem = bench.problem
-    most = len(problem.order) // published.BATCH
-    chosen = np.asarray([k for k in BATCHES if k + 1 <= most])
-    ks = np.union1d(chosen, chosen + 1)
-    spectra = js.prefix_spectra(
-        problem.keys["subspace"], problem.loss, bench.trained, problem.samples, DIM,
-        ks=ks * published.BATCH, which="magnitude",
-    )  # fmt: skip
-    values, at = np.asarray(spectra.values), np.searchsorted(ks, chosen)
-    theory = [published.theorem(values[i], values[i + 1]) for i in at]
-    return {
-        "published_theory_k": chosen,
-        "published_theory": np.asarray(theory),
-        "published_eigenvalues_k": ks,
-        "published_eigenvalues": published.sharp(values),
-        "published_eigenvalues_converged": np.asarray(spectra.converged),
-    }
-
-
-def draw_theory(bench: Bench, arrays: Arrays) -> Figure:
-    """Δ_k·k² by experiment and by theory, a panel per σ; k of published curves is in batches."""
-    ylabel = rf"$\Delta_k \cdot k^2$   ({bench.unit}²)"
-    panels = [f"σ = {sigma:g}" for sigma in SIGMAS]
-    figure, axes = canvas("Theory against experiment", PREFIX, ylabel, panels)
-    for index, panel in enumerate(axes):
-        for row, name in enumerate(name for name in THEORY if name in arrays):
-            k = np.arange(1, arrays[name].shape[1] + 1)
-            bins = log_bins(k, arrays[name][index] * k**2.0)
-            style = curve(row, lw=1.6, markevery=(2 * row, 8))
-            panel.plot(bins.k, bins.mean, label=THEORY[name], **style)
-        if "published_theory" in arrays:
-            k, values = arrays["published_theory_k"], arrays["published_theory"]
-            style = curve(4, ms=8, lw=0, label="Theorem 1, as published")
-            panel.plot(k, values * k**2.0, **style)
-        panel.set(xscale="log", yscale="log")
-    legend(figure, "lines: mean per logarithmic bin of k; as published: k in batches of 64")
-    return figure

@@ -41,29 +41,36 @@ def delta(key: Key[Array, ""], losses: Float[Array, "m n"]) -> Float[Array, "K"]
 @partial(jax.jit, static_argnums=(0, 4))
 def sheets(
     loss: PerSampleLoss, probe: SubspaceProbe, data: Batch, key: Key[Array, ""], k: int
-) -> tuple[Float[Array, "m"], Float[Array, "m"], Float[Array, "m"]]:
-    """L_k and L_{k+1} − L_k, k in batches drawn anew for each point; the mean of a last batch."""
+) -> tuple[Float[Array, "m"], Float[Array, "m"], Float[Array, "m 2"]]:
+    """L_k and L_{k+1} − L_k, k in batches drawn anew for each point; means of two last batches."""
     n = length_of(data)
-    left = n - BATCH * (-(-n // BATCH) - 1)  # samples of the last of ⌈n/64⌉ batches
 
     def at(index: Array) -> tuple[Array, Array, Array]:
         rows = jax.random.permutation(jax.random.fold_in(key, index), n)[: (k + 1) * BATCH]
         batch = jax.tree.map(lambda leaf: leaf[rows], data)
         losses = loss(probe.at(index), batch)
         means = losses.reshape(k + 1, BATCH).mean(-1)
-        return means[:-1].mean(), means.mean() - means[:-1].mean(), losses[-left:].mean()
+        left = n - BATCH * (-(-n // BATCH) - 1)  # samples of the last of ⌈n/64⌉ batches
+        last = jnp.stack([losses[:BATCH].mean(), losses[-left:].mean()])
+        return means[:-1].mean(), means.mean() - means[:-1].mean(), last
 
     return jax.lax.map(at, jnp.arange(probe.num_points), batch_size=4)
 
 
 def last_step(
-    whole: Float[Array, "m"], last: Float[Array, "m"], n: int
-) -> tuple[Float[Array, "m"], Float[Array, "m"]]:
-    """L_{K−1} and L_K − L_{K−1} of K batches, from means over all samples and the last batch."""
+    whole: Float[np.ndarray, "m"], last: Float[np.ndarray, "m 2"], n: int
+) -> tuple[Float[np.ndarray, "m"], Float[np.ndarray, "m"]]:
+    """L_{K−2} and L_{K−1} − L_{K−2} of K batches, from means over all samples and the last two."""
     count = -(-n // BATCH)
     left = n - BATCH * (count - 1)
-    before = (n * whole - left * last) / (BATCH * (count - 1))
-    return before, (last - before) / count
+    before = (n * whole - left * last[:, 1] - BATCH * last[:, 0]) / (BATCH * (count - 2))
+    return before, (last[:, 0] - before) / (count - 1)
+
+
+def sliding(values: Float[np.ndarray, "K"], reach: int = 5) -> Float[np.ndarray, "K"]:
+    """The mean over 2·reach + 1 neighbouring k, the first and last value repeated at the ends."""
+    padded = np.pad(values, reach, mode="edge")
+    return np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1).mean(1)
 
 
 def sharp(values: Float[np.ndarray, "... d"]) -> Float[np.ndarray, "... d"]:
@@ -71,7 +78,9 @@ def sharp(values: Float[np.ndarray, "... d"]) -> Float[np.ndarray, "... d"]:
     return np.sort(np.abs(values), -1)[..., ::-1]
 
 
-def theorem(values: Float[np.ndarray, "d"], after: Float[np.ndarray, "d"]) -> float:
+def theorem(
+    values: Float[np.ndarray, "*k d"], after: Float[np.ndarray, "*k d"]
+) -> Float[np.ndarray, "*k"]:
     """¼(2 Σ_j(Δλ_j)² + (Σ_j Δλ_j)²), magnitudes paired by index; σ⁴ is left out."""
     change = sharp(after).astype(np.float64) - sharp(values)
-    return float((2 * np.sum(change**2) + change.sum() ** 2) / 4)
+    return (2 * np.sum(change**2, -1) + change.sum(-1) ** 2) / 4

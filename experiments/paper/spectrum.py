@@ -1,23 +1,20 @@
 """Leading Hessian eigenvalues of many networks, Nikitin et al., figure 1."""
 
-from dataclasses import replace
-
 import jax
 import numpy as np
 from matplotlib.figure import Figure
 
 import jaxscape as js
 from experiments.common import console
-from experiments.common import problem as problems
 from experiments.common.console import progress
 from experiments.common.run_folder import Record
 from experiments.paper import published
-from experiments.paper.bench import Arrays, Bench, record, row_of
+from experiments.paper.bench import Arrays, Bench, record, row_of, uniform
 from jaxscape.lab import train
 from jaxscape.lab.style import Keywords, canvas, colour, curve, legend
 from jaxscape.lanczos import Eigenpairs
 from jaxscape.trees import num_parameters
-from jaxscape.types import Batch, Params, PerSampleLoss
+from jaxscape.types import Batch, Params
 
 TOLERANCE = 1e-2
 """Relative residual of the eigenpairs: far below the spread between networks."""
@@ -28,9 +25,9 @@ NAMES = {"eigenvalues": "with their sign", "published_eigenvalues": "as publishe
 def fig1(bench: Bench) -> Record:
     """Eigenvalues of largest magnitude, in descending order, over networks of other seeds."""
     config = bench.config
-    loss, samples, fitted = networks(bench)
+    samples, fitted = networks(bench)
     count = len(samples["targets"])
-    solved = _solve(bench, loss, fitted.params, samples)
+    solved = _solve(bench, fitted.params, samples)
     values, residuals = np.asarray(solved.values), np.asarray(solved.residuals)
     order = np.argsort(-values, -1)
     values, residuals = (np.take_along_axis(x, order, -1) for x in (values, residuals))
@@ -40,7 +37,7 @@ def fig1(bench: Bench) -> Record:
         arrays["published_eigenvalues"] = published.sharp(values)
     found = {
         "networks": config.networks,
-        "hidden": config.network_hidden,
+        "hidden": config.hidden,
         "num_samples": count,
         "dim": config.network_dim,
         "converged": int(solved.converged.sum()),
@@ -63,26 +60,27 @@ def fig1(bench: Bench) -> Record:
     return record(arrays, found, rows, notes, {"eigenvalues": draw(bench, arrays, count)})
 
 
-def networks(bench: Bench) -> tuple[PerSampleLoss, Batch, train.Fitted]:
+def networks(bench: Bench) -> tuple[Batch, train.Fitted]:
     """Networks from their own initialisations, trained side by side on the same samples."""
     problem, config = bench.problem, bench.config
     count = min(config.network_samples, len(problem.order))
     samples = jax.tree.map(lambda leaf: leaf[:count], problem.samples)
-    narrow = replace(config, hidden=config.network_hidden)
-    model, loss = problems.network(narrow, problem.dataset)
+    draw = lambda key: problem.model.init(key, samples["inputs"][:1])  # noqa: E731
+    if bench.published:
+        draw = lambda key: uniform(key, problem.initial)  # noqa: E731
     init, fit = (jax.random.split(problem.keys[x], config.networks) for x in ("init", "train"))
     what = f"{config.networks} networks, {config.epochs} epochs of {count:,}"
     counted = progress("networks", config.epochs, "epochs")
     with console.timed("trained", what), counted as advance:
         fitted = train.fit(
-            fit, loss, jax.vmap(lambda key: model.init(key, samples["inputs"]))(init), samples,
+            fit, problem.loss, jax.vmap(draw)(init), samples,
             epochs=config.epochs, batch_size=config.batch_size,
             learning_rate=config.learning_rate, on_epoch=lambda *_: advance(1),
         )  # fmt: skip
-    return loss, samples, fitted
+    return samples, fitted
 
 
-def _solve(bench: Bench, loss: PerSampleLoss, params: Params, samples: Batch) -> Eigenpairs:
+def _solve(bench: Bench, params: Params, samples: Batch) -> Eigenpairs:
     """The eigenpairs of every network, [R, ...], without their vectors."""
     problem, config = bench.problem, bench.config
     kept = min(config.network_dim * 3 // 2 + 3, num_parameters(params) // config.networks)
@@ -91,7 +89,7 @@ def _solve(bench: Bench, loss: PerSampleLoss, params: Params, samples: Batch) ->
         for index in range(config.networks):
             w = jax.tree.map(lambda leaf, index=index: leaf[index], params)
             pairs = js.top_eigenpairs(
-                problem.keys["subspace"], js.hessian_operator(loss, w, samples), w,
+                problem.keys["subspace"], js.hessian_operator(problem.loss, w, samples), w,
                 config.network_dim, which="magnitude", tol=TOLERANCE, krylov_dim=kept,
                 find_repeated=False,
             )  # fmt: skip

@@ -1,13 +1,14 @@
 """Loss surfaces of Nikitin et al., figures 2, 3, 6 and 7, and along the path of training.
 
-Figures 2 and 3 (6 and 7) are two views of one evaluation: L_k, and its squared increment.
+Figures 2 and 3 (6 and 7) are one evaluation: L_k, beside its squared increment, for two k.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
-from matplotlib.figure import Figure
 
 import jaxscape as js
 from experiments.common import prepare, surfaces
@@ -22,64 +23,83 @@ SMALL = 1
 
 
 def fig2(bench: Bench) -> Record:
-    """L_k on two random filter-normalised directions of unit norm."""
-    return _record(bench, "unit-filter", "loss")
+    """L_k and (L_{k+1} − L_k)², smallest k, on two random filter-normalised unit directions."""
+    return _record(bench, "unit-filter", 0)
 
 
 def fig3(bench: Bench) -> Record:
-    """(L_{k+1} − L_k)² on two random filter-normalised directions of unit norm."""
-    return _record(bench, "unit-filter", "increment")
+    """L_k and (L_{k+1} − L_k)², largest k, on two random filter-normalised unit directions."""
+    return _record(bench, "unit-filter", 1)
 
 
 def fig6(bench: Bench) -> Record:
-    """L_k on the top two Hessian eigenvectors."""
-    return _record(bench, "hessian", "loss")
+    """L_k and (L_{k+1} − L_k)², smallest k, on the top two Hessian eigenvectors."""
+    return _record(bench, "hessian", 0)
 
 
 def fig7(bench: Bench) -> Record:
-    """(L_{k+1} − L_k)² on the top two Hessian eigenvectors."""
-    return _record(bench, "hessian", "increment")
+    """L_k and (L_{k+1} − L_k)², largest k, on the top two Hessian eigenvectors."""
+    return _record(bench, "hessian", 1)
 
 
-def _record(bench: Bench, kind: str, quantity: str) -> Record:
-    """A figure of the "loss" or of the "increment", for one sample and for all but one."""
+def _record(bench: Bench, kind: str, row: int) -> Record:
+    """A figure of the small k, ``row`` 0, or of the large one, 1: one sample, and all but two."""
     config, n = bench.config, len(bench.problem.order)
     plane = bench.directions(kind, 2)
-    ks = (SMALL, n - 1)
+    ks = (SMALL, n - 2, n)  # of the last the published sheets take the mean
     evaluate = lambda: surfaces.evaluate(bench.problem, plane, config.radius, config.num, ks)  # noqa: E731
     corrected = Sheets(**bench.kept(f"surface-{kind}", lambda: evaluate()._asdict()))
     arrays = corrected._asdict()
-    shown = dict(zip(map(surfaces.name, corrected.k), arrays[quantity], strict=True))
     notes = bench.inexact() if kind == "hessian" else []
+    shown = _panels(f"k = {ks[row]:,}", corrected.loss[row], corrected.increment[row])
     if config.as_published:
         old = bench.kept(f"surface-{kind}-published", lambda: _published(bench, plane, corrected))
         arrays |= old
-        batches = int(old["published_k"][-1])
-        names = (f"as published: k = {SMALL} batch", f"as published: k = {batches:,} batches")
-        shown |= dict(zip(names, old[f"published_{quantity}"], strict=True))
-        rough = [roughness(arrays[name][0]) for name in (f"published_{quantity}", quantity)]
-        notes.append(
-            "roughness of the small-k surface (noise 1, smooth 0), each grid point with batches of "
-            f"its own, as published: {rough[0]:.2g}; with the same samples: {rough[1]:.2g}"
-        )
+        name = f"published, {_batches(int(old['published_k'][row]))}"
+        sheets = old["published_loss"][row], old["published_increment"][row]
+        shown |= _panels(name, *sheets)
+        for symbol, mine, theirs in (
+            ("L_k", corrected.loss[row], sheets[0]),
+            ("(L_{k+1} − L_k)²", corrected.increment[row] ** 2, sheets[1] ** 2),
+        ):
+            notes.append(
+                f"roughness of {symbol} (noise 1, smooth 0): as published, each grid point with "
+                f"batches of its own, {roughness(theirs):.2g}; with the same samples "
+                f"{roughness(mine):.2g}"
+            )
     found = surfaces.summarise(corrected) | {"radius": config.radius}
-    figures = _figures(bench, corrected.steps, shown, quantity, kind)
+    title = f"One more sample, along {WORDS[kind]}"
+    quantities = [f"$L_k$ ({bench.unit})", rf"$(L_{{k+1}} - L_k)^2$ ({bench.unit}²)"]
+    common: dict[str, Any] = {"title": title, "quantity": quantities * (len(shown) // 2)}
+    figures = {
+        "relief": plot.reliefs(corrected.steps, shown, is_log=False, **common),
+        "relief_log10": plot.reliefs(corrected.steps, shown, **common),
+        "contours": plot.contours(corrected.steps, shown, **common),
+    }
     return record(arrays, found, surfaces.table(found), notes, figures)
 
 
-def _published(bench: Bench, plane: js.Subspace, corrected: Sheets) -> dict[str, np.ndarray]:
-    """The published sheets, [2, a, a]: of one batch, drawn anew for each point, and of all but one.
+def _panels(name: str, loss: np.ndarray, increment: np.ndarray) -> dict[str, np.ndarray]:
+    return {f"$L_k$, {name}": loss, f"increment², {name}": increment**2}
 
-    Of the draws over all batches only the last batch matters, so the mean over all is exact.
+
+def _batches(k: int) -> str:
+    return f"{k:,} batch{'es' * (k > 1)}"
+
+
+def _published(bench: Bench, plane: js.Subspace, corrected: Sheets) -> dict[str, np.ndarray]:
+    """The published sheets, [2, a, a]: of one batch, drawn anew for each point, and of all but two.
+
+    Of the draws over all batches only the last two matter, so the mean over all is exact. The last
+    step of the reference code goes from K − 2 of K batches to K − 1.
     """
     problem, num, n = bench.problem, bench.config.num, len(bench.problem.order)
     probe, key = js.grid(plane, bench.config.radius, num), problem.keys["order"]
-    few, step, batch = published.sheets(problem.loss, probe, problem.samples, key, SMALL)
-    whole = (corrected.loss[-1] + corrected.increment[-1]).ravel()
-    before, last = published.last_step(whole, jnp.asarray(batch), n)
+    few, step, batches = published.sheets(problem.loss, probe, problem.samples, key, SMALL)
+    before, last = published.last_step(corrected.loss[-1].ravel(), np.asarray(batches), n)
     square = (2, num, num)
     return {
-        "published_k": np.asarray([SMALL, -(-n // published.BATCH) - 1]),
+        "published_k": np.asarray([SMALL, -(-n // published.BATCH) - 2]),
         "published_loss": np.stack([few, before]).reshape(square),
         "published_increment": np.stack([step, last]).reshape(square),
     }
@@ -90,18 +110,6 @@ def roughness(sheet: Float[np.ndarray, "a a"]) -> float:
     bends = np.diff(sheet, 2, axis=0), np.diff(sheet, 2, axis=1)
     spread = max(sheet.std(), np.finfo(np.float32).tiny)
     return float(np.sqrt(np.mean([np.mean(bend**2) for bend in bends]) / 6) / spread)
-
-
-def _figures(
-    bench: Bench, steps: np.ndarray, shown: dict[str, np.ndarray], quantity: str, kind: str
-) -> dict[str, Figure]:
-    symbol, unit = "$L_k$", bench.unit
-    if quantity == "increment":
-        shown = {name: sheet**2 for name, sheet in shown.items()}
-        symbol, unit = r"$(L_{k+1} - L_k)^2$", f"{unit}²"
-    title, quantity = f"{symbol} along {WORDS[kind]}", f"{symbol} ({unit})"
-    draw = {"contours": plot.contours, "relief": plot.reliefs}
-    return {name: d(steps, shown, title=title, quantity=quantity) for name, d in draw.items()}
 
 
 def trajectory(bench: Bench) -> Record:

@@ -50,6 +50,15 @@ PUBLISHED: dict[str, IdxFiles | CifarFiles] = {
 }
 """The reader of each data set that is published as files."""
 
+TITLES = {
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "kmnist": "KMNIST",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+}
+"""What data sets are called on figures and in reports."""
+
 NAMES = ("auto", "glyphs", "sums", *PUBLISHED, "npz:PATH", "tfds:NAME")
 
 TIMEOUT = (5.0, 30.0)
@@ -87,6 +96,11 @@ class Dataset:
         """The name, fit for a file name or a figure: of ``npz:PATH`` the file's stem."""
         kind, _, path = self.name.partition(":")
         return re.sub(r"[^\w.-]+", "-", Path(path).stem or kind) if path else kind
+
+    @property
+    def title(self) -> str:
+        """What it is called on figures and in reports."""
+        return TITLES.get(self.name, self.label)
 
     @property
     def has_tokens(self) -> bool:

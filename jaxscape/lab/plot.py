@@ -247,29 +247,34 @@ def contours(
     sheets: Mapping[str, Float[np.ndarray, "a a"]],
     *,
     title: str,
-    quantity: str,
+    quantity: str | Sequence[str],
     path: Float[np.ndarray, "T 2"] | None = None,
 ) -> Figure:
     """Every named sheet z[i, j] at (steps[i], steps[j]) in colour, with lines of equal z.
 
     A cross marks the trained point, at the origin. Colours are logarithmic where no value is below
-    0. All panels share them, unless their values are too far apart, which the legend then says.
+    0. Panels of one quantity share them, unless their values are too far apart, which the legend
+    then says.
 
     Args:
         steps: coordinates along both directions.
         sheets: a panel each.
         title: of the figure.
-        quantity: what z is, with its unit.
+        quantity: what z is, with its unit; for all panels, or for each.
         path: coordinates of the network after each epoch of its training.
     """
     figure, panels = canvas(title, *AXES, list(sheets))
     trained: Keywords = {"color": "w", "lw": 1.2, "marker": "o", "ms": 3.5, "mec": "k", "mew": 0.5}
     with matplotlib.rc_context(STYLE):
-        scales = _scales(list(sheets.values()))
-        own = "" if len(set(scales)) == 1 else "each panel has colours of its own"
-        for axes, sheet, scale in zip(panels, sheets.values(), scales, strict=True):
+        quantities = _each(quantity, len(sheets))
+        scales = _scales(quantities, list(sheets.values()))
+        shared = len(set(scales)) == len(set(quantities))
+        own = "" if shared else "colours differ between panels"
+        for axes, sheet, what, scale in zip(
+            panels, sheets.values(), quantities, scales, strict=True
+        ):
             axes.grid(False)
-            _contour(figure, axes, steps, sheet, quantity, scale)
+            _contour(figure, axes, steps, sheet, what, scale)
             if path is not None:
                 axes.plot(*path.T, label="training, an epoch a dot", **trained)
             axes.plot(0, 0, "+", color="w", ms=13, mew=3.5)
@@ -280,8 +285,23 @@ def contours(
     return figure
 
 
-def _scales(sheets: Sequence[Float[np.ndarray, "a a"]]) -> list[tuple[float, float, bool]]:
-    """The range of each sheet's colours: one for all, unless some lie apart from all others."""
+def _each(quantity: str | Sequence[str], num: int) -> Sequence[str]:
+    return [quantity] * num if isinstance(quantity, str) else quantity
+
+
+def _scales(
+    quantities: Sequence[str], sheets: Sequence[Float[np.ndarray, "a a"]]
+) -> list[tuple[float, float, bool]]:
+    """The range of each sheet's colours, one for all sheets of a quantity; see ``_common``."""
+    found: dict[int, tuple[float, float, bool]] = {}
+    for name in set(quantities):
+        rows = [row for row, quantity in enumerate(quantities) if quantity == name]
+        found |= zip(rows, _common([sheets[row] for row in rows]), strict=True)
+    return [found[row] for row in range(len(sheets))]
+
+
+def _common(sheets: Sequence[Float[np.ndarray, "a a"]]) -> list[tuple[float, float, bool]]:
+    """One range for all sheets, unless some lie apart from all others: then that of each."""
     each = [_scale(sheet) for sheet in sheets]
     lows, highs, logs = zip(*each, strict=True)
     if len(set(logs)) > 1 or max(lows) >= min(highs):
@@ -326,28 +346,31 @@ def reliefs(
     sheets: Mapping[str, Float[np.ndarray, "a a"]],
     *,
     title: str,
-    quantity: str,
+    quantity: str | Sequence[str],
+    is_log: bool = True,
 ) -> Figure:
     """Every named sheet as a surface in three dimensions; see ``contours``.
 
-    A dot marks the trained point. Heights are decimal logarithms where no value is below 0.
+    A dot marks the trained point. Heights are decimal logarithms where no value is below 0, or as
+    they are without ``is_log``.
     """
     columns = min(len(sheets), 2)
     rows = -(-len(sheets) // columns)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(1.0 + 4.4 * columns, 0.8 + 3.9 * rows))
         figure.suptitle(title, fontsize=12)
-        for number, (name, sheet) in enumerate(sheets.items(), start=1):
-            axes = figure.add_subplot(rows, columns, number, projection="3d", title=name)
-            _relief(axes, steps, sheet, quantity)
+        quantities = _each(quantity, len(sheets))
+        for number, (name, sheet) in enumerate(sheets.items()):
+            axes = figure.add_subplot(rows, columns, number + 1, projection="3d", title=name)
+            _relief(axes, steps, sheet, quantities[number], is_log)
     return figure
 
 
 def _relief(
-    axes: Axes3D, steps: np.ndarray, sheet: Float[np.ndarray, "a a"], quantity: str
+    axes: Axes3D, steps: np.ndarray, sheet: Float[np.ndarray, "a a"], quantity: str, wanted: bool
 ) -> None:
     (low, _, is_log), heights, label = _scale(sheet), sheet, quantity
-    if is_log:
+    if is_log and wanted:
         heights, label = np.log10(np.maximum(sheet, low)), rf"$\log_{{10}}$ {quantity}"
     first, second = np.meshgrid(steps, steps, indexing="ij")
     axes.plot_surface(
@@ -356,7 +379,7 @@ def _relief(
     middle = len(steps) // 2
     axes.plot(0, 0, heights[middle, middle], "o", color="k", ms=5, zorder=10)
     axes.set(xlabel=AXES[0], ylabel=AXES[1])
-    axes.set_zlabel(label, labelpad=7)
+    axes.set_zlabel(label, labelpad=7 if is_log and wanted else 14)
     axes.view_init(elev=32, azim=-55)
     axes.set_box_aspect(None, zoom=0.85)
 

@@ -59,16 +59,19 @@ def curve(row: int, **more: Any) -> Keywords:
 
 
 def canvas(
-    title: str, xlabel: str, ylabel: str, panels: Sequence[str] = ("",)
+    title: str, xlabel: str, ylabel: str, panels: Sequence[str] = ("",), *, share_y: bool = True
 ) -> tuple[Figure, Sequence[Axes]]:
-    """An empty figure with axes of common scale, one for each title in ``panels``."""
+    """An empty figure with axes of common scale, one for each title in ``panels``.
+
+    Without ``share_y`` each has a vertical scale of its own.
+    """
     num = len(panels)
     columns = num if num <= 3 else -(-num // 2)
     rows = -(-num // columns)
     size = (7.0, 5.2) if num == 1 else (0.8 + 3.2 * columns, 1.2 + 2.8 * rows)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size)
-        grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+        grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=share_y).ravel()
         for unused in grid[num:]:
             unused.remove()
         for axes, name in zip(grid, panels, strict=False):

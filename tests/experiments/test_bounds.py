@@ -12,7 +12,8 @@ from cases import at64, float64, increments64, mlp_losses64
 from jax.flatten_util import ravel_pytree
 
 from experiments.bounds import __main__ as bounds
-from experiments.bounds import measure, report
+from experiments.bounds import report
+from experiments.common import bounds as bounds_of
 from experiments.common import prepare
 from experiments.common import problem as problems
 from jaxscape import InputError, losses
@@ -79,7 +80,7 @@ class Run:
 
     def losses_at(self, coordinates):
         layers = [at64(self.space, theta) for theta in coordinates]
-        plain = [measure.layers_of(tree) for tree in layers]
+        plain = [bounds_of.layers_of(tree) for tree in layers]
         return np.stack([mlp_losses64(params, self.samples) for params in plain])
 
 
@@ -95,7 +96,7 @@ def entry(done, name):
 
 def norm_bound(done, *, radius, corrected):
     """The Hessian-norm bound in plain Python, of the network without biases."""
-    layers = measure.layers_of(float64(done.space.origin))
+    layers = bounds_of.layers_of(float64(done.space.origin))
     spectral = []
     for index, (weight, bias) in enumerate(layers):
         matrix = np.vstack([weight, bias])
@@ -187,11 +188,11 @@ def test_tables_and_figures(done):
 
 def test_an_exceeded_bound_is_named_and_nothing_measured_is_refused(done):
     low = done.arrays | {"bound_norm": done.arrays["bound_norm"] - np.array([9.0, 0])}
-    said = report.verdict(done.found | {"bounds": report.compare(low)})
+    said = report.verdict(done.found | {"bounds": bounds_of.compare(low)})
     assert said == "exceeded: the published bound on the norm of a sample's Hessian"
     still = done.arrays | {"step_at_origin": np.zeros(K_MAX - 1)}
     with pytest.raises(InputError, match="step_at_origin = 0 throughout"):
-        report.compare(still)
+        bounds_of.compare(still)
 
 
 def test_bad_input_is_one_line(tmp_path, capsys):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from cases import float64, mlp_apply, mlp_problem
 
-from experiments.bounds.measure import gauss_newton_norms
+from experiments.common.bounds import gauss_newton_norms
 from jaxscape import losses
 from jaxscape.types import InputError
 

@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
-from experiments.bounds import published
-from experiments.bounds.measure import gauss_newton_norms
-from experiments.bounds.published import NetworkConstants, SampleConstants
+from experiments.common import bounds as published
+from experiments.common.bounds import NetworkConstants, SampleConstants, gauss_newton_norms
 from jaxscape import losses
 from jaxscape.quadratic import Quadratic, project, quadratic_delta
 from jaxscape.subspace import random_subspace

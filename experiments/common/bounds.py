@@ -1,0 +1,270 @@
+"""The published bounds on one sample's effect, evaluated from measured constants.
+
+Two are given twice: as ``published``, and ``corrected`` where the published one can be exceeded.
+Bounds that follow losses away from w* take them to be differentiable, with a gradient that is
+Lipschitz. A ReLU network has kinks, across which the gradient jumps: there they are no proof.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int
+
+from jaxscape import batching, losses
+from jaxscape.lanczos import dot
+from jaxscape.quadratic import Quadratic
+from jaxscape.trees import check_floating, working
+from jaxscape.types import Batch, InputError, Params
+
+FORMS = ("published", "corrected")
+
+
+class Bound(NamedTuple):
+    """A bound as its paper states it, and in the form that its function shows to hold."""
+
+    published: Float[Array, "*k"]
+    corrected: Float[Array, "*k"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class NetworkConstants:
+    """The constants of a network of L dense layers."""
+
+    layers: int = dataclasses.field(metadata={"static": True})  #: L
+    input_norm: Float[Array, ""]  #: M_x, the largest ‖x_i‖
+    weight_norm: Float[Array, ""]  #: M_W, the largest spectral norm of a layer
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SampleConstants:
+    """The largest loss, gradient and Hessian norm of a sample in a subspace."""
+
+    dim: int = dataclasses.field(metadata={"static": True})  #: D
+    loss: Float[Array, ""]  #: M_ℓ = max |ℓ_i(w*)|
+    gradient: Float[Array, ""]  #: M_g = max ‖Vᵀ∇ℓ_i‖
+    hessian: Float[Array, ""]  #: M_H = max ‖Vᵀ∇²ℓ_iV‖, the spectral norm
+
+
+def network_constants(
+    layers: Sequence[tuple[Float[Array, "a b"], Float[Array, "b"]]], inputs: Float[Array, "n ..."]
+) -> NetworkConstants:
+    """L, M_x and M_W of a dense network x ↦ … relu(x W_1 + b_1) W_2 + b_2 …, biases included.
+
+    The theorem knows no biases. A network with them is one without, in inputs (x, 1) and weights
+    [[W, 0], [b, 1]] (the last layer without its last column), some of them constant: its curvature
+    is a submatrix of that network's, on which M_x and M_W are therefore measured.
+    """
+    norms = []
+    for index, (weight, bias) in enumerate(layers):
+        matrix = jnp.vstack([weight, bias])
+        if index < len(layers) - 1:
+            matrix = jnp.hstack([matrix, jnp.eye(len(matrix))[:, -1:]])
+        norms.append(jnp.linalg.norm(matrix, ord=2))
+    rows = inputs.reshape(inputs.shape[0], -1)
+    input_norm = jnp.sqrt(1 + jnp.max(jnp.sum(rows**2, 1)))
+    return NetworkConstants(len(layers), input_norm, jnp.max(jnp.stack(norms)))
+
+
+def sample_constants(model: Quadratic) -> SampleConstants:
+    """M_ℓ, M_g and M_H over the samples of a projected model."""
+    return SampleConstants(
+        model.gradient.shape[1],
+        jnp.max(jnp.abs(model.value)),
+        jnp.max(jnp.linalg.norm(model.gradient, axis=1)),
+        jnp.max(jnp.abs(jnp.linalg.eigvalsh(model.hessian))),
+    )
+
+
+def log_hessian_norm(constants: NetworkConstants) -> Bound:
+    """ln of a bound on ‖∇²ℓ_i‖ of a ReLU network under cross-entropy, for every sample.
+
+    Published: L√2·M_x²·M_W^{2L} + √2·M_W²(M_W^{2L} − 1)/(M_W² − 1), Theorem 1 of Kiselev and
+    Grabovoy 2024, "Unraveling the Hessian", its fraction summed as the geometric series it is.
+
+    Corrected: the published bound over M_W². The proof counts the weights s = p..L in
+    ∂z^(L)/∂z^(p), which has s = p+1..L only, so where M_W < 1 the published bound is too small.
+    Off the kinks it bounds the Gauss-Newton part, and where M_W ≥ 1 the whole Hessian.
+
+    Raises:
+        InputError: no layer.
+    """
+    if constants.layers < 1:
+        found = f"found {constants.layers}; count the output layer"
+        raise InputError(f"expected at least 1 layer, {found}")
+    square = 2 * jnp.log(constants.weight_norm)
+    inputs = 2 * jnp.log(constants.input_norm) + jnp.log(float(constants.layers))
+    # M_W^{2p}, p = 0..L−1; as a product with 0, ln 0 would leave NaN for M_W = 0.
+    powers = jnp.concatenate([jnp.zeros(1), jnp.arange(1, constants.layers) * square])
+    terms = jnp.append(powers, inputs + powers[-1])
+    corrected = math.log(2) / 2 + jax.nn.logsumexp(terms)
+    return Bound(corrected + square, corrected)
+
+
+def log_loss_step(
+    k: Int[Array, "*k"], largest_loss: Float[Array, ""], log_norm: Float[Array, ""], radius: float
+) -> Float[Array, "*k"]:
+    """ln of 2/(k+1)·(M_ℓ + M_H R²), a bound on |L_{k+1}(w) − L_k(w)| where ‖w − w*‖ ≤ R.
+
+    Kiselev and Grabovoy 2024, Lemma 2, with M_ℓ = max |ℓ_i(w*)| and ``log_norm`` = ln M_H. The
+    paper's proof is for minima w* of both L_k and L_{k+1}. At any w* it holds for losses that are
+    not negative, and differentiable all over the ball with a gradient of Lipschitz constant M_H:
+    then ‖∇ℓ_i‖R ≤ ℓ_i + M_H R²/2, so ℓ_i(w) ≤ 2M_ℓ + M_H R², and |ℓ_{k+1} − L_k| is no larger.
+
+    Losses below zero or with kinks can exceed it: |w| has the bound 0 at w* = 0, yet rises to R.
+    """
+    ball = log_norm + 2 * jnp.log(radius)
+    return math.log(2) - jnp.log1p(k) + jnp.logaddexp(jnp.log(largest_loss), ball)
+
+
+def rate(k: Int[Array, "*k"], sigma: float, constants: SampleConstants) -> Bound:
+    """A bound on Δ_k of the quadratic model, for θ ~ N(0, σ²I_D) and each k.
+
+    Published: (12M_ℓ² + 3σ²M_g² + 3σ⁴(D² + 2D)M_H²)/(k+1)², Kiselev and Grabovoy 2026,
+    "Curvature-Aligned Probing for Local Loss-Landscape Stabilization", Theorem 1, for a w* that is
+    a minimum of L_k. Corrected: with 12σ²M_g², for one w* and every k, because ∇L_k(w*) is then not
+    zero and two gradients differ by up to 2M_g.
+    """
+    offset, dim = 12 * constants.loss**2, constants.dim
+    gradient = 3 * sigma**2 * constants.gradient**2
+    curvature = 3 * sigma**4 * (dim**2 + 2 * dim) * constants.hessian**2
+    scale = jnp.asarray(k, jnp.float32) + 1
+    parts = (offset + gradient + curvature, offset + 4 * gradient + curvature)
+    return Bound(*(part / scale / scale for part in parts))
+
+
+def gauss_newton_norms(
+    model: Callable[[Params, Batch], Any],
+    output_loss: Callable[[Any, Batch], Float[Array, "n"]],
+    params: Params,
+    data: Batch,
+    *,
+    batch_size: int | None = None,
+) -> Float[Array, "n"]:
+    """‖G_i‖ = ‖J_iᵀ H_i J_i‖ of every sample, J_i the Jacobian [S, P] of its S outputs.
+
+    The eigenvalues of the [P, P] matrix that are not zero are those of K^½ H_i K^½ with
+    K = J_i J_iᵀ, both [S, S], whether or not H_i, the Hessian of the loss in the outputs, is
+    positive. ``model`` and ``output_loss`` are as for ``ggn_operator``.
+
+    Column s of K is J_i (J_iᵀ e_s), a backward then a forward pass, so memory is P numbers for each
+    of ``batch_size`` samples (by default 1 on a CPU, where a gradient stays in the cache, else 64).
+
+    Raises:
+        InputError: losses not one per sample, parameters not floating point, a batch_size below 1.
+    """
+    if batch_size is None:
+        batch_size = 1 if jax.default_backend() == "cpu" else 64
+    check_floating(params)
+    loss = lambda weights, batch: output_loss(model(weights, batch), batch)  # noqa: E731
+    batching.cut(losses.check(loss, params, data), batch_size)
+    params, data = jax.tree.map(jnp.asarray, (working(params), data))
+    return _norms(losses.bind(model), losses.bind(output_loss), params, data, batch_size)
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _norms(model, output_loss, params, data, batch_size):
+    cut = batching.cut(batching.length_of(data), batch_size)
+
+    def one(sample: Batch) -> Float[Array, ""]:
+        batch = jax.tree.map(lambda leaf: leaf[None], sample)
+        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(model, params, batch))
+        restore = ravel_pytree(zeros)[1]
+        outputs, push = jax.linearize(lambda w: ravel_pytree(model(w, batch))[0], params)
+        pull = jax.linear_transpose(push, params)
+        unit = jnp.eye(outputs.size, dtype=outputs.dtype)
+        kernel = jax.lax.map(lambda row: push(pull(row)[0]), unit)
+        hessian = jax.hessian(lambda z: output_loss(restore(z), batch)[0])(outputs)
+        values, vectors = jnp.linalg.eigh((kernel + kernel.T) / 2)
+        root = vectors * jnp.sqrt(jnp.maximum(values, 0))
+        return jnp.max(jnp.abs(jnp.linalg.eigvalsh(dot(root.T, dot(hessian, root)))))
+
+    chunk = lambda start: jax.vmap(one)(batching.take(data, start, cut.size))  # noqa: E731
+    with jax.default_matmul_precision("highest"):
+        return batching.join(cut, jax.lax.map(chunk, jnp.asarray(cut.starts)))
+
+
+def layers_of(params: Params) -> list[tuple[Array, Array]]:
+    """Weight and bias of each dense layer of an mlp of ``models.build``, first to last."""
+    layers = [params[f"Dense_{index}"] for index in range(len(params))]
+    return [(layer["kernel"], layer["bias"]) for layer in layers]
+
+
+def entry_norms(layers: Sequence[tuple[Float[Array, "a b"], Float[Array, "b"]]]) -> Bound:
+    """hM, a bound on M_W from h units and |w_ij| ≤ M: Kiselev and Grabovoy 2024, Lemma 1.
+
+    The lemma is of layers of h inputs and h units; h is here the most units of a layer. Corrected:
+    a layer of a inputs and b units has at most √((a+1)(b+1)) times its largest entry, which
+    the constants that stand for biases make 1 or more.
+    """
+    most = jnp.stack([jnp.abs(weight).max() for weight, _ in layers]).max()
+    units = max(weight.shape[1] for weight, _ in layers)
+    sizes = [math.sqrt((weight.shape[0] + 1) * (weight.shape[1] + 1)) for weight, _ in layers]
+    entries = [jnp.maximum(1, jnp.maximum(jnp.abs(w).max(), jnp.abs(b).max())) for w, b in layers]
+    every = [size * entry for size, entry in zip(sizes, entries, strict=True)]
+    return Bound(units * most, jnp.max(jnp.stack(every)))
+
+
+def bounds_of(
+    k: Int[Array, "K"],
+    layers: Sequence[tuple[Float[Array, "a b"], Float[Array, "b"]]],
+    network: NetworkConstants,
+    sample: SampleConstants,
+    radius: float,
+    sigma: float,
+) -> dict[str, np.ndarray]:
+    """log10 of each bound, published then corrected: [2], and [2, n-1] where it depends on k."""
+    norm = log_hessian_norm(network)
+    by_entries = (
+        log_hessian_norm(dataclasses.replace(network, weight_norm=x)) for x in entry_norms(layers)
+    )
+    lemma1 = [getattr(x, form) for form, x in zip(FORMS, by_entries, strict=True)]
+    # within R of w* a layer's spectral norm is at most M_W + R, and the curvature off kinks with it
+    wider = dataclasses.replace(network, weight_norm=network.weight_norm + radius)
+    over_ball = Bound(norm.published, log_hessian_norm(wider).corrected)
+    within = lambda norms, r: [log_loss_step(k, sample.loss, x, r) for x in norms]  # noqa: E731
+    found = {
+        "bound_norm": np.stack(norm),
+        "bound_norm_entries": np.stack(lemma1),
+        "bound_step_at_origin": np.stack(within(norm, 0.0)),
+        "bound_step_in_probe": np.stack(within(over_ball, radius)),
+        "bound_rate": np.log(np.stack(rate(k, sigma, sample))),
+    }
+    return {name: values / np.log(10) for name, values in found.items()}
+
+
+def compare(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Each bound beside what it bounds, in log10, times its power of k + 1.
+
+    The looseness is that at the sample or k where the bound comes closest.
+    """
+    entries = []
+    for name, measured, bound, power in (
+        ("norm of a sample's Hessian", "gauss_newton_norms", "bound_norm", 0),
+        ("norm, from the largest weight", "gauss_newton_norms", "bound_norm_entries", 0),
+        ("(k+1)·|δ_k| at w*", "step_at_origin", "bound_step_at_origin", 1),
+        ("(k+1)·|δ_k| within R", "step_in_probe", "bound_step_in_probe", 1),
+        ("(k+1)²·Δ_k, quadratic law", "law_total", "bound_rate", 2),
+        ("(k+1)²·Δ_k, Monte-Carlo", "delta", "bound_rate", 2),
+    ):
+        factor = (arrays["k"] + 1.0) ** power if power else 1.0
+        values = arrays[measured].astype(np.float64) * factor
+        if not np.max(values) > 0:
+            still = f"found {measured} = 0 throughout; no ratio to it is defined"
+            raise InputError(f"expected losses that differ between samples, {still}")
+        limits = arrays[bound].astype(np.float64).reshape(2, -1) + np.log10(factor)
+        gaps = limits - np.log10(np.where(values > 0, values, np.nan))
+        entry: dict[str, Any] = {"name": name, "largest": np.log10(np.max(values))}
+        entry["median"] = np.log10(np.median(values)) if np.median(values) > 0 else None
+        for form, limit, gap in zip(FORMS, limits, gaps, strict=True):
+            entry |= {form: limit.max(), f"{form}_looseness": np.nanmin(gap)}
+        entries.append(entry)
+    return entries
