@@ -200,6 +200,8 @@ def draw_loss(bench: Bench, arrays: Arrays) -> Figure:
     figure, panels = canvas(title, xlabel, ylabel, list(shown), share_y=False)
     for row, (axes, values) in enumerate(zip(panels, shown.values(), strict=True)):
         axes.scatter(loss, values, s=14, color=colour(row), label=f"k = {k[0]} to {k[-1]} batches")
+        if len(k) < 3:
+            continue
         line = np.polyfit(loss, values, 1)
         correlation = float(np.corrcoef(loss, values)[0, 1])
         label = f"straight line, correlation {correlation:.2f}"

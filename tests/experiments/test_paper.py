@@ -75,6 +75,9 @@ def test_all_figures_are_made(flags, tmp_path):
         assert paper.main(["stages", *flags, "--out", str(tmp_path / "o")]) == 0
     check_folders(tmp_path / "o", names)
     assert (tmp_path / "o" / "fig8" / "figures" / "replication.png").exists()
+    for name, words in (("fig4", "trained as published"), ("family", "of this project")):
+        notes = json.loads((tmp_path / "o" / name / "summary.json").read_text())["notes"]
+        assert words in notes[0]
 
 
 def test_every_name_has_a_figure():
@@ -100,7 +103,7 @@ def test_bad_input_is_one_line(flags, tmp_path, capsys):
         (["fig4", "--widths", "4", "0"], "--widths"),
         (["trajectory", "--epochs", "1"], "at least 2 for a trajectory"),
         (["fig5", "--hidden", "2"], "256"),
-        (["fig1", "--network-hidden", "1", "--network-dim", "99"], "--network-dim"),
+        (["fig1", "--hidden", "1", "--network-dim", "99"], "--network-dim"),
         (["unraveling", "--dataset", "sums", "--model", "transformer"], "sequences of tokens"),
     ):
         argv = [*more[:1], *flags, "--out", str(tmp_path / "o"), *more[1:]]
