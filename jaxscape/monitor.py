@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxscape.loss_variance import (
@@ -30,7 +32,7 @@ class Decision(NamedTuple):
     exceedance: Interval
     """K of Definition 4 over orders, likewise."""
     stop: Bool[Array, ""]
-    """Whether the samples met are as many as both upper limits."""
+    """Whether there are as many samples as both upper limits."""
     nonfinite: Int[Array, ""]
     """Samples with a NaN or infinite loss: from the first on, no K is reached."""
 
@@ -40,7 +42,7 @@ class Monitor(NamedTuple):
 
     init: Callable[[], Evidence]
     update: Callable[[Evidence, Float[Array, "m b"]], Evidence]
-    decide: Callable[[Evidence], Decision]
+    decide: Callable[..., Decision]
 
 
 def monitor(
@@ -55,6 +57,9 @@ def monitor(
     ``loss_variance.TRUSTED``. Each limit holds at a fixed count with its ``level``. Whoever looks
     often stops at a lucky moment somewhat more often. To stop by the distance to the population
     instead, compare ``num_samples`` with ``distance_size(loss_variance.interval.high, ε).k``.
+
+    Where the losses are of some samples only, such as those that the network has not seen yet,
+    ``decide(state, total)`` compares K with the total number of samples.
 
     Args:
         num_points: m, the rows of the losses.
@@ -85,14 +90,15 @@ def monitor(
         if not good:
             raise InputError(f"expected {name} {words}, found {value}; change it")
 
-    def decide(state: Evidence) -> Decision:
+    def decide(state: Evidence, total: Int[ArrayLike, ""] | None = None) -> Decision:
         count = state.prefix.num_samples
+        met = count if total is None else jnp.asarray(total)
         variance = estimate_loss_variance(state, level=level, fixed_points=True)
         law = jax.tree.map(lambda v: increment_size(v, tolerance), variance.interval)
         last = exceedance_size(state.delta.largest, count - 1, tolerance, level=level)
-        enough = [size.high.reached & (count >= size.high.k) for size in (law, last)]
+        enough = [size.high.reached & (met >= size.high.k) for size in (law, last)]
         trusted = variance.effective >= TRUSTED
-        stop = enough[0] & enough[1] & trusted & (count >= at_least)
+        stop = enough[0] & enough[1] & trusted & (met >= at_least)
         return Decision(count, variance, law, last, stop, state.nonfinite)
 
     return Monitor(lambda: start(num_points), extend, jax.jit(decide))

@@ -20,9 +20,10 @@ class CollectConfig(RunConfig):
 
     Samples arrive batch by batch, up to k_max. After each arrival the network takes the same number
     of Adam steps, each on samples drawn uniformly, with replacement, from all met so far. From time
-    to time the monitor looks at the losses of all samples met at random points around the network
-    as it is then, and predicts from which K on Δ_k, the mean squared change of the mean loss by
-    one more sample, stays below the tolerance. Once that many are met, it says stop. The network
+    to time, before the network trains on what has just arrived, the monitor looks at the losses of
+    these new samples at random points around the network as it is then. It predicts from which K
+    on Δ_k, the mean squared change of the mean loss by one more sample, stays below the tolerance.
+    Once that many are met, it says stop. The network
     that stopped then trains on without new samples, so that it takes the same number of steps in
     total as the one that meets all; both are compared on the test split. The monitor knows nothing
     of the test split: whether stopping cost accuracy is what the command finds out.
@@ -40,8 +41,8 @@ class CollectConfig(RunConfig):
     """Samples, at least 2, that arrive unless the monitor stops them."""
     epochs: Annotated[int, at_least(1)] = 10
     """Training, in passes over k_max samples, in equal parts after each arrival."""
-    arrivals: Annotated[int, at_least(1)] = 1000
-    """Samples that arrive at a time."""
+    arrivals: Annotated[int, at_least(2)] = 1000
+    """Samples that arrive at a time, at least 2: the monitor judges by those that just arrived."""
     growth: Annotated[float, at_least(1)] = 1.25
     """The monitor looks again at this many times the samples of its last look; 1: always."""
     subspace: Literal["hessian", "random", "filter", "unit-filter"] = "hessian"
@@ -67,7 +68,7 @@ def _find(problem: Problem, config: CollectConfig, work: Path) -> Record:
         "steps_per_arrival": measure.steps(problem, config),
         "tolerance": config.tolerance,
         "unit": problem.unit,
-        **report.summarise(arrays),
+        **report.summarise(arrays, config.tolerance),
     }
     figures = {"monitor": report.monitor(arrays, config.tolerance)}
     for metric, name in (("test_loss", "test_loss"), ("test_accuracy", "test_error")):

@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float
 
 import jaxscape as js
 from experiments.common import console, prepare
+from experiments.common.bounds import theorem1
 from experiments.common.console import progress
 from experiments.common.problem import Problem, tests_of
 from jaxscape import InputError, reductions
@@ -18,7 +20,7 @@ from jaxscape.lab import checkpoint
 from jaxscape.lab.train import State, descend, drawn, mean_loss
 from jaxscape.loss_variance import Interval
 from jaxscape.monitor import Decision
-from jaxscape.types import Batch, Params, PerSampleLoss
+from jaxscape.types import Batch, Params, PerSampleLoss, Probe
 
 Arrays = dict[str, np.ndarray]
 Train = Callable[[State, int, int], State]
@@ -53,12 +55,12 @@ def measure(problem: Problem, config: Any, store: Path) -> Arrays:
     counted = progress("collecting", len(counts), "arrivals")
     with console.timed("collected", what), counted as advance:
         for number, k in enumerate(counts.tolist()):
+            if k in at:  # also after the first stop; before it trains on what has just arrived
+                said.append(look(state.params, int(counts[number - 1]) if number else 0, k))
             state = train(state, number, k)
             tested.append(scores(*tests, state.params))
-            if k in at:  # also after the first stop
-                said.append(look(state.params, k))
-                if said[-1]["stop"] and not stops:
-                    stops.append((number, state))
+            if k in at and said[-1]["stop"] and not stops:
+                stops.append((number, state))
             advance(1)
     networks = {"all": state.params}
     arrays = {"k": counts, "order": problem.order, **_columns(tested), **_columns(said)}
@@ -89,8 +91,9 @@ def _columns(rows: Sequence[dict[str, Any]]) -> Arrays:
 
 
 def arrivals(n: int, size: int) -> np.ndarray:
-    """Samples met after each arrival of ``size``; the last brings what is left of n."""
-    return np.minimum(np.arange(1, -(-n // size) + 1) * size, n)
+    """Samples met after each arrival of ``size``; the last brings two or more of what is left."""
+    counts = np.minimum(np.arange(1, -(-n // size) + 1) * size, n)
+    return np.delete(counts, -2) if len(counts) > 1 and counts[-1] - counts[-2] < 2 else counts
 
 
 def steps(problem: Problem, config: Any) -> int:
@@ -163,16 +166,21 @@ def spread(k: int, size: int) -> tuple[np.ndarray, int]:
     return np.arange(size) * max(k, size) // size, min(k, size)
 
 
-def watcher(problem: Problem, config: Any) -> Callable[[Params, int], Arrays]:
-    """``look(params, k)``: whether sample k + 1 would still reshape the landscape around them.
+def watcher(problem: Problem, config: Any) -> Callable[[Params, int, int], Arrays]:
+    """``look(params, seen, met)``: whether one more sample would reshape the landscape.
 
-    ``look_k`` are the samples met, ``loss_variance`` [3] is E_q S², ``effective`` its effective
-    sample size, ``law`` [3] K of the order law, ``exceedance`` [3] K of Definition 4 over orders,
-    ``stop`` the decision. [3] is low, value, high, infinite beyond all numbers.
+    ``params`` have been trained on the first ``seen`` samples; those up to ``met`` have just
+    arrived, and what is said of new samples is from their losses.
+
+    ``look_k`` are the samples met, ``loss_variance`` [3] is E_q S² of the new ones, ``effective``
+    its effective sample size, ``law`` [3] K of the order law, ``exceedance`` [3] K of Definition 4
+    over orders, ``stop`` the decision. ``loss_variance_seen`` is E_q S² of the samples that the
+    network has been trained on, NaN before it is. [3] is low, value, high, infinite beyond all
+    numbers. Along eigenvectors there are ``eigenvalues`` [d] and ``theorem1`` (see ``moved``).
 
     A monitor's evidence belongs to fixed points, so it starts from nothing at each look: the
-    directions through ``params`` are found, and all k samples met are streamed through it at new
-    points, ``arrivals`` at a time. No sample from position k on is read.
+    directions through ``params`` are found, and the samples are streamed through it at new points,
+    ``arrivals`` at a time. No sample from position ``met`` on is read.
 
     Raises:
         InputError: losses that are not finite, or whose squares are not.
@@ -181,32 +189,71 @@ def watcher(problem: Problem, config: Any) -> Callable[[Params, int], Arrays]:
     asked = {"tolerance": config.tolerance, "at_least": config.at_least}
     monitor = js.monitor(num_points=config.points, level=LEVEL, **asked)
 
-    def look(params: Params, k: int) -> Arrays:
-        space = directions(problem, config, params, k)
-        probe = prepare.probe(problem, params, space, config.points, config.sigma)
+    def of(probe: Probe, start: int, stop: int) -> Decision:
         state = monitor.init()
-        for first in range(0, k, config.arrivals):
-            met = slice(first, min(first + config.arrivals, k))
-            segment = jax.tree.map(lambda leaf, met=met: leaf[met], problem.samples)
+        for first in range(start, stop, config.arrivals):
+            rows = slice(first, min(first + config.arrivals, stop))
+            segment = jax.tree.map(lambda leaf, rows=rows: leaf[rows], problem.samples)
             state = monitor.update(state, js.evaluate(problem.loss, probe, segment, keep))
-        return _numbers(monitor.decide(state))
+        return monitor.decide(state, stop)
+
+    def look(params: Params, seen: int, met: int) -> Arrays:
+        space, values = directions(problem, config, params, seen or met)
+        probe = prepare.probe(problem, params, space, config.points, config.sigma)
+        found = _numbers(of(probe, seen, met)) | {"look_k": np.asarray(met)}
+        own = _numbers(of(probe, 0, seen))["loss_variance"][1] if seen > 1 else np.nan
+        found["loss_variance_seen"] = np.asarray(own)
+        if values is not None:
+            found["eigenvalues"] = np.asarray(values)
+            found["theorem1"] = moved(problem, config.sigma, space, values, seen, met)
+        return found
 
     return look
 
 
-def directions(problem: Problem, config: Any, params: Params, k: int) -> js.Subspace:
-    """The directions of the settings' kind through ``params``, from the first k samples alone.
+def moved(
+    problem: Problem,
+    sigma: float,
+    space: js.Subspace,
+    values: Float[Array, "d"],
+    seen: int,
+    met: int,
+) -> Float[np.ndarray, ""]:
+    """Theorem 1 for the samples that have just arrived: the stopping rule of Nikitin et al.
 
-    The Hessian is that of samples spread evenly over them, whatever the order.
+    Their Algorithm 1 takes the eigenvalues before and after an arrival at the same network. To
+    first order these move by Δλ_j = (1 − seen/met)(v_jᵀ H_new v_j − λ_j), H_new of the arrival
+    alone. NaN where there is nothing before.
+    """
+    if not seen:
+        return np.asarray(np.nan, np.float32)
+    new = jax.tree.map(lambda leaf: leaf[seen:met], problem.samples)
+    operator = js.hessian_operator(problem.loss, space.origin, new)
+
+    def along(v: Params) -> Array:
+        return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, v, operator(v))), jnp.zeros(()))
+
+    curvature = jnp.stack([along(jax.tree.map(lambda x, j=j: x[j], space.basis))
+                           for j in range(space.dim)])  # fmt: skip
+    return np.asarray(theorem1((1 - seen / met) * (curvature - values), sigma))
+
+
+def directions(
+    problem: Problem, config: Any, params: Params, k: int
+) -> tuple[js.Subspace, Float[Array, "d"] | None]:
+    """The directions of the settings' kind through ``params``, and their eigenvalues, if any.
+
+    From the first k samples alone. The Hessian is that of samples spread evenly over them, whatever
+    the order.
     """
     if config.subspace != "hessian":
-        return prepare.at_random(problem, params, config.subspace, config.dim)
+        return prepare.at_random(problem, params, config.subspace, config.dim), None
     rows, count = spread(k, min(config.hessian_samples, len(problem.order)))
     few = jax.tree.map(lambda leaf: leaf[rows], problem.samples)
     operator = js.hessian_operator(problem.loss, params, few, count=count)
     key = problem.keys["subspace"]
     pairs = js.top_eigenpairs(key, operator, params, config.dim, tol=TOL, find_repeated=False)
-    return js.Subspace(params, pairs.vectors)
+    return js.Subspace(params, pairs.vectors), pairs.values
 
 
 def _numbers(said: Decision) -> Arrays:
@@ -222,7 +269,6 @@ def _numbers(said: Decision) -> Arrays:
             "1e18; lower --sigma"
         )
     return {
-        "look_k": np.asarray(said.num_samples),
         "loss_variance": np.asarray(variance.interval),
         "effective": np.asarray(variance.effective),
         "law": _sizes(said.law),

@@ -17,27 +17,53 @@ from jaxscape.lab.style import PREFIX, canvas, colour, legend
 
 METRICS = ("test_accuracy", "test_loss")
 
-SEEN = (
-    "E S² and K are of samples that the network was trained on. Of new samples E S² may be far\n"
-    "larger, most so at small σ: sweep tells by how much."
-)
+WORDS = """\
+E S² and K are of the samples that have just arrived, before the network trains on them; "seen" is
+E S² of those that it has been trained on. Theorem 1, of one arrival, is the rule of Nikitin et al.:
+stop once it is below the tolerance; λ_1 is to have settled too."""
+"""What the columns mean."""
+
+SETTLED = 0.1
+"""Relative change since the last look up to which an eigenvalue counts as settled."""
 
 
-def summarise(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+def summarise(arrays: dict[str, np.ndarray], tolerance: float) -> dict[str, Any]:
     """Where it stopped, and the tests there, after the remaining steps, with all data."""
     return {
         "num_samples": len(arrays["order"]),
         "stopped": "stopped_k" in arrays,
         "stopped_k": int(arrays["stopped_k"][0]) if "stopped_k" in arrays else None,
         "looks": [_look(arrays, row) for row in range(len(arrays["look_k"]))],
+        "paper_stop": paper_stop(arrays, tolerance),
         **{name: _scores(arrays, name) for name in METRICS if name in arrays},
     }
+
+
+def paper_stop(arrays: dict[str, np.ndarray], tolerance: float) -> dict[str, Any] | None:
+    """Where the rule of Nikitin et al. stops, by Theorem 1 and with settled eigenvalues too.
+
+    None along other directions than eigenvectors; a k that is None is never.
+    """
+    if "theorem1" not in arrays:
+        return None
+    below = arrays["theorem1"] < tolerance
+    values = arrays["eigenvalues"]
+    change = np.abs(np.diff(values, axis=0)) <= SETTLED * np.abs(values[:-1])
+    settled = np.append(False, change.all(1))
+    found: dict[str, Any] = {}
+    for name, rule in (("theorem1", below), ("plateau", below & settled)):
+        found[name] = int(arrays["look_k"][np.argmax(rule)]) if rule.any() else None
+    return found
 
 
 def _look(arrays: dict[str, np.ndarray], row: int) -> dict[str, Any]:
     k = int(arrays["look_k"][row])
     entry = {"k": k, "effective_samples": plain(arrays["effective"][row])}
-    entry |= {name: plain(arrays[name][row]) for name in ("loss_variance", "law", "exceedance")}
+    for name in ("loss_variance", "law", "exceedance", "loss_variance_seen", "theorem1"):
+        if name in arrays:
+            entry[name] = plain(arrays[name][row])
+    if "eigenvalues" in arrays:
+        entry["largest_eigenvalue"] = plain(arrays["eigenvalues"][row, 0])
     at = int(np.searchsorted(arrays["k"], k))
     entry |= {name: float(arrays[name][at]) for name in METRICS if name in arrays}
     return entry | {"stop": bool(arrays["stop"][row])}
@@ -70,35 +96,53 @@ def _scores(arrays: dict[str, np.ndarray], name: str) -> dict[str, Any]:
 
 def text(found: dict[str, Any]) -> str:
     """All that the command prints of its summary."""
-    parts = _table(found["looks"]), SEEN, _verdict(found), _comparison(found)
+    parts = _verdict(found), _table(found["looks"]), WORDS, _comparison(found)
     return "\n\n".join(part if isinstance(part, str) else as_text(part) for part in parts)
 
 
 def _table(looks: list[dict[str, Any]]) -> list[list[str]]:
     """A row per look."""
     score = next(name for name in METRICS if name in looks[0])
-    names = ["samples", score.replace("_", " "), "E S²", "90 %", "effective"]
-    rows = [[*names, "K, order law, 90 %", "K, any order, 90 %", "the monitor"]]
+    rows = [["samples", score.replace("_", " "), "E S², 90 %", "effective", "seen"]]
+    rows[0] += ["K, any order, 90 %", "the monitor"]
+    eigen = "theorem1" in looks[0]
+    rows[0] += ["λ_1", "Theorem 1"] if eigen else []
     for entry in looks:
         low, level, high = ("any" if x is None else f"{x:.3g}" for x in entry["loss_variance"])
-        effective = entry["effective_samples"]
+        effective, seen = entry["effective_samples"], entry["loss_variance_seen"]
         rows.append([
-            f"{entry['k']:,}", _value(score, entry[score]), level, f"{low} to {high}",
+            f"{entry['k']:,}", _value(score, entry[score]), f"{level}, {low} to {high}",
             "-" if effective is None else f"{effective:,.0f}",
-            between(entry["law"][::2]), between(entry["exceedance"][::2]),
-            "stop" if entry["stop"] else "go on",
+            "-" if seen is None else f"{seen:.3g}",
+            between(entry["exceedance"][::2]), "stop" if entry["stop"] else "go on",
         ])  # fmt: skip
+        if eigen:
+            theorem = "-" if entry["theorem1"] is None else f"{entry['theorem1']:.2g}"
+            rows[-1] += [f"{entry['largest_eigenvalue']:.3g}", theorem]
     return rows
 
 
 def _verdict(found: dict[str, Any]) -> str:
     n, k, last = found["num_samples"], found["stopped_k"], found["looks"][-1]
+    limit, effective = between([last["exceedance"][2]]), last["effective_samples"] or 0
+    own = f"the upper limit of K is {limit}, the effective sample size {effective:,.0f}"
+    own = f"not stopped by k = {n:,}: {own}"
     if found["stopped"]:
-        return f"stopped at k = {k:,} of {n:,} ({k / n:.1%})"
-    return (
-        f"not stopped by k = {n:,}: the upper limit of K is {between([last['exceedance'][2]])}, "
-        f"the effective sample size {last['effective_samples'] or 0:,.0f}"
-    )
+        own = f"stopped at k = {k:,} of {n:,} ({k / n:.1%})"
+    if found["paper_stop"] is None:
+        return own
+    ks = {name: _at(k, found["looks"]) for name, k in found["paper_stop"].items()}
+    rule = f"the rule of Nikitin et al., Theorem 1 below the tolerance: {ks['theorem1']}"
+    return f"{own}\n{rule}; with eigenvalues settled within {SETTLED:.0%} too: {ks['plateau']}"
+
+
+def _at(k: int | None, looks: list[dict[str, Any]]) -> str:
+    """Where a rule stops, and the test there."""
+    if k is None:
+        return "never"
+    (entry,) = (look for look in looks if look["k"] == k)
+    score = next(name for name in METRICS if name in entry)
+    return f"k = {k:,} ({score.replace('_', ' ')} {_value(score, entry[score])})"
 
 
 def _comparison(found: dict[str, Any]) -> list[list[str]]:

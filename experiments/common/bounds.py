@@ -141,6 +141,14 @@ def rate(k: Int[Array, "*k"], sigma: float, constants: SampleConstants) -> Bound
     return Bound(*(part / scale / scale for part in parts))
 
 
+def theorem1(steps: Float[Any, "*c d"], sigma: float) -> Float[Any, "*c"]:
+    """(σ⁴/4)(2 Σ_j(Δλ_j)² + (Σ_j Δλ_j)²) of ``steps`` Δλ_j, arrays of NumPy or of JAX.
+
+    Nikitin et al. 2025, Theorem 1, which its authors use as an upper bound on Δ_k.
+    """
+    return sigma**4 / 4 * (2 * (steps**2).sum(-1) + steps.sum(-1) ** 2)
+
+
 def gauss_newton_norms(
     model: Callable[[Params, Batch], Any],
     output_loss: Callable[[Any, Batch], Float[Array, "n"]],

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from experiments.common.bounds import theorem1
 from jaxscape.batching import length_of
 from jaxscape.probes import SubspaceProbe
 from jaxscape.types import Batch, PerSampleLoss
@@ -83,4 +84,4 @@ def theorem(
 ) -> Float[np.ndarray, "*k"]:
     """¼(2 Σ_j(Δλ_j)² + (Σ_j Δλ_j)²), magnitudes paired by index; σ⁴ is left out."""
     change = sharp(after).astype(np.float64) - sharp(values)
-    return (2 * np.sum(change**2, -1) + change.sum(-1) ** 2) / 4
+    return theorem1(change, 1.0)

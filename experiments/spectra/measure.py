@@ -2,7 +2,6 @@
 
 import time
 from sys import stderr
-from typing import Any
 
 import jax
 import numpy as np
@@ -10,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 import jaxscape as js
 from experiments.common import console
+from experiments.common.bounds import theorem1
 from experiments.common.problem import Problem
 from jaxscape.prefix_spectra import PrefixSpectra, geometric
 from jaxscape.types import InputError
@@ -52,11 +52,6 @@ def arrays_of(
             **{f"law_{name}": getattr(law, name) for name in ("curvature", "diagonal", "total")},
         }
         return {name: np.asarray(values) for name, values in arrays.items()}
-
-
-def theorem1(steps: Float[Any, "*c d"], sigma: float) -> Float[Any, "*c"]:
-    """(σ⁴/4)(2 Σ_j(Δλ_j)² + (Σ_j Δλ_j)²) of ``steps`` Δλ_j, arrays of NumPy or of JAX."""
-    return sigma**4 / 4 * (2 * (steps**2).sum(-1) + steps.sum(-1) ** 2)
 
 
 def eigenvalue_delta(

@@ -94,7 +94,7 @@ def entry(done, name):
     return found
 
 
-def norm_bound(done, *, radius, corrected):
+def norm_bound(done, *, radius, corrected, weight_norm=None):
     """The Hessian-norm bound in plain Python, of the network without biases."""
     layers = bounds_of.layers_of(float64(done.space.origin))
     spectral = []
@@ -103,7 +103,7 @@ def norm_bound(done, *, radius, corrected):
         if index < len(layers) - 1:
             matrix = np.hstack([matrix, np.eye(len(matrix))[:, -1:]])
         spectral.append(np.linalg.svd(matrix)[1].max())
-    square = (max(spectral) + radius) ** 2
+    square = (weight_norm or (max(spectral) + radius)) ** 2
     inputs = 1 + (float64(done.samples)["inputs"] ** 2).sum(1).max()
     series = sum(square**p for p in range(1, 3))
     whole = math.sqrt(2) * (2 * inputs * square**2 + series)
@@ -114,13 +114,31 @@ def test_the_norm_bound_and_what_it_bounds(done):
     chosen = done.arrays["norm_samples"]
     assert len(set(chosen)) == len(chosen) == NORMS
     np.testing.assert_allclose(done.arrays["gauss_newton_norms"], done.norms[chosen], rtol=1e-4)
-    row = entry(done, "norm")
+    row = entry(done, "norm of")
     largest = math.log10(done.norms[chosen].max())
     for form in ("published", "corrected"):
         exact = math.log10(norm_bound(done, radius=0, corrected=form == "corrected"))
         assert row[form] == pytest.approx(exact, abs=1e-5)
         assert row[f"{form}_looseness"] == pytest.approx(exact - largest, abs=1e-4)
     assert row["median"] == pytest.approx(math.log10(np.median(done.norms[chosen])), abs=1e-4)
+
+
+def test_the_norm_bound_from_the_largest_weight(done):
+    """Lemma 1: hM in place of M_W; corrected, what bounds the norms of these very matrices."""
+    layers = bounds_of.layers_of(float64(done.space.origin))
+    units = max(weight.shape[1] for weight, _ in layers)
+    published = units * max(np.abs(weight).max() for weight, _ in layers)
+    corrected = 0.0
+    for weight, bias in layers:
+        matrix = np.vstack([weight, bias])
+        matrix = np.hstack([matrix, np.eye(len(matrix))[:, -1:]])
+        corrected = max(corrected, math.sqrt(matrix.size) * np.abs(matrix).max())
+        assert np.linalg.norm(matrix, 2) <= corrected
+    row, largest = entry(done, "norm, from"), math.log10(done.norms.max())
+    for form, size in (("published", published), ("corrected", corrected)):
+        exact = norm_bound(done, radius=0, corrected=form == "corrected", weight_norm=size)
+        assert row[form] == pytest.approx(math.log10(exact), abs=1e-5)
+        assert row[form] > largest
 
 
 def test_the_loss_step_bound_and_what_it_bounds(done):
@@ -178,7 +196,7 @@ def test_the_rate_bound_and_what_it_bounds(done):
 
 def test_tables_and_figures(done):
     rows = report.table(done.found["bounds"])
-    assert len(rows) == 6
+    assert len(rows) == 7
     assert len({len(row) for row in rows}) == 1
     for row, found in zip(rows[1:], done.found["bounds"], strict=True):
         assert float(row[-1]) == pytest.approx(found["corrected_looseness"], abs=0.006)

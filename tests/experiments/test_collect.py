@@ -62,15 +62,16 @@ def stopped(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def spaces(stopped):
-    """The directions of each look of the run that stops, by the samples met: training once more."""
+    """By the samples met: those trained on, directions and eigenvalues. Training once more."""
     argv, out, arrays, _, _ = stopped
     found, config, _ = of(argv, out, ("all", "stopped"))
     state, train = measure.trainer(found, config)
     directions = {}
     for number, k in enumerate(arrays["k"].tolist()):
+        if k in arrays["look_k"]:  # before the network trains on what has arrived
+            seen = int(arrays["k"][number - 1]) if number else k
+            directions[k] = seen, *measure.directions(found, config, state.params, seen)
         state = train(state, number, k)
-        if k in arrays["look_k"]:
-            directions[k] = measure.directions(found, config, state.params, k)
     return directions
 
 
@@ -93,9 +94,10 @@ def test_the_stop_is_the_first_look_that_has_met_what_the_limits_ask_for(stopped
 
 def test_the_looks_grow_by_the_ratio_and_hold_the_end():
     counts = measure.arrivals(10, 3)
-    assert counts.tolist() == [3, 6, 9, 10]
-    assert measure.looks(counts, 1.0).tolist() == [3, 6, 9, 10]
-    assert measure.looks(counts, 2.5).tolist() == [3, 9, 10]
+    assert counts.tolist() == [3, 6, 10]  # a single sample would have no variance
+    assert measure.arrivals(11, 3).tolist() == [3, 6, 9, 11]
+    assert measure.looks(counts, 1.0).tolist() == [3, 6, 10]
+    assert measure.looks(counts, 2.5).tolist() == [3, 10]
     assert measure.looks(counts, 9.0).tolist() == [3, 10]
     assert measure.arrivals(2, 3).tolist() == [2]
 
@@ -189,31 +191,62 @@ def hessian64(params, inputs):
 
 def test_the_directions_of_a_look_are_those_of_the_hessian_of_the_samples_met(stopped, spaces):
     argv, out, arrays, _, _ = stopped
-    found, _, networks = of(argv, out, ("all", "stopped"))
+    found, _, _ = of(argv, out, ("all", "stopped"))
     assert sorted(spaces) == arrays["look_k"].tolist()
-    for name in ("kernel", "bias"):
-        last = networks["all"]["Dense_0"][name]
-        np.testing.assert_array_equal(spaces[270].origin["Dense_0"][name], last)
-    for k, space in spaces.items():
-        dense = hessian64(space.origin, found.samples["inputs"][:k])
+    for row, (seen, space, values) in enumerate(spaces.values()):
+        dense = hessian64(space.origin, found.samples["inputs"][:seen])
+        np.testing.assert_allclose(values, np.linalg.eigvalsh(dense)[:-4:-1], rtol=1e-2)
+        np.testing.assert_array_equal(arrays["eigenvalues"][row], values)
         top = np.linalg.eigh(dense)[1][:, ::-1][:, :3]
         layer = space.basis["Dense_0"]
         basis = np.concatenate([layer["bias"], layer["kernel"].reshape(3, -1)], 1)
         assert np.sum((basis @ top) ** 2) > 3 * 0.999
 
 
-def test_the_level_of_a_look_is_a_float64_loop_around_the_network_of_the_time(stopped, spaces):
+def test_the_level_of_a_look_is_a_float64_loop_over_samples_not_yet_trained_on(stopped, spaces):
     argv, out, arrays, _, _ = stopped
     found, _, _ = of(argv, out, ("all", "stopped"))
+    x, y = (np.asarray(found.samples[name]) for name in ("inputs", "targets"))
     for row, k in enumerate(arrays["look_k"]):
-        space = spaces[k]
+        seen, space, _ = spaces[k]
+        seen = 0 if row == 0 else seen
         probe = prepare.probe(found, space.origin, space, 6, 0.5)
-        x, y = found.samples["inputs"][:k], found.samples["targets"][:k]
         points = [at64(space, theta) for theta in probe.coordinates]
-        level = np.mean([np.var(losses64(point, x, y), ddof=1) for point in points])
+        level, own = (
+            np.mean([np.var(losses64(point, x[rows], y[rows]), ddof=1) for point in points])
+            if rows.stop
+            else np.nan
+            for rows in (slice(seen, k), slice(0, seen))
+        )
         np.testing.assert_allclose(arrays["loss_variance"][row, 1], level, rtol=1e-4)
+        np.testing.assert_allclose(arrays["loss_variance_seen"][row], own, rtol=1e-4)
         size = 1 + next(j for j in range(10**6) if level / ((j + 1) * (j + 2)) < 1e-3)
         assert arrays["law"][row, 1] == size
+
+
+def test_the_papers_rule_is_theorem_1_of_the_eigenvalues_that_an_arrival_moves(stopped, spaces):
+    """To first order: the curvature of all samples met along the eigenvectors of those before."""
+    argv, out, arrays, summary, _ = stopped
+    found, _, _ = of(argv, out, ("all", "stopped"))
+    assert np.isnan(arrays["theorem1"][0])
+    for row, k in enumerate(arrays["look_k"][1:].tolist(), start=1):
+        seen, space, _ = spaces[k]
+        layer = space.basis["Dense_0"]
+        basis = np.concatenate([layer["bias"], layer["kernel"].reshape(3, -1)], 1)
+        curved = [
+            np.einsum("ja,ab,jb->j", basis, hessian64(space.origin, x), basis)
+            for x in (found.samples["inputs"][:seen], found.samples["inputs"][:k])
+        ]
+        change = curved[1] - curved[0]
+        wanted = 0.5**4 / 4 * (2 * np.sum(change**2) + change.sum() ** 2)
+        np.testing.assert_allclose(arrays["theorem1"][row], wanted, rtol=0.05, atol=1e-8)
+    theorem, values = arrays["theorem1"], arrays["eigenvalues"]
+    first = [k for k, x in zip(arrays["look_k"], theorem, strict=True) if x < 1e-3]
+    assert summary["paper_stop"]["theorem1"] == (first[0] if first else None)
+    still = np.abs(np.diff(values, axis=0) / values[:-1]).max(1) <= 0.1
+    both = [k for k, x, s in zip(arrays["look_k"][1:], theorem[1:], still, strict=True)
+            if x < 1e-3 and s]  # fmt: skip
+    assert summary["paper_stop"]["plateau"] == (both[0] if both else None)
 
 
 def test_the_samples_of_the_hessian_are_spread_over_those_met():
@@ -256,9 +289,9 @@ def test_the_recent_mean_is_over_the_last_tenth_of_the_arrivals():
         "stopped_test_loss": 1 + loss[10:],
     }
     arrays |= {"final_test_loss": loss, "stopped_final_test_loss": loss}
-    looks = {"effective": [9.0], "stop": [True]}
+    looks = {"effective": [9.0], "stop": [True], "loss_variance_seen": [1.0]}
     looks |= {name: np.ones((1, 3)) for name in ("loss_variance", "law", "exceedance")}
-    found = report.summarise(arrays | looks)["test_loss"]
+    found = report.summarise(arrays | looks, 1e-3)["test_loss"]
     np.testing.assert_allclose(found["recent_all"], (loss[27] + loss[28] + loss[29]) / 3)
     np.testing.assert_allclose(found["recent_stopped"], 1 + found["recent_all"])
 
@@ -292,7 +325,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, capsys):
     bare = tmp_path / "bare.npz"
     np.savez(bare, inputs=np.zeros((300, 6), np.float32), targets=np.zeros(300, np.int32))
     for more, words in (
-        (["--arrivals", "0"], "at least 1"),
+        (["--arrivals", "1"], "at least 2"),
         (["--growth", "0.9"], "at least 1"),
         (["--epochs", "0"], "--epochs of at least 1"),
         (["--points", "1"], "at least 2"),
