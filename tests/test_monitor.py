@@ -100,3 +100,16 @@ def test_a_loss_that_is_not_finite_is_counted_and_leaves_no_size():
     assert not found.stop
     for sizes in (found.law, found.exceedance):
         assert not any(bool(size.reached) for size in sizes)
+
+
+def test_the_samples_seen_may_be_some_of_all():
+    """K is compared with their total; what is estimated is the same."""
+    watch = monitor(num_points=4, tolerance=TOLERANCE)
+    state = watch.update(watch.init(), LOSSES[:, :1000])
+    few, many = watch.decide(state), watch.decide(state, 1_000_000)
+    assert not few.stop
+    assert many.stop
+    assert int(many.num_samples) == 1000
+    limit = max(int(many.law.high.k), int(many.exceedance.high.k))
+    assert watch.decide(state, limit).stop
+    assert not watch.decide(state, limit - 1).stop

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import tyro
 
-from experiments.common import run_folder
+from experiments.common import console, run_folder
 from jaxscape import InputError
 
 INTERRUPTED = 130
@@ -52,7 +52,9 @@ def main(
     again = [*argv, "--resume"] if can and "--resume" not in argv else argv
     go_on = f"to {'resume' if can else 'start again'}: {command} {shlex.join(again)}"
     try:
-        run(parse(command, config, argv))
+        settings = parse(command, config, argv)
+        with console.alive():
+            run(settings)
     except (InputError, OSError) as error:
         notes = [n for n in getattr(error, "__notes__", []) if n.startswith(run_folder.KEPT)]
         kept = "".join(f"; {note}; {go_on}" for note in notes)  # JAX adds notes of its own

@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +17,42 @@ from jaxscape.lanczos import Eigenpairs
 EVERY = 5.0
 """Seconds between plain lines."""
 
+SILENT = 10.0
+"""Seconds after which a command that has said nothing says that it is at work."""
+
+
+class _Last:
+    """When the last line was printed, and of what."""
+
+    when = 0.0
+    what = ""
+
+
+def _now(what: str) -> None:
+    _Last.when, _Last.what = time.monotonic(), what
+
+
+@contextlib.contextmanager
+def alive() -> Iterator[None]:
+    """Say on stderr from time to time that the block is at work, where it says nothing else."""
+    done, started = threading.Event(), time.monotonic()
+    _now("starting")
+
+    def speak() -> None:
+        while not done.wait(1.0):
+            if time.monotonic() - _Last.when >= SILENT:
+                spent = in_words(time.monotonic() - started)
+                tqdm.write(f"at work for {spent}; last: {_Last.what}", file=sys.stderr)
+                _now(_Last.what)
+
+    thread = threading.Thread(target=speak, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
 
 @contextlib.contextmanager
 def progress(label: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[int], None]]:
@@ -25,7 +62,12 @@ def progress(label: str, total: int, unit: str, done: int = 0) -> Iterator[Calla
     """
     if sys.stderr.isatty():
         with tqdm(total=total, initial=done, desc=label, unit=f" {unit}", unit_scale=True) as bar:
-            yield bar.update
+
+            def moved(count: int) -> None:
+                bar.update(count)
+                _now(label)
+
+            yield moved
         return
     started, spoken, first = time.monotonic(), time.monotonic(), done
 
@@ -35,6 +77,7 @@ def progress(label: str, total: int, unit: str, done: int = 0) -> Iterator[Calla
         now = time.monotonic()
         if now - spoken >= EVERY and done < total:
             spoken = now
+            _now(label)
             rate = (done - first) / (now - started)
             pace = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
             left = in_words((total - done) / rate)
@@ -67,6 +110,7 @@ def problem(found: Problem, order: str) -> None:
 def stage(name: str, what: str, seconds: float) -> None:
     """Print a finished stage."""
     print(f"{name}: {what}, {seconds:.1f} s", flush=True)
+    _now(name)
 
 
 @contextlib.contextmanager

@@ -72,7 +72,7 @@ def published_theory(bench: Bench, at_origin: np.ndarray) -> dict[str, np.ndarra
             problem.keys["subspace"], problem.loss, bench.trained, problem.samples, DIM,
             ks=ks * published.BATCH, which="magnitude",
         )  # fmt: skip
-    values = published.sharp(np.asarray(spectra.values))
+        values = published.sharp(np.asarray(spectra.values))
     means = np.asarray(prefix.means(at_origin[None]))[0]
     return {
         "published_theory_k": ks[:-1],

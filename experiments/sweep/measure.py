@@ -1,6 +1,7 @@
 """What a sweep measures: the arrays of results.npz and the numbers of summary.json."""
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -95,11 +96,13 @@ def summary_of(
     dataset = problem.dataset
     return {
         "dataset": dataset.name,
+        "dataset_title": dataset.title,
         "dataset_note": dataset.note,
         "num_samples": len(problem.order),
         "num_parameters": num_parameters(params),
         "train_loss": float(arrays["loss_at_origin"].mean(dtype=np.float64)),
         **_tests(problem, params),
+        "near_sigma": near_sigma(arrays),
         "fresh": fresh_words(problem),
         "whole_sequences": dataset.has_tokens,
         "unit": f"{problem.unit}²",
@@ -119,6 +122,20 @@ def _tests(problem: Problem, params: Params) -> dict[str, float | None]:
         for name, metric in metrics.items():
             found[name] = float(train.mean_loss(metric, params, samples, batch_size=1000))
     return found
+
+
+RISE = 0.1
+"""Of the mean loss over the loss at w*, at the σ that ``near_sigma`` gives."""
+
+
+def near_sigma(arrays: dict[str, np.ndarray]) -> float | None:
+    """The σ at which the mean loss at the points is a tenth above that at w*.
+
+    By the quadratic model, E L_N(w* + Vθ) = L_N(w*) + σ²/2 Σ_j λ_j; None without curvature.
+    """
+    trace = float(np.sum(arrays["eigenvalues"], dtype=np.float64))
+    at_origin = float(arrays["loss_at_origin"].mean(dtype=np.float64))
+    return math.sqrt(2 * RISE * at_origin / trace) if trace > 0 and at_origin > 0 else None
 
 
 def fresh_words(problem: Problem) -> str:
@@ -191,8 +208,9 @@ def sizes_of(
     """Per tolerance, what these n samples say of K within the run, and new ones of any K.
 
     Within the run: K of this order, its interval over the orders of these samples (``ci``), K of
-    the order law (``law_*``), each of Δ and of centered delta, and the K_ε, ε² the tolerance, to
-    the landscape of all n (``distance_full_*``); None is "not by n". Of a stream of new samples,
+    the order law (``law_*``), each of Δ and of centered delta, K of Theorem 1 in place of Δ
+    (``theorem1_*``: curvature part, and its diagonal), and the K_ε, ε² the tolerance, to the
+    landscape of all n (``distance_full_*``); None is "not by n". Of a stream of new samples,
     where there are some: K over orders (``fresh_ci``), of the order law (``fresh_law_*``), and K_ε
     to the landscape of the population (``distance_*``); None is beyond 2³¹.
     """
@@ -205,6 +223,10 @@ def sizes_of(
         terms = _terms(arrays[part][index])
         orders = js.exceedance_size(terms, n - 1, wanted, level=LEVEL, within=n)
         sizes[f"{name}ci"] = (orders.low, orders.high), n
+    for name in ("curvature", "diagonal"):  # Theorem 1 and its published form
+        if f"law_{name}" in arrays:
+            size = js.sufficient_size(arrays[f"law_{name}"][index], wanted)
+            sizes[f"theorem1_{name}_k"] = size, n
     laws: list[tuple[str, Any, Interval, float]] = [
         ("law", lambda v: js.increment_size(v, wanted), own, n),
         ("distance_full", lambda v: js.distance_size(v, epsilons, n), own, np.inf),

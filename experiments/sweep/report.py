@@ -11,7 +11,7 @@ import jaxscape as js
 from experiments.common import report, tables
 from experiments.common.report import Picture
 from experiments.common.run_folder import Record
-from experiments.sweep.measure import level_of
+from experiments.sweep.measure import RISE, level_of
 from jaxscape.lab import plot
 from jaxscape.lab.plot import LATE
 from jaxscape.loss_variance import TRUSTED
@@ -56,7 +56,8 @@ def tell(found: dict[str, Any]) -> None:
     """Print the answer of every sigma, then K, then what they rest on."""
     print("\n" + ", ".join(f"{name} {value}" for name, value in network(found)))
     levels, sizes, laws = tables_of(found)
-    for text in ("\n".join(verdicts(found)), WORDS, tables.as_text([row[:4] for row in sizes])):
+    said = "\n".join([*verdicts(found), *advice(found)])
+    for text in (said, WORDS, tables.as_text([row[:4] for row in sizes])):
         print(f"\n{text}")
     print(MARK if is_marked(sizes) else "", end="\n" if is_marked(sizes) else "")
     print(f"\n{tables.as_text(levels)}\n{LEVELS}\n\n{tables.as_text(laws)}\n{LAWS}")
@@ -83,8 +84,19 @@ def _verdict(entry: dict[str, Any], found: dict[str, Any]) -> str:
     elif size["reached"]:
         parts.append(f"It is below {below} from {size['k']:,} on: too few follow to tell.")
     else:
-        parts.append(f"It is not below {below} for good within the run.")
+        half = 4 * entry["order_law_k2"] / n**2
+        parts.append(f"It is not below {below} for good within the run; by the order law half of")
+        parts.append(f"it meets a tolerance of {half:.1g}.")
     return " ".join([*parts, *_of_new(entry, size, found), trust(entry)])
+
+
+def advice(found: dict[str, Any]) -> list[str]:
+    """Which σ looks close to w*, where the quadratic model can tell."""
+    near = found["near_sigma"]
+    if near is None:
+        return []
+    rise = f"the mean loss at the points is {100 * RISE:.0f} % above that at w* at σ = {near:.2g}"
+    return [f"Which σ: by the quadratic model {rise}; larger ones look farther."]
 
 
 def _of_new(entry: dict[str, Any], size: dict[str, Any], found: dict[str, Any]) -> list[str]:
@@ -167,7 +179,12 @@ def _level_cells(entry: dict[str, Any], whose: str) -> list[str]:
 def sizes_table(entries: list[dict[str, Any]], n: int) -> list[list[str]]:
     """K per sigma and tolerance within the run, and of new samples; a star near the last k."""
     rows = [["sigma", "tolerance", "K", "any order, 90 %", "mean of orders, 90 %"]]
-    rows[0] += ["K, new samples, any order, 90 %", "mean of orders, 90 %", "K_ε, new samples, 90 %"]
+    rows[0] += [
+        "K of Theorem 1",
+        "K, new samples, any order, 90 %",
+        "mean of orders, 90 %",
+        "K_ε, new samples, 90 %",
+    ]
     never = f"not by {n:,}"
     for entry in entries:
         for size in entry["sufficient_size"]:
@@ -176,12 +193,14 @@ def sizes_table(entries: list[dict[str, Any]], n: int) -> list[list[str]]:
             cells = [own, tables.between(size["ci"], never)]
             cells.append(f"{tables.count(size['law_k'], never)}, "
                          f"{tables.between(size['law_ci'], never)}")  # fmt: skip
+            curved = size.get("theorem1_curvature_k", "-")
+            cells.append(curved if curved == "-" else tables.count(curved, never))
             if "fresh_ci" in size:
                 cells.append(tables.between(size["fresh_ci"]))
                 for name in ("fresh_law", "distance"):
                     limits = tables.between(size[f"{name}_ci"])
                     cells.append(f"{tables.count(size[f'{name}_k'])}, {limits}")
-            cells += ["-"] * (6 - len(cells))
+            cells += ["-"] * (7 - len(cells))
             rows.append([f"{entry['sigma']:g}", f"{size['tolerance']:g}", *cells])
     return rows
 
@@ -240,12 +259,13 @@ def write(config: Any, folder: Path, record: Record, facts: dict[str, Any]) -> N
     spent = [(f"seconds, {stage}", value) for stage, value in found["seconds"].items()]
     report.write(
         folder, "report.html.j2", [Picture(name, CAPTIONS[name]) for name in record.figures],
-        dataset=found["dataset"], notes=notes(found), verdicts=verdicts(found),
+        title=found["dataset_title"], notes=notes(found),
+        verdicts=[*verdicts(found), *advice(found)],
         unit=found["unit"], from_k=tables.FROM, fresh=found["fresh"],
         sizes=sizes, levels=levels, laws=laws, mark=MARK if is_marked(sizes) else "",
         eigenvalues=list(zip(values, residuals, found["eigenvalues_converged"], strict=True)),
         command=command(config, found["dataset"]),
-        facts=[*network(found), *_flat(facts), *spent],
+        facts=[*network(found), *_facts(facts), *spent],
     )  # fmt: skip
 
 
@@ -265,6 +285,12 @@ def command(config: Any, dataset: str) -> str:
             values = value if isinstance(value, tuple) else (value,)
             words += [f"--{name.replace('_', '-')}", *map(str, values)]
     return shlex.join(words)
+
+
+def _facts(facts: dict[str, Any]) -> list[tuple[str, Any]]:
+    """The content of config.json, each thing once."""
+    settings = {n: x for n, x in facts["settings"].items() if n not in ("dataset", "data_sha256")}
+    return _flat(facts | {"settings": settings})
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -58,16 +58,17 @@ def points_needed(entries: Sequence[Mapping[str, Any]]) -> Figure:
     Less than one point is drawn as one.
     """
     title = "Points for a standard error of 1 %"
-    names = [rf"$\sigma$ = {entry['sigma']:g}" for entry in entries]
-    figure, panels = canvas(title, "", "points", names)
-    for axes, entry in zip(panels, entries, strict=True):
+    panels = [rf"$\sigma$ = {entry['sigma']:g}" for entry in entries]
+    figure, every = canvas(title, "points", "", panels)
+    for axes, entry in zip(every, entries, strict=True):
         found = entry["estimators"]
         for row, (part, label) in enumerate(PARTS.items()):
             beside = np.arange(len(found)) + 0.2 * (row - 1)
             needed = np.maximum([estimator[part] for estimator in found], 1)
-            axes.plot(beside, needed, label=label, **curve(row, ms=6, lw=0))
-        axes.set_xticks(range(len(found)), [estimator["name"] for estimator in found], rotation=90)
-        axes.set_yscale("log")
-        axes.grid(visible=False, axis="x")
+            axes.plot(needed, beside, label=label, **curve(row, ms=6, lw=0))
+        axes.set_yticks(range(len(found)), [estimator["name"] for estimator in found])
+        axes.set_xscale("log")
+        axes.grid(visible=False, axis="y")
+    every[0].invert_yaxis()  # shared by all panels
     legend(figure, "control: the quadratic model of every sample as a control variate")
     return figure

@@ -16,7 +16,14 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, NullFormatter
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogFormatterSciNotation,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+    StrMethodFormatter,
+)
 
 Keywords: TypeAlias = dict[str, Any]
 """Keyword arguments of a call to matplotlib."""
@@ -100,12 +107,30 @@ def legend(figure: Figure, title: str) -> None:
 
 
 def thin(figure: Figure) -> None:
-    """Keep the numbers along logarithmic k apart: no more than those of 1, 2 and 5 times 10^e."""
+    """Logarithmic axes: numbers apart along k, and two of them at least along every axis."""
     for axes in figure.axes:
         axis = axes.xaxis
         both = axis.get_major_formatter(), axis.get_minor_formatter()
         if all(isinstance(formatter, LogFormatterSciNotation) for formatter in both):
             axis.set_minor_formatter(_minor(axis))
+        for each, scale in ((axes.xaxis, axes.get_xscale()), (axes.yaxis, axes.get_yscale())):
+            if scale == "log" and _numbered(each) < 2:
+                each.set_major_locator(MaxNLocator(5))
+                each.set_major_formatter(StrMethodFormatter("{x:,g}"))
+                each.set_minor_locator(NullLocator())
+
+
+def _numbered(axis: Axis) -> int:
+    """How many numbers stand along an axis."""
+    low, high = sorted(axis.get_view_interval())
+    found = 0
+    for where, texts in (
+        (axis.get_majorticklocs(), axis.get_major_formatter()),
+        (axis.get_minorticklocs(), axis.get_minor_formatter()),
+    ):
+        shown = [x for x in where if low <= x <= high]
+        found += sum(bool(text) for text in texts.format_ticks(shown))
+    return found
 
 
 def _minor(axis: Axis) -> FuncFormatter | NullFormatter:

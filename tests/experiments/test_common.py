@@ -45,6 +45,21 @@ def test_slow_work_has_a_rate_too(clock, capsys):
     assert capsys.readouterr().err == ("training: 1 of 10 epochs, 0.013 per second, 12 min left\n")
 
 
+def test_a_silent_command_says_that_it_is_at_work(monkeypatch, capsys):
+    """And is quiet where something else speaks."""
+    monkeypatch.setattr(console, "SILENT", 0.0)
+    with console.alive():
+        console.stage("training", "10 epochs", 3.0)
+        time.sleep(1.5)
+    said = capsys.readouterr().err.splitlines()
+    assert said
+    assert all("at work for" in line and line.endswith("last: training") for line in said)
+    monkeypatch.setattr(console, "SILENT", 60.0)
+    with console.alive():
+        time.sleep(1.2)
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [(0.4, "0 s"), (99.4, "99 s"), (100, "2 min"), (5_900, "98 min"), (12_000, "3 h 20 min")],

@@ -41,6 +41,9 @@ def test_the_run_folder_is_whole(finished):
         f"{name}.{kind}" for name in names for kind in ("png", "pdf")
     }
     assert summary["num_parameters"] == 7 * 6 + 6 + 6 * 3 + 3
+    rise = summary["near_sigma"] ** 2 / 2 * arrays["eigenvalues"].sum()
+    np.testing.assert_allclose(rise, 0.1 * arrays["loss_at_origin"].mean(), rtol=1e-5)
+    assert f"at σ = {summary['near_sigma']:.2g}" in done.stdout
     answer = done.stdout.index("σ = ")
     assert answer < done.stdout.index("K: the k from which on") < done.stdout.index("tolerance  ")
     config = json.loads((out / "config.json").read_text())
@@ -104,7 +107,6 @@ def test_what_is_said_of_new_samples_comes_from_new_samples(clouds, finished):
     assert "New samples (40 of the test split)" in done.stdout
 
 
-@pytest.mark.slow
 def entry_of(**changed):
     """A summary's sigma: a K of 60 of 100 samples, new ones with twice the variance."""
     size = {"tolerance": 2e-4, "k": 60, "reached": True, "fresh_ci": [70, 90]}
@@ -128,7 +130,7 @@ def entry_of(**changed):
           "50 to 140 (90 %, partly beyond this run)"]),
         ({"sufficient_size": [{"tolerance": 1e-2, "k": None, "reached": False,
                                "fresh_ci": [120, None]}]},
-         ["is not below 0.1 nats", "(90 %, beyond this run)"]),
+         ["is not below 0.1 nats", "half of it meets a tolerance of 0.002", "beyond this run)"]),
     ],
 )  # fmt: skip
 def test_the_answer_in_words_follows_from_the_numbers(changed, words):
@@ -184,6 +186,10 @@ def test_sizes_in_the_summary_are_definition_4(finished):
             last = above[-1] + 1 if above.size else 0
             assert size["reached"] == (last < 249)
             assert size["k"] == (last + 1 if last < 249 else None)
+            for name in ("curvature", "diagonal"):  # Theorem 1 in place of Δ
+                over = arrays[f"law_{name}"][s] >= np.float32(size["tolerance"])
+                last = np.flatnonzero(over)[-1] + 1 if over.any() else 0
+                assert size[f"theorem1_{name}_k"] == (last + 1 if last < 249 else None)
 
 
 def test_a_late_size_is_marked():
@@ -195,7 +201,10 @@ def test_a_late_size_is_marked():
     rows = report.sizes_table([{"sigma": 1.0, "sufficient_size": sizes}], 100)
     assert [row[2] for row in rows[1:]] == ["96*", "95", "not by 100"]
     own, new = ["1 to 9", "4, 3 to not by 100"], ["2 to beyond 2^31", "7, 6 to 8"]
-    assert rows[1][3:] == [*own, *new, "beyond 2^31, 30 to beyond 2^31"]
+    assert rows[1][3:] == [*own, "-", *new, "beyond 2^31, 30 to beyond 2^31"]
+    sizes = [{**sizes[0], "theorem1_curvature_k": k} for k in (7, None)]
+    rows = report.sizes_table([{"sigma": 1.0, "sufficient_size": sizes}], 100)
+    assert [row[5] for row in rows[1:]] == ["7", "not by 100"]
     assert report.is_marked(rows)
 
 

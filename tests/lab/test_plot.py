@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from drawing import heavy_tailed
 
-from jaxscape.lab import plot
+from jaxscape.lab import plot, style
 from jaxscape.lab.style import log_bins
 
 LABELS = ["σ = 0.01", "σ = 0.1"]
@@ -187,6 +187,34 @@ def test_the_title_names_the_data_and_marks_those_that_stand_in_for_mnist():
     plot.name_data(figure, "glyphs", fallback=True)
     assert figure.get_suptitle().startswith("Loss: glyphs\nFALLBACK DATA")
     assert figure.texts[0].get_color() != "black"
+
+
+@pytest.mark.parametrize("ends", [(6.2, 19.0), (0.95, 1.05), (3e-4, 8e-4), (1.0, 1e4)])
+def test_every_logarithmic_axis_has_two_numbers(ends, tmp_path):
+    figure, (axes,) = style.canvas("Title", "x", "y")
+    axes.plot(ends, ends)
+    axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
+    plot.save(figure, tmp_path, "narrow")
+    for axis in (axes.xaxis, axes.yaxis):
+        ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+        texts = [t.label1.get_text() for t in ticks if ends[0] <= t.get_loc() <= ends[1]]
+        assert len([text for text in texts if text]) >= 2, texts
+
+
+def test_panels_of_one_quantity_share_their_colours():
+    sheets = {name: factor * SHEETS["bowl"] for name, factor in (("a", 1), ("b", 2), ("c", 1000))}
+    names = ["loss", "loss", "step"]
+    figure = plot.contours(STEPS, sheets, title="Loss", quantity=names)
+    ranges = [axes.collections[0].get_clim() for axes in figure.axes[:3]]
+    assert ranges[0] == ranges[1] != ranges[2]
+    labels = [axes.get_ylabel() for axes in figure.axes[3:]]
+    assert sorted(labels) == sorted(names)
+
+
+def test_reliefs_are_linear_where_asked_for():
+    for is_log in (True, False):
+        figure = plot.reliefs(STEPS, SHEETS, title="Loss", quantity="loss", is_log=is_log)
+        assert ("log" in figure.axes[0].get_zlabel()) == is_log
 
 
 def test_zeros_and_a_single_k_are_drawn_without_warning(tmp_path):
