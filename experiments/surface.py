@@ -19,7 +19,7 @@ from experiments.common import cli, console, prepare, run_folder, surfaces, tabl
 from experiments.common.config import Range, RunConfig, above, default
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record
-from experiments.common.surfaces import REACH, WORDS
+from experiments.common.surfaces import WORDS
 from jaxscape import InputError
 
 
@@ -67,21 +67,21 @@ def run(config: SurfaceConfig) -> Record:
 
 def _find(problem: Problem, config: SurfaceConfig, work: Path) -> Record:
     space, path, explained = _directions(problem, config, work / "checkpoint")
-    radius = config.radius
-    if radius is None:
-        radius = 1.0 if path is None else REACH * float(np.abs(path).max())
-    if not radius > 0:
+    if path is not None and not np.abs(path).max() > 0:
         raise InputError("expected a training trajectory that moves, found one that stays; train")
+    if path is None or config.radius is not None:
+        steps = surfaces.square(config.radius or 1.0, config.num)
+    else:
+        steps = surfaces.around(path, config.num)
     n = len(problem.order)
     with console.timed("surface", f"{config.num} by {config.num} points"):
-        found = surfaces.evaluate(
-            problem, space, radius, config.num, config.ks or (1, math.isqrt(n), n)
-        )
+        found = surfaces.evaluate(problem, space, steps, config.ks or (1, math.isqrt(n), n))
     arrays = found._asdict() | ({} if path is None else {"trajectory": path})
     numbers = surfaces.summarise(found) | {
         "num_samples": n,
         "subspace": config.subspace,
-        "radius": radius,
+        "from": steps[:, 0].tolist(),
+        "to": steps[:, -1].tolist(),
         "trajectory_explained": explained,
         "unit": problem.unit,
     }
@@ -125,7 +125,7 @@ def check_plotly() -> None:
 
 def write_html(
     path: Path,
-    steps: Float[np.ndarray, "a"],
+    steps: Float[np.ndarray, "2 a"],
     sheets: Mapping[str, Float[np.ndarray, "a a"]],
     *,
     title: str,
@@ -159,11 +159,11 @@ def write_html(
     figure.write_html(path, include_plotlyjs=True)
 
 
-def _surface(steps: Float[np.ndarray, "a"], sheet: Float[np.ndarray, "a a"]) -> dict[str, Any]:
+def _surface(steps: Float[np.ndarray, "2 a"], sheet: Float[np.ndarray, "a a"]) -> dict[str, Any]:
     """What Plotly calls a surface; its heights have θ_2 first."""
     return {
-        "x": steps,
-        "y": steps,
+        "x": steps[0],
+        "y": steps[1],
         "z": np.log10(np.where(sheet > 0, sheet, np.nan)).T,
         "colorscale": "Viridis",
         "hovertemplate": "θ₁ %{x:.3g}<br>θ₂ %{y:.3g}<br>log₁₀ %{z:.4g}<extra></extra>",

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 from matplotlib.figure import Figure
 
 import jaxscape as js
@@ -14,38 +16,56 @@ from jaxscape.lab import plot
 class Sheets(NamedTuple):
     """A surface on an ``a`` × ``a`` grid."""
 
-    steps: np.ndarray  #: [a], θ_1 and θ_2 alike
+    steps: np.ndarray  #: [2, a], θ_1 and θ_2
     k: np.ndarray  #: [K]
     loss: np.ndarray  #: L_k, [K, a, a]
     increment: np.ndarray  #: L_{k+1} − L_k, [K, a, a]; NaN at k = n
 
 
+def square(radius: float, num: int) -> Float[np.ndarray, "2 a"]:
+    """Steps from −radius to radius along both directions."""
+    return np.tile(np.linspace(-radius, radius, num), (2, 1))
+
+
+def around(path: Float[np.ndarray, "T 2"], num: int) -> Float[np.ndarray, "2 a"]:
+    """Steps over the path and w*, with a margin; w*, the origin, is on the grid."""
+    rows = []
+    for along in path.T:
+        low, high = min(along.min(), 0.0), max(along.max(), 0.0)
+        margin = MARGIN * max(high - low, np.abs(path).max() / 10)
+        width = (high - low + 2 * margin) / (num - 2)  # a step to spare for the shift
+        rows.append(width * (np.arange(num) - np.ceil((margin - low) / width)))
+    return np.stack(rows)
+
+
 def evaluate(
-    problem: Problem, space: js.Subspace, radius: float, num: int, ks: Sequence[int]
+    problem: Problem, space: js.Subspace, steps: Float[np.ndarray, "2 a"], ks: Sequence[int]
 ) -> Sheets:
     """L_k and its next increment at every grid point for the distinct ``ks``, in one pass."""
-    wanted = sorted(set(ks))
-    sheet = js.surface(problem.loss, js.grid(space, radius, num), problem.samples, wanted)
-    square = (len(wanted), num, num)
+    wanted, num = sorted(set(ks)), steps.shape[1]
+    plane = np.stack(np.meshgrid(*steps, indexing="ij"), -1).reshape(num * num, 2)
+    points = js.points(space, jnp.asarray(plane, jnp.float32))
+    sheet = js.surface(problem.loss, points, problem.samples, wanted)
+    shape = (len(wanted), num, num)
     return Sheets(
-        np.linspace(-radius, radius, num),
+        steps,
         np.asarray(sheet.k),
-        np.asarray(sheet.loss).reshape(square),
-        np.asarray(sheet.increment).reshape(square),
+        np.asarray(sheet.loss).reshape(shape),
+        np.asarray(sheet.increment).reshape(shape),
     )
 
 
 def summarise(sheets: Sheets) -> dict[str, Any]:
     """Of each k: the loss at w*, the lowest and where it is, the mean squared increment."""
-    middle = len(sheets.steps) // 2
+    origin = tuple(np.abs(sheets.steps).argmin(1))
     entries = []
     for k, loss, increment in zip(sheets.k, sheets.loss, sheets.increment, strict=True):
         i, j = np.unravel_index(int(loss.argmin()), loss.shape)
         squared = float(np.mean(increment.astype(np.float64) ** 2))
         entries.append({
-            "k": int(k), "loss_at_origin": float(loss[middle, middle]),
+            "k": int(k), "loss_at_origin": float(loss[origin]),
             "lowest_loss": float(loss[i, j]),
-            "lowest_at": [float(sheets.steps[i]), float(sheets.steps[j])],
+            "lowest_at": [float(sheets.steps[0, i]), float(sheets.steps[1, j])],
             "mean_squared_increment": squared if np.isfinite(squared) else None,
         })  # fmt: skip
     return {"surfaces": entries}
@@ -89,8 +109,8 @@ def name(k: int) -> str:
     return f"k = {k:,}"
 
 
-REACH = 1.25
-"""Half the width of a surface around a trajectory, in units of its farthest coordinate."""
+MARGIN = 0.25
+"""Around a trajectory, in units of its extent along each direction."""
 
 WORDS = {
     "hessian": "top two Hessian eigenvectors",

@@ -13,7 +13,7 @@ from jaxtyping import Float
 import jaxscape as js
 from experiments.common import prepare, surfaces
 from experiments.common.run_folder import Record
-from experiments.common.surfaces import REACH, WORDS, Sheets
+from experiments.common.surfaces import WORDS, Sheets
 from experiments.paper import published
 from experiments.paper.bench import Bench, record
 from jaxscape.lab import plot
@@ -47,7 +47,8 @@ def _record(bench: Bench, kind: str, row: int) -> Record:
     config, n = bench.config, len(bench.problem.order)
     plane = bench.directions(kind, 2)
     ks = (SMALL, n - 2, n)  # of the last the published sheets take the mean
-    evaluate = lambda: surfaces.evaluate(bench.problem, plane, config.radius, config.num, ks)  # noqa: E731
+    steps = surfaces.square(config.radius, config.num)
+    evaluate = lambda: surfaces.evaluate(bench.problem, plane, steps, ks)  # noqa: E731
     corrected = Sheets(**bench.kept(f"surface-{kind}", lambda: evaluate()._asdict()))
     arrays = corrected._asdict()
     notes = bench.inexact() if kind == "hessian" else []
@@ -118,11 +119,11 @@ def trajectory(bench: Bench) -> Record:
     points = prepare.trajectory(problem, bench.config, bench.store)
     space, along, parts = js.trajectory_subspace(jax.tree.map(jnp.asarray, points), 2)
     path, explained = np.asarray(along), np.asarray(parts).tolist()
-    radius = REACH * float(np.abs(path).max())
-    found = surfaces.evaluate(problem, space, radius, num, (SMALL, len(problem.order)))
+    steps = surfaces.around(path, num)
+    found = surfaces.evaluate(problem, space, steps, (SMALL, len(problem.order)))
     figures = surfaces.figures_of(found, WORDS["trajectory"], path, unit=bench.unit)
     numbers = surfaces.summarise(found) | {"explained": explained}
-    i, j = (int(np.abs(found.steps - x).argmin()) for x in path[0])
+    i, j = np.abs(found.steps - path[0][:, None]).argmin(1)
     shares = " and ".join(f"{share:.0%}" for share in explained)
     notes = [
         f"two principal components hold {shares} of the summed squared distance from w*",

@@ -243,21 +243,21 @@ def eigenvalues(
 
 
 def contours(
-    steps: Float[np.ndarray, "a"],
+    steps: Float[np.ndarray, "*both a"],
     sheets: Mapping[str, Float[np.ndarray, "a a"]],
     *,
     title: str,
     quantity: str | Sequence[str],
     path: Float[np.ndarray, "T 2"] | None = None,
 ) -> Figure:
-    """Every named sheet z[i, j] at (steps[i], steps[j]) in colour, with lines of equal z.
+    """Every named sheet z[i, j] at (steps[0, i], steps[1, j]) in colour, with lines of equal z.
 
     A cross marks the trained point, at the origin. Colours are logarithmic where no value is below
     0. Panels of one quantity share them, unless their values are too far apart, which the legend
     then says.
 
     Args:
-        steps: coordinates along both directions.
+        steps: coordinates along both directions: [a] of both alike, or [2, a].
         sheets: a panel each.
         title: of the figure.
         quantity: what z is, with its unit; for all panels, or for each.
@@ -279,10 +279,15 @@ def contours(
                 axes.plot(*path.T, label="training, an epoch a dot", **trained)
             axes.plot(0, 0, "+", color="w", ms=13, mew=3.5)
             axes.plot(0, 0, "+", color="k", ms=11, mew=1.6, label="trained point")
-            axes.set(xlim=steps[[0, -1]], ylim=steps[[0, -1]])
+            first, second = _both(steps)
+            axes.set(xlim=first[[0, -1]], ylim=second[[0, -1]])
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), title=own)
     return figure
+
+
+def _both(steps: Float[np.ndarray, "*both a"]) -> Float[np.ndarray, "2 a"]:
+    return np.broadcast_to(steps, (2, np.shape(steps)[-1]))
 
 
 def _each(quantity: str | Sequence[str], num: int) -> Sequence[str]:
@@ -320,12 +325,13 @@ def _contour(
 ) -> None:
     low, high, is_log = scale
     norm = LogNorm(low, high, clip=True) if is_log else Normalize(low, high)
+    first, second = _both(steps)
     mesh = axes.pcolormesh(
-        steps, steps, sheet.T, norm=norm, cmap="viridis", shading="gouraud", rasterized=True
+        first, second, sheet.T, norm=norm, cmap="viridis", shading="gouraud", rasterized=True
     )
     if low < high:
         levels = (np.geomspace if is_log else np.linspace)(low, high, 13)[1:-1]
-        axes.contour(steps, steps, sheet.T, levels=levels, colors="w", linewidths=0.5, alpha=0.7)
+        axes.contour(first, second, sheet.T, levels=levels, colors="w", linewidths=0.5, alpha=0.7)
     bar = figure.colorbar(mesh, ax=axes, label=quantity)
     if is_log and high >= 100 * low:
         bar.locator = LogLocator(numticks=7)
@@ -342,7 +348,7 @@ def _scale(sheet: Float[np.ndarray, "a a"]) -> tuple[float, float, bool]:
 
 
 def reliefs(
-    steps: Float[np.ndarray, "a"],
+    steps: Float[np.ndarray, "*both a"],
     sheets: Mapping[str, Float[np.ndarray, "a a"]],
     *,
     title: str,
@@ -372,12 +378,12 @@ def _relief(
     (low, _, is_log), heights, label = _scale(sheet), sheet, quantity
     if is_log and wanted:
         heights, label = np.log10(np.maximum(sheet, low)), rf"$\log_{{10}}$ {quantity}"
-    first, second = np.meshgrid(steps, steps, indexing="ij")
+    first, second = np.meshgrid(*_both(steps), indexing="ij")
     axes.plot_surface(
         first, second, heights, cmap="viridis", lw=0, rstride=1, cstride=1, rasterized=True
     )
-    middle = len(steps) // 2
-    axes.plot(0, 0, heights[middle, middle], "o", color="k", ms=5, zorder=10)
+    origin = tuple(np.abs(_both(steps)).argmin(1))
+    axes.plot(0, 0, heights[origin], "o", color="k", ms=5, zorder=10)
     axes.set(xlabel=AXES[0], ylabel=AXES[1])
     axes.set_zlabel(label, labelpad=7 if is_log and wanted else 14)
     axes.view_init(elev=32, azim=-55)

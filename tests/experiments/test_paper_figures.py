@@ -12,7 +12,7 @@ from sweeps import flax_losses64
 
 import jaxscape as js
 from experiments.common import prepare
-from experiments.common.surfaces import REACH
+from experiments.common.surfaces import around, square
 from experiments.paper import bench as benches
 from experiments.paper import increments, published, spectrum, surfaces, theorem
 from experiments.paper.bench import SIGMAS, leading
@@ -236,7 +236,7 @@ PAIRS = [("unit-filter", surfaces.fig2, surfaces.fig3), ("hessian", surfaces.fig
 
 @pytest.mark.parametrize(("kind", "small", "large"), PAIRS, ids=["random", "hessian"])
 def test_surfaces_are_float64_loops(bench, kind, small, large):
-    rows = grid64(bench, bench.directions(kind, 2), bench.config.radius)
+    rows = grid64(bench, bench.directions(kind, 2), square(bench.config.radius, 3))
     steps = increments64(rows)
     for column, record in enumerate((small(bench), large(bench))):
         assert set(record.figures) == {"relief", "relief_log10", "contours"}
@@ -255,10 +255,11 @@ def test_surfaces_are_float64_loops(bench, kind, small, large):
         assert said.endswith(f" {roughness(mine):.2g}")
 
 
-def grid64(bench, space, radius):
+def grid64(bench, space, steps):
     """The losses at the nine points of the grid, row by row, [9, n]."""
-    steps = np.linspace(-radius, radius, 3)
-    return papers.losses64(bench.problem.samples, space, [(a, b) for a in steps for b in steps])
+    return papers.losses64(
+        bench.problem.samples, space, [(a, b) for a in steps[0] for b in steps[1]]
+    )
 
 
 def check_published(bench, rows, arrays):
@@ -314,9 +315,9 @@ def test_the_trajectory_is_a_projection_and_its_plane_a_float64_loop(bench):
     np.testing.assert_allclose(np.abs(path), np.abs(moves @ axes), atol=1e-5)
     np.testing.assert_allclose(found.summary["explained"], values[:-3:-1] / values.sum(), rtol=1e-4)
     plane = js.trajectory_subspace(points, 2).space
-    reach = REACH * np.abs(path).max()
-    np.testing.assert_allclose(found.arrays["steps"], [-reach, 0, reach], rtol=1e-6)
-    rows = grid64(bench, plane, reach)
+    steps = found.arrays["steps"]
+    np.testing.assert_array_equal(steps, around(path, 3))
+    rows = grid64(bench, plane, steps)
     for column, k in enumerate((1, 300)):
         expected = rows[:, :k].mean(1).reshape(3, 3)
         np.testing.assert_allclose(found.arrays["loss"][column], expected, rtol=1e-5)

@@ -23,12 +23,12 @@ class Mlp:
 
 def test_a_grid_equals_numpy_at_twenty_points():
     space = js.random_subspace(jax.random.key(1), Mlp.params, 2, normalization="filter")
-    ks = (1, 2, 149, 150)
-    found = surfaces.evaluate(Mlp, space, 1.0, 41, ks)
+    ks, steps = (1, 2, 149, 150), np.stack([np.linspace(-1, 1, 41), np.linspace(0, 3, 41)])
+    found = surfaces.evaluate(Mlp, space, steps, ks)
     assert found.loss.shape == (4, 41, 41)
     rng = np.random.default_rng(0)
     for i, j in rng.integers(41, size=(20, 2)):
-        theta = (found.steps[i], found.steps[j])
+        theta = (found.steps[0, i], found.steps[1, j])
         losses = cases.mlp_losses64(cases.at64(space, theta), Mlp.samples)
         means = np.array([losses[:k].mean() for k in ks])
         np.testing.assert_allclose(found.loss[:, i, j], means, rtol=1e-5)
@@ -50,18 +50,31 @@ def test_the_trajectory_ends_at_the_trained_point(flags, tmp_path, capsys):
     with np.load(out / "results.npz") as arrays:
         np.testing.assert_array_equal(arrays["k"], [1, 15, 250])
         np.testing.assert_allclose(arrays["trajectory"][-1], 0, atol=1e-6)
-        far = np.abs(arrays["trajectory"]).max()
-        np.testing.assert_allclose(arrays["steps"][-1], surfaces.REACH * far, rtol=1e-6)
+        np.testing.assert_array_equal(
+            arrays["steps"], surfaces.around(arrays["trajectory"], 5).astype(arrays["steps"].dtype)
+        )
         whole = arrays["loss"][-1]
         assert found["surfaces"][-1]["lowest_loss"] == whole.min()
-        assert found["surfaces"][-1]["loss_at_origin"] == whole[2, 2]
-    assert f"{whole[2, 2]:.4g}" in capsys.readouterr().out
+        origin = whole[tuple(np.argmin(np.abs(arrays["steps"]), 1))]
+        assert found["surfaces"][-1]["loss_at_origin"] == origin
+    assert f"{origin:.4g}" in capsys.readouterr().out
     assert drawing.drawn(out) == {"loss", "loss_3d", "increment", "increment_3d"}
+
+
+@pytest.mark.parametrize("num", [3, 5, 41])
+def test_the_steps_around_a_path_hold_it_and_the_trained_point(num):
+    for path in ([[-40.0, 12], [-13, -7], [0, 0]], [[3.0, 0], [0, 0]], [[0.1, 9.0], [4, -9]]):
+        steps = surfaces.around(np.array(path), num)
+        assert steps.shape == (2, num)
+        for along, row in zip(np.array(path).T, steps, strict=True):
+            assert np.abs(row).min() < 1e-12 * np.abs(row).max()
+            assert row[0] < min(along.min(), 0) <= max(along.max(), 0) < row[-1]
+            np.testing.assert_allclose(np.diff(row), row[1] - row[0])
 
 
 def test_an_interactive_surface_holds_every_k(flags, tmp_path):
     pytest.importorskip("plotly")
-    steps = np.linspace(-1, 1, 3)
+    steps = surfaces.square(1.0, 3)
     sheet = np.arange(1.0, 10).reshape(3, 3)
     names = {"k = 1": sheet, "k = 9": sheet**2}
     surface.write_html(tmp_path / "s.html", steps, names, title="T", quantity="L")
