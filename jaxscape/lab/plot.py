@@ -376,6 +376,9 @@ def _relief(
     axes: Axes3D, steps: np.ndarray, sheet: Float[np.ndarray, "a a"], quantity: str, wanted: bool
 ) -> None:
     (low, _, is_log), heights, label = _scale(sheet), sheet, quantity
+    power = int(np.floor(np.log10(max(np.nanmax(np.abs(sheet)), np.finfo(np.float32).tiny))))
+    if not wanted and not -1 <= power <= 2:  # short numbers along the axis
+        heights, label = sheet / 10.0**power, rf"{quantity}, $\times 10^{{{power}}}$"
     if is_log and wanted:
         heights, label = np.log10(np.maximum(sheet, low)), rf"$\log_{{10}}$ {quantity}"
     first, second = np.meshgrid(*_both(steps), indexing="ij")
@@ -385,7 +388,7 @@ def _relief(
     origin = tuple(np.abs(_both(steps)).argmin(1))
     axes.plot(0, 0, heights[origin], "o", color="k", ms=5, zorder=10)
     axes.set(xlabel=AXES[0], ylabel=AXES[1])
-    axes.set_zlabel(label, labelpad=7 if is_log and wanted else 14)
+    axes.set_zlabel(label, labelpad=7)
     axes.view_init(elev=32, azim=-55)
     axes.set_box_aspect(None, zoom=0.85)
 
