@@ -18,6 +18,7 @@ from jax.extend.core import JaxprEqn, jaxprs_in_params, take_current_trace
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int
 
+from jaxscape.trees import owned, short
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
 
@@ -82,18 +83,62 @@ def join(chunks: Chunks, rows: Batch) -> Batch:
     return jax.tree.map(flat, rows)
 
 
+def are_batches(data: Any) -> bool:
+    """Whether ``data`` are batches: an iterator, a loader, a function, a list of containers."""
+    if isinstance(data, Iterator):
+        return True
+    if isinstance(data, list | tuple):
+        inner = [isinstance(part, dict | list | tuple) for part in data]
+        shapes = [jnp.shape(part) for part in data if hasattr(part, "shape")]
+        ragged = len(shapes) == len(data) and len(set(shapes)) > 1
+        same = ragged and () not in shapes and len({shape[1:] for shape in shapes}) == 1
+        return bool(data) and ((all(map(are_arrays, data)) and all(inner)) or same)
+    alone = jax.tree_util.all_leaves([data]) and not hasattr(data, "shape")
+    return alone and (callable(data) or hasattr(data, "__iter__")) and not isinstance(data, str)
+
+
+def are_arrays(data: Any) -> bool:
+    """Whether ``data`` is a pytree of arrays."""
+    leaves = jax.tree.leaves(data)
+    return bool(leaves) and all(hasattr(leaf, "shape") for leaf in leaves)
+
+
+def segments(data: Any) -> Iterator[Batch]:
+    """The batches of ``data``, or its arrays as one, in memory that no caller writes.
+
+    Raises:
+        InputError: batches that hold no arrays.
+    """
+    if not are_batches(data):
+        yield owned(data)
+        return
+    for batch in data() if callable(data) else data:
+        if not are_arrays(batch):
+            raise InputError(
+                f"expected batches of arrays, found {short(batch)}; convert them: np.asarray(x)"
+            )
+        yield owned(batch)
+
+
 def length_of(data: Batch) -> int:
     """The common leading axis of all arrays in ``data``; an ``InputError`` where there is none."""
-    if isinstance(data, Iterator):
+    if are_batches(data):
         raise InputError(
-            "expected arrays, found an iterator of batches, which is read once; only the sweeps "
-            "(evaluate, delta, surface) take one"
+            f"expected arrays, found batches ({type(data).__name__}); only the sweeps (evaluate, "
+            "delta, surface, loss_variance) take batches, so concatenate them"
         )
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(data)]
+    leaves = jax.tree.leaves(data)
+    bare = [leaf for leaf in leaves if not hasattr(leaf, "shape")]
+    if bare:
+        raise InputError(
+            f"expected arrays, found {type(bare[0]).__name__} {short(bare[0])} among the leaves; "
+            "convert lists and numbers: np.asarray(x)"
+        )
+    shapes = [jnp.shape(leaf) for leaf in leaves]
     if len({shape[:1] for shape in shapes}) != 1 or () in shapes:
         raise InputError(
-            f"expected arrays with one common leading sample axis, found shapes {shapes}; "
-            "give every array of the batch the same first axis"
+            "expected arrays with one common leading sample axis, found shapes "
+            f"{short(shapes)}; give every array of the batch the same first axis"
         )
     if shapes[0][0] == 0:
         raise InputError(

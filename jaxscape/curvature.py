@@ -6,13 +6,14 @@ from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxscape import devices, losses
 from jaxscape.batching import cut, length_of, take
-from jaxscape.trees import check_floating, check_like, working
+from jaxscape.trees import check_floating, check_like, owned, working
 from jaxscape.types import Batch, InputError, Matvec, Params, PerSampleLoss
 
 
@@ -28,7 +29,8 @@ def hessian_operator(
     """The Hessian of the mean loss over all of ``data``, or its first ``count`` samples.
 
     H_k v = (1/k) Σ_{i≤k} ∇²ℓ_i(w) v at w = ``params``, forward over reverse (Pearlmutter 1994,
-    "Fast exact multiplication by the Hessian"), with matrix products at the highest precision.
+    "Fast exact multiplication by the Hessian"), with matrix products at the highest precision;
+    reverse over reverse where a loss (``jax.custom_vjp``) knows no forward mode.
     Every sample weighs 1/k, whether or not ``batch_size`` divides k. The operator is a pytree,
     compiled once for each ``loss`` (the same function object) and set of shapes.
 
@@ -54,8 +56,16 @@ def hessian_operator(
         >>> hessian(jnp.array([1.0, 0.0]))
         Array([1., 1.], dtype=float32)
     """
-    chunk = Partial(_hessian_chunk, losses.bind(loss))
-    return _build(loss, chunk, params, data, batch_size, count, mesh)
+    check_floating(params)
+    n, bound = losses.ready(loss, params, data)
+    w, few = jax.eval_shape(working, params), jax.eval_shape(lambda x: x, data)
+    fresh = jax.ShapeDtypeStruct((n,), bool)
+    try:
+        jax.eval_shape(_hessian_chunk, bound, w, few, fresh, w)
+        chunk = Partial(_hessian_chunk, bound)
+    except (TypeError, NotImplementedError):  # no forward mode, as of some jax.custom_vjp
+        chunk = Partial(_reverse_chunk, bound)
+    return _build(n, chunk, params, data, batch_size, count, mesh)
 
 
 def ggn_operator(
@@ -87,8 +97,11 @@ def ggn_operator(
     def loss(weights: Params, batch: Batch) -> Float[Array, "n"]:
         return output_loss(model(weights, batch), batch)
 
-    chunk = Partial(_ggn_chunk, losses.bind(model), losses.bind(output_loss))
-    return _build(loss, chunk, params, data, batch_size, count, mesh)
+    check_floating(params)
+    n = losses.check(loss, params, data)
+    own, outputs = losses.bind(model, working(params), data)
+    chunk = Partial(_ggn_chunk, own, losses.bind(output_loss, outputs, data)[0])
+    return _build(n, chunk, params, data, batch_size, count, mesh)
 
 
 def _hessian_chunk(
@@ -97,6 +110,30 @@ def _hessian_chunk(
     """Σ_i ∇²ℓ_i(w) v over the fresh samples of one chunk: the derivative of ∇Σℓ_i along v."""
     total = lambda params: jnp.sum(loss(params, batch), where=fresh)  # noqa: E731
     return jax.jvp(jax.grad(total), (params,), (vector,))[1]
+
+
+def _reverse_chunk(
+    loss: PerSampleLoss, params: Params, batch: Batch, fresh: Bool[Array, "b"], vector: Params
+) -> Params:
+    """The same as ``_hessian_chunk``, as the gradient of ⟨∇Σℓ_i, v⟩."""
+    total = lambda params: jnp.sum(loss(params, batch), where=fresh)  # noqa: E731
+
+    def along(params: Params) -> Array:
+        products = jax.tree.map(jnp.vdot, jax.grad(total)(params), vector)
+        return sum(jax.tree.leaves(products), jnp.zeros(()))
+
+    return jax.grad(along)(params)
+
+
+def nonfinite_samples(operator: "MeanOperator") -> Int[np.ndarray, "bad"]:
+    """Positions of the samples whose loss at the operator's parameters is NaN or infinite."""
+    loss, data, found = operator.chunk.args[0], operator.data, []
+    chunks = cut(length_of(data), operator.batch_size)
+    run = jax.jit(lambda loss, w, batch: loss(w, batch))
+    for start, fresh in zip(chunks.starts, chunks.fresh, strict=True):
+        values = np.asarray(run(loss, operator.params, take(data, start, chunks.size)))
+        found.append(start + np.flatnonzero(~np.isfinite(values) & fresh))
+    return np.concatenate(found)
 
 
 def _ggn_chunk(
@@ -140,7 +177,7 @@ class MeanOperator:
 
 
 def _build(
-    loss: PerSampleLoss,
+    n: int,
     chunk: Partial,
     params: Params,
     data: Batch,
@@ -149,15 +186,14 @@ def _build(
     mesh: Mesh | None,
 ) -> MeanOperator:
     """The operator, once its arguments are checked, with its arrays where they are needed."""
-    check_floating(params)
-    n = losses.check(loss, params, data)
     cut(n, batch_size)
     if count is not None and not isinstance(count, jax.core.Tracer) and not 1 <= count <= n:
         raise InputError(f"expected a count from 1 to {n} (the samples), found {count}; change it")
     first = jnp.asarray(n if count is None else count, jnp.int32)
-    params = jax.tree.map(jnp.asarray, working(params))
+    params = jax.tree.map(jnp.asarray, working(owned(params)))
     if mesh is None:
-        return MeanOperator(params, jax.tree.map(jnp.asarray, data), first, chunk, batch_size, mesh)
+        data = jax.tree.map(jnp.asarray, owned(data))
+        return MeanOperator(params, data, first, chunk, batch_size, mesh)
     params, first, chunk = devices.place((params, first, chunk), mesh)
     return MeanOperator(params, devices.share(data, mesh), first, chunk, batch_size, mesh)
 

@@ -5,6 +5,7 @@ and shrinks to its leading Ritz vectors when it is full (``_restart``). The vect
 end also serve ``quadrature``.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -12,10 +13,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxscape.trees import check_floating, check_like, num_parameters, working
+from jaxscape.trees import check_floating, check_key, check_like, num_parameters, working
 from jaxscape.types import InputError, Matvec, Params, Scalar
 
 
@@ -28,7 +30,7 @@ class Eigenpairs(NamedTuple):
     residuals: Float[Array, "num"]
     """‖H v_i − λ_i v_i‖."""
     converged: Bool[Array, "num"]
-    """Whether the residual is small."""
+    """Whether the residual is small beside the eigenvalue."""
     matvecs: Int[Array, ""]
     """Products with H that it took."""
 
@@ -80,14 +82,16 @@ def top_eigenpairs(
 
     Thick-restart Lanczos (Wu & Simon 2000, "Thick-restart Lanczos method for large symmetric
     eigenvalue problems") with full reorthogonalisation. Pair i is converged when ‖H v_i − λ_i v_i‖
-    ≤ max(tol·|λ_i|, 10 ε max|θ|), with ε the machine epsilon and max|θ| the largest Ritz value by
-    magnitude. A residual below the second limit is rounding, so an exact 0 counts as converged.
+    ≤ tol·|λ_i|. The search for it also ends at a residual of 10 ε max|θ|, ε the machine epsilon and
+    max|θ| the largest Ritz value by magnitude, below which it is rounding: an eigenvalue that is 0,
+    or as small as that beside the largest, cannot converge.
 
     Args:
         key: Of the random starting vectors, and of the sign of each eigenvector, which would
             otherwise depend on rounding.
         matvec: H. A pytree (``hessian_operator``, or ``jax.tree_util.Partial(f, arrays)``) is
-            compiled once per set of shapes; a plain closure once per call.
+            compiled once per set of shapes; a plain closure once per call. One of NumPy's arrays is
+            called from the compiled program.
         like: A pytree with the structure, shapes and types of an eigenvector, half precision
             raised to float32; values are not read.
         num: How many, 1 ≤ num ≤ P.
@@ -116,6 +120,9 @@ def top_eigenpairs(
         True
     """
     check_floating(like)
+    check_key(key)
+    if not callable(matvec):
+        raise InputError(f"expected matvec(vector), a function, found {type(matvec).__name__}")
     p = num_parameters(like)
     dim = min(2 * num + 20, p) if krylov_dim is None else krylov_dim
     _check(p, num, which, tol, max_restarts, dim)
@@ -180,7 +187,10 @@ def _solve(
     direction = jax.random.normal(jax.random.fold_in(key, flat.size), flat.shape, flat.dtype)
     signs = jnp.where(dot(vectors, direction) < 0, -1, 1).astype(flat.dtype)
     vectors = jax.vmap(unravel)(signs[:, None] * vectors)
-    return Eigenpairs(found.values[:num], vectors, found.residuals, found.converged, end.matvecs)
+    values = found.values[:num]
+    # A residual below rounding ends the search, but says nothing of a far smaller eigenvalue.
+    converged = found.converged & (found.residuals <= tol * jnp.abs(values))
+    return Eigenpairs(values, vectors, found.residuals, converged, end.matvecs)
 
 
 def _empty(flat: Float[Array, "p"], dim: int, key: Key[Array, ""], project: Callable) -> State:
@@ -363,6 +373,24 @@ def hoist(matvec: Matvec, like: Params) -> Matvec:
     """
     if not jax.tree_util.all_leaves([matvec]):
         return matvec
+    try:
+        return _hoisted(matvec, like)
+    except jax.errors.TracerArrayConversionError:  # an operator of NumPy's or SciPy's arrays
+        return jax.tree_util.Partial(functools.partial(_on_host, matvec))
+
+
+def _on_host(matvec: Matvec, vector: Params) -> Params:
+    """The product with a vector of NumPy, as an operation of a compiled program."""
+
+    def product(vector: Params) -> Params:
+        image = matvec(jax.tree.map(np.asarray, vector))
+        return jax.tree.map(lambda x, own: np.asarray(x, own.dtype), image, vector)
+
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), vector)
+    return jax.pure_callback(product, shapes, vector)
+
+
+def _hoisted(matvec: Matvec, like: Params) -> Matvec:
     # A new function each time: tracing is cached, so what a known one closes over may be stale.
     closed, shape = jax.make_jaxpr(lambda vector: matvec(vector), return_shape=True)(like)
 

@@ -27,13 +27,14 @@ from jaxtyping import Array, Bool, Float, Int, Real
 
 from jaxscape import batching, prefix, reductions
 from jaxscape.prefix import Pair, Prefix
-from jaxscape.sweep import evaluate
+from jaxscape.sweep import dtype_of, evaluate
 from jaxscape.trees import is_traced
 from jaxscape.types import Batch, InputError, PerSampleLoss, Probe, Scalar
 
 LARGEST = 1024  # how many of the largest terms are kept
 TRUSTED = 10  # effective sample size from which on an estimate is more than an order of magnitude
 HELD = 2**21  # losses that ``loss_variance`` holds at a time
+TREND = 3.3  # standard errors that a random order exceeds once in a thousand times
 
 
 class Interval(NamedTuple):
@@ -50,6 +51,9 @@ class LossVariance(NamedTuple):
     interval: Interval
     effective: Float[Array, ""]
     """The effective sample size (Σz)² / Σz², at most the number of samples less 1."""
+    trend: Float[Array, ""]
+    """How far log z changes with the position of its sample, in standard errors: beyond ±``TREND``
+    the samples are no random selection, and the interval holds nothing."""
 
 
 class Tally(NamedTuple):
@@ -71,6 +75,8 @@ class Evidence(NamedTuple):
     """Those of centered delta; NaN where there is only one point."""
     nonfinite: Int[Array, ""]
     """Samples with a loss that is NaN or infinite at some point."""
+    moments: Float[Array, "6"]
+    """Of position x and y = log z: Σ 1, x, y, x², y², xy."""
 
 
 def loss_variance(
@@ -118,7 +124,7 @@ def loss_variance(
     m = probe.num_points
     _check(part, level, m, fixed_points)
     options: dict[str, Any] = {"batch_size": batch_size, "point_batch": point_batch, "mesh": mesh}
-    evidence, keep = start(m), reductions.losses(m)
+    evidence, keep = start(m, dtype_of(probe)), reductions.losses(m)
     for batch, fresh in _segments(data, m):
         losses = evaluate(loss, probe, batch, keep, precision=precision, **options)
         evidence = jax.block_until_ready(extend(evidence, losses, fresh))
@@ -130,8 +136,8 @@ def _segments(
     data: Batch | Iterator[Batch], num_points: int
 ) -> Iterator[tuple[Batch, Bool[np.ndarray, "b"] | None]]:
     """Parts of the samples, with which of them no earlier part has shown."""
-    if isinstance(data, Iterator):
-        yield from ((batch, None) for batch in data)
+    if batching.are_batches(data):
+        yield from ((batch, None) for batch in batching.segments(data))
     else:
         cut = batching.cut(batching.length_of(data), max(1, HELD // num_points))
         for at, fresh in zip(cut.starts.tolist(), cut.fresh, strict=True):
@@ -163,14 +169,16 @@ def evidence_of(losses: Float[ArrayLike, "m n"]) -> Evidence:
     >>> evidence.delta.largest[:3].tolist()    # the terms k(k+1) Δ_k, in descending order
     [3.0, 1.0, 0.0]
     """
-    return extend(start(jnp.shape(losses)[0]), losses)
+    dtype = jnp.result_type(jnp.float32, losses)
+    return extend(start(jnp.shape(losses)[0], dtype), losses)
 
 
-def start(num_points: int) -> Evidence:
+def start(num_points: int, dtype: Any = jnp.float32) -> Evidence:
     """The evidence of no sample."""
-    zeros = jnp.zeros(num_points)
-    tally = Tally((zeros, zeros), (jnp.zeros(()), jnp.zeros(())), jnp.zeros(LARGEST))
-    return Evidence(prefix.start(num_points), tally, tally, jnp.zeros((), jnp.int32))
+    zeros, zero = jnp.zeros(num_points, dtype), jnp.zeros((), dtype)
+    tally = Tally((zeros, zeros), (zero, zero), jnp.zeros(LARGEST, dtype))
+    none = jnp.zeros((), jnp.int32)
+    return Evidence(prefix.start(num_points, dtype), tally, tally, none, jnp.zeros(6, dtype))
 
 
 @jax.jit
@@ -182,7 +190,7 @@ def extend(
     Raises:
         InputError: losses that do not have one row per point.
     """
-    losses, m = jnp.asarray(losses, jnp.float32), evidence.prefix.mean.size
+    losses, m = jnp.asarray(losses, evidence.prefix.mean.dtype), evidence.prefix.mean.size
     if losses.ndim != 2 or losses.shape[0] != m:
         raise InputError(
             f"expected losses of shape ({m}, samples), one row per point, found {losses.shape}; "
@@ -198,7 +206,24 @@ def extend(
         _add(evidence.delta, weight * steps.innovation**2),
         _add(evidence.centered, scale * weight * centred**2),
         evidence.nonfinite + jnp.sum(fresh & ~jnp.isfinite(losses).all(0), dtype=jnp.int32),
+        evidence.moments + _moments(steps.k, (weight * steps.innovation**2).mean(0)),
     )
+
+
+def _moments(position: Int[Array, "b"], terms: Float[Array, "b"]) -> Float[Array, "6"]:
+    """The sums of ``Evidence.moments`` over the terms above 0."""
+    own, x = terms > 0, position / 2.0**16  # so that no square leaves float32
+    y = jnp.log(jnp.where(own, terms, 1))
+    rows = jnp.stack([jnp.ones_like(y), x, y, x**2, y**2, x * y])
+    return jnp.sum(jnp.where(own, rows, 0), 1)
+
+
+def trend_of(moments: Float[Array, "6"]) -> Float[Array, ""]:
+    """The correlation of position and log z, over the standard error that it has by chance."""
+    count, *sums = moments
+    x, y, xx, yy, xy = (total / count for total in sums)
+    scale = jnp.sqrt((xx - x**2) * (yy - y**2))
+    return jnp.where(scale > 0, (xy - x * y) / scale * jnp.sqrt(count - 1), 0)
 
 
 def _add(tally: Tally, squares: Float[Array, "m b"]) -> Tally:
@@ -234,7 +259,7 @@ def estimate_loss_variance(
     samples = Terms(evidence.prefix.num_samples - 1, tally.by_point[0].mean(), tally.squares[0])
     points = None if fixed_points else terms_of(tally.by_point[0])
     interval = mean_interval(samples, tally.largest[0], points, level=level)
-    return LossVariance(interval, samples.effective)
+    return LossVariance(interval, samples.effective, trend_of(evidence.moments))
 
 
 def _check(part: str, level: float, num_points: int, fixed_points: bool) -> None:

@@ -1,31 +1,46 @@
 """From a model's outputs to one loss per sample, and the check that a loss gives one."""
 
-from collections.abc import Callable
+import hashlib
+import re
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
 from jaxscape.batching import length_of
-from jaxscape.trees import working
+from jaxscape.trees import is_traced, short, working
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
 
 def cross_entropy(
-    logits: Float[ArrayLike, "n *t c"], targets: Int[ArrayLike, "n *t"]
+    logits: Float[ArrayLike, "n *t c"], targets: Shaped[ArrayLike, "n ..."]
 ) -> Float[Array, "n *t"]:
     """ℓ_i = log Σ_c exp(z_c − z_y), in nats; of each token, where there is an axis of tokens.
 
     Written as log1p(Σ_{c≠y} exp(z_c − z_y)), so that a loss of 1e-6 keeps its digits in float32.
-    NaN for a target that is not among the classes 0..c−1.
+    NaN for a target that is not among the classes 0..c−1. Targets of the logits' shape are
+    probabilities p, of which ℓ_i = log Σ_c exp(z_c) Σ_c p_c − Σ_c p_c z_c.
 
     >>> loss = cross_entropy(jnp.array([[0.0, 0.0], [20.0, 0.0]]), jnp.array([1, 0]))
     >>> print(f"{loss[0]:.4f} {loss[1]:.3g}")
     0.6931 2.06e-09
+
+    Raises:
+        InputError: targets of another shape than the logits', with or without their last axis.
     """
-    z = working(jnp.asarray(logits))
+    z, shape = working(jnp.asarray(logits)), jnp.shape(targets)
+    if shape == z.shape:
+        p = jnp.asarray(targets, z.dtype)
+        return jax.nn.logsumexp(z, -1) * p.sum(-1) - jnp.sum(jnp.where(p == 0, 0, p * z), -1)
+    if shape != z.shape[:-1] or not jnp.issubdtype(jnp.result_type(targets), jnp.integer):
+        raise InputError(
+            f"expected integer classes of shape {z.shape[:-1]}, or probabilities of shape "
+            f"{z.shape}, found {jnp.result_type(targets)} of shape {shape}; reshape them"
+        )
     own = jnp.arange(z.shape[-1]) == jnp.asarray(targets)[..., None]
     margins = z - jnp.sum(jnp.where(own, z, 0), -1, keepdims=True)
     top = jax.lax.stop_gradient(margins.max(-1))  # at least 0, the margin of the own class
@@ -112,35 +127,165 @@ def supervised(
     return loss
 
 
-def bind(function: Callable) -> jax.tree_util.Partial:
-    """A function as a pytree; a ``jax.tree_util.Partial``, whose arrays are leaves, as it is.
+class Remembering:
+    """A function, equal to another one only where both would be traced to the same program.
 
-    Of any other, what it closes over becomes a constant of each compiled program.
+    A compiled program keeps what its function closes over: arrays, attributes of the object that a
+    method belongs to, globals. ``trace`` reads them anew each time.
+    """
+
+    def __init__(self, function: Callable, trace: Hashable) -> None:
+        """Keep the function beside what its trace says."""
+        self.function, self.trace = function, trace
+
+    def __call__(self, *args: Any) -> Any:
+        """The function's own value."""
+        return self.function(*args)
+
+    def __hash__(self) -> int:
+        """Of the trace, and of the function where it has one."""
+        return hash(self.trace)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both are the same function with the same trace."""
+        if not isinstance(other, Remembering):
+            return NotImplemented
+        return self.trace == other.trace and self.function == other.function
+
+
+def bind(function: Callable, *args: Any) -> tuple[jax.tree_util.Partial, Any]:
+    """A function as a pytree, and the shapes of what it gives for ``args``.
+
+    Of a ``jax.tree_util.Partial`` the arrays are leaves. What a function closes over becomes a
+    constant of each compiled program; it is looked at anew in each call (``Remembering``), unless
+    this happens under a transformation of JAX.
     """
     partial = jax.tree_util.Partial
-    return function if isinstance(function, partial) else partial(function)
+    own, held, named = function, (), {}
+    if isinstance(function, partial):
+        own, held, named = function.func, function.args, function.keywords
+    if is_traced((args, held, named)):
+        return partial(own, *held, **named), jax.eval_shape(function, *args)
+    # A new function each time: tracing is cached, so what a known one closes over may be stale.
+    call = lambda held, named, args: own(*held, *args, **named)  # noqa: E731
+    closed, shape = jax.make_jaxpr(call, return_shape=True)(held, named, args)
+    if is_traced(closed.consts):
+        return partial(own, *held, **named), shape
+    program = re.sub("0x[0-9a-f]+", "", str(closed.jaxpr))  # addresses differ from trace to trace
+    trace = program, *(_content(const) for const in closed.consts)
+    return partial(Remembering(own, trace), *held, **named), shape
 
 
-def check(loss: PerSampleLoss, params: Params, data: Batch) -> int:
-    """The number of samples in ``data``; an ``InputError`` unless ``loss`` has a value for each."""
+def _content(const: Any) -> Hashable:
+    array = np.asarray(jax.random.key_data(const) if _is_key(const) else const)
+    return array.shape, str(array.dtype), hashlib.blake2b(array.tobytes()).digest()
+
+
+def _is_key(x: Any) -> bool:
+    return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def ready(
+    loss: PerSampleLoss, params: Params, data: Batch, point: Callable[[], Params] | None = None
+) -> tuple[int, jax.tree_util.Partial]:
+    """The number of samples in ``data``, and the loss as a pytree; see ``bind``.
+
+    ``params`` may be shapes alone; ``point()`` then gives parameters of these shapes, if any.
+
+    Raises:
+        InputError: a loss that has no real value for each sample; samples that see each other.
+    """
     n = length_of(data)
-    params = jax.eval_shape(working, params)
-    try:
-        hash(loss)
-    except TypeError:
+    shapes = jax.eval_shape(working, params)
+    if not callable(loss):
         raise InputError(
-            f"expected a hashable loss function, found {type(loss).__name__} without a hash; "
-            "wrap it in a function"
-        ) from None
-    found = jax.eval_shape(loss, params, data)
+            f"expected loss(params, batch), found {short(loss)}; pass the function first"
+        )
+    traced = is_traced((params, data))
+    bound, found = bind(loss, params if traced else shapes, data)
     shape = getattr(found, "shape", None)
     if shape != (n,):
         raise InputError(
             f"expected loss(params, batch) to return one loss per sample, shape ({n},), "
-            f"found {found if shape is None else f'shape {shape}'}; "
+            f"found {short(found) if shape is None else f'shape {shape}'}; "
             "return the losses before any mean or sum over samples"
         )
-    return n
+    if not jnp.issubdtype(found.dtype, jnp.floating):
+        raise InputError(
+            f"expected real losses, found {found.dtype}; return numbers that can be differentiated"
+        )
+    if isinstance(bound.func, Remembering) and n > 1 and jax.process_count() == 1:
+        _check_apart(bound, point or (lambda: params), data, n)
+    return n, bound
+
+
+def check(loss: PerSampleLoss, params: Params, data: Batch) -> int:
+    """The number of samples in ``data``; see ``ready``."""
+    return ready(loss, params, data)[0]
+
+
+def coupled(loss: PerSampleLoss) -> PerSampleLoss:
+    """The same loss, of samples that may see each other; results then depend on the batch size.
+
+    Without it, a loss whose value for a sample depends on the other samples of its batch is
+    refused: batch normalisation in training mode, dropout with one key for the batch, negatives
+    from the batch.
+    """
+
+    def meant(params: Params, batch: Batch) -> Float[Array, "n"]:
+        return loss(params, batch)
+
+    meant.samples_see_each_other = True  # type: ignore[attr-defined]
+    return meant
+
+
+APART = 4  # samples that are evaluated together and each by itself
+_apart: set[Hashable] = set()  # losses, with the shapes of samples, that have passed
+
+
+def _check_apart(
+    bound: jax.tree_util.Partial, point: Callable[[], Params], data: Batch, n: int
+) -> None:
+    """Raise an ``InputError`` where a sample's loss depends on those beside it."""
+    meant = getattr(bound.func, "function", None)
+    shapes = tuple((jnp.shape(x)[1:], str(jnp.result_type(x))) for x in jax.tree.leaves(data))
+    seen = bound.func, shapes
+    if getattr(meant, "samples_see_each_other", False) or seen in _apart:
+        return
+    params = working(point())
+    if is_traced(params):
+        return
+    if not all(hasattr(x, "__array__") or np.isscalar(x) for x in jax.tree.leaves(params)):
+        return  # shapes alone
+    rows = np.unique(np.linspace(0, n - 1, APART).astype(int))
+    few = jax.tree.map(lambda leaf: jnp.asarray(leaf[rows]), data)
+    try:
+        together, apart = (np.asarray(x, np.float64) for x in _both(bound, params, few))
+    except Exception:  # a loss of exactly so many samples, never cut into batches
+        return
+    size = np.abs(apart).max()
+    if np.isfinite(together + apart).all() and np.abs(together - apart).max() > 1e-3 * size:
+        raise InputError(
+            f"expected losses of samples that do not see each other, found {together[0]:.4g} for a "
+            f"sample among {len(rows)} and {apart[0]:.4g} for it alone; put the model into "
+            "evaluation mode (model.eval(), use_running_average), give each sample its own key, or "
+            "say js.losses.coupled(loss)"
+        )
+    _apart.add(seen)
+
+
+@jax.jit
+def _both(loss: PerSampleLoss, params: Params, few: Batch) -> tuple[Array, Array]:
+    """The losses of a few samples together, and of each by itself, a little beside ``params``."""
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(0), len(leaves))
+
+    def beside(x: Array, key: Array) -> Array:  # at the start of training much may be 0 or alike
+        return x + 1e-2 * jax.random.normal(key, jnp.shape(x), jnp.result_type(x))
+
+    moved = jax.tree.unflatten(tree, list(map(beside, leaves, keys)))
+    alone = lambda sample: loss(moved, jax.tree.map(lambda leaf: leaf[None], sample))[0]  # noqa: E731
+    return loss(moved, few), jax.lax.map(alone, few)
 
 
 def _check_same_shape(name: str, found: Any, other: Any, kind: str = "targets") -> None:

@@ -100,7 +100,8 @@ def prefix_spectra(
     if reference is not None:
         first = jax.tree.map(lambda leaf: leaf[0], reference)
         check_like(first, params, "each direction of the reference")
-    arrays = losses.bind(loss), params, data, jnp.asarray(wanted, jnp.int32), key, reference
+    _, bound = losses.ready(loss, params, data)
+    arrays = bound, params, data, jnp.asarray(wanted, jnp.int32), key, reference
     return _solve_each(*arrays, num, keep_vectors, which, tol, batch_size)
 
 

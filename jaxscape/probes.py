@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key, UInt32
 
 from jaxscape.subspace import Subspace, gaussian_like
-from jaxscape.trees import check_floating, working
+from jaxscape.trees import check_floating, check_key, owned, short, working
 from jaxscape.types import InputError, Params, Scalar
 
 BITS = 23  # binary digits of a Sobol' coordinate: with half a step added, float32 holds them
@@ -95,7 +95,7 @@ def gaussian(key: Key[Array, ""], space: Subspace, num_points: int, sigma: Scala
         InputError: num_points < 1, or a sigma that is negative or not finite.
     """
     check(num_points, sigma)
-    return points(space, sigma * jax.random.normal(key, (num_points, space.dim)))
+    return points(space, sigma * jax.random.normal(check_key(key), (num_points, space.dim)))
 
 
 def sobol(
@@ -130,6 +130,7 @@ def sobol(
         InputError: nets that are not of 1, 2, 4, 8, ... points; fewer than two; more directions
             than SciPy has direction numbers for; a sigma that is negative or not finite.
     """
+    check_key(key)
     check(num_points, sigma)
     if not fits(num_points, randomisations):
         raise InputError(
@@ -186,7 +187,7 @@ def isotropic(
     """
     check_floating(params)
     check(num_points, sigma)
-    return IsotropicProbe(params, key, jnp.asarray(sigma, jnp.float32), num_points)
+    return IsotropicProbe(owned(params), check_key(key), jnp.asarray(sigma), num_points)
 
 
 def grid(space: Subspace, radius: Scalar, num: int) -> SubspaceProbe:
@@ -238,19 +239,19 @@ def points(space: Subspace, coordinates: Float[ArrayLike, "m d"]) -> SubspacePro
             f"expected coordinates of shape (points, {space.dim}) for a subspace of dimension "
             f"{space.dim}, found {shape}; give one row per point"
         )
-    return SubspaceProbe(space, jnp.asarray(coordinates))
+    return SubspaceProbe(space, jnp.array(coordinates))
 
 
 def single(params: Params) -> SingleProbe:
     """The parameters themselves, one point."""
     check_floating(params)
-    return SingleProbe(params)
+    return SingleProbe(owned(params))
 
 
 def check(num_points: int, scale: Scalar) -> None:
     """Raise an ``InputError`` for no points, or a sigma or radius that cannot be used."""
-    if num_points < 1:
-        raise InputError(f"expected at least 1 point, found {num_points}; raise the number")
+    if not isinstance(num_points, int | np.integer) or num_points < 1:
+        raise InputError(f"expected at least 1 point, found {short(num_points)}; raise the number")
     if not isinstance(scale, jax.core.Tracer) and not 0 <= scale < math.inf:
         raise InputError(
             f"expected a finite sigma or radius of at least 0, found {scale}; change it"

@@ -1,6 +1,7 @@
 """The per-sample quadratic model of the loss in a subspace, and the law of Δ_k that it implies."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ from jaxtyping import Array, Float, Int, Real
 from jaxscape import batching, devices, losses, prefix
 from jaxscape.prefix import Prefix
 from jaxscape.subspace import Subspace
-from jaxscape.trees import is_traced, working
+from jaxscape.trees import is_traced, owned, working
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
 BATCH_SIZE = 100  # per chunk: d² second derivatives of its activations stay within a CPU's cache
@@ -64,8 +65,9 @@ def project(
     """Value, gradient and Hessian in the subspace of every sample's loss at its origin.
 
     One compiled pass, forward over forward: ∂²ℓ_i/∂θ_j∂θ_l is the derivative along v_l of that
-    along v_j, so that the pairs share activations and first derivatives. Matrix products run at the
-    highest precision.
+    along v_j, so that the pairs share activations and first derivatives; twice through reverse mode
+    where a loss (``jax.custom_vjp``) knows no forward mode. Matrix products run at the highest
+    precision.
 
     Args:
         loss, data, batch_size, mesh: As for ``hessian_operator``.
@@ -86,29 +88,56 @@ def project(
         >>> float(law.offset[0]), float(law.gradient[0]), float(law.total[0])
         (1.0, 0.25, 5.25)
     """
-    n, loss = losses.check(loss, space.origin, data), losses.bind(loss)
+    n, loss = losses.ready(loss, space.origin, data)
     batching.cut(n, batch_size)
+    forward = _has_forward_mode(loss, space.origin, data)
     if mesh is None:
-        return _project(loss, space, data, batch_size)
+        return _project(loss, space, owned(data), batch_size, forward)
     loss, space = devices.place((loss, space), mesh)
-    found = devices.local(_share(loss, space, devices.share(data, mesh), batch_size, mesh))
+    found = devices.local(_share(loss, space, devices.share(data, mesh), batch_size, forward, mesh))
     return jax.tree.map(lambda rows: rows[:n], found)
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4))
+def _has_forward_mode(loss: PerSampleLoss, params: Params, data: Batch) -> bool:
+    w = jax.eval_shape(working, params)
+
+    def twice(w: Params, batch: Batch) -> Array:
+        once = lambda w: jax.jvp(lambda w: loss(w, batch), (w,), (w,))[1]  # noqa: E731
+        return jax.jvp(once, (w,), (w,))[1]
+
+    try:
+        jax.eval_shape(twice, w, data)
+    except (TypeError, NotImplementedError):  # as of jax.custom_vjp
+        return False
+    return True
+
+
+def _derivative(
+    function: Callable[[Params], Float[Array, "b"]], w: Params, v: Params, forward: bool
+) -> Float[Array, "b"]:
+    """The derivative of b values along v; without forward mode the transpose of their gradients."""
+    if forward:
+        return jax.jvp(function, (w,), (v,))[1]
+    value, pull = jax.vjp(function, w)
+    return jax.vjp(lambda u: pull(u)[0], jnp.zeros_like(value))[1](v)[0]
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
 def _share(
-    loss: PerSampleLoss, space: Subspace, data: Batch, batch_size: int, mesh: Mesh
+    loss: PerSampleLoss, space: Subspace, data: Batch, batch_size: int, forward: bool, mesh: Mesh
 ) -> Quadratic:
     """Each device's own samples, then all of them on every device."""
     each, parts = PartitionSpec(), PartitionSpec(mesh.axis_names)
-    own = functools.partial(_project, batch_size=batch_size)
+    own = functools.partial(_project, batch_size=batch_size, forward=forward)
     specs: dict[str, Any] = {"in_specs": (each, each, parts), "out_specs": parts}
     rows = jax.shard_map(own, mesh=mesh, check_vma=False, **specs)(loss, space, data)
     return jax.lax.with_sharding_constraint(rows, NamedSharding(mesh, each))
 
 
-@functools.partial(jax.jit, static_argnames="batch_size")
-def _project(loss: PerSampleLoss, space: Subspace, data: Batch, batch_size: int) -> Quadratic:
+@functools.partial(jax.jit, static_argnames=("batch_size", "forward"))
+def _project(
+    loss: PerSampleLoss, space: Subspace, data: Batch, batch_size: int, forward: bool = True
+) -> Quadratic:
     cut = batching.cut(batching.length_of(data), batch_size)
     origin = working(space.origin)
     basis = jax.tree.map(lambda v, w: v.astype(w.dtype), space.basis, origin)
@@ -117,10 +146,10 @@ def _project(loss: PerSampleLoss, space: Subspace, data: Batch, batch_size: int)
         batch = batching.take(data, start, cut.size)
 
         def along(w: Params, v: Params) -> Float[Array, "b"]:
-            return jax.jvp(lambda w: loss(w, batch), (w,), (v,))[1]
+            return _derivative(lambda w: loss(w, batch), w, v, forward)
 
         def twice(v: Params, u: Params) -> Float[Array, "b"]:
-            return jax.jvp(lambda w: along(w, v), (origin,), (u,))[1]
+            return _derivative(lambda w: along(w, v), origin, u, forward)
 
         rows = jax.vmap(lambda v: jax.vmap(lambda u: twice(v, u))(basis))(basis)
         hessian = jnp.moveaxis((rows + rows.swapaxes(0, 1)) / 2, -1, 0)
@@ -148,7 +177,7 @@ def quadratic_delta(model: Quadratic, sigma: Real[ArrayLike, "*s"]) -> Quadratic
         found = np.asarray(sigma).tolist()
         raise InputError(f"expected a finite sigma of at least 0, found {found}; change it")
     start = begin(model.gradient.shape[1], model.value.dtype)
-    _, whole = advance(start, model, jnp.asarray(sigma, jnp.float32))
+    _, whole = advance(start, model, jnp.asarray(sigma, model.value.dtype))
     return jax.tree.map(lambda part: part[..., 1:], whole)
 
 

@@ -55,6 +55,8 @@ class Delta(NamedTuple):
     """S²(w) at each point."""
     nonfinite: Int[Array, "n"]
     """At how many points each sample's loss is NaN or infinite."""
+    mean_loss: Float[Array, "m"]
+    """L_n(w) at each point."""
 
 
 class Surface(NamedTuple):
@@ -65,6 +67,8 @@ class Surface(NamedTuple):
     """L_k(w); NaN where k is beyond the samples."""
     increment: Float[Array, "K m"]
     """L_{k+1}(w) − L_k(w); NaN at k = n, which has no next sample."""
+    nonfinite: Int[Array, "K"]
+    """At how many points L_k is not finite."""
 
 
 class Moments(NamedTuple):
@@ -134,7 +138,7 @@ def _norm(x: Float[Array | np.ndarray, "t *b"]) -> Float[Array, "*b"]:
 def _delta_finalize(by_point: Any, by_sample: _Spread, prefix: Prefix) -> Delta:
     m, n = len(prefix.mean), len(by_sample.absolute)
     k = jnp.arange(1, n, dtype=jnp.int32)
-    scale = 1 / (k + 1).astype(jnp.float32)  # (k+1) δ_k is the innovation
+    scale = 1 / (k + 1).astype(by_sample.absolute.dtype)  # (k+1) δ_k is the innovation
     rest = jax.tree.map(lambda leaf: leaf[1:], by_sample)
     freedom = m - 1 if m > 1 else jnp.nan
     return Delta(
@@ -145,6 +149,7 @@ def _delta_finalize(by_point: Any, by_sample: _Spread, prefix: Prefix) -> Delta:
         first_order=rest.absolute * scale,
         loss_variance=prefix.variance,
         nonfinite=by_sample.nonfinite,
+        mean_loss=prefix.mean,
     )
 
 
@@ -186,7 +191,7 @@ def _grouped_delta(num_points: int, groups: int) -> Reduction:
 
     def finalize(by_point: Any, by_sample: _Grouped, prefix: Prefix) -> Delta:
         found = delta.finalize(by_point, by_sample.together, prefix)
-        scale = 1 / (found.k + 1).astype(jnp.float32)
+        scale = 1 / (found.k + 1).astype(found.mean.dtype)
 
         def error(means: Float[Array | np.ndarray, "n groups"]) -> Float[Array, "n-1"]:
             deviations = means[1:] - means[1:].mean(1, keepdims=True)
@@ -223,7 +228,9 @@ def surface(ks: tuple[int, ...]) -> Reduction:
         return jnp.where(here.any(-1), values[:, jnp.argmax(here, -1)], old)
 
     def finalize(by_point: Any, by_sample: Any, prefix: Prefix) -> Surface:
-        return Surface(jnp.asarray(wanted), by_point[0].T, by_point[1].T)
+        loss, increment = (jnp.where(jnp.isfinite(x), x, jnp.nan).T for x in by_point)
+        bad = jnp.sum(~jnp.isfinite(loss), 1, dtype=jnp.int32)
+        return Surface(jnp.asarray(wanted), loss, increment, bad)
 
     return Reduction(init, update, finalize)
 

@@ -257,9 +257,12 @@ def exceedance_size(
         first = increment_size(z, tolerance[..., None])
         last = jnp.where(first.reached, first.k - 1, MOST)
         last = jnp.minimum(last, min(within, MOST) - 1)  # a run of n sees no later one
+        # of a term that reaches it beyond all k that are looked for, r(z) to float32
+        far = jnp.where(first.reached | (within < MOST), 0, jnp.sqrt(z / tolerance[..., None]))
 
         def expected(k: Array) -> Array:
-            beyond = jnp.maximum(last - k + 1, 0).astype(z.dtype)
+            near = jnp.maximum(last - k + 1, 0).astype(z.dtype)
+            beyond = jnp.where(far > 0, jnp.maximum(far - k, 0), near)
             return (weight * beyond).sum(-1) / number
 
         def holds(k: Int[Array, "*t"]) -> Bool[Array, "*t"]:

@@ -17,17 +17,29 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
 from jaxscape import devices
-from jaxscape.curvature import hessian_operator
-from jaxscape.lanczos import dot, top_eigenpairs
-from jaxscape.trees import check_floating, check_like, num_parameters, working
+from jaxscape.curvature import hessian_operator, nonfinite_samples
+from jaxscape.lanczos import Eigenpairs, dot, top_eigenpairs
+from jaxscape.trees import (
+    check_floating,
+    check_key,
+    check_like,
+    is_traced,
+    num_parameters,
+    owned,
+    register,
+    short,
+    working,
+)
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
 
-@jax.tree_util.register_dataclass
+@register
 @no_type_check  # JAX rebuilds pytrees with anything in place of their arrays
 @dataclass(frozen=True)
 class Subspace:
     """The d directions ``basis``, leaves ``[d, *leaf.shape]``, through the point ``origin``.
+
+    Raises an ``InputError`` for directions of other shapes than the origin.
 
     >>> import jax.numpy as jnp, jaxscape as js
     >>> space = js.Subspace(jnp.ones(3), jnp.eye(3)[:2])
@@ -44,6 +56,12 @@ class Subspace:
     residuals: Float[Array, "d"] | None = None
     """Of a Hessian subspace: ‖H v_j − λ_j v_j‖."""
 
+    def __post_init__(self) -> None:
+        """Take arrays of its own, and check their shapes."""
+        for name in ("origin", "basis", "eigenvalues", "residuals"):
+            object.__setattr__(self, name, owned(getattr(self, name)))
+        self.check()
+
     @property
     def dim(self) -> int:
         """The number d of directions."""
@@ -53,8 +71,9 @@ class Subspace:
         """Raise an ``InputError`` unless each array of the origin has its d directions."""
         tree: Callable = jax.tree.structure
         found = [jnp.shape(leaf) for leaf in jax.tree.leaves(self.basis)]
-        expected = [(*found[0][:1], *jnp.shape(leaf)) for leaf in jax.tree.leaves(self.origin)]
-        if tree(self.basis) == tree(self.origin) and found == expected and found[0]:
+        first = found[0][:1] if found else ()
+        expected = [(*first, *jnp.shape(leaf)) for leaf in jax.tree.leaves(self.origin)]
+        if tree(self.basis) == tree(self.origin) and found == expected and found[:1] != [()]:
             return
         pairs = zip(found, expected, strict=False)
         other = [f"{a} in place of {b}" for a, b in pairs if a != b] or ["another tree"]
@@ -68,7 +87,6 @@ class Subspace:
 
         In float32 where w* is held in half precision, which would round a small step away.
         """
-        self.check()
 
         def leaf(origin: Any, directions: Array) -> Array:
             step = jnp.tensordot(coordinates, directions, axes=1, precision="highest")
@@ -85,7 +103,6 @@ class Subspace:
         Raises:
             InputError: ``params`` of another tree or other shapes than the origin.
         """
-        self.check()
         check_like(params, self.origin, "the point")
 
         def products(directions: Array, offset: Array) -> tuple[Array, Array]:
@@ -100,7 +117,12 @@ class Subspace:
 
 
 def random_subspace(
-    key: Key[Array, ""], params: Params, dim: int, *, normalization: str = "unit"
+    key: Key[Array, ""],
+    params: Params,
+    dim: int,
+    *,
+    normalization: str = "unit",
+    filter_axes: Any = -1,
 ) -> Subspace:
     """``dim`` random Gaussian directions through ``params``.
 
@@ -115,12 +137,15 @@ def random_subspace(
         params: The origin w*.
         dim: The number d of directions.
         normalization: ``"unit"``: each direction has norm 1. ``"filter"``: every filter of a
-            direction, all entries which share the last index of their array (a neuron's incoming
-            weights, a convolution's output channel), is rescaled to the norm of the same filter of
-            ``params``; arrays with fewer than two axes stay 0 (Li et al. 2018, "Visualizing the
-            Loss Landscape of Neural Nets", section 4). The whole direction then has about the norm
-            of ``params``. ``"unit-filter"``: the same, divided by its whole norm, as in the code of
-            Nikitin et al. 2025.
+            direction (a neuron's incoming weights, a convolution's output channel) is rescaled to
+            the norm of the same filter of ``params``; arrays with fewer than two axes stay 0 (Li et
+            al. 2018, "Visualizing the Loss Landscape of Neural Nets", section 4). The whole
+            direction then has about the norm of ``params``. ``"unit-filter"``: the same, divided by
+            its whole norm, as in the code of Nikitin et al. 2025.
+        filter_axes: Which axes tell filters apart: the last one in Flax and Haiku, 0 in Equinox and
+            PyTorch, (0, -1) of dense layers stacked by a scan, (-2, -1) of attention heads. An axis
+            or a tuple of axes for all arrays, or a pytree of these, with None where an array is to
+            stay 0, each for an array or for all arrays below it.
 
     Raises:
         InputError: dim outside 1..P, an unknown normalization, or nothing to filter-normalise.
@@ -137,18 +162,53 @@ def random_subspace(
             "expected parameters with at least one array of two or more axes for filter-normalised "
             "directions, found none; use normalization='unit'"
         )
-    return Subspace(params, _directions(normalization, params, jax.random.split(key, dim)))
+    axes = _filter_axes(filter_axes, params)
+    keys = jax.random.split(check_key(key), dim)
+    return Subspace(params, _directions(normalization, axes, owned(params), keys))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _directions(normalization: str, params: Params, keys: Key[Array, "d"]) -> Params:
+def _filter_axes(filter_axes: Any, params: Params) -> tuple[tuple[int, ...] | None, ...]:
+    """Of each leaf the axes, counted from 0, that tell its filters apart; None: it stays 0."""
+
+    def is_rule(x: Any) -> bool:
+        several = isinstance(x, tuple) and bool(x) and all(isinstance(axis, int) for axis in x)
+        return x is None or isinstance(x, int) or several
+
+    try:
+        boxed = jax.tree.map(lambda rule: lambda: rule, filter_axes, is_leaf=is_rule)
+        found = [box() for box in jax.tree.leaves(jax.tree.broadcast(boxed, params))]
+    except (ValueError, TypeError):
+        raise InputError(
+            "expected filter_axes as an axis, or a tuple of axes, for each array or for all below "
+            f"a node of the parameters, found {short(filter_axes)}; shape it like the parameters"
+        ) from None
+    chosen: list[tuple[int, ...] | None] = []
+    for rule, leaf in zip(found, jax.tree.leaves(params), strict=True):
+        ndim = jnp.ndim(leaf)
+        axes = rule if isinstance(rule, tuple) else (rule,)
+        if rule is None or ndim < 2:
+            chosen.append(None)
+            continue
+        if not all(isinstance(axis, int) and -ndim <= axis < ndim for axis in axes):
+            raise InputError(
+                f"expected filter_axes from {-ndim} to {ndim - 1} for an array of shape "
+                f"{jnp.shape(leaf)}, found {rule}; change it"
+            )
+        chosen.append(tuple(sorted({axis % ndim for axis in axes})))
+    return tuple(chosen)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _directions(normalization: str, axes: tuple, params: Params, keys: Key[Array, "d"]) -> Params:
     """One direction after the other, so that no more than one exists beside the result."""
     params = working(params)
 
     def direction(key: Key[Array, ""]) -> Params:
         normals = gaussian_like(key, params)
         if normalization != "unit":
-            normals = jax.tree.map(_filterwise, normals, params)
+            leaves = zip(jax.tree.leaves(normals), jax.tree.leaves(params), axes, strict=True)
+            scaled = [_filterwise(*each) for each in leaves]
+            normals = jax.tree.unflatten(jax.tree.structure(params), scaled)
         if normalization == "filter":
             return normals
         square = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(normals))
@@ -165,10 +225,11 @@ def gaussian_like(key: Key[Array, ""], params: Params) -> Params:
     return jax.tree.map(draw, params, keys)
 
 
-def _filterwise(x: Array, origin: Array) -> Array:
-    if x.ndim < 2:
+def _filterwise(x: Array, origin: Array, axes: tuple[int, ...] | None) -> Array:
+    if axes is None or not x.size:
         return jnp.zeros_like(x)
-    norm, target = (jnp.linalg.norm(a.reshape(-1, a.shape[-1]), axis=0) for a in (x, origin))
+    others = tuple(axis for axis in range(x.ndim) if axis not in axes)
+    norm, target = (jnp.sqrt(jnp.sum(a**2, others, keepdims=True)) for a in (x, origin))
     return x * (target / norm)
 
 
@@ -209,22 +270,42 @@ def hessian_subspace(
     pairs = top_eigenpairs(key, operator, params, dim, tol=tol, krylov_dim=krylov_dim)
     if mesh is not None:
         pairs = devices.local(devices.place(pairs, mesh))
-    if not isinstance(pairs.converged, jax.core.Tracer) and not pairs.converged.all():
-        warnings.warn(
-            f"{int((~pairs.converged).sum())} of {dim} eigenpairs did not reach the relative "
-            f"residual {tol:g}; raise tol, or lower dim",
-            stacklevel=2,
-        )
+    if not is_traced(pairs.values):
+        _check_pairs(pairs, operator, tol)
     return Subspace(params, pairs.vectors, pairs.values, pairs.residuals)
+
+
+def _check_pairs(pairs: Eigenpairs, operator: Any, tol: float) -> None:
+    """Refuse a Hessian that is not finite or 0; warn of eigenpairs that did not converge."""
+    values, lost = np.asarray(pairs.values), ~np.asarray(pairs.converged)
+    if not np.isfinite(values).all():
+        bad = nonfinite_samples(operator)
+        names = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
+        where = f"a loss of NaN or infinity for {len(bad)} samples (at positions {names})"
+        if not len(bad):
+            where = "finite losses: a derivative is not, such as that of a norm or a root at 0"
+        raise InputError(f"expected a finite Hessian, found {where}; check them, or leave them out")
+    if not values.any():
+        raise InputError(
+            "expected curvature, found a Hessian that is 0 everywhere, whose eigenvectors are "
+            "arbitrary; use random_subspace, or the parameters of a trained network"
+        )
+    if lost.any():
+        warnings.warn(
+            f"{lost.sum()} of {len(lost)} eigenpairs did not reach the relative residual {tol:g} "
+            f"(λ_1 = {values[0]:.3g}, the first of them {values[lost][0]:.3g}); raise tol, or "
+            "lower dim",
+            stacklevel=3,
+        )
 
 
 def check_dim(dim: int, params: Params) -> None:
     """Raise an ``InputError`` unless 1 ≤ dim ≤ P."""
     size = num_parameters(params)
-    if not 1 <= dim <= size:
+    if not isinstance(dim, int | np.integer) or not 1 <= dim <= size:
         raise InputError(
             f"expected a subspace dimension from 1 to {size} (the number of parameters), "
-            f"found {dim}; change dim"
+            f"found {short(dim)}; change dim"
         )
 
 
@@ -239,14 +320,25 @@ class Trajectory(NamedTuple):
 
 
 def trajectory_subspace(points: Params, dim: int = 2) -> Trajectory:
-    """The ``dim`` leading principal components of w_1, ..., w_T, leaves ``[T, ...]``, about w_T.
+    """The ``dim`` leading principal components of w_1, ..., w_T about w_T.
 
     The right singular vectors of the matrix with rows w_t − w_T, orthonormal, in the order of their
     singular values (Li et al. 2018, section 7, as for ``random_subspace``).
 
+    >>> import jax.numpy as jnp, jaxscape as js
+    >>> found = js.trajectory_subspace([jnp.zeros(3), jnp.ones(3), jnp.array([2.0, 2.0, 5.0])])
+    >>> [f"{share:.3f}" for share in found.explained]
+    ['0.993', '0.007']
+
+    Args:
+        points: A list of T parameters, or one tree of leaves ``[T, ...]``.
+        dim: The number d of directions.
+
     Raises:
-        InputError: dim outside 1..min(T−1, P), or points of no common number T.
+        InputError: dim outside 1..min(T−1, P), points of no common number T, or a list that could
+            be either.
     """
+    points = _stacked(owned(points))
     check_floating(points)
     points = working(points)
     lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(points)}
@@ -263,7 +355,7 @@ def trajectory_subspace(points: Params, dim: int = 2) -> Trajectory:
             f"points of the trajectory, found {dim}; change dim, or keep more points"
         )
     leaves, tree = jax.tree.flatten(points)
-    steps = [(leaf - leaf[-1]).astype(jnp.float32).reshape(leaf.shape[0], -1) for leaf in leaves]
+    steps = [(leaf - leaf[-1]).reshape(leaf.shape[0], -1) for leaf in leaves]
     left, singular, right = jnp.linalg.svd(jnp.concatenate(steps, 1), full_matrices=False)
     ends = np.cumsum([step.shape[1] for step in steps])[:-1]
     rows = jnp.split(right[:dim], ends, axis=1)
@@ -273,3 +365,22 @@ def trajectory_subspace(points: Params, dim: int = 2) -> Trajectory:
     square = singular**2
     whole = jnp.where(square.sum() > 0, square.sum(), 1)
     return Trajectory(space, (left * singular)[:, :dim], square[:dim] / whole)
+
+
+def _stacked(points: Params) -> Params:
+    """A list of parameters stacked along a new first axis; a tree that is so already as it is."""
+    if not isinstance(points, list | tuple) or len(points) < 2:
+        return points
+    shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(point)] for point in points]
+    trees: list[Any] = [jax.tree.structure(point) for point in points]
+    alike = all(
+        tree == trees[0] and shape == shapes[0] for tree, shape in zip(trees, shapes, strict=True)
+    )
+    every = [shape for each in shapes for shape in each]
+    stacked = len({shape[:1] for shape in every}) == 1 and all(len(shape) > 1 for shape in every)
+    if alike and stacked:
+        raise InputError(
+            "expected a list of parameters or one stacked tree, found a list of "
+            f"{len(points)} that could be either; stack it with jax.tree.map and jnp.stack"
+        )
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *points) if alike else points

@@ -8,6 +8,7 @@ reduction keeps what it needs of them.
 
 import functools
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
@@ -22,10 +23,11 @@ from jaxscape import batching, devices, first_layer, losses, prefix, reductions
 from jaxscape.prefix import Prefix
 from jaxscape.probes import SubspaceProbe, single
 from jaxscape.reductions import Delta, Reduction, Surface
-from jaxscape.trees import is_traced
+from jaxscape.trees import is_traced, short
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss, Probe
 
 BATCHES = 8  # batches per chunk: a point's parameters, once made, serve so many
+ROUNDING = 8  # losses that spread by fewer units of rounding than this have few digits left
 
 
 def delta(
@@ -52,8 +54,9 @@ def delta(
     Args:
         loss: ``loss(params, batch)``, one loss per sample.
         probe: The m points w, for instance ``gaussian(key, space, num_points, sigma)``.
-        data: The n samples: arrays with a leading sample axis, or an iterator of such batches;
-            batches of equal length share one compiled program.
+        data: The n samples: arrays with a leading sample axis, or batches of such arrays (an
+            iterator, a list, a loader, a function that returns one of these); batches of equal
+            length share one compiled program.
         batch_size: Samples per call of the loss; by default what suits it (``batching``).
         point_batch: Points evaluated together under ``vmap``; by default 8 on a CPU, else 32.
         precision: Of matrix products which do not name their own.
@@ -90,13 +93,29 @@ def check_delta(curve: Delta, num_points: int) -> None:
         raise InputError(
             "expected losses whose squares fit float32, found losses above 1e18; lower sigma"
         )
+    mean, first = np.asarray(curve.mean), np.asarray(curve.first_order)
+    if (lost := (mean == 0) & (first > 0)).any():
+        raise InputError(
+            f"expected increments whose squares fit {mean.dtype}, found {first[lost].max():.2g}, "
+            f"whose square is 0, and such at {lost.sum()} of {n - 1} k; multiply the loss by a "
+            "constant, or compute in float64"
+        )
+    size, spread = np.abs(curve.mean_loss), np.sqrt(np.asarray(curve.loss_variance))
+    rounding = np.finfo(mean.dtype).eps * size
+    if ((spread > 0) & (spread < ROUNDING * rounding)).any():
+        warnings.warn(
+            f"losses of {size.max():.3g} differ by {spread.min():.2g}, which rounding to "
+            f"{mean.dtype} moves by {rounding.max():.2g}: their differences have few digits; "
+            "subtract a constant from the loss, or compute in float64",
+            stacklevel=3,
+        )
 
 
 def surface(
     loss: PerSampleLoss,
     probe: Probe,
     data: Batch | Iterator[Batch],
-    ks: Sequence[int],
+    ks: Sequence[int] | int,
     *,
     batch_size: int | None = None,
     point_batch: int | None = None,
@@ -105,7 +124,8 @@ def surface(
 ) -> Surface:
     """L_k and δ_k = L_{k+1} − L_k at every point of the probe, for each k in ``ks``.
 
-    At k = n, after which no sample comes, δ_k is NaN.
+    At k = n, after which no sample comes, δ_k is NaN. So are L_k and δ_k at a point where the loss
+    is not finite; ``nonfinite`` says for each k how many these are.
 
     >>> import jax.numpy as jnp, jaxscape as js
     >>> axes = js.Subspace(jnp.zeros(2), jnp.eye(2))
@@ -120,21 +140,22 @@ def surface(
         loss, data, batch_size, point_batch, precision, mesh: As for ``delta``.
 
     Raises:
-        InputError: a k outside 1..n; a loss that is NaN or infinite (only where the result is
+        InputError: a k outside 1..n; a loss that is finite nowhere (only where the result is
             concrete); what ``evaluate`` raises.
     """
-    wanted, streamed = tuple(int(k) for k in ks), isinstance(data, Iterator)
+    wanted = tuple(int(k) for k in np.atleast_1d(np.asarray(ks)))
+    streamed = batching.are_batches(data)
     n = np.inf if streamed else batching.length_of(data)
     if not wanted or not all(1 <= k <= n for k in wanted):
-        raise InputError(f"expected values of k from 1 to {n}, found {wanted}; change ks")
+        raise InputError(f"expected values of k from 1 to {n}, found {short(wanted)}; change ks")
     sizes: dict[str, Any] = {"batch_size": batch_size, "point_batch": point_batch}
     keep = reductions.surface(wanted)
     sheet = evaluate(loss, probe, data, keep, precision=precision, mesh=mesh, **sizes)
-    if not is_traced(sheet) and not np.isfinite(sheet.loss).all():
-        short = " or fewer samples than the largest k" if streamed else ""
+    if not is_traced(sheet) and not np.isfinite(sheet.loss).any(1).all():
+        fewer = " or fewer samples than the largest k" if streamed else ""
         raise InputError(
-            f"expected finite losses at every point, found NaN or infinity{short}; shrink the "
-            "probe, or check the samples and the parameters"
+            f"expected finite losses at some point, found NaN or infinity at all{fewer}; shrink "
+            "the probe, or check the samples and the parameters"
         )
     return sheet
 
@@ -181,8 +202,9 @@ def evaluate(
     """
     options: dict[str, Any] = {"batch_size": batch_size, "point_batch": point_batch}
     options |= {"precision": precision, "mesh": mesh}
+    _check_probe(probe)
     carry, rows = begin(probe, reduction), []
-    for segment in data if isinstance(data, Iterator) else (data,):
+    for segment in batching.segments(data):
         carry, row = advance(loss, probe, segment, carry, reduction, **options)
         rows.append(row)
         jax.block_until_ready(rows[-2:-1])  # or batches would be read faster than they are used
@@ -201,7 +223,30 @@ class Carry(NamedTuple):
 
 def begin(probe: Probe, reduction: Reduction) -> Carry:
     """The carry of a sweep that has met no sample yet."""
-    return Carry(prefix.start(probe.num_points), reduction.init(probe.num_points, 1)[0])
+    dtype = dtype_of(probe)
+    by_point = _typed(reduction.init(probe.num_points, 1)[0], dtype)
+    return Carry(prefix.start(probe.num_points, dtype), by_point)
+
+
+def dtype_of(probe: Probe) -> np.dtype:
+    """The type that a sweep computes in: that of the parameters, float32 at least."""
+    params = jax.eval_shape(probe.at, jnp.zeros((), jnp.int32))
+    return jnp.result_type(jnp.float32, *jax.tree.leaves(params))
+
+
+def _typed(tree: Any, dtype: Any) -> Any:
+    """The floating-point leaves in this type."""
+    is_float = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.floating)  # noqa: E731
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if is_float(leaf) else leaf, tree)
+
+
+def _check_probe(probe: Any) -> None:
+    if not isinstance(probe, Probe):
+        raise InputError(
+            f"expected a probe, the points to look at, found {type(probe).__name__}; make one: "
+            "js.gaussian(key, space, num_points, sigma), js.grid(space, radius, num), "
+            "js.single(params)"
+        )
 
 
 def advance(
@@ -228,12 +273,13 @@ def advance(
         batch_size, point_batch, precision, mesh: As for ``delta``.
     """
     devices.check(reduction, mesh)
-    params = jax.eval_shape(probe.at, jnp.zeros((), jnp.int32))
-    n = losses.check(loss, params, data)
+    at = functools.partial(probe.at, jnp.zeros((), jnp.int32))
+    params = jax.eval_shape(at)
+    n, bound = losses.ready(loss, params, data, at)
     if batch_size is None:
         batch_size = batching.batch_size(loss, params, data)
     program = _program(**batching.compiler_options(loss, params, data))
-    loss, met = losses.bind(loss), jnp.asarray(skip)
+    loss, met = bound, jnp.asarray(skip)
     if mesh is not None:
         data = devices.deal(data, _chunks(probe, n, batch_size, mesh), mesh)
         loss, probe, carry, met = devices.place((loss, probe, carry, met), mesh)
@@ -291,6 +337,7 @@ def _walk(settings: _Settings, loss, probe, data, carry, samples, points) -> tup
     reduction, mesh = settings.reduction, settings.mesh
     size, here = samples[1].shape[1], points[1].shape[1]
     axis, update = devices.axis(mesh), devices.update(reduction, mesh)
+    dtype = carry.prefix.mean.dtype
 
     def chunk(carry: Carry, cut: tuple[Array, Array]) -> tuple[Carry, Any]:
         start, fresh = cut
@@ -302,13 +349,13 @@ def _walk(settings: _Settings, loss, probe, data, carry, samples, points) -> tup
             first, unmet, old, by_point = points
             index = first + jnp.arange(here)
             with jax.default_matmul_precision(settings.precision):
-                found = jax.vmap(losses_at)(index).astype(jnp.float32)  # [t, b]
+                found = jax.vmap(losses_at)(index).astype(dtype)  # [t, b]
             new, steps = prefix.extend(old, found, fresh, axis=axis)
             state = (by_point, by_sample)
-            by_point, by_sample = update(state, steps, index, unmet.astype(jnp.float32))
+            by_point, by_sample = update(state, steps, index, unmet.astype(dtype))
             return by_sample, Carry(new, by_point)
 
-        by_sample = reduction.init(here, size)[1]
+        by_sample = _typed(reduction.init(here, size)[1], dtype)
         by_sample, carry = jax.lax.scan(block, by_sample, (*points, *carry))
         return carry, by_sample
 

@@ -1,10 +1,12 @@
 """Parameters as vectors: partition and combine, size, checks, half precision raised to float32."""
 
-from typing import Any
+import dataclasses
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Key
 
 from jaxscape.types import InputError, Params
 
@@ -52,9 +54,62 @@ def working(tree: Params) -> Params:
     return jax.tree.map(leaf, tree)
 
 
+def owned(tree: Any) -> Any:
+    """The tree with NumPy arrays, and what else NumPy can read, copied into arrays of JAX.
+
+    The caller may write into an array of NumPy while a device still reads it.
+    """
+
+    def leaf(x: Any) -> Any:
+        is_numpy = isinstance(x, np.ndarray) and x.dtype != object
+        if is_numpy or (hasattr(x, "__array__") and not isinstance(x, jax.Array | np.generic)):
+            return jnp.array(np.asarray(x))
+        return x
+
+    return jax.tree.map(leaf, tree)
+
+
+Class = TypeVar("Class", bound=type)
+
+
+def register(cls: Class) -> Class:
+    """Make a dataclass a pytree that JAX rebuilds with any leaves, without its constructor.
+
+    The constructor is then free to check what a caller gives it. Fields whose metadata say
+    ``static`` are no leaves.
+    """
+    names = [field.name for field in dataclasses.fields(cls)]
+    static = [f.name for f in dataclasses.fields(cls) if f.metadata.get("static")]
+    leaves = [name for name in names if name not in static]
+
+    def flatten(own: Any) -> tuple[list, tuple]:
+        pairs = [(jax.tree_util.GetAttrKey(name), getattr(own, name)) for name in leaves]
+        return pairs, tuple(getattr(own, name) for name in static)
+
+    def unflatten(rest: tuple, parts: Any) -> Any:
+        own: Any = object.__new__(cls)
+        for name, value in zip([*leaves, *static], [*parts, *rest], strict=True):
+            object.__setattr__(own, name, value)
+        return own
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
+    return cls
+
+
 def is_traced(tree: Any) -> bool:
     """Whether any leaf is a tracer, whose value cannot be looked at."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def check_key(key: Any) -> Key[Array, ""]:
+    """The key, or an ``InputError`` unless it is one that ``jax.random`` takes."""
+    is_typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    is_old = not is_typed and jnp.shape(key) == (2,) and jnp.result_type(key) == jnp.uint32
+    if not is_old and not (is_typed and key.ndim == 0):
+        raise InputError(
+            f"expected a key of jax.random, found {short(key)}; make one: jax.random.key(0)"
+        )
+    return key
 
 
 def check_floating(params: Params) -> None:
@@ -84,6 +139,13 @@ def check_like(vector: Params, params: Params, name: str = "the vector") -> None
     (found, shapes), (expected, wanted) = describe(vector), describe(params)
     if (found, shapes) != (expected, wanted):
         raise InputError(
-            f"expected {name} to be shaped like the parameters, {expected} with {wanted}, "
-            f"found {found} with {shapes}; build it with jax.tree.map over them"
+            f"expected {name} to be shaped like the parameters, {short(expected)} with "
+            f"{short(wanted)}, found {short(found)} with {short(shapes)}; build it with "
+            "jax.tree.map over them"
         )
+
+
+def short(value: Any, most: int = 80) -> str:
+    """What a message says of something that may be large."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= most else f"{text[:most]} ..."

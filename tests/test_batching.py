@@ -46,7 +46,7 @@ def test_arrays_without_a_sample_axis_are_refused(data, word):
 
 
 def test_an_iterator_is_no_array():
-    with pytest.raises(InputError, match="found an iterator"):
+    with pytest.raises(InputError, match="found batches"):
         batching.length_of(iter([np.zeros(3)]))
 
 

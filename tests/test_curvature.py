@@ -116,10 +116,10 @@ def test_a_product_costs_the_chunks_it_needs():
         return logistic(params, batch)
 
     for count, chunks in ((1, 1), (5, 1), (6, 2), (25, 5)):
+        operator = hessian_operator(loss, params, data, batch_size=5, count=count)
+        jax.effects_barrier()
         calls.clear()
-        jax.block_until_ready(
-            hessian_operator(loss, params, data, batch_size=5, count=count)(vector)
-        )
+        jax.block_until_ready(operator(vector))
         jax.effects_barrier()
         assert len(calls) == chunks
 

@@ -175,7 +175,8 @@ def gauss_newton_norms(
     loss = lambda weights, batch: output_loss(model(weights, batch), batch)  # noqa: E731
     batching.cut(losses.check(loss, params, data), batch_size)
     params, data = jax.tree.map(jnp.asarray, (working(params), data))
-    return _norms(losses.bind(model), losses.bind(output_loss), params, data, batch_size)
+    own, outputs = losses.bind(model, params, data)
+    return _norms(own, losses.bind(output_loss, outputs, data)[0], params, data, batch_size)
 
 
 @functools.partial(jax.jit, static_argnums=4)

@@ -162,7 +162,9 @@ def draw(bench: Bench, arrays: Arrays) -> Figure:
             panel.plot(bins.k, bins.mean, label=THEORY[name], **style)
         if "published_theory" in arrays:
             bins = log_bins(k := arrays["published_theory_k"], arrays["published_theory"] * k**2.0)
-            panel.plot(bins.k, bins.mean, **curve(5, ms=3, lw=1.6, label="Theorem 1, as published (no σ)"))
+            panel.plot(
+                bins.k, bins.mean, **curve(5, ms=3, lw=1.6, label="Theorem 1, as published (no σ)")
+            )
         panel.set(xscale="log", yscale="log")
     legend(figure, "lines: mean per logarithmic bin of k; as published: k in batches of 64")
     return figure
@@ -173,7 +175,9 @@ def draw_published(bench: Bench, arrays: Arrays) -> Figure:
     k, theory = arrays["published_theory_k"], arrays["published_theory"]
     seen = arrays["published_delta"][SIGMAS.index(1.0)][k - 1]
     shapes: Mapping[str, tuple] = {
-        "the latest notebook:\nmeans over 11 neighbouring k": (k, published.sliding(theory), published.sliding(seen)),
+        "the latest notebook:\nmeans over 11 neighbouring k": (
+            k, published.sliding(theory), published.sliding(seen),
+        ),
         f"the paper's figure:\nhalf of Theorem 1, plus {SHIFT:g}": (
             k[-LAST:], (theory / 2 + SHIFT)[-LAST:], seen[-LAST:],
         ),

@@ -96,10 +96,10 @@ def fit(
             f"expected parameters of {num} networks, one per key, found shapes {shapes}; stack "
             "the networks along a new first axis"
         )
-    n = losses.check(loss, _first(params), data)
+    n, bound = losses.ready(loss, _first(params), data)
     seen = None if ks is None else _check_ks(np.asarray(ks), num, n)
     together = min(num, together or group_size(jax.default_backend(), params))
-    run = partial(_epoch, loss, batch_size, learning_rate, together)
+    run = partial(_epoch, batch_size, learning_rate, together, bound)
     states = State(params, jax.vmap(optax.adam(learning_rate).init)(params))
     epoch_keys = jax.vmap(lambda key: jax.random.split(key, epochs), out_axes=1)(keys)
     means = np.zeros((epochs, num), np.float32)
@@ -114,9 +114,9 @@ def fit(
     return Fitted(_first(states.params), means[:, 0]) if single else Fitted(states.params, means)
 
 
-@partial(jax.jit, static_argnums=range(4))
+@partial(jax.jit, static_argnums=range(3))
 def _epoch(
-    loss: PerSampleLoss, batch_size: int, learning_rate: float, together: int,
+    batch_size: int, learning_rate: float, together: int, loss: PerSampleLoss,
     states: State, keys: Key[Array, "R"], data: Batch, ks: Int[Array, "R"] | None,
 ) -> tuple[State, Float[Array, "R"]]:  # fmt: skip
     """One epoch of R networks, ``together`` at a time."""
@@ -234,11 +234,10 @@ def mean_loss(
     loss: PerSampleLoss, params: Params, data: Batch, *, batch_size: int
 ) -> Float[Array, ""]:
     """L_n(w) = (1/n) Σ_i ℓ_i(w) in one pass over chunks of at most ``batch_size`` samples."""
-    losses.check(loss, params, data)
-    return _mean(loss, params, data, batch_size)
+    return _mean(losses.ready(loss, params, data)[1], params, data, batch_size)
 
 
-@partial(jax.jit, static_argnums=(0, 3))
+@partial(jax.jit, static_argnums=3)
 def _mean(loss: PerSampleLoss, params: Params, data: Batch, batch_size: int) -> Float[Array, ""]:
     n = length_of(data)
     chunks = cut(n, batch_size)
