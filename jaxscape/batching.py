@@ -211,17 +211,22 @@ def is_known(option: str) -> bool:
 
 def products(loss: PerSampleLoss, params: Params, data: Batch) -> list[Product]:
     """The products in the loss of all samples."""
-    found = _equations(jax.jit(loss).trace(params, data).jaxpr)
+    partial = jax.tree_util.Partial
+    own = loss if isinstance(loss, partial) else partial(loss)
+    found = equations(_call.trace(own, params, data).jaxpr)
     return [_measure(e, times) for e, times in found if e.primitive.name in PRODUCTS]
 
 
-def _equations(program: Any, times: int = 1) -> Iterator[tuple[JaxprEqn, int]]:
+_call = jax.jit(lambda loss, params, data: loss(params, data))
+
+
+def equations(program: Any, times: int = 1) -> Iterator[tuple[JaxprEqn, int]]:
     """All operations of a program, those of the programs within it too, and how often each runs."""
     for equation in program.eqns:
         yield equation, times
         again = times * equation.params["length"] if equation.primitive.name == "scan" else times
         for inner in jaxprs_in_params(equation.params):
-            yield from _equations(inner, again)
+            yield from equations(inner, again)
 
 
 def num_terms(equation: JaxprEqn, first: tuple[int, ...], second: tuple[int, ...]) -> int:

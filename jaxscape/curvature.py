@@ -60,11 +60,8 @@ def hessian_operator(
     n, bound = losses.ready(loss, params, data)
     w, few = jax.eval_shape(working, params), jax.eval_shape(lambda x: x, data)
     fresh = jax.ShapeDtypeStruct((n,), bool)
-    try:
-        jax.eval_shape(_hessian_chunk, bound, w, few, fresh, w)
-        chunk = Partial(_hessian_chunk, bound)
-    except (TypeError, NotImplementedError):  # no forward mode, as of some jax.custom_vjp
-        chunk = Partial(_reverse_chunk, bound)
+    forward = losses.has_forward_mode(_hessian_chunk, bound, w, few, fresh, w)
+    chunk = Partial(_hessian_chunk if forward else _reverse_chunk, bound)
     return _build(n, chunk, params, data, batch_size, count, mesh)
 
 

@@ -52,8 +52,9 @@ class LossVariance(NamedTuple):
     effective: Float[Array, ""]
     """The effective sample size (Σz)² / Σz², at most the number of samples less 1."""
     trend: Float[Array, ""]
-    """How far log z changes with the position of its sample, in standard errors: beyond ±``TREND``
-    the samples are no random selection, and the interval holds nothing."""
+    """How far the logarithm of a sample's loss changes with its position, in standard errors (of
+    random orders exactly): beyond ±``TREND`` the samples are in an order, so that the interval says
+    nothing of others."""
 
 
 class Tally(NamedTuple):
@@ -76,7 +77,7 @@ class Evidence(NamedTuple):
     nonfinite: Int[Array, ""]
     """Samples with a loss that is NaN or infinite at some point."""
     moments: Float[Array, "6"]
-    """Of position x and y = log z: Σ 1, x, y, x², y², xy."""
+    """Of position x and y = log of the mean |ℓ_i| over points: Σ 1, x, y, x², y², xy."""
 
 
 def loss_variance(
@@ -198,7 +199,8 @@ def extend(
         )
     fresh = jnp.ones(losses.shape[1], bool) if fresh is None else fresh
     after, steps = prefix.extend(evidence.prefix, losses, fresh)
-    weight = jnp.where(fresh, steps.k / (steps.k + 1), 0)
+    k = steps.k.astype(losses.dtype)
+    weight = jnp.where(fresh, k / (k + 1), 0)
     centred = steps.innovation - steps.innovation.mean(0)
     scale = m / (m - 1) if m > 1 else jnp.nan
     return Evidence(
@@ -206,20 +208,20 @@ def extend(
         _add(evidence.delta, weight * steps.innovation**2),
         _add(evidence.centered, scale * weight * centred**2),
         evidence.nonfinite + jnp.sum(fresh & ~jnp.isfinite(losses).all(0), dtype=jnp.int32),
-        evidence.moments + _moments(steps.k, (weight * steps.innovation**2).mean(0)),
+        evidence.moments + _moments(steps.k, jnp.where(fresh, jnp.abs(losses).mean(0), 0)),
     )
 
 
-def _moments(position: Int[Array, "b"], terms: Float[Array, "b"]) -> Float[Array, "6"]:
-    """The sums of ``Evidence.moments`` over the terms above 0."""
-    own, x = terms > 0, position / 2.0**16  # so that no square leaves float32
-    y = jnp.log(jnp.where(own, terms, 1))
+def _moments(position: Int[Array, "b"], sizes: Float[Array, "b"]) -> Float[Array, "6"]:
+    """The sums of ``Evidence.moments`` over the sizes above 0."""
+    own, x = sizes > 0, position / 2.0**16  # so that no square leaves float32
+    y = jnp.log(jnp.where(own, sizes, 1))
     rows = jnp.stack([jnp.ones_like(y), x, y, x**2, y**2, x * y])
     return jnp.sum(jnp.where(own, rows, 0), 1)
 
 
 def trend_of(moments: Float[Array, "6"]) -> Float[Array, ""]:
-    """The correlation of position and log z, over the standard error that it has by chance."""
+    """The correlation of position and y, over the standard error that it has in random orders."""
     count, *sums = moments
     x, y, xx, yy, xy = (total / count for total in sums)
     scale = jnp.sqrt((xx - x**2) * (yy - y**2))

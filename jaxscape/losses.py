@@ -11,13 +11,13 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Shaped
 
-from jaxscape.batching import length_of
+from jaxscape.batching import equations, length_of
 from jaxscape.trees import is_traced, short, working
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
 
 def cross_entropy(
-    logits: Float[ArrayLike, "n *t c"], targets: Shaped[ArrayLike, "n ..."]
+    logits: Float[ArrayLike, "n *t c"], targets: Shaped[ArrayLike, "..."]
 ) -> Float[Array, "n *t"]:
     """ℓ_i = log Σ_c exp(z_c − z_y), in nats; of each token, where there is an axis of tokens.
 
@@ -176,6 +176,18 @@ def bind(function: Callable, *args: Any) -> tuple[jax.tree_util.Partial, Any]:
     return partial(Remembering(own, trace), *held, **named), shape
 
 
+def has_forward_mode(function: Callable, *args: Any) -> bool:
+    """Whether ``function``, which takes derivatives in forward mode, can be compiled for ``args``.
+
+    Of a ``jax.custom_vjp`` it cannot.
+    """
+    try:
+        closed = jax.make_jaxpr(function)(*args)
+    except (TypeError, NotImplementedError):
+        return False
+    return all(e.primitive.name != "custom_lin" for e, _ in equations(closed.jaxpr))
+
+
 def _content(const: Any) -> Hashable:
     array = np.asarray(jax.random.key_data(const) if _is_key(const) else const)
     return array.shape, str(array.dtype), hashlib.blake2b(array.tobytes()).digest()
@@ -186,23 +198,30 @@ def _is_key(x: Any) -> bool:
 
 
 def ready(
-    loss: PerSampleLoss, params: Params, data: Batch, point: Callable[[], Params] | None = None
+    loss: PerSampleLoss, params: Params, data: Batch, point: jax.tree_util.Partial | None = None
 ) -> tuple[int, jax.tree_util.Partial]:
     """The number of samples in ``data``, and the loss as a pytree; see ``bind``.
 
-    ``params`` may be shapes alone; ``point()`` then gives parameters of these shapes, if any.
+    ``params`` may be shapes alone; ``point()`` then gives parameters of these shapes.
 
     Raises:
         InputError: a loss that has no real value for each sample; samples that see each other.
     """
+    n, bound = one_each(loss, params, data)
+    if isinstance(bound.func, Remembering) and n > 1 and jax.process_count() == 1:
+        _check_apart(bound, point or jax.tree_util.Partial(working, params), data, n)
+    return n, bound
+
+
+def one_each(loss: PerSampleLoss, params: Params, data: Batch) -> tuple[int, jax.tree_util.Partial]:
+    """As ``ready``; whether samples see each other is not looked at."""
     n = length_of(data)
     shapes = jax.eval_shape(working, params)
     if not callable(loss):
         raise InputError(
             f"expected loss(params, batch), found {short(loss)}; pass the function first"
         )
-    traced = is_traced((params, data))
-    bound, found = bind(loss, params if traced else shapes, data)
+    bound, found = bind(loss, params if is_traced((params, data)) else shapes, data)
     shape = getattr(found, "shape", None)
     if shape != (n,):
         raise InputError(
@@ -214,8 +233,6 @@ def ready(
         raise InputError(
             f"expected real losses, found {found.dtype}; return numbers that can be differentiated"
         )
-    if isinstance(bound.func, Remembering) and n > 1 and jax.process_count() == 1:
-        _check_apart(bound, point or (lambda: params), data, n)
     return n, bound
 
 
@@ -239,12 +256,12 @@ def coupled(loss: PerSampleLoss) -> PerSampleLoss:
     return meant
 
 
-APART = 4  # samples that are evaluated together and each by itself
+APART = 4  # samples, of which two are evaluated among these and alone
 _apart: set[Hashable] = set()  # losses, with the shapes of samples, that have passed
 
 
 def _check_apart(
-    bound: jax.tree_util.Partial, point: Callable[[], Params], data: Batch, n: int
+    bound: jax.tree_util.Partial, point: jax.tree_util.Partial, data: Batch, n: int
 ) -> None:
     """Raise an ``InputError`` where a sample's loss depends on those beside it."""
     meant = getattr(bound.func, "function", None)
@@ -252,15 +269,13 @@ def _check_apart(
     seen = bound.func, shapes
     if getattr(meant, "samples_see_each_other", False) or seen in _apart:
         return
-    params = working(point())
-    if is_traced(params):
+    held = jax.tree.leaves(point)
+    if is_traced(held) or any(isinstance(x, jax.ShapeDtypeStruct) for x in held):
         return
-    if not all(hasattr(x, "__array__") or np.isscalar(x) for x in jax.tree.leaves(params)):
-        return  # shapes alone
     rows = np.unique(np.linspace(0, n - 1, APART).astype(int))
     few = jax.tree.map(lambda leaf: jnp.asarray(leaf[rows]), data)
     try:
-        together, apart = (np.asarray(x, np.float64) for x in _both(bound, params, few))
+        together, apart = (np.asarray(x, np.float64) for x in _both(bound, point, few))
     except Exception:  # a loss of exactly so many samples, never cut into batches
         return
     size = np.abs(apart).max()
@@ -275,17 +290,20 @@ def _check_apart(
 
 
 @jax.jit
-def _both(loss: PerSampleLoss, params: Params, few: Batch) -> tuple[Array, Array]:
-    """The losses of a few samples together, and of each by itself, a little beside ``params``."""
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(0), len(leaves))
+def _both(loss: PerSampleLoss, point: jax.tree_util.Partial, few: Batch) -> tuple[Array, Array]:
+    """The losses of the first and the last of a few samples, among these and each alone.
 
-    def beside(x: Array, key: Array) -> Array:  # at the start of training much may be 0 or alike
-        return x + 1e-2 * jax.random.normal(key, jnp.shape(x), jnp.result_type(x))
+    A little beside the point: at the start of training much may be 0 or alike.
+    """
 
-    moved = jax.tree.unflatten(tree, list(map(beside, leaves, keys)))
-    alone = lambda sample: loss(moved, jax.tree.map(lambda leaf: leaf[None], sample))[0]  # noqa: E731
-    return loss(moved, few), jax.lax.map(alone, few)
+    def beside(x: Array) -> Array:
+        step = jnp.sin(jnp.arange(jnp.size(x), dtype=jnp.result_type(x))).reshape(jnp.shape(x))
+        return x + 1e-2 * step
+
+    moved = jax.tree.map(beside, working(point()))
+    ends = (slice(None, 1), slice(-1, None))
+    apart = [loss(moved, jax.tree.map(lambda leaf, end=end: leaf[end], few))[0] for end in ends]
+    return loss(moved, few)[np.array([0, -1])], jnp.stack(apart)
 
 
 def _check_same_shape(name: str, found: Any, other: Any, kind: str = "targets") -> None:

@@ -90,7 +90,8 @@ def project(
     """
     n, loss = losses.ready(loss, space.origin, data)
     batching.cut(n, batch_size)
-    forward = _has_forward_mode(loss, space.origin, data)
+    w = jax.eval_shape(working, space.origin)
+    forward = losses.has_forward_mode(_twice, loss, w, data)
     if mesh is None:
         return _project(loss, space, owned(data), batch_size, forward)
     loss, space = devices.place((loss, space), mesh)
@@ -98,18 +99,9 @@ def project(
     return jax.tree.map(lambda rows: rows[:n], found)
 
 
-def _has_forward_mode(loss: PerSampleLoss, params: Params, data: Batch) -> bool:
-    w = jax.eval_shape(working, params)
-
-    def twice(w: Params, batch: Batch) -> Array:
-        once = lambda w: jax.jvp(lambda w: loss(w, batch), (w,), (w,))[1]  # noqa: E731
-        return jax.jvp(once, (w,), (w,))[1]
-
-    try:
-        jax.eval_shape(twice, w, data)
-    except (TypeError, NotImplementedError):  # as of jax.custom_vjp
-        return False
-    return True
+def _twice(loss: PerSampleLoss, w: Params, batch: Batch) -> Float[Array, "n"]:
+    once = lambda w: jax.jvp(lambda w: loss(w, batch), (w,), (w,))[1]  # noqa: E731
+    return jax.jvp(once, (w,), (w,))[1]
 
 
 def _derivative(

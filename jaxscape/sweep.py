@@ -273,12 +273,12 @@ def advance(
         batch_size, point_batch, precision, mesh: As for ``delta``.
     """
     devices.check(reduction, mesh)
-    at = functools.partial(probe.at, jnp.zeros((), jnp.int32))
-    params = jax.eval_shape(at)
-    n, bound = losses.ready(loss, params, data, at)
+    first = jax.tree_util.Partial(_first_point, probe)
+    params = jax.eval_shape(first)
+    n, bound = losses.ready(loss, params, data, first)
     if batch_size is None:
-        batch_size = batching.batch_size(loss, params, data)
-    program = _program(**batching.compiler_options(loss, params, data))
+        batch_size = batching.batch_size(bound, params, data)
+    program = _program(**batching.compiler_options(bound, params, data))
     loss, met = bound, jnp.asarray(skip)
     if mesh is not None:
         data = devices.deal(data, _chunks(probe, n, batch_size, mesh), mesh)
@@ -286,6 +286,10 @@ def advance(
     settings = _Settings(n, reduction, batch_size, point_batch, precision, mesh)
     found = program(loss, probe, data, carry, met, settings)
     return found if mesh is None else devices.local(found)
+
+
+def _first_point(probe: Probe) -> Params:
+    return probe.at(jnp.zeros((), jnp.int32))
 
 
 def finish(carry: Carry, by_sample: Any, reduction: Reduction) -> Any:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from cases import mlp_loss, mlp_losses64, mlp_problem
 
+import jaxscape as js
 from jaxscape import InputError, losses
 
 

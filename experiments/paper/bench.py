@@ -31,7 +31,7 @@ Name = Literal[
 SAMPLES = 9984
 """Of the reference code of Nikitin et al.: 156 whole batches."""
 
-OF_NIKITIN = ("fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9")
+OF_NIKITIN = ("fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", "claims")
 """Figures whose network is trained as in the reference code."""
 
 LEAST = 256
@@ -88,7 +88,7 @@ class PaperConfig(RunConfig):
     "Curvature-Aligned Probing" 2026:
       family, ratio, model-error, convergence, error-map, stages
 
-    All of them:
+    All of them, on networks trained as in the code of Nikitin et al.:
       claims       what is claimed, and whether it holds, over five networks
 
     Examples:
@@ -106,7 +106,7 @@ class PaperConfig(RunConfig):
     quick: tyro.conf.FlagCreatePairsOff[bool] = False
     """At most 3000 samples, 16 points, grids of 21, 8 networks."""
     as_published: bool = True
-    """Train the networks of fig1 to fig9 as published, and lay the published computation over."""
+    """Train networks of fig1 to fig9 and claims as published, lay published computations over."""
     points: Annotated[int, at_least(2)] = 64
     """Random points per curve, at least 2."""
     many_points: Annotated[int, at_least(8)] = 256

@@ -11,7 +11,7 @@ import jaxscape as js
 from experiments.common import bounds, tables
 from experiments.common.console import progress
 from experiments.paper import published
-from experiments.paper.bench import TOP, Bench, leading
+from experiments.paper.bench import TOP, Bench, leading, uniform
 from experiments.paper.increments import curve_of
 from experiments.paper.surfaces import roughness
 from jaxscape import losses, prefix
@@ -48,10 +48,13 @@ def networks(bench: Bench) -> Params:
     problem, config = bench.problem, bench.config
     inputs = problem.samples["inputs"][:1]
     init, fit = (jax.random.split(problem.keys[name], NETWORKS) for name in ("init", "train"))
+    draw = lambda key: problem.model.init(key, inputs)  # noqa: E731
+    if bench.published:
+        draw = lambda key: uniform(key, problem.initial)  # noqa: E731
     with progress("networks", config.epochs, "epochs") as advance:
         return train.fit(
-            fit, problem.loss, jax.vmap(lambda key: problem.model.init(key, inputs))(init),
-            problem.samples, epochs=config.epochs, batch_size=config.batch_size,
+            fit, problem.loss, jax.vmap(draw)(init), problem.samples,
+            epochs=config.epochs, batch_size=config.batch_size,
             learning_rate=config.learning_rate, on_epoch=lambda *_: advance(1),
         ).params  # fmt: skip
 

@@ -3,6 +3,7 @@
 Networks side by side are stacked: their parameters have leaves ``[R, ...]`` and each has a key.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -234,7 +235,7 @@ def mean_loss(
     loss: PerSampleLoss, params: Params, data: Batch, *, batch_size: int
 ) -> Float[Array, ""]:
     """L_n(w) = (1/n) Σ_i ℓ_i(w) in one pass over chunks of at most ``batch_size`` samples."""
-    return _mean(losses.ready(loss, params, data)[1], params, data, batch_size)
+    return _mean(losses.one_each(loss, params, data)[1], params, data, batch_size)
 
 
 @partial(jax.jit, static_argnums=3)
@@ -261,11 +262,16 @@ def accuracy(
     batch_size: int,
 ) -> Float[Array, ""]:
     """The fraction of samples that are predicted correctly; see ``correct``."""
+    samples = {"inputs": inputs, "targets": targets}
+    return mean_loss(_right(apply), params, samples, batch_size=batch_size)
 
+
+@functools.cache  # the same function is the same compiled program
+def _right(apply: Callable[[Params, Any], Array]) -> PerSampleLoss:
     def right(params: Params, batch: Batch) -> Float[Array, "n"]:
         return correct(apply(params, batch["inputs"]), batch["targets"])
 
-    return mean_loss(right, params, {"inputs": inputs, "targets": targets}, batch_size=batch_size)
+    return right
 
 
 def correct(
