@@ -219,7 +219,17 @@ def grid(space: Subspace, radius: Scalar, num: int) -> SubspaceProbe:
 
 
 def line(space: Subspace, radius: Scalar, num: int) -> SubspaceProbe:
-    """``num`` equidistant points from −radius to radius along the first direction."""
+    """``num`` equidistant points from −radius to radius along the first direction.
+
+    Two networks are joined by the line along their difference:
+
+    >>> import jax, jax.numpy as jnp, jaxscape as js
+    >>> a, b = jnp.zeros(3), jnp.array([1.0, 2.0, 0.0])
+    >>> way = js.Subspace(a, jax.tree.map(lambda x, y: (y - x)[None], a, b))
+    >>> probe = js.points(way, jnp.linspace(0, 1, 3)[:, None])
+    >>> [probe.at(i).tolist() for i in range(3)]
+    [[0.0, 0.0, 0.0], [0.5, 1.0, 0.0], [1.0, 2.0, 0.0]]
+    """
     check(num, radius)
     steps = jnp.linspace(-radius, radius, num)
     return points(space, jnp.zeros((num, space.dim)).at[:, 0].set(steps))

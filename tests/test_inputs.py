@@ -346,6 +346,16 @@ def test_a_loss_without_forward_mode_has_its_derivatives():
         np.testing.assert_allclose(product, wanted, rtol=1e-4)
 
 
+def test_weight_decay_adds_its_multiple_of_the_vector():
+    plain, decayed = (js.hessian_operator(loss, P, DATA, weight_decay=x) for x in (0.0, 0.3))
+    vector = {"w": jnp.arange(4.0), "b": jnp.ones(())}
+    for name in P:
+        want = plain(vector)[name] + 0.3 * vector[name]
+        np.testing.assert_allclose(decayed(vector)[name], want, rtol=1e-6)
+    values = [js.top_eigenpairs(KEY, x, P, 5, which="smallest").values for x in (plain, decayed)]
+    np.testing.assert_allclose(values[1], values[0] + 0.3, rtol=1e-4)
+
+
 def test_an_operator_of_numpy_has_its_eigenpairs():
     matrix = np.diag(np.arange(8.0)).astype(np.float32)
     for matvec in (lambda v: matrix @ np.asarray(v), lambda v: np.einsum("ab,b->a", matrix, v)):

@@ -60,13 +60,14 @@ def summarise(sheets: Sheets) -> dict[str, Any]:
     origin = tuple(np.abs(sheets.steps).argmin(1))
     entries = []
     for k, loss, increment in zip(sheets.k, sheets.loss, sheets.increment, strict=True):
-        i, j = np.unravel_index(int(loss.argmin()), loss.shape)
-        squared = float(np.mean(increment.astype(np.float64) ** 2))
+        i, j = np.unravel_index(int(np.nanargmin(loss)), loss.shape)
+        known = increment[np.isfinite(increment)].astype(np.float64)
+        squared = float(np.mean(known**2)) if known.size else None
         entries.append({
             "k": int(k), "loss_at_origin": float(loss[origin]),
             "lowest_loss": float(loss[i, j]),
             "lowest_at": [float(sheets.steps[0, i]), float(sheets.steps[1, j])],
-            "mean_squared_increment": squared if np.isfinite(squared) else None,
+            "mean_squared_increment": squared, "not_finite": int(np.isnan(loss).sum()),
         })  # fmt: skip
     return {"surfaces": entries}
 
@@ -74,11 +75,13 @@ def summarise(sheets: Sheets) -> dict[str, Any]:
 def table(found: dict[str, Any]) -> list[list[str]]:
     """Rows of text, the first one the header."""
     rows = [["k", "L_k at w*", "lowest L_k", "at (θ₁, θ₂)", "mean squared increment"]]
+    rows[0] += ["points not finite"]
     for entry in found["surfaces"]:
         mean, (first, second) = entry["mean_squared_increment"], entry["lowest_at"]
         losses = (f"{entry[name]:.4g}" for name in ("loss_at_origin", "lowest_loss"))
         step = "no next sample" if mean is None else f"{mean:.3g}"
-        rows.append([f"{entry['k']:,}", *losses, f"({first:.3g}, {second:.3g})", step])
+        place = f"({first:.3g}, {second:.3g})"
+        rows.append([f"{entry['k']:,}", *losses, place, step, f"{entry['not_finite']}"])
     return rows
 
 
@@ -88,7 +91,7 @@ def figures_of(
     """L_k as contours and in three dimensions, and the squared increments."""
     losses = {name(k): sheet for k, sheet in zip(sheets.k, sheets.loss, strict=True)}
     pairs = zip(sheets.k, sheets.increment, strict=True)
-    steps = {name(k): sheet**2 for k, sheet in pairs if np.isfinite(sheet).all()}
+    steps = {name(k): sheet**2 for k, sheet in pairs if np.isfinite(sheet).any()}
     about: list[dict[str, Any]] = [
         {"title": f"{symbol} along {words}", "quantity": f"{symbol} ({of})"}
         for symbol, of in (("$L_k$", unit), ("$(L_{k+1} - L_k)^2$", f"{unit}²"))

@@ -18,7 +18,7 @@ from experiments.common import prepare
 from experiments.common import problem as problems
 from jaxscape import InputError, losses
 
-pytestmark = pytest.mark.usefixtures("in_haste")
+pytestmark = [pytest.mark.usefixtures("in_haste"), pytest.mark.slow]
 K_MAX, DIM, SIGMA, POINTS, NORMS = 60, 2, 0.05, 30, 20
 
 

@@ -65,6 +65,7 @@ def test_sobol_points_have_the_errors_of_their_nets(clouds, tmp_path, capsys):
         assert low < arrays["loss_variance"][s] < high
 
 
+@pytest.mark.slow
 def test_auto_without_mnist_says_that_it_is_glyphs(alone, tmp_path, capsys, monkeypatch):
     arrays = Arrays(*glyphs.draw(300, 0), *glyphs.draw(20, 1))
     monkeypatch.setattr(glyphs, "split", lambda: arrays)

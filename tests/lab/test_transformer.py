@@ -105,6 +105,7 @@ def test_the_quadratic_model_equals_differences_of_numpy(trained):
             np.testing.assert_allclose(found.hessian[:, i, j], bend, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_hessian_product_is_that_of_the_quadratic_model(trained):
     """Forward over reverse against forward over forward."""
     loss, params, data = trained
