@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from experiments.collect import measure, report
 from experiments.common import cli, run_folder
 from experiments.common import problem as problems
-from experiments.common.config import RunConfig, above, at_least
+from experiments.common.config import RunConfig, above, at_least, default
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record
 from jaxscape.trees import num_parameters
@@ -41,7 +41,7 @@ class CollectConfig(RunConfig):
     """Samples, at least 2, that arrive unless the monitor stops them."""
     epochs: Annotated[int, at_least(1)] = 10
     """Training, in passes over k_max samples, in equal parts after each arrival."""
-    arrivals: Annotated[int, at_least(2)] = 1000
+    arrivals: Annotated[int | None, at_least(2), default("1000, at most a tenth of k_max")] = None
     """Samples that arrive at a time, at least 2: the monitor judges by those that just arrived."""
     growth: Annotated[float, at_least(1)] = 1.25
     """The monitor looks again at this many times the samples of its last look; 1: always."""
@@ -59,6 +59,12 @@ class CollectConfig(RunConfig):
     """The monitor stops once Δ_k stays below it, in nats² (squared units of the loss)."""
     at_least: Annotated[int, above(0)] = 1000
     """Fewest samples at which the monitor may stop."""
+
+    def __post_init__(self) -> None:
+        """See ``ProblemConfig``."""
+        super().__post_init__()
+        if self.arrivals is None:
+            object.__setattr__(self, "arrivals", max(2, min(1000, self.k_max // 10)))
 
 
 def _find(problem: Problem, config: CollectConfig, work: Path) -> Record:

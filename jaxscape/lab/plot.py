@@ -388,6 +388,8 @@ def _relief(
     origin = tuple(np.abs(_both(steps)).argmin(1))
     axes.plot(0, 0, heights[origin], "o", color="k", ms=5, zorder=10)
     axes.set(xlabel=AXES[0], ylabel=AXES[1])
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(4))
     axes.set_zlabel(label, labelpad=7)
     axes.view_init(elev=32, azim=-55)
     axes.set_box_aspect(None, zoom=0.85)
