@@ -111,6 +111,7 @@ def test_one_class_whose_losses_are_all_zero(tmp_path):
     assert "Infinity" not in text
 
 
+@pytest.mark.slow
 def test_the_default_folder_of_a_file_is_one_folder(tmp_path, monkeypatch):
     argv = [*command.clouds(tmp_path / "my data.npz"), "--subspace", "random", "--sigmas", "0.1"]
     monkeypatch.chdir(tmp_path)

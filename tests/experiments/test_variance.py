@@ -11,7 +11,7 @@ from experiments.variance import __main__ as variance
 from experiments.variance import measure
 from experiments.variance.measure import ESTIMATORS
 
-pytestmark = pytest.mark.usefixtures("in_haste")
+pytestmark = [pytest.mark.usefixtures("in_haste"), pytest.mark.slow]
 SIGMA = 0.5
 
 
