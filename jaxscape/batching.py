@@ -88,11 +88,13 @@ def are_batches(data: Any) -> bool:
     if isinstance(data, Iterator):
         return True
     if isinstance(data, list | tuple):
-        inner = [isinstance(part, dict | list | tuple) for part in data]
-        shapes = [jnp.shape(part) for part in data if hasattr(part, "shape")]
-        ragged = len(shapes) == len(data) and len(set(shapes)) > 1
-        same = ragged and () not in shapes and len({shape[1:] for shape in shapes}) == 1
-        return bool(data) and ((all(map(are_arrays, data)) and all(inner)) or same)
+        shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(part)] for part in data]
+        trees: list[Any] = [jax.tree.structure(part) for part in data]
+        rest = [[shape[1:] for shape in each] for each in shapes]
+        arrays = all(map(are_arrays, data)) and all(() not in each for each in shapes)
+        alike = arrays and all(t == trees[0] for t in trees) and all(r == rest[0] for r in rest)
+        bare = all(hasattr(part, "shape") for part in data)  # of equal length: one tree of arrays
+        return bool(data) and alike and not (bare and len({each[0][0] for each in shapes}) == 1)
     alone = jax.tree_util.all_leaves([data]) and not hasattr(data, "shape")
     return alone and (callable(data) or hasattr(data, "__iter__")) and not isinstance(data, str)
 
@@ -124,8 +126,8 @@ def length_of(data: Batch) -> int:
     """The common leading axis of all arrays in ``data``; an ``InputError`` where there is none."""
     if are_batches(data):
         raise InputError(
-            f"expected arrays, found batches ({type(data).__name__}); only the sweeps (evaluate, "
-            "delta, surface, loss_variance) take batches, so concatenate them"
+            f"expected arrays, found batches ({type(data).__name__}), which only the sweeps take "
+            "(evaluate, delta, surface, loss_variance); concatenate them first"
         )
     leaves = jax.tree.leaves(data)
     bare = [leaf for leaf in leaves if not hasattr(leaf, "shape")]

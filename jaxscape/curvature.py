@@ -33,7 +33,7 @@ def hessian_operator(
     "Fast exact multiplication by the Hessian"), with matrix products at the highest precision;
     reverse over reverse where a loss (``jax.custom_vjp``) knows no forward mode.
     Every sample weighs 1/k, whether or not ``batch_size`` divides k. The operator is a pytree,
-    compiled once for each ``loss`` (the same function object) and set of shapes.
+    compiled once for each ``loss`` (the same function, with what it remembers) and set of shapes.
 
     Args:
         loss: ``loss(params, batch) -> [n]``, one value per sample.

@@ -76,8 +76,9 @@ class Evidence(NamedTuple):
     """Those of centered delta; NaN where there is only one point."""
     nonfinite: Int[Array, ""]
     """Samples with a loss that is NaN or infinite at some point."""
-    moments: Float[Array, "6"]
-    """Of position x and y = log of the mean |ℓ_i| over points: Σ 1, x, y, x², y², xy."""
+    moments: Float[Array, "7"]
+    """Of position x and y = log(s/s_1), s the mean |ℓ_i| over points, s_1 a first one: Σ 1, x, y,
+    x², y², xy; then s_1."""
 
 
 def loss_variance(
@@ -179,7 +180,7 @@ def start(num_points: int, dtype: Any = jnp.float32) -> Evidence:
     zeros, zero = jnp.zeros(num_points, dtype), jnp.zeros((), dtype)
     tally = Tally((zeros, zeros), (zero, zero), jnp.zeros(LARGEST, dtype))
     none = jnp.zeros((), jnp.int32)
-    return Evidence(prefix.start(num_points, dtype), tally, tally, none, jnp.zeros(6, dtype))
+    return Evidence(prefix.start(num_points, dtype), tally, tally, none, jnp.zeros(7, dtype))
 
 
 @jax.jit
@@ -208,21 +209,25 @@ def extend(
         _add(evidence.delta, weight * steps.innovation**2),
         _add(evidence.centered, scale * weight * centred**2),
         evidence.nonfinite + jnp.sum(fresh & ~jnp.isfinite(losses).all(0), dtype=jnp.int32),
-        evidence.moments + _moments(steps.k, jnp.where(fresh, jnp.abs(losses).mean(0), 0)),
+        _moments(evidence.moments, steps.k, jnp.where(fresh, jnp.abs(losses).mean(0), 0)),
     )
 
 
-def _moments(position: Int[Array, "b"], sizes: Float[Array, "b"]) -> Float[Array, "6"]:
-    """The sums of ``Evidence.moments`` over the sizes above 0."""
-    own, x = sizes > 0, position / 2.0**16  # so that no square leaves float32
-    y = jnp.log(jnp.where(own, sizes, 1))
+def _moments(
+    before: Float[Array, "7"], position: Int[Array, "b"], sizes: Float[Array, "b"]
+) -> Float[Array, "7"]:
+    """``Evidence.moments`` with the sizes above 0."""
+    own, x = sizes > 0, (position / 2.0**16).astype(sizes.dtype)  # no square leaves float32
+    some = jnp.sum(sizes) / jnp.maximum(own.sum(), 1)
+    first = jnp.where(before[6] > 0, before[6], some)
+    y = jnp.log1p(jnp.where(own, sizes - first, 0) / jnp.where(first > 0, first, 1))
     rows = jnp.stack([jnp.ones_like(y), x, y, x**2, y**2, x * y])
-    return jnp.sum(jnp.where(own, rows, 0), 1)
+    return jnp.append(before[:6] + jnp.sum(jnp.where(own, rows, 0), 1), first)
 
 
-def trend_of(moments: Float[Array, "6"]) -> Float[Array, ""]:
+def trend_of(moments: Float[Array, "7"]) -> Float[Array, ""]:
     """The correlation of position and y, over the standard error that it has in random orders."""
-    count, *sums = moments
+    count, *sums = moments[:6]
     x, y, xx, yy, xy = (total / count for total in sums)
     scale = jnp.sqrt((xx - x**2) * (yy - y**2))
     return jnp.where(scale > 0, (xy - x * y) / scale * jnp.sqrt(count - 1), 0)

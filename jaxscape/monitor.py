@@ -1,7 +1,7 @@
 """When to stop collecting data: K, followed while samples stream in."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,12 @@ class Monitor(NamedTuple):
 
 
 def monitor(
-    *, num_points: int, tolerance: float, level: float = 0.9, at_least: int = 1000
+    *,
+    num_points: int,
+    tolerance: float,
+    level: float = 0.9,
+    at_least: int = 1000,
+    dtype: Any = jnp.float32,
 ) -> Monitor:
     """Follow E_q S², and say when Δ_k will stay below ``tolerance`` from then on.
 
@@ -66,6 +71,7 @@ def monitor(
         tolerance: Of Δ_k, in units of the loss squared.
         level: The probability with which each interval holds its K.
         at_least: The smallest count to stop at.
+        dtype: Of the losses, which are cast to it.
 
     Raises:
         InputError: num_points or at_least below 1, a tolerance not above 0, a level outside 0..1.
@@ -101,4 +107,4 @@ def monitor(
         stop = enough[0] & enough[1] & trusted & (met >= at_least)
         return Decision(count, variance, law, last, stop, state.nonfinite)
 
-    return Monitor(lambda: start(num_points), extend, jax.jit(decide))
+    return Monitor(lambda: start(num_points, dtype), extend, jax.jit(decide))

@@ -163,6 +163,11 @@ def random_subspace(
             "directions, found none; use normalization='unit'"
         )
     axes = _filter_axes(filter_axes, params)
+    if normalization != "unit" and not any(axes):
+        raise InputError(
+            "expected filter_axes of some array, found None for all; name the axes that tell "
+            "filters apart"
+        )
     keys = jax.random.split(check_key(key), dim)
     return Subspace(params, _directions(normalization, axes, owned(params), keys))
 
@@ -369,8 +374,12 @@ def trajectory_subspace(points: Params, dim: int = 2) -> Trajectory:
 
 def _stacked(points: Params) -> Params:
     """A list of parameters stacked along a new first axis; a tree that is so already as it is."""
-    if not isinstance(points, list | tuple) or len(points) < 2:
+    if not isinstance(points, list | tuple):
         return points
+    if len(points) < 2:
+        raise InputError(
+            f"expected a list of at least 2 parameters, found {len(points)}; keep more points"
+        )
     shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(point)] for point in points]
     trees: list[Any] = [jax.tree.structure(point) for point in points]
     alike = all(

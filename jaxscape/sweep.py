@@ -94,18 +94,24 @@ def check_delta(curve: Delta, num_points: int) -> None:
             "expected losses whose squares fit float32, found losses above 1e18; lower sigma"
         )
     mean, first = np.asarray(curve.mean), np.asarray(curve.first_order)
-    if (lost := (mean == 0) & (first > 0)).any():
-        raise InputError(
-            f"expected increments whose squares fit {mean.dtype}, found {first[lost].max():.2g}, "
-            f"whose square is 0, and such at {lost.sum()} of {n - 1} k; multiply the loss by a "
-            "constant, or compute in float64"
-        )
+    lost = (mean == 0) & (first > 0)
+    said = (
+        f"increments whose squares fit {mean.dtype}, found {first[lost].max(initial=0):.2g}, whose "
+        f"square is 0, and such at {lost.sum()} of {n - 1} k; multiply the loss by a constant, or "
+        "compute in float64"
+    )
+    if lost.any() and not mean.any():
+        raise InputError(f"expected {said}")
+    if lost.any():
+        warnings.warn(f"expected {said}", stacklevel=3)
     size, spread = np.abs(curve.mean_loss), np.sqrt(np.asarray(curve.loss_variance))
     rounding = np.finfo(mean.dtype).eps * size
-    if ((spread > 0) & (spread < ROUNDING * rounding)).any():
+    few = (spread > 0) & (spread < ROUNDING * rounding)
+    if few.any():
+        worst = np.argmax(np.where(few, rounding / np.where(few, spread, 1), 0))
         warnings.warn(
-            f"losses of {size.max():.3g} differ by {spread.min():.2g}, which rounding to "
-            f"{mean.dtype} moves by {rounding.max():.2g}: their differences have few digits; "
+            f"losses of {size[worst]:.3g} differ by {spread[worst]:.2g}, which rounding to "
+            f"{mean.dtype} moves by {rounding[worst]:.2g}: their differences have few digits; "
             "subtract a constant from the loss, or compute in float64",
             stacklevel=3,
         )

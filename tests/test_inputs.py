@@ -1,5 +1,6 @@
 """What people feed the library: the right number, or one line that says what to do."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -218,6 +219,66 @@ def test_a_network_in_training_mode_is_refused_and_in_evaluation_mode_taken():
     np.testing.assert_allclose(*ends, rtol=1e-5)
 
 
+def test_no_way_past_the_check():
+    """A flag of a Partial, data that were NaN, a model that takes no single sample, offsets."""
+
+    def switched(training, w, b):
+        return jnp.where(training, normalised(w, b), loss(w, b))
+
+    def no_single(w, b):
+        assert len(b["y"]) > 1
+        return normalised(w, b)
+
+    partial = jax.tree_util.Partial
+    js.delta(partial(switched, jnp.array(False)), PROBE, DATA)
+    broken = {"x": X.copy(), "y": Y}
+    broken["x"][0] = np.nan
+    with pytest.raises(InputError):
+        js.delta(normalised, PROBE, broken)
+    for own in (
+        partial(switched, jnp.array(True)), normalised, no_single,
+        lambda w, b: 1e3 + normalised(w, b),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match="do not see each other"):
+            js.delta(own, PROBE, DATA)
+
+
+@dataclasses.dataclass
+class Kept:
+    """A loss that compares as its arrays do, which are no single truth."""
+
+    scale: jax.Array
+
+    def __call__(self, params, batch):
+        return self.scale.sum() * loss(params, batch)
+
+
+def test_what_a_printed_program_does_not_show_is_seen():
+    factor = [1.0]
+
+    def bent(w, b):
+        @jax.custom_vjp
+        def own(x):
+            return x**2
+
+        own.defvjp(lambda x: (x**2, x), lambda x, g: (2 * factor[0] * x * g,))
+        return own(b["x"] @ w["w"] - b["y"])
+
+    def called(w, b):
+        shape = jax.ShapeDtypeStruct((len(b["y"]),), np.float32)
+        return jax.pure_callback(lambda x: np.asarray(x) * np.float32(factor[0]), shape, loss(w, b))
+
+    found = []
+    for value in (1.0, 10.0):
+        factor[0] = value
+        product = js.hessian_operator(bent, P, DATA)(P)["w"]
+        found.append((product, js.per_sample_losses(called, P, DATA)))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(other, 10 * one, rtol=1e-4)
+    kept = [js.per_sample_losses(Kept(jnp.ones(2)), P, DATA) for _ in range(2)]
+    np.testing.assert_array_equal(*kept)
+
+
 def test_a_check_that_a_loss_cannot_take_says_nothing():
     """One that is of exactly so many samples is never cut into batches."""
     fixed = jnp.ones(60)
@@ -387,6 +448,13 @@ def test_samples_that_are_in_an_order_are_told_from_a_random_selection():
     assert abs(np.mean(by_chance)) < 0.3
 
 
+def test_an_order_is_seen_in_losses_far_from_zero():
+    ordered = np.sort(RNG.exponential(size=(2, 4000)), 1).astype(np.float32)
+    for offset in (0, 100, 1000):
+        trend = js.estimate_loss_variance(js.evidence_of(offset + ordered)).trend
+        assert float(trend) > 10, offset
+
+
 # Targets
 
 
@@ -442,6 +510,13 @@ def test_batches_of_any_kind_are_data(data):
     np.testing.assert_allclose(js.delta(loss, PROBE, data).mean, delta64(), rtol=1e-4)
     level = js.loss_variance(loss, PROBE, data).interval.value
     np.testing.assert_allclose(level, losses64().var(1, ddof=1).mean(), rtol=1e-4)
+
+
+def test_a_tuple_of_unlike_parts_is_one_batch():
+    own = lambda w, b: loss(w, b[0] | b[1])  # noqa: E731
+    for kind in (tuple, list):
+        data = kind([{"x": X}, {"y": Y}])
+        np.testing.assert_allclose(js.delta(own, PROBE, data).mean, delta64(), rtol=1e-4)
 
 
 def test_a_surface_keeps_what_is_finite():

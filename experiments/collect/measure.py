@@ -20,7 +20,7 @@ from jaxscape.lab import checkpoint
 from jaxscape.lab.train import State, descend, drawn, mean_loss
 from jaxscape.loss_variance import Interval
 from jaxscape.monitor import Decision
-from jaxscape.types import Batch, Params, PerSampleLoss, Probe
+from jaxscape.types import Batch, Matvec, Params, PerSampleLoss, Probe
 
 Arrays = dict[str, np.ndarray]
 Train = Callable[[State, int, int], State]
@@ -205,37 +205,33 @@ def watcher(problem: Problem, config: Any) -> Callable[[Params, int, int], Array
         found["loss_variance_seen"] = np.asarray(own)
         if values is not None:
             found["eigenvalues"] = np.asarray(values)
-            found["theorem1"] = moved(problem, config.sigma, space, values, seen, met)
+            found["theorem1"] = moved(problem, config.sigma, space, seen, met)
         return found
 
     return look
 
 
 def moved(
-    problem: Problem,
-    sigma: float,
-    space: js.Subspace,
-    values: Float[Array, "d"],
-    seen: int,
-    met: int,
+    problem: Problem, sigma: float, space: js.Subspace, seen: int, met: int
 ) -> Float[np.ndarray, ""]:
     """Theorem 1 for the samples that have just arrived: the stopping rule of Nikitin et al.
 
     Their Algorithm 1 takes the eigenvalues before and after an arrival at the same network. To
-    first order these move by Δλ_j = (1 − seen/met)(v_jᵀ H_new v_j − λ_j), H_new of the arrival
-    alone. NaN where there is nothing before.
+    first order these move by Δλ_j = (1 − seen/met) v_jᵀ(H_new − H_seen)v_j, of the arrival alone
+    and of all samples before it. NaN where there is nothing before.
     """
     if not seen:
         return np.asarray(np.nan, np.float32)
     new = jax.tree.map(lambda leaf: leaf[seen:met], problem.samples)
-    operator = js.hessian_operator(problem.loss, space.origin, new)
+    vectors = [jax.tree.map(lambda x, j=j: x[j], space.basis) for j in range(space.dim)]
 
-    def along(v: Params) -> Array:
-        return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, v, operator(v))), jnp.zeros(()))
+    def curvature(operator: Matvec) -> Float[Array, "d"]:
+        products = [jax.tree.map(jnp.vdot, v, operator(v)) for v in vectors]
+        return jnp.stack([jnp.stack(jax.tree.leaves(each)).sum() for each in products])
 
-    curvature = jnp.stack([along(jax.tree.map(lambda x, j=j: x[j], space.basis))
-                           for j in range(space.dim)])  # fmt: skip
-    return np.asarray(theorem1((1 - seen / met) * (curvature - values), sigma))
+    old = js.hessian_operator(problem.loss, space.origin, problem.samples, count=seen)
+    fresh = js.hessian_operator(problem.loss, space.origin, new)
+    return np.asarray(theorem1((1 - seen / met) * (curvature(fresh) - curvature(old)), sigma))
 
 
 def directions(

@@ -39,17 +39,24 @@ CAPTIONS = {
 }
 
 
+SYMBOLS = """\
+w*: the trained parameters. L_k: the mean loss of the first k samples. Points: random steps from w*
+of standard deviation σ along each direction. Δ_k: the mean over them of (L_{k+1} − L_k)²."""
+"""What the answers speak of."""
 WORDS = """\
 K: the k from which on Δ_k stays below the tolerance, in the order of this run; 1: never above it.
-Any order: where K lies in 90 % of the orders of these samples. Not by n: Δ_k ends above it."""
+Any order: where K lies in 90 % of the orders of these samples. Not by n: Δ_k of the last of all n
+samples is not below it yet."""
 """What the printed table of K means."""
 LEVELS = """\
-E S²: variance of a sample's loss, mean over the points; effective: how many samples it comes from.
-That Δ_k·k² is near it, and the exponent near 2, is algebra (the order law), not a discovery."""
+E S²: variance of a sample's loss, mean over the points; effective: how many samples it comes from,
+for these samples and for new ones; new / own: E S² of new ones over that of these. That Δ_k·k² is
+near E S², and the exponent near 2, is algebra (the order law: mean over all orders)."""
 LAWS = """\
-Parts, over Monte-Carlo: offset a², gradient σ²‖b‖², mixed σ² a tr A, curvature (Theorem 1). The law
-holds where ratio and median are within 10 % of 1 for every value within the error, does not where
-they are for none; else none can tell."""
+The quadratic law is Δ_k of second-order Taylor expansions at w*. Its ratio to Monte-Carlo is over
+all k, each weighted by k(k+1); the median is of the ratios at each k. Parts, over Monte-Carlo:
+offset (the loss at w*), gradient, mixed, curvature (Theorem 1 of Nikitin et al.). It holds where
+ratio and median are within 10 % of 1, allowing for the error."""
 
 
 def tell(found: dict[str, Any]) -> None:
@@ -57,7 +64,7 @@ def tell(found: dict[str, Any]) -> None:
     print("\n" + ", ".join(f"{name} {value}" for name, value in network(found)))
     levels, sizes, laws = tables_of(found)
     said = "\n".join([*verdicts(found), *advice(found)])
-    for text in (said, WORDS, tables.as_text([row[:4] for row in sizes])):
+    for text in (said, SYMBOLS, WORDS, tables.as_text([row[:4] for row in sizes])):
         print(f"\n{text}")
     print(MARK if is_marked(sizes) else "", end="\n" if is_marked(sizes) else "")
     print(f"\n{tables.as_text(levels)}\n{LEVELS}\n\n{tables.as_text(laws)}\n{LAWS}")
@@ -127,7 +134,8 @@ def trust(entry: dict[str, Any]) -> str:
     names = {"effective_samples": "these", "fresh_effective_samples": "new ones"}
     counts = {words: entry[name] or 0 for name, words in names.items() if name in entry}
     said = ", ".join(f"{count:,.0f} of {words}" for words, count in counts.items())
-    return f"Trust: {'good' if min(counts.values()) >= TRUSTED else 'little'} (effective: {said})."
+    good = "good" if min(counts.values()) >= TRUSTED else "little"
+    return f"Trust in E S²: {good} (effective sample size {said}; {TRUSTED} or more is good)."
 
 
 def network(found: dict[str, Any]) -> list[tuple[str, str]]:

@@ -120,10 +120,10 @@ def entry_of(**changed):
     [
         ({}, ["a close look", "by 0.02 nats", "below 0.0141 nats (tolerance 0.0002) from K = 60 on",
               "2 times the variance E S²: of a stream of them K is 70 to 90 (90 %).",
-              "Trust: good (effective: 30 of these, 20 of new ones)."]),
+              "Trust in E S²: good (effective sample size 30 of these, 20 of new ones;"]),
         ({"mean_loss": 2.0}, ["a middling look"]),
         ({"mean_loss": 20.0}, ["a wide look"]),
-        ({"fresh_effective_samples": 3.0}, ["Trust: little (effective: 30 of these, 3 of new"]),
+        ({"fresh_effective_samples": 3.0}, ["Trust in E S²: little", "30 of these, 3 of new"]),
         ({"sufficient_size": [{"tolerance": 1e-2, "k": 99, "reached": True,
                                "fresh_ci": [50, 140]}]},
          ["is below 0.1 nats (tolerance 0.01) from 99 on: too few follow",
@@ -150,7 +150,7 @@ def test_the_answer_without_new_samples_or_without_any_loss():
     (said,) = report.verdicts(found | {"fresh": "9 held out", "sigmas": [still]})
     assert "a close look" in said
     assert "New samples (9 held out) have some variance" in said
-    assert "Trust: little" in said
+    assert "Trust in E S²: little" in said
 
 
 @pytest.mark.slow
