@@ -17,6 +17,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxscape.arguments import check_choice, explained
 from jaxscape.trees import check_floating, check_key, check_like, num_parameters, working
 from jaxscape.types import InputError, Matvec, Params, Scalar
 
@@ -66,6 +67,7 @@ WHICH = {"largest": lambda x: x, "smallest": lambda x: -x, "magnitude": jnp.abs}
 """The rank of an eigenvalue; the highest is wanted first."""
 
 
+@explained
 def top_eigenpairs(
     key: Key[Array, ""],
     matvec: Matvec,
@@ -137,8 +139,7 @@ def top_eigenpairs(
 def _check(p: int, num: int, which: str, tol: Scalar, max_restarts: int, dim: int) -> None:
     if not 1 <= num <= p:
         raise InputError(f"expected 1 <= num <= {p} (the parameters), found {num}; change num")
-    if which not in WHICH:
-        raise InputError(f"expected which as one of {', '.join(WHICH)}, found {which!r}; use one")
+    check_choice("which", which, WHICH)
     if not isinstance(tol, jax.core.Tracer) and not 0 < tol < math.inf:
         raise InputError(f"expected a finite tol above 0, found {tol}; 1e-4 suits float32")
     if max_restarts < 0:

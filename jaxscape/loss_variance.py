@@ -26,6 +26,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from jaxscape import batching, prefix, reductions
+from jaxscape.arguments import check_choice, explained
 from jaxscape.prefix import Pair, Prefix
 from jaxscape.sweep import dtype_of, evaluate
 from jaxscape.trees import is_traced
@@ -81,6 +82,7 @@ class Evidence(NamedTuple):
     x², y², xy; then s_1."""
 
 
+@explained
 def loss_variance(
     loss: PerSampleLoss,
     probe: Probe,
@@ -160,6 +162,7 @@ def _check_evidence(evidence: Evidence) -> None:
         )
 
 
+@explained
 def evidence_of(losses: Float[ArrayLike, "m n"]) -> Evidence:
     """The evidence of stored losses ℓ_i(w) of n samples at m points, for further estimates.
 
@@ -240,6 +243,7 @@ def _add(tally: Tally, squares: Float[Array, "m b"]) -> Tally:
     return Tally(add(tally.by_point, squares.sum(1)), add(tally.squares, (terms**2).sum()), largest)
 
 
+@explained
 @partial(jax.jit, static_argnames=("part", "level", "fixed_points"))
 def estimate_loss_variance(
     evidence: Evidence, part: str = "delta", *, level: float = 0.9, fixed_points: bool = False
@@ -272,8 +276,7 @@ def estimate_loss_variance(
 def _check(part: str, level: float, num_points: int, fixed_points: bool) -> None:
     if num_points < 2 and not fixed_points:
         raise InputError("expected at least 2 points, found 1; give more, or set fixed_points")
-    if part not in ("delta", "centered"):
-        raise InputError(f"expected part 'delta' or 'centered', found {part!r}; choose one")
+    check_choice("part", part, ("delta", "centered"))
     check_level(level)
 
 

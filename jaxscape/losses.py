@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import inspect
 import re
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -12,11 +13,13 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Shaped
 
+from jaxscape.arguments import explained
 from jaxscape.batching import equations, length_of
 from jaxscape.trees import is_traced, short, working
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
 
+@explained
 def cross_entropy(
     logits: Float[ArrayLike, "n *t c"], targets: Shaped[ArrayLike, "..."]
 ) -> Float[Array, "n *t"]:
@@ -50,6 +53,7 @@ def cross_entropy(
     return jnp.where(own.any(-1), loss, jnp.nan)
 
 
+@explained
 def squared_error(
     outputs: Float[ArrayLike, "n ..."], targets: Shaped[ArrayLike, "n ..."]
 ) -> Float[Array, "n"]:
@@ -67,6 +71,7 @@ def squared_error(
     return 0.5 * jnp.sum(difference**2, -1)
 
 
+@explained
 def binary_cross_entropy(
     logits: Float[ArrayLike, "n ..."], targets: Shaped[ArrayLike, "n ..."]
 ) -> Float[Array, "n"]:
@@ -90,6 +95,7 @@ def binary_cross_entropy(
     return jnp.sum(loss.reshape(loss.shape[0], -1), -1)
 
 
+@explained
 def per_sequence(
     tokens: Float[ArrayLike, "n t"], mask: Bool[ArrayLike, "n t"], *, mean: bool = True
 ) -> Float[Array, "n"]:
@@ -238,9 +244,9 @@ def one_each(loss: PerSampleLoss, params: Params, data: Batch) -> tuple[int, jax
     """As ``ready``; whether samples see each other is not looked at."""
     n = length_of(data)
     shapes = jax.eval_shape(working, params)
-    if not callable(loss):
+    if not callable(loss) or not _takes_two(loss):
         raise InputError(
-            f"expected loss(params, batch), found {short(loss)}; pass the function first"
+            f"expected loss(params, batch), found {short(loss)}; pass such a function first"
         )
     bound, found = bind(loss, params if is_traced((params, data)) else shapes, data)
     shape = getattr(found, "shape", None)
@@ -255,6 +261,16 @@ def one_each(loss: PerSampleLoss, params: Params, data: Batch) -> tuple[int, jax
             f"expected real losses, found {found.dtype}; return numbers that can be differentiated"
         )
     return n, bound
+
+
+def _takes_two(function: Callable) -> bool:
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin has no signature
+        pass
+    return True
 
 
 def check(loss: PerSampleLoss, params: Params, data: Batch) -> int:
@@ -281,10 +297,10 @@ APART = 4  # samples, of which two are evaluated among these and alone
 
 
 @functools.cache
-def _compiled(function: Callable, backend: str) -> Callable:
-    """Run once on a few samples: on a CPU compiled in half the time."""
+def _compiled(backend: str) -> Callable:
+    """``_apart``, run once on a few samples: on a CPU compiled in half the time."""
     quick = {"xla_backend_optimization_level": 0} if backend == "cpu" else None
-    return jax.jit(function, compiler_options=quick)
+    return jax.jit(_apart, compiler_options=quick, static_argnames="groups")
 
 
 def _check_apart(
@@ -297,11 +313,12 @@ def _check_apart(
     if is_traced(held) or any(isinstance(x, jax.ShapeDtypeStruct) for x in held):
         return
     rows = np.unique(np.linspace(0, n - 1, APART).astype(int))
-    few = jax.tree.map(lambda leaf: jnp.asarray(leaf[rows]), data)
-    for form in (_alone, _in_pairs):  # a model may refuse a single sample
-        look = _compiled(form, jax.default_backend())
+    few, last = jax.tree.map(lambda leaf: jnp.asarray(leaf[rows]), data), len(rows) - 1
+    look, groups = _compiled(jax.default_backend()), (((0,), (last,)), ((0, last),))
+    for each in groups:  # alone, or in pairs, as a model may refuse a single sample
         try:
-            every, among, apart = (np.asarray(x, np.float64) for x in look(bound, point, few))
+            found = look(bound, point, few, groups=each)
+            every, among, apart = (np.asarray(x, np.float64) for x in found)
             break
         except Exception:  # a loss of exactly so many samples, never cut into batches
             continue
@@ -328,30 +345,24 @@ def _beside(point: jax.tree_util.Partial) -> Params:
     return jax.tree.map(moved, working(point()))
 
 
-def _of(few: Batch, rows: list[int]) -> Batch:
-    return jax.tree.map(lambda leaf: leaf[np.array(rows)], few)
-
-
-def _alone(
-    loss: PerSampleLoss, point: jax.tree_util.Partial, few: Batch
+def _apart(
+    loss: PerSampleLoss,
+    point: jax.tree_util.Partial,
+    few: Batch,
+    groups: tuple[tuple[int, ...], ...],
 ) -> tuple[Array, Array, Array]:
-    """The losses of a few samples; those of the first and the last among them, and alone."""
-    w, last = _beside(point), length_of(few) - 1
+    """The losses of a few samples; those of the first of each group among them, and in the group.
+
+    The rows of a group are evaluated without the others.
+    """
+    w = _beside(point)
     with jax.default_matmul_precision("highest"):
         every = loss(w, few)
-        apart = [loss(w, _of(few, [row]))[0] for row in (0, last)]
-    return every, every[np.array([0, last])], jnp.stack(apart)
-
-
-def _in_pairs(
-    loss: PerSampleLoss, point: jax.tree_util.Partial, few: Batch
-) -> tuple[Array, Array, Array]:
-    """The losses of a few samples; that of the first among them, and beside the last alone."""
-    w, last = _beside(point), length_of(few) - 1
-    with jax.default_matmul_precision("highest"):
-        every = loss(w, few)
-        apart = loss(w, _of(few, [0, last]))[:1]
-    return every, every[:1], apart
+        apart = [
+            loss(w, jax.tree.map(lambda leaf, g=group: leaf[np.array(g)], few))[0]
+            for group in groups
+        ]
+    return every, every[np.array([group[0] for group in groups])], jnp.stack(apart)
 
 
 def _check_same_shape(name: str, found: Any, other: Any, kind: str = "targets") -> None:

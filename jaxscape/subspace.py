@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
 from jaxscape import devices
+from jaxscape.arguments import check_choice, explained
 from jaxscape.curvature import hessian_operator, nonfinite_samples
 from jaxscape.lanczos import Eigenpairs, dot, top_eigenpairs
 from jaxscape.trees import (
@@ -60,6 +61,7 @@ class Subspace:
         """Take arrays of its own, and check their shapes."""
         for name in ("origin", "basis", "eigenvalues", "residuals"):
             object.__setattr__(self, name, owned(getattr(self, name)))
+        check_floating(self.origin)
         self.check()
 
     @property
@@ -82,11 +84,17 @@ class Subspace:
             f"found {other[0]}; build them with jax.tree.map over the parameters"
         )
 
+    @explained
     def at(self, coordinates: Float[ArrayLike, "d"]) -> Params:
         """w(θ) = w* + Σ_j θ_j v_j, all d directions applied.
 
         In float32 where w* is held in half precision, which would round a small step away.
         """
+        if jnp.shape(coordinates) != (self.dim,):
+            raise InputError(
+                f"expected coordinates of shape ({self.dim},), one for each direction, found "
+                f"{short(coordinates)}; change them"
+            )
 
         def leaf(origin: Any, directions: Array) -> Array:
             step = jnp.tensordot(coordinates, directions, axes=1, precision="highest")
@@ -94,6 +102,7 @@ class Subspace:
 
         return jax.tree.map(leaf, working(self.origin), self.basis)
 
+    @explained
     def coordinates_of(self, params: Params) -> Float[Array, "d"]:
         """The θ at which w(θ) is closest to ``params``, argmin_θ ‖w(θ) − params‖.
 
@@ -116,6 +125,7 @@ class Subspace:
         return jnp.linalg.lstsq(gram, along)[0]
 
 
+@explained
 def random_subspace(
     key: Key[Array, ""],
     params: Params,
@@ -152,11 +162,7 @@ def random_subspace(
     """
     check_floating(params)
     check_dim(dim, params)
-    if normalization not in ("unit", "filter", "unit-filter"):
-        raise InputError(
-            f"expected normalization 'unit', 'filter' or 'unit-filter', found {normalization!r}; "
-            "choose one"
-        )
+    check_choice("normalization", normalization, ("unit", "filter", "unit-filter"))
     if normalization != "unit" and all(jnp.ndim(leaf) < 2 for leaf in jax.tree.leaves(params)):
         raise InputError(
             "expected parameters with at least one array of two or more axes for filter-normalised "
@@ -197,7 +203,7 @@ def _filter_axes(filter_axes: Any, params: Params) -> tuple[tuple[int, ...] | No
         if not all(isinstance(axis, int) and -ndim <= axis < ndim for axis in axes):
             raise InputError(
                 f"expected filter_axes from {-ndim} to {ndim - 1} for an array of shape "
-                f"{jnp.shape(leaf)}, found {rule}; change it"
+                f"{jnp.shape(leaf)}, found {short(rule)}; change it"
             )
         chosen.append(tuple(sorted({axis % ndim for axis in axes})))
     return tuple(chosen)
@@ -238,6 +244,7 @@ def _filterwise(x: Array, origin: Array, axes: tuple[int, ...] | None) -> Array:
     return x * (target / norm)
 
 
+@explained
 def hessian_subspace(
     key: Key[Array, ""],
     loss: PerSampleLoss,
@@ -300,7 +307,7 @@ def _check_pairs(pairs: Eigenpairs, operator: Any, tol: float) -> None:
             f"{lost.sum()} of {len(lost)} eigenpairs did not reach the relative residual {tol:g} "
             f"(λ_1 = {values[0]:.3g}, the first of them {values[lost][0]:.3g}); raise tol, or "
             "lower dim",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -324,6 +331,7 @@ class Trajectory(NamedTuple):
     """Share of Σ_t ‖w_t − w_T‖² along each direction."""
 
 
+@explained
 def trajectory_subspace(points: Params, dim: int = 2) -> Trajectory:
     """The ``dim`` leading principal components of w_1, ..., w_T about w_T.
 

@@ -25,7 +25,16 @@ def partition(params: Params, mask: Any) -> tuple[Params, Params]:
     ...     return (batch @ params["body"] - params["head"].sum()) ** 2
     >>> head_loss = jax.tree_util.Partial(loss, body)  # js.delta(head_loss, js.single(head), data)
     """
-    mask = jax.tree.broadcast(mask, params)
+    try:
+        mask = jax.tree.broadcast(mask, params)
+    except ValueError:
+        raise InputError(
+            "expected a mask of a Boolean for each array of the parameters, or for all below a "
+            f"node, found {short(mask)}; build it with jax.tree.map over them"
+        ) from None
+    for own in map(np.asarray, jax.tree.leaves(mask)):
+        if own.ndim or own.dtype.kind != "b":
+            raise InputError(f"expected a mask of True and False, found {short(own)}; change it")
     part = jax.tree.map(lambda leaf, own: leaf if own else None, params, mask)
     rest = jax.tree.map(lambda leaf, own: None if own else leaf, params, mask)
     return part, rest
@@ -33,9 +42,15 @@ def partition(params: Params, mask: Any) -> tuple[Params, Params]:
 
 def combine(part: Params, rest: Params) -> Params:
     """Undo ``partition``, perhaps with other values in ``part``."""
-    return jax.tree.map(
-        lambda own, other: other if own is None else own, part, rest, is_leaf=lambda x: x is None
-    )
+    choose = lambda own, other: other if own is None else own  # noqa: E731
+    try:
+        return jax.tree.map(choose, part, rest, is_leaf=lambda x: x is None)
+    except ValueError:
+        raise InputError(
+            "expected two parts of one tree, with None where the other has an array, found "
+            f"{short(jax.tree.structure(part))} and {short(jax.tree.structure(rest))}; "
+            "make them with partition"
+        ) from None
 
 
 def num_parameters(params: Params) -> int:
@@ -61,9 +76,9 @@ def owned(tree: Any) -> Any:
     """
 
     def leaf(x: Any) -> Any:
-        is_numpy = isinstance(x, np.ndarray) and x.dtype != object
-        if is_numpy or (hasattr(x, "__array__") and not isinstance(x, jax.Array | np.generic)):
-            return jnp.array(np.asarray(x))
+        if hasattr(x, "__array__") and not isinstance(x, jax.Array | np.generic):
+            array = np.asarray(x)
+            return x if array.dtype.kind in "OSU" else jnp.array(array)  # objects, text
         return x
 
     return jax.tree.map(leaf, tree)

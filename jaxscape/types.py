@@ -1,16 +1,16 @@
 """The words that all modules share: parameters, batches, losses, probes, operators, the error."""
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Annotated, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Real
 
-Params: TypeAlias = Any
+Params: TypeAlias = Annotated[Any, "a pytree of floating-point arrays"]
 """Any pytree of floating-point arrays: the parameters w, or a direction shaped like them."""
 
-Batch: TypeAlias = Any
+Batch: TypeAlias = Annotated[Any, "a pytree of arrays with a common first axis"]
 """Any pytree of arrays with a common leading sample axis."""
 
 PerSampleLoss: TypeAlias = Callable[[Params, Batch], Float[Array, "n"]]

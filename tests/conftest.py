@@ -63,6 +63,7 @@ def in_haste():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
         jax.config.update("jax_disable_most_optimizations", True)
+        jax.clear_caches()  # earlier tests have compiled with every optimisation
         yield
         jax.config.update("jax_disable_most_optimizations", False)
         jax.clear_caches()  # or later tests, which compare bits, would take these programs

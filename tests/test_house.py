@@ -15,8 +15,8 @@ MODULES = [*CORE, *LAB, *EXPERIMENTS]
 
 # Each module of the core imports modules to its left only.
 ORDER = [
-    "types", "prefix", "trees", "batching", "losses", "reductions", "devices", "curvature",
-    "lanczos", "quadrature", "subspace", "probes", "first_layer", "sweep", "quadratic",
+    "types", "prefix", "trees", "arguments", "batching", "losses", "reductions", "devices",
+    "curvature", "lanczos", "quadrature", "subspace", "probes", "first_layer", "sweep", "quadratic",
     "prefix_spectra", "loss_variance", "sample_size", "monitor",
 ]  # fmt: skip
 THIRD_PARTY = {"jax", "numpy", "jaxtyping", "scipy"}

@@ -288,7 +288,7 @@ def test_double_precision_where_enabled():
         ({"num": 7}, "1 <= num <= 6"),
         ({"tol": 0.0}, "tol above 0"),
         ({"tol": float("nan")}, "tol above 0"),
-        ({"which": "least"}, "found 'least'"),
+        ({"which": "least"}, "found least"),
         ({"max_restarts": -1}, "max_restarts of at least 0"),
         ({"krylov_dim": 4}, "5 <= krylov_dim <= 6"),
         ({"krylov_dim": 7}, "5 <= krylov_dim <= 6"),

@@ -1,0 +1,110 @@
+"""What a public function says of an argument that its annotation excludes."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxscape.trees import short
+from jaxscape.types import Batch, InputError
+
+Function = TypeVar("Function", bound=Callable)
+
+
+def explained(function: Function) -> Function:
+    """The same function, which tells in one line of an argument that cannot be meant.
+
+    The arguments are looked at only after an exception, so a good call costs nothing. An exception
+    that no argument explains, such as one of the caller's own loss, is raised as it is.
+    """
+
+    @functools.wraps(function)
+    def call(*args: Any, **named: Any) -> Any:
+        try:
+            return function(*args, **named)
+        except InputError:
+            raise
+        except Exception as error:
+            said = _first_wrong(function, args, named)
+            if said is None:
+                raise
+            raise InputError(said) from error
+
+    return cast(Function, call)
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """Raise an ``InputError`` unless the value is one of the choices."""
+    if not isinstance(value, str) or value not in choices:
+        raise InputError(
+            f"expected {name} as one of {', '.join(choices)}, found {short(value)}; choose one"
+        )
+
+
+def _first_wrong(function: Callable, args: tuple, named: dict) -> str | None:
+    try:
+        given = inspect.signature(function).bind(*args, **named).arguments
+    except TypeError:  # Python's own message names the argument that is missing or unknown
+        return None
+    hints = get_type_hints(inspect.unwrap(function), include_extras=True)
+    for name, value in given.items():
+        hint = hints.get(name, Any)
+        if not _fits(value, hint):
+            return f"expected {name} as {_said(hint)}, found {short(value)}; change {name}"
+    return None
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value may be meant; where arrays are expected, numbers and lists of them may be."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        one = hasattr(value, "shape") or isinstance(value, dict)
+        if hint == Batch and (callable(value) or (isinstance(value, Iterable) and not one)):
+            return True  # batches, whose arrays come later
+        leaves = jax.tree.leaves(value)
+        return bool(leaves) and all(_is_array(leaf, jnp.number, jnp.bool_) for leaf in leaves)
+    if origin in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if hint in (int, float):
+        kinds = [jnp.integer, jnp.floating][: 1 + (hint is float)]
+        return _is_array(value, *kinds, ndim=0)
+    if origin is Sequence:
+        return not isinstance(value, str) and all(_fits(x, parts[0]) for x in value)
+    if hasattr(hint, "index_variadic"):  # an array of jaxtyping
+        whole = {"prng_key": [jax.dtypes.prng_key], "bool": [jnp.bool_], "int32": [jnp.integer]}
+        whole["float32"] = [jnp.floating, jnp.integer]
+        kinds = [kind for name in whole for kind in whole[name] if name in hint.dtypes]
+        return _is_array(value, *kinds, ndim=None if hint.index_variadic == 0 else len(hint.dims))
+    if origin is Callable:
+        return callable(value)
+    return hint is Any or isinstance(value, origin or hint)
+
+
+def _is_array(value: Any, *kinds: Any, ndim: int | None = None) -> bool:
+    try:
+        array = value if hasattr(value, "dtype") else np.asarray(value)
+        right = any(jnp.issubdtype(array.dtype, kind) for kind in kinds)
+    except (ValueError, TypeError):  # a ragged list
+        return False
+    large = isinstance(value, int) and not -(2**31) <= value < 2**31
+    return right and not large and 0 not in array.shape and ndim in (None, len(array.shape))
+
+
+def _said(hint: Any) -> str:
+    """A hint in words."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return parts[1]
+    if origin in (Union, UnionType):
+        return "a number" if {int, float} & {*parts} else " or ".join({_said(x): 0 for x in parts})
+    if hasattr(hint, "dim_str"):
+        key = "prng_key" in hint.dtypes
+        return "a key of jax.random" if key else f"an array of shape ({hint.dim_str})"
+    words: dict[Any, str] = {int: "an integer", float: "a number", str: "text", type(None): "None"}
+    words[Callable] = "a function"
+    return words.get(origin or hint) or f"a {(origin or hint).__name__}"
