@@ -377,6 +377,8 @@ def hoist(matvec: Matvec, like: Params) -> Matvec:
     try:
         return _hoisted(matvec, like)
     except jax.errors.TracerArrayConversionError:  # an operator of NumPy's or SciPy's arrays
+        image = matvec(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like))
+        check_like(image, like, "the operator's product")
         return jax.tree_util.Partial(functools.partial(_on_host, matvec))
 
 

@@ -169,11 +169,18 @@ def random_subspace(
             "directions, found none; use normalization='unit'"
         )
     axes = _filter_axes(filter_axes, params)
-    if normalization != "unit" and not any(axes):
-        raise InputError(
-            "expected filter_axes of some array, found None for all; name the axes that tell "
-            "filters apart"
-        )
+    if normalization != "unit":
+        kept = [w for w, own in zip(jax.tree.leaves(params), axes, strict=True) if own]
+        if not kept:
+            raise InputError(
+                "expected filter_axes of some array, found None for all; name the axes that tell "
+                "filters apart"
+            )
+        if not is_traced(kept) and not any(np.any(w) for w in kept):
+            raise InputError(
+                "expected filters that are not 0, found 0 in all, so that no direction has their "
+                "norm; use normalization='unit', or trained parameters"
+            )
     keys = jax.random.split(check_key(key), dim)
     return Subspace(params, _directions(normalization, axes, owned(params), keys))
 
@@ -252,12 +259,13 @@ def hessian_subspace(
     data: Batch,
     dim: int,
     *,
+    which: str = "largest",
     tol: float = 1e-4,
     batch_size: int = 1000,
     krylov_dim: int | None = None,
     mesh: Mesh | None = None,
 ) -> Subspace:
-    """The eigenvectors of the ``dim`` largest eigenvalues of the Hessian of the mean loss.
+    """The eigenvectors of the ``dim`` leading eigenvalues of the Hessian of the mean loss.
 
     They are orthonormal. Warns, where not traced, if a relative residual stays above ``tol``.
 
@@ -269,7 +277,7 @@ def hessian_subspace(
     ['3.00', '1.33']
 
     Args:
-        key, tol: As for ``top_eigenpairs``.
+        key, which, tol: As for ``top_eigenpairs``.
         loss, params, data, batch_size, mesh: As for ``hessian_operator``; w* is ``params``.
         dim: The number d of directions.
         krylov_dim: As for ``top_eigenpairs``; dim + 3 takes the least memory, for huge networks.
@@ -279,7 +287,8 @@ def hessian_subspace(
     """
     check_dim(dim, params)
     operator = hessian_operator(loss, params, data, batch_size=batch_size, mesh=mesh)
-    pairs = top_eigenpairs(key, operator, params, dim, tol=tol, krylov_dim=krylov_dim)
+    options: dict[str, Any] = {"which": which, "tol": tol, "krylov_dim": krylov_dim}
+    pairs = top_eigenpairs(key, operator, params, dim, **options)
     if mesh is not None:
         pairs = devices.local(devices.place(pairs, mesh))
     if not is_traced(pairs.values):
@@ -288,7 +297,7 @@ def hessian_subspace(
 
 
 def _check_pairs(pairs: Eigenpairs, operator: Any, tol: float) -> None:
-    """Refuse a Hessian that is not finite or 0; warn of eigenpairs that did not converge."""
+    """Refuse eigenvalues of NaN or of 0 alone; warn of eigenpairs that did not converge."""
     values, lost = np.asarray(pairs.values), ~np.asarray(pairs.converged)
     if not np.isfinite(values).all():
         bad = nonfinite_samples(operator)
@@ -299,7 +308,7 @@ def _check_pairs(pairs: Eigenpairs, operator: Any, tol: float) -> None:
         raise InputError(f"expected a finite Hessian, found {where}; check them, or leave them out")
     if not values.any():
         raise InputError(
-            "expected curvature, found a Hessian that is 0 everywhere, whose eigenvectors are "
+            "expected curvature, found eigenvalues that are all 0, whose eigenvectors are "
             "arbitrary; use random_subspace, or the parameters of a trained network"
         )
     if lost.any():

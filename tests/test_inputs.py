@@ -373,7 +373,7 @@ def test_a_hessian_without_numbers_says_which_samples_and_one_of_zeros_that_it_i
     with pytest.raises(InputError, match="a derivative is not"):
         js.hessian_subspace(KEY, root, P, DATA, dim=2)
     for flat in (lambda w, b: abs(b["x"] @ w["w"] - b["y"]), lambda w, b: b["x"] @ w["w"]):
-        with pytest.raises(InputError, match="0 everywhere"):
+        with pytest.raises(InputError, match="all 0"):
             js.hessian_subspace(KEY, flat, P, DATA, dim=2)
 
 
@@ -415,11 +415,30 @@ def test_weight_decay_adds_its_multiple_of_the_vector():
     np.testing.assert_allclose(values[1], values[0] + 0.3, rtol=1e-4)
 
 
+def test_a_hessian_subspace_of_the_most_negative_eigenvalues():
+    saddle = lambda w, b: b["x"] @ jnp.cos(w["w"]) + w["b"] ** 2  # noqa: E731
+    hessian = np.diag([*(-X.mean(0, dtype=np.float64) * np.cos(0.3)), 2.0])
+    space = js.hessian_subspace(KEY, saddle, P, DATA, dim=2, which="smallest")
+    np.testing.assert_allclose(space.eigenvalues, np.linalg.eigvalsh(hessian)[:2], rtol=1e-4)
+
+
 def test_an_operator_of_numpy_has_its_eigenpairs():
     matrix = np.diag(np.arange(8.0)).astype(np.float32)
     for matvec in (lambda v: matrix @ np.asarray(v), lambda v: np.einsum("ab,b->a", matrix, v)):
         found = js.top_eigenpairs(KEY, matvec, np.zeros(8, np.float32), 2)
         np.testing.assert_allclose(found.values, [7, 6], rtol=1e-4)
+    with pytest.raises(InputError, match="product"):
+        js.top_eigenpairs(KEY, lambda v: matrix[:3] @ np.asarray(v), np.zeros(8, np.float32), 2)
+
+
+def test_filters_of_zeros_have_no_directions_of_their_norm():
+    zeros = {"kernel": jnp.zeros((4, 3)), "bias": jnp.ones(3)}
+    for kind in ("filter", "unit-filter"):
+        with pytest.raises(InputError, match="not 0"):
+            js.random_subspace(KEY, zeros, dim=2, normalization=kind)
+        some = {"kernel": zeros["kernel"].at[:, 1].set(1.0), "bias": zeros["bias"]}
+        space = js.random_subspace(KEY, some, dim=2, normalization=kind)
+        assert jnp.isfinite(space.basis["kernel"]).all()
 
 
 # Sizes and pilots
