@@ -26,9 +26,9 @@ def mesh(*, points: int = 1, samples: int = 1, devices: Sequence[jax.Device] | N
     """A mesh of ``points`` × ``samples`` devices, by default the first that JAX sees.
 
     A sweep spreads its points over one axis, which costs one exchange of curves, and the samples
-    of each chunk over the other, which costs one of prefix totals for each block of points. Where
-    samples alone are summed over, as in a Hessian product, all devices share them.
-    With several hosts (``jax.distributed``) every process makes the same calls.
+    of each chunk over the other, which costs one of prefix totals for each block of points. In a
+    Hessian product all devices share the samples. With several hosts (``jax.distributed``) every
+    process makes the same calls.
 
     >>> dict(mesh(points=1, samples=1).shape)
     {'points': 1, 'samples': 1}
@@ -78,14 +78,10 @@ def place(tree: Any, mesh: Mesh, *axes: str) -> Any:
 
 
 def share(data: Batch, mesh: Mesh) -> Batch:
-    """The samples on the mesh, as many on each device, in order.
-
-    The last sample is repeated until every device has as many; the copies must not be counted.
-    """
+    """The samples on the mesh in order, the last repeated until every device has as many."""
     n = length_of(data)
-    padded = math.ceil(n / mesh.size) * mesh.size
-    if padded > n:
-        index = np.minimum(np.arange(padded), n - 1)
+    if n % mesh.size:
+        index = np.minimum(np.arange(math.ceil(n / mesh.size) * mesh.size), n - 1)
         data = jax.tree.map(lambda leaf: leaf[index], data)
     return place(data, mesh, *mesh.axis_names)
 
@@ -159,8 +155,7 @@ def update(reduction: Reduction, mesh: Mesh | None) -> Callable:
             unused = reduction.init(len(index), len(whole.k))[1]
             by_point, _ = reduction.update((state[0], unused), whole, index, weight)
         some = weight.any()  # a device may have no point that another has not met
-        keep = lambda new, old: jnp.where(some, new, old)  # noqa: E731
-        return by_point, jax.tree.map(keep, by_sample, state[1])
+        return by_point, jax.tree.map(lambda a, b: jnp.where(some, a, b), by_sample, state[1])
 
     return spread
 
