@@ -189,27 +189,25 @@ def _build(n, chunk, params, data, batch_size, count, mesh, weight_decay=0.0) ->
 @jax.jit
 def _apply(operator: MeanOperator, vector: Params) -> Params:
     """The sum over the first k samples, divided by k once."""
-    mesh = operator.mesh
-    if mesh is None:
-        total = _sum(operator, vector, operator.count)
-    else:
-        each, axes = PartitionSpec(), mesh.axis_names
-        held = replace(jax.tree.map(lambda _: each, operator), data=PartitionSpec(axes))
-
-        def part(operator: MeanOperator, vector: Params) -> Params:
-            here = length_of(operator.data)
-            ahead = here * jax.lax.axis_index(axes)
-            total = _sum(operator, vector, jnp.clip(operator.count - ahead, 0, here))
-            return jax.lax.psum(total, axes)
-
-        specs: dict[str, Any] = {"in_specs": (held, each), "out_specs": each, "check_vma": False}
-        total = jax.shard_map(part, mesh=mesh, **specs)(operator, vector)
-
-    def mean(total: Array, own: Array) -> Array:
-        decay = operator.weight_decay.astype(own.dtype) * own
-        return total / operator.count.astype(total.dtype) + decay
-
+    k, decay, mesh = operator.count, operator.weight_decay, operator.mesh
+    total = _sum(operator, vector, k) if mesh is None else _sum_of_all(operator, vector, mesh)
+    mean = lambda x, v: x / k.astype(x.dtype) + decay.astype(v.dtype) * v  # noqa: E731
     return jax.tree.map(mean, total, vector)
+
+
+def _sum_of_all(operator: MeanOperator, vector: Params, mesh: Mesh) -> Params:
+    """The sum over the first k of the samples that all devices share."""
+    each, axes = PartitionSpec(), mesh.axis_names
+    held = replace(jax.tree.map(lambda _: each, operator), data=PartitionSpec(axes))
+
+    def part(operator: MeanOperator, vector: Params) -> Params:
+        here = length_of(operator.data)
+        ahead = here * jax.lax.axis_index(axes)
+        own = jnp.clip(operator.count - ahead, 0, here)
+        return jax.lax.psum(_sum(operator, vector, own), axes)
+
+    specs: dict[str, Any] = {"in_specs": (held, each), "out_specs": each, "check_vma": False}
+    return jax.shard_map(part, mesh=mesh, **specs)(operator, vector)
 
 
 def _sum(operator: MeanOperator, vector: Params, count: Int[Array, ""]) -> Params:

@@ -1,7 +1,4 @@
-"""Many devices: meshes, where arrays live on them, and what devices exchange in a sweep.
-
-``mesh``, ``place``, ``share`` and ``local`` serve every computation, the rest ``sweep`` alone.
-"""
+"""Many devices: meshes, where arrays live on them, and what devices exchange in a sweep."""
 
 import functools
 import math
@@ -114,8 +111,7 @@ def over(walk: Callable, samples: Chunks, mesh: Mesh) -> Callable:
     """``walk(loss, probe, data, carry, (starts, fresh), points)`` done by all devices together.
 
     The points are shared out in the order of their blocks, the chunks of samples in turn, so that
-    the devices along the samples axis are at neighbouring chunks at any time. The carry and the
-    rows of the chunks are then whole on every device.
+    devices are at neighbouring chunks at any time. What comes back is whole on every device.
     """
     count, along = len(samples.starts), sizes(mesh)[1]
     turns = batching.turns(count, along)

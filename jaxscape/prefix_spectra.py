@@ -67,7 +67,7 @@ def prefix_spectra(
         num: d.
         ks: Values of k; by default ``geometric(min(n, 10), n)``.
         reference: Leaves ``[d', ...]``, orthonormal, such as the basis of ``hessian_subspace``;
-            then ``overlap`` is that of each k's eigenvectors with them.
+            ``overlap`` is that of each k's eigenvectors with them.
         keep_vectors: Also return the eigenvectors, K·d·P numbers.
         which, tol: As for ``top_eigenpairs``.
 

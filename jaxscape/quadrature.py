@@ -159,5 +159,5 @@ def _estimate(values: Float[Array, "probes ..."]) -> Estimate:
 def _checked(like: Params, probes: int) -> Params:
     check_floating(like)
     if probes < 2:
-        raise InputError(f"expected at least 2 probes, for an error, found {probes}; take more")
+        raise InputError(f"expected at least 2 probes, found {probes}; one has no standard error")
     return working(like)
