@@ -88,16 +88,6 @@ def local(tree: Any) -> Any:
     return tree if is_traced(tree) else jax.tree.map(lambda x: x.addressable_data(0), tree)
 
 
-def check(reduction: Reduction, mesh: Mesh | None) -> None:
-    """Raise an ``InputError`` for a reduction that cannot take its points from several devices."""
-    spread = sizes(mesh)[0] > 1
-    if spread and reduction.merge is None and jax.tree.leaves(reduction.init(1, 1)[1]):
-        raise InputError(
-            "expected a reduction with merge where several devices share the points, found none; "
-            "give Reduction one, or make the mesh of samples alone"
-        )
-
-
 def deal(data: Batch, samples: Chunks, mesh: Mesh) -> Batch:
     """The data on the mesh: along the samples axis each device holds its own chunks, end to end."""
     along = sizes(mesh)[1]
@@ -159,8 +149,13 @@ def update(reduction: Reduction, mesh: Mesh | None) -> Callable:
 def merge(reduction: Reduction, rows: Any, mesh: Mesh | None) -> Any:
     """What was kept of each chunk's samples, at the points of all devices."""
     join = reduction.merge
-    if join is None or sizes(mesh)[0] == 1 or not jax.tree.leaves(rows):
+    if sizes(mesh)[0] == 1 or not jax.tree.leaves(rows):
         return rows
+    if join is None:
+        raise InputError(
+            "expected a reduction with merge where several devices share the points, found none; "
+            "give Reduction one, or make the mesh of samples alone"
+        )
     add = lambda whole, part: (join(whole, part), None)  # noqa: E731
 
     def chunk(by_sample: Any) -> Any:

@@ -4,7 +4,7 @@ On w(θ) = w* + Σ_j θ_j v_j the product of data with the weights of a network'
 X(W + Σ_j θ_j V_j) = XW + Σ_j θ_j XV_j: d + 1 products serve any number of points. ``share`` walks
 the loss function's program once, operation after operation, and keeps each value as one of three
 kinds. A plain array is the same at all points; an ``Affine`` is known at all points from d + 1
-arrays; a ``Point`` has to be computed at each point, by a ``Step``.
+arrays; a ``Point`` has to be computed at each point, as something ``Pending``.
 """
 
 import functools
@@ -32,7 +32,7 @@ PAYS = 4  # a product is shared if it sums over at least this many times as many
 
 
 class Point(NamedTuple):
-    """A value that has to be computed at each point: that output of ``step``."""
+    """A value that has to be computed at each point: that output of a step."""
 
     step: int
     output: int
@@ -47,11 +47,7 @@ class Affine(NamedTuple):
     again: Point | None = None  # what to compute at a point in place of that sum
 
 
-class Step(NamedTuple):
-    """An operation that has to be done at each point."""
-
-    equation: JaxprEqn
-    operands: list[Any]  # each a plain array, an ``Affine``, or a ``Point``
+Pending = list[tuple[JaxprEqn, list[Any]]]  # what has to be done at each point, and with what
 
 
 def share(
@@ -75,7 +71,7 @@ def share(
     closed = jax.make_jaxpr(lambda params, batch: loss(params, batch))(origin, batch)
     pairs = zip(leaves, jax.tree.leaves(space.basis), strict=True)
     params = [Affine(x, v.astype(x.dtype), data=False) for x, v in pairs]
-    steps: list[Step] = []
+    steps: Pending = []
     (result,) = _walk(closed, [*params, *jax.tree.leaves(batch)], steps)
 
     def at(coordinates: Float[Array, "d"]) -> Float[Array, "n"]:
@@ -88,7 +84,7 @@ def share(
     return at
 
 
-def _walk(closed: ClosedJaxpr, args: Sequence[Any], steps: list[Step]) -> list[Any]:
+def _walk(closed: ClosedJaxpr, args: Sequence[Any], steps: Pending) -> list[Any]:
     """The results of a program; what points share is computed, the rest goes to ``steps``."""
     known = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
     known |= dict(zip(closed.jaxpr.invars, args, strict=True))
@@ -99,7 +95,7 @@ def _walk(closed: ClosedJaxpr, args: Sequence[Any], steps: list[Step]) -> list[A
     return [read(atom) for atom in closed.jaxpr.outvars]
 
 
-def _outcome(equation: JaxprEqn, operands: list[Any], steps: list[Step]) -> Sequence[Any]:
+def _outcome(equation: JaxprEqn, operands: list[Any], steps: Pending) -> Sequence[Any]:
     """The outputs of one operation."""
     name, moving = equation.primitive.name, [x for x in operands if isinstance(x, Affine)]
     fixed = not any(isinstance(x, Point) for x in operands)
@@ -115,7 +111,7 @@ def _outcome(equation: JaxprEqn, operands: list[Any], steps: list[Step]) -> Sequ
     # replaced by a sum of d + 1 arrays that are as large; its ``Affine`` is for a product to come.
     if affine and data:
         return [Affine(*_along(equation, operands), data)]
-    steps.append(Step(equation, operands))
+    steps.append((equation, operands))
     again = [Point(len(steps) - 1, index) for index in range(len(equation.outvars))]
     return [Affine(*_along(equation, operands), data, *again)] if affine else again
 

@@ -270,7 +270,6 @@ def advance(
             segments of one length, of one compiled program, cover any number of samples.
         batch_size, point_batch, precision, mesh: As for ``delta``.
     """
-    devices.check(reduction, mesh)
     first = jax.tree_util.Partial(_first_point, probe)
     params = jax.eval_shape(first)
     n, bound = losses.ready(loss, params, data, first)
