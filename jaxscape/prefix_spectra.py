@@ -36,7 +36,7 @@ class PrefixSpectra(NamedTuple):
 
 
 def geometric(first: int, last: int, num: int = 24) -> Int[np.ndarray, "K"]:
-    """At most ``num`` different whole numbers from ``first`` to ``last`` in geometric steps."""
+    """At most ``num`` ≥ 2 whole numbers from ``first`` ≥ 1 to ``last`` in geometric steps."""
     if not (1 <= first <= last and num >= 2):
         found = f"first={first}, last={last}, num={num}"
         raise InputError(f"expected 1 <= first <= last and num >= 2, found {found}; change them")

@@ -145,6 +145,7 @@ def smallest(
     return SufficientSize(jnp.where(reached, k, -1), reached)
 
 
+@partial(jax.jit, static_argnames="num_orders")
 def random_orders(
     key: Key[Array, ""], losses: Float[ArrayLike, "m n"], num_orders: int
 ) -> Float[Array, "R n-1"]:
@@ -167,19 +168,15 @@ def random_orders(
         )
     if num_orders < 1:
         raise InputError(f"expected at least 1 order, found {num_orders}; raise the number")
-    return _random_orders(jax.random.split(key, num_orders), jnp.asarray(losses))
-
-
-@jax.jit
-def _random_orders(keys: Key[Array, "R"], losses: Float[Array, "m n"]) -> Float[Array, "R n-1"]:
-    m, n = losses.shape
+    m, n = shape
+    losses = jnp.asarray(losses)
 
     def one(key: Key[Array, ""]) -> Float[Array, "K"]:
         order = jax.random.permutation(key, n)
         add = lambda total, row: (total + prefix.increments(row[order]) ** 2, None)  # noqa: E731
         return jax.lax.scan(add, jnp.zeros(n - 1, losses.dtype), losses)[0] / m
 
-    return jax.lax.map(one, keys)
+    return jax.lax.map(one, jax.random.split(key, num_orders))
 
 
 @partial(jax.jit, static_argnames=("level", "within"))

@@ -366,8 +366,12 @@ def _losses_at(settings: _Settings, loss: PerSampleLoss, probe: Probe, batch: Ba
     if shares_products(probe, settings.mesh):
         at = first_layer.share(loss, probe.space, batch)
         return lambda index: at(probe.coordinates[index])
-    size, of = settings.batch_size, functools.partial
-    return lambda index: batching.in_chunks(of(loss, probe.at(index)), batch, size)
+
+    def losses_at(index: Int[Array, ""]) -> Float[Array, "b"]:
+        own = functools.partial(loss, probe.at(index))
+        return batching.in_chunks(own, batch, settings.batch_size)
+
+    return losses_at
 
 
 def shares_products(probe: Probe, mesh: Mesh | None = None) -> TypeGuard[SubspaceProbe]:
