@@ -105,11 +105,12 @@ def sobol(
 ) -> SubspaceProbe:
     """θ ~ N(0, σ² I_d), each point by itself, from Sobol' nets that fill the space evenly.
 
-    The points are ``randomisations`` nets of equal size, one after the other, each scrambled on its
-    own (Matoušek 1998, random linear scrambling with a digital shift), so that every point is
-    Gaussian and the means over nets are independent. From these ``delta`` forms its standard error,
-    with randomisations − 1 degrees of freedom. Whatever else takes the points as independent, such
-    as ``loss_variance``, gives intervals that are too wide.
+    The mean over a net of a slowly varying function has an error far below m^(−1/2). The points are
+    ``randomisations`` nets of equal size, one after the other, each scrambled on its own (Matoušek
+    1998, random linear scrambling with a digital shift), so that every point is Gaussian and the
+    means over nets are independent. From these ``delta`` forms its standard error, with
+    randomisations − 1 degrees of freedom. Whatever else takes the points as independent, such as
+    ``loss_variance``, gives intervals that are too wide.
 
     >>> import jax, jax.numpy as jnp, jaxscape as js
     >>> space = js.Subspace(jnp.zeros(1), jnp.eye(1))
@@ -123,15 +124,15 @@ def sobol(
         randomisations: The number of nets.
 
     Raises:
-        InputError: fewer than two nets, or not of 1, 2, 4, 8, ... points; more than 21201
-            directions; a sigma that is negative or not finite.
+        InputError: fewer than two nets, or not of 1, 2, 4, 8, ... points; more directions
+            than SciPy's 21201; a sigma that is negative or not finite.
     """
     check_key(key)
     check(num_points, sigma)
     if not fits(num_points, randomisations):
         raise InputError(
             f"expected at least 2 randomisations of 1, 2, 4, 8, ... points each, found "
-            f"{num_points} points in {randomisations}; change one of them"
+            f"{num_points} points in {randomisations}; change one of the two"
         )
     net = _net(num_points // randomisations, space.dim)
     normals = jax.vmap(lambda key: _scrambled(key, net))(jax.random.split(key, randomisations))

@@ -59,7 +59,8 @@ def delta(
         batch_size: Samples per call of the loss; by default what suits it (``batching``).
         point_batch: Points evaluated together under ``vmap``; by default 8 on a CPU, else 32.
         precision: Of matrix products which do not name their own.
-        mesh: ``devices.mesh(...)``: points and samples are spread over its devices.
+        mesh: ``devices.mesh(...)``: points and samples are spread over its devices, each of which
+            then holds ``point_batch`` and ``batch_size`` of them.
 
     Raises:
         InputError: fewer than two samples; a loss that is not one value per sample, or is NaN or
@@ -144,7 +145,8 @@ def surface(
         loss, data, batch_size, point_batch, precision, mesh: As for ``delta``.
 
     Raises:
-        InputError: a k outside 1..n; a loss that is finite nowhere; what ``evaluate`` raises.
+        InputError: a k outside 1..n; a loss that is finite nowhere (only where the result is
+            concrete); what ``evaluate`` raises.
     """
     wanted = tuple(int(k) for k in np.atleast_1d(np.asarray(ks)))
     streamed = batching.are_batches(data)
