@@ -1,14 +1,13 @@
 """A long sample axis in equal chunks, and how many samples at a time suit the device.
 
 Every chunk has the same static size, so one compiled body serves all of them. Where the size does
-not divide the length, the last chunk starts early and overlaps its predecessor; entries that an
-earlier chunk has already shown are not ``fresh`` and must weigh nothing. No data is padded or
-copied.
+not divide the length, the last chunk starts early: entries that an earlier one has already shown
+are not ``fresh`` and must weigh nothing. No data is padded or copied.
 """
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -42,8 +41,7 @@ class Chunks(NamedTuple):
 def cut(length: int, size: int, hands: int = 1) -> Chunks:
     """Cut ``range(length)`` into the fewest chunks of at most ``size``, as equal as possible.
 
-    Several ``hands`` (devices) get the same number of chunks each; the last chunks may then hold
-    nothing fresh.
+    Several ``hands`` (devices) get as many chunks each; the last may then hold nothing fresh.
 
     >>> cut(10, 4).positions.tolist()
     [[0, 1, 2, 3], [4, 5, 6, 7], [6, 7, 8, 9]]
@@ -83,6 +81,13 @@ def join(chunks: Chunks, rows: Batch) -> Batch:
     return jax.tree.map(flat, rows)
 
 
+def in_chunks(function: Callable[[Batch], Any], data: Batch, size: int) -> Any:
+    """``function(data)``, of arrays ``[length, ...]``, from at most ``size`` entries at a time."""
+    chunks = cut(length_of(data), size)
+    some = lambda start: function(take(data, start, chunks.size))  # noqa: E731
+    return join(chunks, jax.lax.map(some, jnp.asarray(chunks.starts)))
+
+
 def are_batches(data: Any) -> bool:
     """Whether ``data`` are batches: an iterator, a loader, a function, a list of containers."""
     if isinstance(data, Iterator):
@@ -108,8 +113,7 @@ def are_arrays(data: Any) -> bool:
 def segments(data: Any) -> Iterator[Batch]:
     """The batches of ``data``, or its arrays as one, in memory that no caller writes.
 
-    Raises:
-        InputError: batches that hold no arrays.
+    Batches that hold no arrays are an ``InputError``.
     """
     if not are_batches(data):
         yield owned(data)
@@ -143,9 +147,7 @@ def length_of(data: Batch) -> int:
             f"{short(shapes)}; give every array of the batch the same first axis"
         )
     if shapes[0][0] == 0:
-        raise InputError(
-            "expected at least one sample, found none; check how the data was selected"
-        )
+        raise InputError("expected at least one sample, found none; check how it was selected")
     return shapes[0][0]
 
 
@@ -190,7 +192,7 @@ def compiler_options(loss: PerSampleLoss, params: Params, data: Batch) -> dict[s
     """XLA's options for a program of this loss: ``EIGEN``, or none where that would not help.
 
     The calls of Eigen for many small products, as in attention, must take at most a quarter of the
-    whole. JAX takes options only for a program that is not part of another under ``jax.jit``.
+    whole. A program within another takes no options.
     """
     with take_current_trace() as trace:
         alone = type(trace).__name__ == "EvalTrace"

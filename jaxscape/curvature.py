@@ -1,5 +1,6 @@
 """The Hessian and the Gauss-Newton matrix of a mean loss, as operators on pytrees."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, no_type_check
@@ -12,7 +13,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxscape import devices, losses
-from jaxscape.batching import cut, length_of, take
+from jaxscape.batching import cut, in_chunks, length_of, take
 from jaxscape.trees import check_floating, check_like, owned, working
 from jaxscape.types import Batch, InputError, Matvec, Params, PerSampleLoss, Scalar
 
@@ -31,9 +32,8 @@ def hessian_operator(
 
     H_k v = (1/k) Σ_{i≤k} ∇²ℓ_i(w) v at w = ``params``, forward over reverse (Pearlmutter 1994,
     "Fast exact multiplication by the Hessian"), with matrix products at the highest precision;
-    reverse over reverse where a loss (``jax.custom_vjp``) knows no forward mode.
-    Every sample weighs 1/k, whether or not ``batch_size`` divides k. The operator is a pytree,
-    compiled once for each ``loss`` (the same function, with what it remembers) and set of shapes.
+    reverse over reverse where a loss (``jax.custom_vjp``) knows no forward mode. The operator is a
+    pytree, compiled once for each ``loss`` and set of shapes.
 
     Args:
         loss: ``loss(params, batch) -> [n]``, one value per sample.
@@ -42,8 +42,8 @@ def hessian_operator(
         batch_size: Samples per chunk. A product costs ⌈k/batch_size⌉ chunks.
         count: k, by default n. It may be traced: one program serves every k.
         weight_decay: λ of a term (λ/2)‖w‖² beside the mean loss, which adds λ v.
-        mesh: All its devices (``devices.mesh``) share the samples. Each sums over its own that are
-            among the first k, and one exchange of P numbers ends a product.
+        mesh: All its devices (``devices.mesh``) share the samples; one exchange of P numbers ends
+            a product.
 
     Raises:
         InputError: ``loss`` does not return ``[n]``, parameters that are not floating point,
@@ -74,9 +74,8 @@ def hessian_operator(
     """
     check_floating(params)
     n, bound = losses.ready(loss, params, data)
-    w, few = jax.eval_shape(working, params), jax.eval_shape(lambda x: x, data)
-    fresh = jax.ShapeDtypeStruct((n,), bool)
-    forward = losses.has_forward_mode(_hessian_chunk, bound, w, few, fresh, w)
+    w, fresh = jax.eval_shape(working, params), jax.ShapeDtypeStruct((n,), bool)
+    forward = losses.has_forward_mode(_hessian_chunk, bound, w, data, fresh, w)
     chunk = Partial(_hessian_chunk if forward else _reverse_chunk, bound)
     return _build(n, chunk, params, data, batch_size, count, mesh, weight_decay)
 
@@ -91,7 +90,7 @@ def ggn_operator(
     count: int | Int[Array, ""] | None = None,
     mesh: Mesh | None = None,
 ) -> Matvec:
-    """The generalised Gauss-Newton matrix of the mean loss over ``data``, as an operator.
+    """The generalised Gauss-Newton matrix of the mean loss, as an operator.
 
     G_k v = (1/k) Σ_{i≤k} J_iᵀ H_i J_i v, with f = ``model(params, batch)`` of leading axis n, J_i
     the Jacobian of f_i and H_i the Hessian of ℓ_i = ``output_loss(f, batch)[i]`` in f_i
@@ -117,56 +116,37 @@ def ggn_operator(
     return _build(n, chunk, params, data, batch_size, count, mesh)
 
 
-def _hessian_chunk(
-    loss: PerSampleLoss, params: Params, batch: Batch, fresh: Bool[Array, "b"], vector: Params
-) -> Params:
+def _gradient(loss: PerSampleLoss, batch: Batch, fresh: Bool[Array, "b"]) -> Callable:
+    """Σ_i ∇ℓ_i over the fresh samples of one chunk, as a function of the parameters."""
+    return jax.grad(lambda params: jnp.sum(loss(params, batch), where=fresh))
+
+
+def _hessian_chunk(loss, params: Params, batch: Batch, fresh: Array, vector: Params) -> Params:
     """Σ_i ∇²ℓ_i(w) v over the fresh samples of one chunk: the derivative of ∇Σℓ_i along v."""
-    total = lambda params: jnp.sum(loss(params, batch), where=fresh)  # noqa: E731
-    return jax.jvp(jax.grad(total), (params,), (vector,))[1]
+    return jax.jvp(_gradient(loss, batch, fresh), (params,), (vector,))[1]
 
 
-def _reverse_chunk(
-    loss: PerSampleLoss, params: Params, batch: Batch, fresh: Bool[Array, "b"], vector: Params
-) -> Params:
+def _reverse_chunk(loss, params: Params, batch: Batch, fresh: Array, vector: Params) -> Params:
     """The same as ``_hessian_chunk``, as the gradient of ⟨∇Σℓ_i, v⟩."""
-    total = lambda params: jnp.sum(loss(params, batch), where=fresh)  # noqa: E731
-
-    def along(params: Params) -> Array:
-        products = jax.tree.map(jnp.vdot, jax.grad(total)(params), vector)
-        return sum(jax.tree.leaves(products), jnp.zeros(()))
-
-    return jax.grad(along)(params)
+    return jax.vjp(_gradient(loss, batch, fresh), params)[1](vector)[0]
 
 
 def nonfinite_samples(operator: "MeanOperator") -> Int[np.ndarray, "bad"]:
     """Positions of the samples whose loss at the operator's parameters is NaN or infinite."""
-    loss, data, found = operator.chunk.args[0], operator.data, []
-    chunks = cut(length_of(data), operator.batch_size)
-    run = jax.jit(lambda loss, w, batch: loss(w, batch))
-    for start, fresh in zip(chunks.starts, chunks.fresh, strict=True):
-        values = np.asarray(run(loss, operator.params, take(data, start, chunks.size)))
-        found.append(start + np.flatnonzero(~np.isfinite(values) & fresh))
-    return np.concatenate(found)
+    at = functools.partial(operator.chunk.args[0], operator.params)
+    values = in_chunks(at, operator.data, operator.batch_size)[: operator.count]
+    return np.flatnonzero(~np.isfinite(values))
 
 
-def _ggn_chunk(
-    model: Callable[[Params, Batch], Any],
-    output_loss: Callable[[Any, Batch], Float[Array, "b"]],
-    params: Params,
-    batch: Batch,
-    fresh: Bool[Array, "b"],
-    vector: Params,
-) -> Params:
+def _ggn_chunk(model, output_loss, params: Params, batch: Batch, fresh: Array, vector: Params):
     """Σ_i J_iᵀ H_i J_i v over the fresh samples of one chunk."""
-    total = lambda outputs: jnp.sum(output_loss(outputs, batch), where=fresh)  # noqa: E731
     outputs, push = jax.linearize(lambda params: model(params, batch), params)
-    curved = jax.jvp(jax.grad(total), (outputs,), (push(vector),))[1]
+    curved = _hessian_chunk(output_loss, outputs, batch, fresh, push(vector))
     return jax.linear_transpose(push, params)(curved)[0]
 
 
-# Parameters, data, count and what the functions hold are leaves, so ``jit`` takes them as
-# arguments: no data set ends up as a constant of a compiled program, and one program serves every
-# operator with the same functions.
+# All arrays are leaves, so ``jit`` takes them as arguments: no data set ends up as a constant of a
+# compiled program, and one program serves every operator with the same functions.
 @jax.tree_util.register_dataclass
 @no_type_check  # JAX rebuilds pytrees with anything in place of their arrays
 @dataclass(frozen=True, eq=False)
@@ -174,10 +154,10 @@ class MeanOperator:
     """The mean over the first ``count`` samples of what ``chunk`` sums over a few of them."""
 
     params: Params
-    data: Batch
     count: Int[Array, ""]
     weight_decay: Float[Array, ""]
     chunk: Partial
+    data: Batch
     batch_size: int = field(metadata={"static": True})
     mesh: Mesh | None = field(metadata={"static": True})
 
@@ -190,16 +170,7 @@ class MeanOperator:
         return devices.local(_apply(self, devices.place(vector, self.mesh)))
 
 
-def _build(
-    n: int,
-    chunk: Partial,
-    params: Params,
-    data: Batch,
-    batch_size: int,
-    count: int | Int[Array, ""] | None,
-    mesh: Mesh | None,
-    weight_decay: Scalar = 0.0,
-) -> MeanOperator:
+def _build(n, chunk, params, data, batch_size, count, mesh, weight_decay=0.0) -> MeanOperator:
     """The operator, once its arguments are checked, with its arrays where they are needed."""
     cut(n, batch_size)
     if count is not None and not isinstance(count, jax.core.Tracer) and not 1 <= count <= n:
@@ -207,37 +178,36 @@ def _build(
     first = jnp.asarray(n if count is None else count, jnp.int32)
     decay = jnp.asarray(weight_decay, jnp.result_type(float))
     params = jax.tree.map(jnp.asarray, working(owned(params)))
+    held = params, first, decay, chunk
     if mesh is None:
         data = jax.tree.map(jnp.asarray, owned(data))
-        return MeanOperator(params, data, first, decay, chunk, batch_size, mesh)
-    params, first, decay, chunk = devices.place((params, first, decay, chunk), mesh)
-    return MeanOperator(params, devices.share(data, mesh), first, decay, chunk, batch_size, mesh)
+    else:
+        data, held = devices.share(data, mesh), devices.place(held, mesh)
+    return MeanOperator(*held, data, batch_size, mesh)
 
 
 @jax.jit
 def _apply(operator: MeanOperator, vector: Params) -> Params:
     """The sum over the first k samples, divided by k once."""
-    mesh = operator.mesh
-    if mesh is None:
-        total = _sum(operator, vector, operator.count)
-    else:
-        each, axes = PartitionSpec(), mesh.axis_names
-        held = replace(jax.tree.map(lambda _: each, operator), data=PartitionSpec(axes))
-
-        def part(operator: MeanOperator, vector: Params) -> Params:
-            here = length_of(operator.data)
-            ahead = here * jax.lax.axis_index(axes)
-            total = _sum(operator, vector, jnp.clip(operator.count - ahead, 0, here))
-            return jax.lax.psum(total, axes)
-
-        specs: dict[str, Any] = {"in_specs": (held, each), "out_specs": each, "check_vma": False}
-        total = jax.shard_map(part, mesh=mesh, **specs)(operator, vector)
-
-    def mean(total: Array, own: Array) -> Array:
-        decay = operator.weight_decay.astype(own.dtype) * own
-        return total / operator.count.astype(total.dtype) + decay
-
+    k, decay, mesh = operator.count, operator.weight_decay, operator.mesh
+    total = _sum(operator, vector, k) if mesh is None else _sum_of_all(operator, vector, mesh)
+    mean = lambda x, v: x / k.astype(x.dtype) + decay.astype(v.dtype) * v  # noqa: E731
     return jax.tree.map(mean, total, vector)
+
+
+def _sum_of_all(operator: MeanOperator, vector: Params, mesh: Mesh) -> Params:
+    """The sum over the first k of the samples that all devices share."""
+    each, axes = PartitionSpec(), mesh.axis_names
+    held = replace(jax.tree.map(lambda _: each, operator), data=PartitionSpec(axes))
+
+    def part(operator: MeanOperator, vector: Params) -> Params:
+        here = length_of(operator.data)
+        ahead = here * jax.lax.axis_index(axes)
+        own = jnp.clip(operator.count - ahead, 0, here)
+        return jax.lax.psum(_sum(operator, vector, own), axes)
+
+    specs: dict[str, Any] = {"in_specs": (held, each), "out_specs": each, "check_vma": False}
+    return jax.shard_map(part, mesh=mesh, **specs)(operator, vector)
 
 
 def _sum(operator: MeanOperator, vector: Params, count: Int[Array, ""]) -> Params:

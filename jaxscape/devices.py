@@ -1,7 +1,4 @@
-"""Many devices: meshes, where arrays live on them, and what devices exchange in a sweep.
-
-``mesh``, ``place``, ``share`` and ``local`` serve every computation, the rest ``sweep`` alone.
-"""
+"""Many devices: meshes, where arrays live on them, and what devices exchange in a sweep."""
 
 import functools
 import math
@@ -26,9 +23,9 @@ def mesh(*, points: int = 1, samples: int = 1, devices: Sequence[jax.Device] | N
     """A mesh of ``points`` × ``samples`` devices, by default the first that JAX sees.
 
     A sweep spreads its points over one axis, which costs one exchange of curves, and the samples
-    of each chunk over the other, which costs one of prefix totals for each block of points. Where
-    samples alone are summed over, as in a Hessian product, all devices share them.
-    With several hosts (``jax.distributed``) every process makes the same calls.
+    of each chunk over the other, which costs one of prefix totals for each block of points. In a
+    Hessian product all devices share the samples. With several hosts (``jax.distributed``) every
+    process makes the same calls.
 
     >>> dict(mesh(points=1, samples=1).shape)
     {'points': 1, 'samples': 1}
@@ -78,14 +75,10 @@ def place(tree: Any, mesh: Mesh, *axes: str) -> Any:
 
 
 def share(data: Batch, mesh: Mesh) -> Batch:
-    """The samples on the mesh, as many on each device, in order.
-
-    The last sample is repeated until every device has as many; the copies must not be counted.
-    """
+    """The samples on the mesh in order, the last repeated until every device has as many."""
     n = length_of(data)
-    padded = math.ceil(n / mesh.size) * mesh.size
-    if padded > n:
-        index = np.minimum(np.arange(padded), n - 1)
+    if n % mesh.size:
+        index = np.minimum(np.arange(math.ceil(n / mesh.size) * mesh.size), n - 1)
         data = jax.tree.map(lambda leaf: leaf[index], data)
     return place(data, mesh, *mesh.axis_names)
 
@@ -93,16 +86,6 @@ def share(data: Batch, mesh: Mesh) -> Batch:
 def local(tree: Any) -> Any:
     """Arrays whole on every device of a mesh, as those of this process's first; not traced ones."""
     return tree if is_traced(tree) else jax.tree.map(lambda x: x.addressable_data(0), tree)
-
-
-def check(reduction: Reduction, mesh: Mesh | None) -> None:
-    """Raise an ``InputError`` for a reduction that cannot take its points from several devices."""
-    spread = sizes(mesh)[0] > 1
-    if spread and reduction.merge is None and jax.tree.leaves(reduction.init(1, 1)[1]):
-        raise InputError(
-            "expected a reduction with merge where several devices share the points, found none; "
-            "give Reduction one, or make the mesh of samples alone"
-        )
 
 
 def deal(data: Batch, samples: Chunks, mesh: Mesh) -> Batch:
@@ -118,8 +101,7 @@ def over(walk: Callable, samples: Chunks, mesh: Mesh) -> Callable:
     """``walk(loss, probe, data, carry, (starts, fresh), points)`` done by all devices together.
 
     The points are shared out in the order of their blocks, the chunks of samples in turn, so that
-    the devices along the samples axis are at neighbouring chunks at any time. The carry and the
-    rows of the chunks are then whole on every device.
+    devices are at neighbouring chunks at any time. What comes back is whole on every device.
     """
     count, along = len(samples.starts), sizes(mesh)[1]
     turns = batching.turns(count, along)
@@ -159,8 +141,7 @@ def update(reduction: Reduction, mesh: Mesh | None) -> Callable:
             unused = reduction.init(len(index), len(whole.k))[1]
             by_point, _ = reduction.update((state[0], unused), whole, index, weight)
         some = weight.any()  # a device may have no point that another has not met
-        keep = lambda new, old: jnp.where(some, new, old)  # noqa: E731
-        return by_point, jax.tree.map(keep, by_sample, state[1])
+        return by_point, jax.tree.map(lambda a, b: jnp.where(some, a, b), by_sample, state[1])
 
     return spread
 
@@ -168,8 +149,13 @@ def update(reduction: Reduction, mesh: Mesh | None) -> Callable:
 def merge(reduction: Reduction, rows: Any, mesh: Mesh | None) -> Any:
     """What was kept of each chunk's samples, at the points of all devices."""
     join = reduction.merge
-    if join is None or sizes(mesh)[0] == 1 or not jax.tree.leaves(rows):
+    if sizes(mesh)[0] == 1 or not jax.tree.leaves(rows):
         return rows
+    if join is None:
+        raise InputError(
+            "expected a reduction with merge where several devices share the points, found none; "
+            "give Reduction one, or make the mesh of samples alone"
+        )
     add = lambda whole, part: (join(whole, part), None)  # noqa: E731
 
     def chunk(by_sample: Any) -> Any:

@@ -1,11 +1,10 @@
 """The products of data with a network's first layer, which all points of a subspace share.
 
-On w(θ) = w* + Σ_j θ_j v_j, whatever depends linearly on the parameters is y + Σ_j θ_j y_j. So is
-the product of data with the weights of a network's first layer, X(W + Σ_j θ_j V_j) =
-XW + Σ_j θ_j XV_j: d + 1 products serve any number of points. ``share`` finds such products in the
-loss function's own program: it walks the program once, operation after operation, and keeps each
-value as one of three kinds. A plain array is the same at all points; an ``Affine`` is known at all
-points from d + 1 arrays; a ``Point`` has to be computed at each point, by a ``Step``.
+On w(θ) = w* + Σ_j θ_j v_j the product of data with the weights of a network's first layer is
+X(W + Σ_j θ_j V_j) = XW + Σ_j θ_j XV_j: d + 1 products serve any number of points. ``share`` walks
+the loss function's program once, operation after operation, and keeps each value as one of three
+kinds. A plain array is the same at all points; an ``Affine`` is known at all points from d + 1
+arrays; a ``Point`` has to be computed at each point, as something ``Pending``.
 """
 
 import functools
@@ -33,7 +32,7 @@ PAYS = 4  # a product is shared if it sums over at least this many times as many
 
 
 class Point(NamedTuple):
-    """A value that has to be computed at each point: that output of ``step``."""
+    """A value that has to be computed at each point: that output of a step."""
 
     step: int
     output: int
@@ -48,11 +47,7 @@ class Affine(NamedTuple):
     again: Point | None = None  # what to compute at a point in place of that sum
 
 
-class Step(NamedTuple):
-    """An operation that has to be done at each point."""
-
-    equation: JaxprEqn
-    operands: list[Any]  # each a plain array, an ``Affine``, or a ``Point``
+Pending = list[tuple[JaxprEqn, list[Any]]]  # what has to be done at each point, and with what
 
 
 def share(
@@ -61,7 +56,7 @@ def share(
     """``loss(space.at(θ), batch)`` as a function of θ, up to rounding, shared products done once.
 
     Products of data with parameters are shared where they sum over many terms; what follows is
-    carried along as long as it is linear. Meant for many more points than directions.
+    carried along as long as it is linear.
 
     >>> import jax, jax.numpy as jnp, jaxscape as js
     >>> space = js.Subspace(jnp.ones(8), jnp.eye(8)[:1])
@@ -74,10 +69,9 @@ def share(
     if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
         return lambda coordinates: loss(space.at(coordinates), batch)
     closed = jax.make_jaxpr(lambda params, batch: loss(params, batch))(origin, batch)
-    slopes = jax.tree.leaves(space.basis)
-    pairs = zip(leaves, slopes, strict=True)
+    pairs = zip(leaves, jax.tree.leaves(space.basis), strict=True)
     params = [Affine(x, v.astype(x.dtype), data=False) for x, v in pairs]
-    steps: list[Step] = []
+    steps: Pending = []
     (result,) = _walk(closed, [*params, *jax.tree.leaves(batch)], steps)
 
     def at(coordinates: Float[Array, "d"]) -> Float[Array, "n"]:
@@ -90,7 +84,7 @@ def share(
     return at
 
 
-def _walk(closed: ClosedJaxpr, args: Sequence[Any], steps: list[Step]) -> list[Any]:
+def _walk(closed: ClosedJaxpr, args: Sequence[Any], steps: Pending) -> list[Any]:
     """The results of a program; what points share is computed, the rest goes to ``steps``."""
     known = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
     known |= dict(zip(closed.jaxpr.invars, args, strict=True))
@@ -101,27 +95,25 @@ def _walk(closed: ClosedJaxpr, args: Sequence[Any], steps: list[Step]) -> list[A
     return [read(atom) for atom in closed.jaxpr.outvars]
 
 
-def _outcome(equation: JaxprEqn, operands: list[Any], steps: list[Step]) -> Sequence[Any]:
+def _outcome(equation: JaxprEqn, operands: list[Any], steps: Pending) -> Sequence[Any]:
     """The outputs of one operation."""
-    name = equation.primitive.name
-    if not any(isinstance(x, Affine | Point) for x in operands):
+    name, moving = equation.primitive.name, [x for x in operands if isinstance(x, Affine)]
+    fixed = not any(isinstance(x, Point) for x in operands)
+    if fixed and not moving:
         return _bind(equation, operands)
     if name in ("jit", "pjit"):
         return _walk(equation.params["jaxpr"], operands, steps)
-    fixed = not any(isinstance(x, Point) for x in operands)
     # d + 1 arrays describe the result if the operation is linear, or a product that pays
-    affine = fixed and (_is_linear(equation, operands) or _is_shared_product(equation, operands))
-    data = any(isinstance(x, Affine) and x.data for x in operands)
-    product = affine and name in PRODUCTS
-    again = []
+    product = fixed and name in PRODUCTS and len(moving) == 1 and _pays(equation, operands)
+    affine = product or (fixed and _is_linear(equation, operands, moving))
+    data = product or any(x.data for x in moving)
     # Arithmetic on parameters alone is repeated at each point, as the loss has it, rather than
     # replaced by a sum of d + 1 arrays that are as large; its ``Affine`` is for a product to come.
-    if not affine or not (data or product):
-        steps.append(Step(equation, operands))
-        again = [Point(len(steps) - 1, index) for index in range(len(equation.outvars))]
-    if not affine:
-        return again
-    return [Affine(*_along(equation, operands), data or product, *again)]
+    if affine and data:
+        return [Affine(*_along(equation, operands), data)]
+    steps.append((equation, operands))
+    again = [Point(len(steps) - 1, index) for index in range(len(equation.outvars))]
+    return [Affine(*_along(equation, operands), data, *again)] if affine else again
 
 
 def _along(equation: JaxprEqn, operands: list[Any]) -> tuple[Array, Array]:
@@ -142,10 +134,9 @@ def _along(equation: JaxprEqn, operands: list[Any]) -> tuple[Array, Array]:
     return _bind(equation, origins)[0], jax.vmap(along)(*(operands[i].slopes for i in moving))
 
 
-def _is_linear(equation: JaxprEqn, operands: list[Any]) -> bool:
+def _is_linear(equation: JaxprEqn, operands: list[Any], moving: list[Affine]) -> bool:
     """Whether it is linear in the operands that move, as precise as they are, and no larger."""
     name = equation.primitive.name
-    moving = [x for x in operands if isinstance(x, Affine)]
     if len(equation.outvars) != 1:
         return False
     out: Any = equation.outvars[0].aval
@@ -165,24 +156,22 @@ def _is_scaling(equation: JaxprEqn, operands: list[Any]) -> bool:
     factor = equation.invars[1 if first else 0]
     if not isinstance(factor, Literal) or (equation.primitive.name == "div" and not first):
         return False
-    return bool(np.isfinite(factor.val).all() and (np.asarray(factor.val) != 0).all())
+    return bool(np.isfinite(factor.val).all() and np.all(factor.val))
 
 
-def _is_shared_product(equation: JaxprEqn, operands: list[Any]) -> bool:
-    """Whether it is a product, in one moving factor, that sums over enough terms."""
-    moving = [x for x in operands if isinstance(x, Affine)]
-    if equation.primitive.name not in PRODUCTS or len(moving) != 1:
-        return False
+def _pays(equation: JaxprEqn, operands: list[Any]) -> bool:
+    """Whether a product with one moving factor sums over enough terms to be shared."""
     first, second = (jnp.shape(x.origin if isinstance(x, Affine) else x) for x in operands)
-    return num_terms(equation, first, second) >= PAYS * len(moving[0].slopes)
+    (directions,) = (len(x.slopes) for x in operands if isinstance(x, Affine))
+    return num_terms(equation, first, second) >= PAYS * directions
 
 
 def _read(coordinates: Float[Array, "d"], done: list[Sequence[Any]], value: Any) -> Any:
     """A value at one point."""
-    if isinstance(value, Affine) and value.again is None:
-        step = jnp.tensordot(coordinates, value.slopes, axes=1, precision="highest")
-        return value.origin + step.astype(value.origin.dtype)
     if isinstance(value, Affine):
+        if value.again is None:
+            step = jnp.tensordot(coordinates, value.slopes, axes=1, precision="highest")
+            return value.origin + step.astype(value.origin.dtype)
         value = value.again
     return done[value.step][value.output] if isinstance(value, Point) else value
 

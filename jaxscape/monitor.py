@@ -13,6 +13,7 @@ from jaxscape.loss_variance import (
     Evidence,
     Interval,
     LossVariance,
+    check_level,
     estimate_loss_variance,
     extend,
     start,
@@ -55,16 +56,14 @@ def monitor(
 ) -> Monitor:
     """Follow E_q S², and say when Δ_k will stay below ``tolerance`` from then on.
 
-    ``update`` takes the losses of any number of further samples at the same points, and gives the
-    same result however they are batched, beyond rounding. ``decide`` stops at the first count of at
-    least ``at_least`` that is not below the upper limits of K, that of the mean over orders and
-    that of Definition 4, provided that the effective sample size is at least
-    ``loss_variance.TRUSTED``. Each limit holds at a fixed count with its ``level``. Whoever looks
-    often stops at a lucky moment somewhat more often. To stop by the distance to the population
-    instead, compare ``num_samples`` with ``distance_size(loss_variance.interval.high, ε).k``.
-
-    Where the losses are of some samples only, such as those that the network has not seen yet,
-    ``decide(state, total)`` compares K with the total number of samples.
+    ``update`` takes the losses of further samples at the same points, in batches of any size.
+    ``decide`` stops at the first count of at least ``at_least`` that is not below the upper limits
+    of K, that of the mean over orders and that of Definition 4, provided that the effective sample
+    size is at least ``loss_variance.TRUSTED``. Each limit holds at a fixed count with its
+    ``level``; whoever looks often stops at a lucky moment somewhat more often. Where the losses are
+    of some samples only, such as those that the network has not seen yet, ``decide(state, total)``
+    compares K with the total number of samples. For the distance to the population, compare it
+    with ``distance_size(loss_variance.interval.high, ε).k``.
 
     Args:
         num_points: m, the rows of the losses.
@@ -87,14 +86,12 @@ def monitor(
         >>> int(state.prefix.num_samples)
         2000
     """
-    for name, good, words, value in (
-        ("num_points", num_points >= 1, "at least 1", num_points),
-        ("tolerance", tolerance > 0, "above 0", tolerance),
-        ("level", 0 < level < 1, "between 0 and 1", level),
-        ("at_least", at_least >= 1, "at least 1", at_least),
-    ):
-        if not good:
-            raise InputError(f"expected {name} {words}, found {value}; change it")
+    check_level(level)
+    for name, value in {"num_points": num_points, "at_least": at_least}.items():
+        if value < 1:
+            raise InputError(f"expected {name} of at least 1, found {value}; raise it")
+    if not tolerance > 0:
+        raise InputError(f"expected a tolerance above 0, found {tolerance}; raise it")
 
     def decide(state: Evidence, total: Int[ArrayLike, ""] | None = None) -> Decision:
         count = state.prefix.num_samples

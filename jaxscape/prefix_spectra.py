@@ -36,16 +36,10 @@ class PrefixSpectra(NamedTuple):
 
 
 def geometric(first: int, last: int, num: int = 24) -> Int[np.ndarray, "K"]:
-    """At most ``num`` different whole numbers from ``first`` to ``last`` in geometric steps.
-
-    Raises:
-        InputError: not 1 ≤ first ≤ last, or fewer than 2 numbers.
-    """
+    """At most ``num`` ≥ 2 whole numbers from ``first`` ≥ 1 to ``last`` in geometric steps."""
     if not (1 <= first <= last and num >= 2):
-        raise InputError(
-            f"expected 1 <= first <= last and num >= 2, found first={first}, last={last}, "
-            f"num={num}; change them"
-        )
+        found = f"first={first}, last={last}, num={num}"
+        raise InputError(f"expected 1 <= first <= last and num >= 2, found {found}; change them")
     return np.unique(np.rint(np.geomspace(first, last, num)).astype(int))
 
 
@@ -65,8 +59,7 @@ def prefix_spectra(
 ) -> PrefixSpectra:
     """The ``num`` leading eigenvalues of H_k = ∇²L_k(w) for each k in ``ks``, at the same w.
 
-    One compiled program solves for one k after the other with ``top_eigenpairs``. Where H_k has
-    fewer than d eigenvalues above rounding, the rest are zero to within their residuals.
+    One compiled program solves for one k after the other with ``top_eigenpairs``.
 
     Args:
         key: Of the random starting vectors, the same for every k.
@@ -74,7 +67,7 @@ def prefix_spectra(
         num: d.
         ks: Values of k; by default ``geometric(min(n, 10), n)``.
         reference: Leaves ``[d', ...]``, orthonormal, such as the basis of ``hessian_subspace``;
-            then ``overlap`` is that of each k's eigenvectors with them.
+            ``overlap`` is that of each k's eigenvectors with them.
         keep_vectors: Also return the eigenvectors, K·d·P numbers.
         which, tol: As for ``top_eigenpairs``.
 
@@ -94,9 +87,8 @@ def prefix_spectra(
     wanted = geometric(min(n, 10), n) if ks is None else np.asarray(ks)
     within = wanted.ndim == 1 and wanted.size and np.all((wanted >= 1) & (wanted <= n))
     if not within or np.any(wanted != np.rint(wanted)):
-        raise InputError(
-            f"expected whole values of k from 1 to {n}, found {wanted.tolist()}; change ks"
-        )
+        found = wanted.tolist()
+        raise InputError(f"expected whole values of k from 1 to {n}, found {found}; change ks")
     if reference is not None:
         first = jax.tree.map(lambda leaf: leaf[0], reference)
         check_like(first, params, "each direction of the reference")
@@ -136,6 +128,5 @@ def ritz_values(hessian: Float[Array, "n d d"]) -> Float[Array, "n d"]:
     Cauchy's interlacing theorem the j-th is at most the j-th eigenvalue of H_k, and equals it
     where V spans the leading eigenvectors.
     """
-    n, d, _ = hessian.shape
-    means = prefix.means(hessian.reshape(n, d * d).T).T.reshape(n, d, d)
+    means = jnp.moveaxis(prefix.means(jnp.moveaxis(hessian, 0, -1)), -1, 0)
     return jnp.linalg.eigvalsh(means)[:, ::-1]

@@ -75,10 +75,7 @@ class SingleProbe:
 
 
 def gaussian(key: Key[Array, ""], space: Subspace, num_points: int, sigma: Scalar) -> SubspaceProbe:
-    """θ ~ N(0, σ² I_d) along all d directions.
-
-    The same key draws the same standard normals at every sigma, so that curves at two values of
-    sigma differ by sigma alone.
+    """θ ~ N(0, σ² I_d) along all d directions; a key draws the same normals at every sigma.
 
     >>> import jax, jax.numpy as jnp, jaxscape as js
     >>> space = js.Subspace(jnp.zeros(3), jnp.eye(3))
@@ -127,8 +124,8 @@ def sobol(
         randomisations: The number of nets.
 
     Raises:
-        InputError: nets that are not of 1, 2, 4, 8, ... points; fewer than two; more directions
-            than SciPy has direction numbers for; a sigma that is negative or not finite.
+        InputError: fewer than two nets, or not of 1, 2, 4, 8, ... points; more directions
+            than SciPy's 21201; a sigma that is negative or not finite.
     """
     check_key(key)
     check(num_points, sigma)
@@ -154,19 +151,13 @@ def _net(size: int, dim: int) -> UInt32[np.ndarray, "size d"]:
     from scipy.stats import qmc  # a second to import, and only needed here
 
     if dim > qmc.Sobol.MAXDIM:
-        raise InputError(
-            f"expected at most {qmc.Sobol.MAXDIM} directions for Sobol' points, found {dim}; "
-            "use gaussian(...)"
-        )
+        most = f"at most {qmc.Sobol.MAXDIM} directions for Sobol' points"
+        raise InputError(f"expected {most}, found {dim}; use gaussian(...)")
     return np.asarray(qmc.Sobol(dim, scramble=False, bits=BITS).random(size) * 2**BITS, np.uint32)
 
 
 def _scrambled(key: Key[Array, ""], net: UInt32[np.ndarray, "size d"]) -> Float[Array, "size d"]:
-    """Standard normals from one scrambled net.
-
-    Each binary digit of a coordinate flips random lower digits along with it; then all coordinates
-    are XORed with one random number per direction.
-    """
+    """Standard normals from one scrambled net: each digit flips random lower ones along with it."""
     for_digits, for_shift = jax.random.split(key)
     d = net.shape[1]
     digit = jnp.asarray(1 << np.arange(BITS), jnp.uint32)
@@ -180,11 +171,7 @@ def _scrambled(key: Key[Array, ""], net: UInt32[np.ndarray, "size d"]) -> Float[
 def isotropic(
     key: Key[Array, ""], params: Params, num_points: int, sigma: Scalar
 ) -> IsotropicProbe:
-    """w ~ N(w*, σ² I_P) over all parameters.
-
-    Raises:
-        InputError: num_points < 1, or a sigma that is negative or not finite.
-    """
+    """w ~ N(w*, σ² I_P) over all parameters; raises as ``gaussian`` does."""
     check_floating(params)
     check(num_points, sigma)
     return IsotropicProbe(owned(params), check_key(key), jnp.asarray(sigma), num_points)
@@ -221,7 +208,7 @@ def grid(space: Subspace, radius: Scalar, num: int) -> SubspaceProbe:
 def line(space: Subspace, radius: Scalar, num: int) -> SubspaceProbe:
     """``num`` equidistant points from −radius to radius along the first direction.
 
-    Two networks are joined by the line along their difference:
+    The line from one network to another:
 
     >>> import jax, jax.numpy as jnp, jaxscape as js
     >>> a, b = jnp.zeros(3), jnp.array([1.0, 2.0, 0.0])
@@ -239,16 +226,13 @@ def points(space: Subspace, coordinates: Float[ArrayLike, "m d"]) -> SubspacePro
     """The points w(θ) for the given rows θ.
 
     Raises:
-        InputError: coordinates that are not [m ≥ 1, d] for this subspace, or directions that do
-            not have the shapes of the parameters.
+        InputError: coordinates that are not [m ≥ 1, d], or directions unlike the parameters.
     """
     space.check()
     shape = jnp.shape(coordinates)
     if len(shape) != 2 or shape[0] < 1 or shape[1] != space.dim:
-        raise InputError(
-            f"expected coordinates of shape (points, {space.dim}) for a subspace of dimension "
-            f"{space.dim}, found {shape}; give one row per point"
-        )
+        wanted = f"coordinates of shape (points, {space.dim}) in this subspace"
+        raise InputError(f"expected {wanted}, found {shape}; give one row per point")
     return SubspaceProbe(space, jnp.array(coordinates))
 
 
@@ -263,6 +247,4 @@ def check(num_points: int, scale: Scalar) -> None:
     if not isinstance(num_points, int | np.integer) or num_points < 1:
         raise InputError(f"expected at least 1 point, found {short(num_points)}; raise the number")
     if not isinstance(scale, jax.core.Tracer) and not 0 <= scale < math.inf:
-        raise InputError(
-            f"expected a finite sigma or radius of at least 0, found {scale}; change it"
-        )
+        raise InputError(f"expected a finite sigma or radius, 0 or more, found {scale}; change it")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, Real
+from jaxtyping import Array, Bool, Float, Int, Real
 
 from jaxscape import batching, devices, losses, prefix
 from jaxscape.prefix import Prefix
@@ -34,8 +34,7 @@ class Quadratic(NamedTuple):
 class QuadraticDelta(NamedTuple):
     """Δ_k of the quadratic model for θ ~ N(0, σ²I) and k = 1..n−1, in parts.
 
-    With a, b, A the increments at k of the prefix means of c, g, H. A σ of shape ``[s]`` puts an
-    axis s first.
+    a, b, A are the increments at k of the prefix means of c, g, H. σ ``[s]`` puts an axis s first.
     """
 
     offset: Float[Array, "*s n-1"]
@@ -64,10 +63,9 @@ def project(
 ) -> Quadratic:
     """Value, gradient and Hessian in the subspace of every sample's loss at its origin.
 
-    One compiled pass, forward over forward: ∂²ℓ_i/∂θ_j∂θ_l is the derivative along v_l of that
-    along v_j, so that the pairs share activations and first derivatives; twice through reverse mode
-    where a loss (``jax.custom_vjp``) knows no forward mode. Matrix products run at the highest
-    precision.
+    One compiled pass, forward over forward, so that all pairs of directions share activations and
+    first derivatives; twice through reverse mode where a loss (``jax.custom_vjp``) knows no forward
+    mode. Matrix products run at the highest precision.
 
     Args:
         loss, data, batch_size, mesh: As for ``hessian_operator``.
@@ -90,18 +88,13 @@ def project(
     """
     n, loss = losses.ready(loss, space.origin, data)
     batching.cut(n, batch_size)
-    w = jax.eval_shape(working, space.origin)
-    forward = losses.has_forward_mode(_twice, loss, w, data)
+    run = functools.partial(_project, batch_size=batch_size)
+    forward = losses.has_forward_mode(run, loss, space, data)
     if mesh is None:
         return _project(loss, space, owned(data), batch_size, forward)
     loss, space = devices.place((loss, space), mesh)
     found = devices.local(_share(loss, space, devices.share(data, mesh), batch_size, forward, mesh))
     return jax.tree.map(lambda rows: rows[:n], found)
-
-
-def _twice(loss: PerSampleLoss, w: Params, batch: Batch) -> Float[Array, "n"]:
-    once = lambda w: jax.jvp(lambda w: loss(w, batch), (w,), (w,))[1]  # noqa: E731
-    return jax.jvp(once, (w,), (w,))[1]
 
 
 def _derivative(
@@ -130,13 +123,10 @@ def _share(
 def _project(
     loss: PerSampleLoss, space: Subspace, data: Batch, batch_size: int, forward: bool = True
 ) -> Quadratic:
-    cut = batching.cut(batching.length_of(data), batch_size)
     origin = working(space.origin)
     basis = jax.tree.map(lambda v, w: v.astype(w.dtype), space.basis, origin)
 
-    def chunk(start: Array) -> Quadratic:
-        batch = batching.take(data, start, cut.size)
-
+    def chunk(batch: Batch) -> Quadratic:
         def along(w: Params, v: Params) -> Float[Array, "b"]:
             return _derivative(lambda w: loss(w, batch), w, v, forward)
 
@@ -149,7 +139,7 @@ def _project(
         return Quadratic(loss(origin, batch), gradient, hessian)
 
     with jax.default_matmul_precision("highest"):
-        return batching.join(cut, jax.lax.map(chunk, jnp.asarray(cut.starts)))
+        return batching.in_chunks(chunk, data, batch_size)
 
 
 def quadratic_delta(model: Quadratic, sigma: Real[ArrayLike, "*s"]) -> QuadraticDelta:
@@ -191,31 +181,27 @@ def advance(
         skip: So many of the first samples have been met already; their entries mean nothing.
 
     Returns:
-        The prefix means after them; and the law, in parts ``[*s, n]``. Entry i is of the k samples
-        before sample i, so the first sample of all has none.
+        The prefix means after them, and the law in parts ``[*s, n]``: entry i is of the k samples
+        before sample i.
     """
     n, d = model.gradient.shape
-    upper = np.triu_indices(d)
-    columns = [model.value[:, None], model.gradient, model.hessian[:, upper[0], upper[1]]]
-    rows = jnp.concatenate(columns, 1).T
-    after, steps = prefix.extend(before, rows, jnp.arange(n) >= skip)
-    return after, _law(steps.innovation / (steps.k + 1), d, sigma)
+    row, column = np.triu_indices(d)
+    columns = [model.value[:, None], model.gradient, model.hessian[:, row, column]]
+    values = jnp.concatenate(columns, 1).T
+    after, steps = prefix.extend(before, values, jnp.arange(n) >= skip)
+    a, b, entries = jnp.split(steps.increment, [1, d + 1])
+    return after, _law(a[0], b, entries, row == column, sigma[..., None])
 
 
-def _law(increments: Float[Array, "r n"], d: int, sigma: Float[Array, "*s"]) -> QuadraticDelta:
-    """The parts from the increments a, b and the upper triangle of A."""
-    s = sigma[..., None]
-    a, b, entries = increments[0], increments[1 : d + 1], increments[d + 1 :]
-    upper = np.triu_indices(d)
-    own = upper[0] == upper[1]
+def _law(a, b, entries, own: Bool[np.ndarray, "r"], s: Float[Array, "*s 1"]) -> QuadraticDelta:
+    """The parts from the increments a, b and the upper triangle of A, its diagonal ``own``."""
     diagonal = entries[own]
     trace = diagonal.sum(0)
     frobenius = jnp.sum(np.where(own[:, None], 1, 2) * entries**2, 0)
-    slope = (b**2).sum(0)
     offset = jnp.broadcast_to(a**2, jnp.broadcast_shapes(s.shape, a.shape))
-    mixed, gradient = s**2 * a * trace, s**2 * slope
+    mixed, gradient = s**2 * a * trace, s**2 * (b**2).sum(0)
     curvature = s**4 / 4 * (2 * frobenius + trace**2)
     total = offset + mixed + gradient + curvature
-    centered = s**2 * slope + s**4 / 2 * frobenius
+    centered = gradient + s**4 / 2 * frobenius
     diagonal = s**4 / 4 * (2 * (diagonal**2).sum(0) + trace**2)
     return QuadraticDelta(offset, mixed, gradient, curvature, total, centered, diagonal)

@@ -30,11 +30,8 @@ class Density(NamedTuple):
     def smooth(self, grid: Float[Array, "g"], width: float) -> Estimate:
         """The density convolved with a Gaussian, φ(t) = Σ_k w_k N(t; θ_k, width²), on ``grid``.
 
-        ``grid`` and ``width`` (a standard deviation) are in units of an eigenvalue, φ in its
-        inverse, with ∫φ = 1: P·φ counts eigenvalues.
-
-        Raises:
-            InputError: ``width`` is not above 0.
+        ``grid`` and ``width`` (a standard deviation, above 0, else an ``InputError``) are in units
+        of an eigenvalue, φ in its inverse, with ∫φ = 1: P·φ counts eigenvalues.
         """
         if not 0 < width < math.inf:
             raise InputError(f"expected a finite width above 0, found {width}; widen it")
@@ -52,12 +49,11 @@ def spectral_density(
 ) -> Density:
     """The density (1/P) Σ_i δ(t − λ_i) of a symmetric operator by stochastic Lanczos quadrature.
 
-    ``num_steps`` Lanczos steps with full reorthogonalisation from each of ``num_probes`` random
-    sign vectors; nodes are the Ritz values, weights the squared first components of the
-    tridiagonal matrix's eigenvectors. Each rule reproduces zᵀHʲz / P exactly for
-    j < 2·num_steps, whose mean over probes is tr Hʲ / P. (Ubaru, Chen & Saad 2017, "Fast
-    estimation of tr(f(A)) via stochastic Lanczos quadrature"; Ghorbani, Krishnan & Xiao 2019 for
-    Hessians.) Where the Krylov space is exhausted early, the remaining nodes have weight 0.
+    Lanczos steps with full reorthogonalisation from each of a few random sign vectors; nodes are
+    the Ritz values, weights the squared first components of the tridiagonal matrix's eigenvectors.
+    Each rule reproduces zᵀHʲz / P exactly for j < 2·num_steps, whose mean over probes is
+    tr Hʲ / P. (Ubaru, Chen & Saad 2017, "Fast estimation of tr(f(A)) via stochastic Lanczos
+    quadrature"; Ghorbani, Krishnan & Xiao 2019 for Hessians.)
 
     Args:
         key: Of the random sign vectors.
@@ -69,15 +65,13 @@ def spectral_density(
         InputError: fewer than 2 probes, or not 1 ≤ num_steps ≤ P.
 
     Example:
-        Eigenvalues 0, ..., 11, of mean tr H / P = 5.5 and density 1/12:
-
         >>> import jax, jax.numpy as jnp
-        >>> matvec = jax.tree_util.Partial(jnp.multiply, jnp.arange(12.0))
+        >>> matvec = jax.tree_util.Partial(jnp.multiply, jnp.arange(12.0))  # of mean 5.5
         >>> rule = spectral_density(jax.random.key(0), matvec, jnp.zeros(12),
         ...                         num_probes=8, num_steps=10)
         >>> rule.nodes.shape, round(float(jnp.sum(rule.nodes * rule.weights) / 8), 3)
         ((8, 10), 5.5)
-        >>> rule.smooth(jnp.array([5.5]), width=2.0).mean.round(2)
+        >>> rule.smooth(jnp.array([5.5]), width=2.0).mean.round(2)  # 1/12
         Array([0.08], dtype=float32)
     """
     like, p = _checked(like, num_probes), num_parameters(like)
@@ -165,7 +159,5 @@ def _estimate(values: Float[Array, "probes ..."]) -> Estimate:
 def _checked(like: Params, probes: int) -> Params:
     check_floating(like)
     if probes < 2:
-        raise InputError(
-            f"expected at least 2 probes, for a standard error, found {probes}; take more"
-        )
+        raise InputError(f"expected at least 2 probes, found {probes}; one has no standard error")
     return working(like)

@@ -1,7 +1,7 @@
 """What to keep of each prefix at each point: Δ_k with its errors, surfaces, the losses themselves.
 
-The loop of ``sweep.evaluate`` walks blocks of t points and b samples. A reduction keeps one state
-per point, as long as the sweep lasts, and one per sample, as long as the loop is at its chunk:
+``sweep.evaluate`` walks blocks of t points and b samples. A reduction keeps one state per point, as
+long as the sweep lasts, and one per sample, as long as the loop is at its chunk:
 
     init(t, b)                                 -> (by_point [t, ...], by_sample [b, ...])
     update((by_point, by_sample), steps, index, weight) -> (by_point, by_sample)
@@ -37,10 +37,7 @@ class Reduction(NamedTuple):
 
 
 class Delta(NamedTuple):
-    """Δ_k and its kin for every k = 1..n−1, from m points of a probe q.
-
-    With one point there is no spread to estimate: ``sem`` and ``centered`` are then NaN.
-    """
+    """Δ_k and its kin for every k = 1..n−1, from m points; with one, spreads are NaN."""
 
     k: Int[Array, "n-1"]
     mean: Float[Array, "n-1"]
@@ -72,13 +69,10 @@ class Surface(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Weighted mean over points, and the root of the weighted sum of squared deviations from it.
-
-    The root, because fourth powers of an increment would leave the range of float32.
-    """
+    """Weighted mean over points, and the root of the weighted sum of squared deviations from it."""
 
     mean: Float[Array, "b"]
-    spread: Float[Array, "b"]
+    spread: Float[Array, "b"]  # whose square, a fourth power of δ_k, may leave float32
 
 
 class _Spread(NamedTuple):
@@ -98,14 +92,13 @@ def _delta_init(t: int, b: int) -> tuple[Any, _Spread]:
 
 
 def _delta_update(state: tuple[Any, _Spread], steps: Steps, index: Array, weight: Array):
-    bad = ~jnp.isfinite(steps.losses) & (weight > 0)[:, None]
-
-    def mean(values: Float[Array, "t b"]) -> Float[Array, "b"]:
-        return jnp.sum(weight[:, None] * values, 0) / weight.sum()
+    own = weight[:, None]
+    bad = ~jnp.isfinite(steps.losses) & (own > 0)
+    mean = lambda values: jnp.sum(own * values, 0) / weight.sum()  # noqa: E731
 
     def moments(values: Float[Array, "t b"]) -> Moments:
         center = mean(values)
-        return Moments(center, _norm(jnp.sqrt(weight)[:, None] * (values - center)))
+        return Moments(center, _norm(jnp.sqrt(own) * (values - center)))
 
     total = jnp.broadcast_to(weight.sum(), state[1].weight.shape)
     both = moments(steps.innovation), moments(steps.innovation**2)
@@ -175,19 +168,18 @@ def _grouped_delta(num_points: int, groups: int) -> Reduction:
     size = num_points // groups
 
     def init(t: int, b: int) -> tuple[Any, _Grouped]:
-        by_point, together = delta.init(t, b)
         zeros = jnp.zeros((b, groups), jnp.float32)
-        return by_point, _Grouped(together, zeros, zeros)
+        return (), _Grouped(delta.init(t, b)[1], zeros, zeros)
 
     def update(state: tuple[Any, _Grouped], steps: Steps, index: Array, weight: Array):
-        by_point, old = state
-        by_point, together = delta.update((by_point, old.together), steps, index, weight)
+        old = state[1]
+        together = delta.update(((), old.together), steps, index, weight)[1]
         own = index[:, None] // size == jnp.arange(groups)
         share = jnp.where(own, weight[:, None], 0) / size
         add = functools.partial(jnp.einsum, "tb,tg->bg", precision="highest")
         innovation = old.innovation + add(steps.innovation, share)
         square = old.square + add(steps.innovation**2, share)
-        return by_point, _Grouped(together, innovation, square)
+        return (), _Grouped(together, innovation, square)
 
     def finalize(by_point: Any, by_sample: _Grouped, prefix: Prefix) -> Delta:
         found = delta.finalize(by_point, by_sample.together, prefix)

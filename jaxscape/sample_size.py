@@ -1,12 +1,11 @@
 """Sample sizes that suffice, with their intervals, and the laws of random orders behind them.
 
 K of a measured curve Δ_k (``sufficient_size``), of the order law (``increment_size``), of a
-distance (``distance_size``) and of random orders (``exceedance_size``). The limits of
-``loss_variance`` give those of the second and the third, which grow with E_q S².
+distance (``distance_size``) and of random orders (``exceedance_size``).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -26,8 +25,7 @@ def order_law(
     """S²(w) / (k (k+1)): the mean of δ_k(w)² over all orders of the n samples, exactly.
 
     ``loss_variance`` is S²(w), the variance of ℓ_i(w) over the n samples with denominator n − 1, or
-    its mean over points; it broadcasts with ``k``. Of samples drawn without replacement,
-    ℓ_{k+1} − L_k has variance S² (k+1)/k (Cochran 1977, Sampling Techniques, section 2.5).
+    its mean over points; it broadcasts with ``k`` (Cochran 1977, Sampling Techniques, section 2.5).
     """
     k = jnp.asarray(k).astype(jnp.result_type(float))
     return jnp.asarray(loss_variance) / k / (k + 1)
@@ -67,8 +65,8 @@ class SufficientSize(NamedTuple):
 def sufficient_size(delta: Float[Array, "*r K"], tolerance: Float[Array, "*t"]) -> SufficientSize:
     """K = inf{k : Δ_k' < tolerance for all k' ≥ k}, one past the last exceedance.
 
-    Definition 4 of Nikitin et al. 2025. ``delta`` holds Δ_1, ..., Δ_K of K + 1 samples; a NaN
-    among them counts as an exceedance. ``tolerance`` has the units of ``delta``.
+    Definition 4 of Nikitin et al. 2025. ``delta`` holds Δ_1, ..., Δ_K of K + 1 samples, in the
+    units of ``tolerance``; a NaN among them counts as an exceedance.
 
     >>> import jax.numpy as jnp
     >>> sufficient_size(jnp.array([9.0, 1.0, 9.0, 1.0]), jnp.array([2.0, 0.5]))
@@ -95,9 +93,8 @@ def increment_size(
     """K of the order law: the smallest k with E_qS² / (k (k+1)) < tolerance.
 
     ``loss_variance`` is E_q S², of Δ or of centered delta, in the units of ``tolerance``; the two
-    broadcast. K grows with E_q S², so the K of an interval's limits is an interval of K. The law is
-    a mean over orders. In a given order the last Δ_k to reach the tolerance follows the largest
-    losses, and comes later: see ``exceedance_size``.
+    broadcast. K grows with it, so the K of an interval's limits is an interval of K. In a given
+    order the last Δ_k to reach the tolerance comes later: see ``exceedance_size``.
 
     >>> import jax.numpy as jnp
     >>> interval = 300.0, 400.0, 500.0    # of E_q S², as js.loss_variance(...).interval
@@ -148,27 +145,11 @@ def smallest(
     return SufficientSize(jnp.where(reached, k, -1), reached)
 
 
-class RandomOrders(NamedTuple):
-    """Δ_k in each of R orders."""
-
-    delta: Float[Array, "R n-1"]
-
-    def bands(self, quantiles: Sequence[float] | Float[ArrayLike, "q"]) -> Float[Array, "q K"]:
-        """The quantiles of Δ_k over the orders, for every k."""
-        return jnp.quantile(self.delta, jnp.asarray(quantiles), axis=0)
-
-    def sufficient_size(self, tolerance: Float[ArrayLike, "t"]) -> SufficientSize:
-        """K by Definition 4 in each order, ``[t, R]``."""
-        each = jnp.asarray(tolerance, self.delta.dtype)
-        return jax.lax.map(partial(sufficient_size, self.delta), each)
-
-
+@partial(jax.jit, static_argnames="num_orders")
 def random_orders(
     key: Key[Array, ""], losses: Float[ArrayLike, "m n"], num_orders: int
-) -> RandomOrders:
-    """Δ_k = E_q[δ_k²] for every k in each of ``num_orders`` orders drawn with equal probability.
-
-    Memory beyond the losses is that of the result.
+) -> Float[Array, "R n-1"]:
+    """Δ_k = E_q[δ_k²] for every k in each of R orders drawn with equal probability.
 
     Args:
         key: Of the orders.
@@ -187,19 +168,15 @@ def random_orders(
         )
     if num_orders < 1:
         raise InputError(f"expected at least 1 order, found {num_orders}; raise the number")
-    return RandomOrders(_random_orders(jax.random.split(key, num_orders), jnp.asarray(losses)))
-
-
-@jax.jit
-def _random_orders(keys: Key[Array, "R"], losses: Float[Array, "m n"]) -> Float[Array, "R n-1"]:
-    m, n = losses.shape
+    m, n = shape
+    losses = jnp.asarray(losses)
 
     def one(key: Key[Array, ""]) -> Float[Array, "K"]:
         order = jax.random.permutation(key, n)
         add = lambda total, row: (total + prefix.increments(row[order]) ** 2, None)  # noqa: E731
         return jax.lax.scan(add, jnp.zeros(n - 1, losses.dtype), losses)[0] / m
 
-    return jax.lax.map(one, keys)
+    return jax.lax.map(one, jax.random.split(key, num_orders))
 
 
 @partial(jax.jit, static_argnames=("level", "within"))
@@ -222,12 +199,10 @@ def exceedance_size(
     where r(z) is the largest k' at which z still reaches it. K's quantile of order p is the
     smallest k with λ(k) ≤ −log p and a chance of at most 1 − p to reach it at k itself. For the
     upper limit the terms get one more, twice as large as the largest, as in
-    ``loss_variance.mean_interval``, unless they are all of a run of ``within`` samples, whose
-    orders bring no others. Where losses are heavy-tailed, a K far beyond ``count`` is a guess that
-    comes out too small: it depends on losses rarer than any seen.
-
-    Terms left out count as 0 for the lower limit, and as the smallest that is there for the median
-    and the upper limit: exact where none of them reaches the tolerance at K, else too wide.
+    ``loss_variance.mean_interval``, unless they are all of a run of ``within`` samples. Where
+    losses are heavy-tailed, a K far beyond ``count`` comes out too small: it depends on losses
+    rarer than any seen. Terms left out count as 0 for the lower limit, and as the smallest that is
+    there for the median and the upper limit: too wide where they reach the tolerance at K.
 
     Args:
         terms: The largest of ``count`` terms z, as ``Evidence.delta.largest`` holds them.
@@ -237,8 +212,7 @@ def exceedance_size(
         within: n of a run of n samples, which sees no later exceedance: its sum ends at n − 1.
 
     Returns:
-        An interval of ``SufficientSize``, shaped like ``tolerance``. No K is reached where a term
-        is not finite.
+        Three ``SufficientSize`` shaped like ``tolerance``, not reached where a term is not finite.
 
     Raises:
         InputError: no terms, or a level not between 0 and 1.

@@ -1,9 +1,8 @@
 """The one loop: per-sample losses at many points, reduced over every prefix of the samples.
 
-``evaluate`` is ``begin``, ``advance`` for each segment of the samples, and ``finish``; who wants to
-save a sweep in between calls the three. One compiled program scans chunks of samples and, within
-each, blocks of points; ``prefix.extend`` turns the losses of a block into innovations, and the
-reduction keeps what it needs of them.
+``evaluate`` is ``begin``, ``advance`` for each segment of the samples, and ``finish``. One compiled
+program scans chunks of samples and, within each, blocks of points; ``prefix.extend`` turns the
+losses of a block into innovations, and the reduction keeps what it needs of them.
 """
 
 import functools
@@ -95,15 +94,15 @@ def check_delta(curve: Delta, num_points: int) -> None:
         )
     mean, first = np.asarray(curve.mean), np.asarray(curve.first_order)
     lost = (mean == 0) & (first > 0)
-    said = (
-        f"increments whose squares fit {mean.dtype}, found {first[lost].max(initial=0):.2g}, whose "
-        f"square is 0, and such at {lost.sum()} of {n - 1} k; multiply the loss by a constant, or "
-        "compute in float64"
-    )
-    if lost.any() and not mean.any():
-        raise InputError(f"expected {said}")
     if lost.any():
-        warnings.warn(f"expected {said}", stacklevel=3)
+        said = (
+            f"expected increments whose squares fit {mean.dtype}, found {first[lost].max():.2g}, "
+            f"whose square is 0, and such at {lost.sum()} of {n - 1} k; multiply the loss by a "
+            "constant, or compute in float64"
+        )
+        if not mean.any():
+            raise InputError(said)
+        warnings.warn(said, stacklevel=3)
     size, spread = np.abs(curve.mean_loss), np.sqrt(np.asarray(curve.loss_variance))
     rounding = np.finfo(mean.dtype).eps * size
     few = (spread > 0) & (spread < ROUNDING * rounding)
@@ -130,8 +129,8 @@ def surface(
 ) -> Surface:
     """L_k and δ_k = L_{k+1} − L_k at every point of the probe, for each k in ``ks``.
 
-    At k = n, after which no sample comes, δ_k is NaN. So are L_k and δ_k at a point where the loss
-    is not finite; ``nonfinite`` says for each k how many these are.
+    At k = n δ_k is NaN. So are L_k and δ_k at the points, ``nonfinite`` in number, where the loss
+    is not finite.
 
     >>> import jax.numpy as jnp, jaxscape as js
     >>> axes = js.Subspace(jnp.zeros(2), jnp.eye(2))
@@ -191,7 +190,6 @@ def evaluate(
     """Reduce the losses ℓ_i(w) of all n samples at all m points over every prefix, in one pass.
 
     Memory beyond the data holds one chunk's losses, the state per point and the curves.
-    ``batch_size`` and ``point_batch`` change the result by rounding alone.
 
     >>> import jax.numpy as jnp, jaxscape as js
     >>> probe = js.points(js.Subspace(jnp.zeros(1), jnp.ones((1, 1))), jnp.array([[1.0], [2.0]]))
@@ -208,7 +206,12 @@ def evaluate(
     """
     options: dict[str, Any] = {"batch_size": batch_size, "point_batch": point_batch}
     options |= {"precision": precision, "mesh": mesh}
-    _check_probe(probe)
+    if not isinstance(probe, Probe):
+        raise InputError(
+            f"expected a probe, the points to look at, found {type(probe).__name__}; make one: "
+            "js.gaussian(key, space, num_points, sigma), js.grid(space, radius, num), "
+            "js.single(params)"
+        )
     carry, rows = begin(probe, reduction), []
     for segment in batching.segments(data):
         carry, row = advance(loss, probe, segment, carry, reduction, **options)
@@ -246,15 +249,6 @@ def _typed(tree: Any, dtype: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if is_float(leaf) else leaf, tree)
 
 
-def _check_probe(probe: Any) -> None:
-    if not isinstance(probe, Probe):
-        raise InputError(
-            f"expected a probe, the points to look at, found {type(probe).__name__}; make one: "
-            "js.gaussian(key, space, num_points, sigma), js.grid(space, radius, num), "
-            "js.single(params)"
-        )
-
-
 def advance(
     loss: PerSampleLoss,
     probe: Probe,
@@ -274,24 +268,22 @@ def advance(
         loss, probe, reduction: As for ``evaluate``, the same for all segments.
         data: The arrays of the next segment of the samples.
         carry: What ``begin`` or the segment before gave.
-        skip: So many samples of the segment have been met already; their rows mean nothing.
-            Segments of one length, and so one compiled program, then cover any number of samples.
+        skip: So many samples of the segment have been met already; their rows mean nothing. So
+            segments of one length, of one compiled program, cover any number of samples.
         batch_size, point_batch, precision, mesh: As for ``delta``.
     """
-    devices.check(reduction, mesh)
     first = jax.tree_util.Partial(_first_point, probe)
     params = jax.eval_shape(first)
     n, bound = losses.ready(loss, params, data, first)
     if batch_size is None:
         batch_size = batching.batch_size(bound, params, data)
     program = _program(**batching.compiler_options(bound, params, data))
-    loss, met = bound, jnp.asarray(skip)
-    if mesh is not None:
-        data = devices.deal(data, _chunks(probe, n, batch_size, mesh), mesh)
-        loss, probe, carry, met = devices.place((loss, probe, carry, met), mesh)
     settings = _Settings(n, reduction, batch_size, point_batch, precision, mesh)
-    found = program(loss, probe, data, carry, met, settings)
-    return found if mesh is None else devices.local(found)
+    held = bound, probe, carry, jnp.asarray(skip)
+    if mesh is None:
+        return program(data, *held, settings)
+    data = devices.deal(data, _chunks(probe, settings), mesh)
+    return devices.local(program(data, *devices.place(held, mesh), settings))
 
 
 def _first_point(probe: Probe) -> Params:
@@ -319,10 +311,9 @@ def _program(**compiler_options: str) -> Callable:
     return jax.jit(_advance, static_argnums=5, compiler_options=compiler_options or None)
 
 
-def _advance(loss, probe, data, carry, skip, settings: _Settings) -> tuple[Carry, Any]:
+def _advance(data, loss, probe, carry, skip, settings: _Settings) -> tuple[Carry, Any]:
     """Walk the samples with the carry cut into blocks of points, ``[c, t, ...]``."""
-    samples = _chunks(probe, settings.n, settings.batch_size, settings.mesh)
-    blocks = _blocks(probe, settings.point_batch, settings.mesh)
+    samples, blocks = _chunks(probe, settings), _blocks(probe, settings)
 
     def cut(leaf: Array) -> Array:  # each block has the number of samples, [], of its own, [c]
         return leaf[blocks.positions] if leaf.ndim else jnp.broadcast_to(leaf, len(blocks.starts))
@@ -333,9 +324,8 @@ def _advance(loss, probe, data, carry, skip, settings: _Settings) -> tuple[Carry
     walk: Callable = functools.partial(_walk, settings)
     if settings.mesh is not None:
         walk = devices.over(walk, samples, settings.mesh)
-    chunks = (samples.starts, samples.fresh & (samples.positions >= skip))
-    points = (blocks.starts, blocks.fresh)
-    carry, rows = walk(loss, probe, data, jax.tree.map(cut, carry), chunks, points)
+    chunks = samples.starts, samples.fresh & (samples.positions >= skip)
+    carry, rows = walk(loss, probe, data, jax.tree.map(cut, carry), chunks, blocks)
     return jax.tree.map(join, carry), batching.join(samples, rows)
 
 
@@ -374,19 +364,14 @@ def _walk(settings: _Settings, loss, probe, data, carry, samples, points) -> tup
 
 
 def _losses_at(settings: _Settings, loss: PerSampleLoss, probe: Probe, batch: Batch) -> Callable:
-    """The losses of a batch as a function of the point's index; what all points share is done here.
-
-    Where nothing is shared, the loss is called for ``batch_size`` samples at a time.
-    """
+    """The losses of a batch by the point's index; what all points share is computed here."""
     if shares_products(probe, settings.mesh):
         at = first_layer.share(loss, probe.space, batch)
         return lambda index: at(probe.coordinates[index])
-    pieces = batching.cut(batching.length_of(batch), settings.batch_size)
 
     def losses_at(index: Int[Array, ""]) -> Float[Array, "b"]:
-        params = probe.at(index)
-        piece = lambda start: loss(params, batching.take(batch, start, pieces.size))  # noqa: E731
-        return batching.join(pieces, jax.lax.map(piece, jnp.asarray(pieces.starts)))
+        own = functools.partial(loss, probe.at(index))
+        return batching.in_chunks(own, batch, settings.batch_size)
 
     return losses_at
 
@@ -397,12 +382,13 @@ def shares_products(probe: Probe, mesh: Mesh | None = None) -> TypeGuard[Subspac
     return isinstance(probe, SubspaceProbe) and here >= 2 * (probe.space.dim + 1)
 
 
-def _chunks(probe: Probe, n: int, batch_size: int, mesh: Mesh | None) -> batching.Chunks:
-    batches = 1 if batch_size < 1 or shares_products(probe, mesh) else BATCHES
-    return batching.cut(n, batches * batch_size, devices.sizes(mesh)[1])
+def _chunks(probe: Probe, settings: _Settings) -> batching.Chunks:
+    size, mesh = settings.batch_size, settings.mesh
+    batches = 1 if size < 1 or shares_products(probe, mesh) else BATCHES
+    return batching.cut(settings.n, batches * size, devices.sizes(mesh)[1])
 
 
-def _blocks(probe: Probe, point_batch: int | None, mesh: Mesh | None) -> batching.Chunks:
+def _blocks(probe: Probe, settings: _Settings) -> batching.Chunks:
     default = 8 if jax.default_backend() == "cpu" else 32
-    size = default if point_batch is None else point_batch
-    return batching.cut(probe.num_points, size, devices.sizes(mesh)[0])
+    size = default if settings.point_batch is None else settings.point_batch
+    return batching.cut(probe.num_points, size, devices.sizes(settings.mesh)[0])

@@ -76,16 +76,8 @@ def flat64(tree):
     return np.asarray(ravel_pytree(tree)[0], float)
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 24, 25, 26, 1000])
-def test_every_sample_weighs_the_same_whatever_the_batch_size(batch_size):
-    params, data, vector = logistic_case(25)
-    expected = logistic_hessian(params, data) @ flat64(vector)
-    got = flat64(hessian_operator(logistic, params, data, batch_size=batch_size)(vector))
-    np.testing.assert_allclose(got, expected, rtol=2e-6, atol=1e-7)
-
-
-@pytest.mark.parametrize("batch_size", [1, 7, 12, 13, 1000])
-def test_the_first_samples_alone(batch_size):
+@pytest.mark.parametrize("batch_size", [1, 7, 13, 24, 1000])
+def test_every_sample_of_the_first_k_weighs_the_same_whatever_the_batch_size(batch_size):
     params, data, vector = logistic_case(25)
 
     @jax.jit
@@ -148,7 +140,7 @@ def test_hessian_is_the_derivative_of_the_gradient():
     np.testing.assert_allclose(got, differences, rtol=1e-7, atol=1e-8)
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 23, 50])
+@pytest.mark.parametrize("batch_size", [7, 50])
 def test_gauss_newton_is_the_dense_product(batch_size):
     params, data = network_case()
     flat, unravel = ravel_pytree(params)
@@ -161,19 +153,6 @@ def test_gauss_newton_is_the_dense_product(batch_size):
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=2e-6)
     hessian = dense(hessian_operator(network_loss, params, data), params)
     assert np.abs(hessian - got).max() > 0.01  # the model is not linear, so they must differ
-
-
-def test_gauss_newton_is_the_hessian_of_a_linear_model():
-    params, data, _ = logistic_case(25)
-
-    def model(params, batch):
-        return linear(params, batch["inputs"])
-
-    def output_loss(outputs, batch):
-        return jax.nn.softplus(-batch["targets"] * outputs)
-
-    got = dense(ggn_operator(model, output_loss, params, data, batch_size=4), params)
-    np.testing.assert_allclose(got, logistic_hessian(params, data), rtol=1e-5, atol=1e-7)
 
 
 def test_works_under_jit_vmap_and_in_loops():
@@ -223,18 +202,6 @@ def test_data_is_no_constant_of_the_program():
     assert constants
     # The largest is the mask of fresh samples, 5000 booleans; the inputs would be 120,000 digits.
     assert max(map(len, constants)) < 6000
-
-
-def test_top_eigenpairs_of_a_network_against_numpy():
-    params, data = network_case()
-    operator = hessian_operator(network_loss, params, data, batch_size=10)
-    exact = np.linalg.eigvalsh(dense(operator, params))
-    largest = top_eigenpairs(jax.random.key(0), operator, params, 4)
-    np.testing.assert_allclose(largest.values, exact[::-1][:4], rtol=1e-4)
-    signed = top_eigenpairs(jax.random.key(0), operator, params, 10, which="magnitude")
-    expected = exact[np.argsort(-np.abs(exact))][:10]
-    assert expected.min() < 0
-    np.testing.assert_allclose(signed.values, expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -50,15 +50,6 @@ def test_all_directions_are_applied(problem):
     assert np.median(np.abs(np.log(ratio))) > 0.2
 
 
-def test_an_iterator_of_batches_gives_the_same(problem):
-    _, data, _, probe, _ = problem
-    batches = (jax.tree.map(lambda x, i=i: x[i : i + 40], data) for i in range(0, N, 40))
-    whole = js.delta(mlp_loss, probe, data)
-    streamed = js.delta(mlp_loss, probe, batches, batch_size=9)
-    for a, b in zip(whole, streamed, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5)
-
-
 def test_segments_that_overlap_skip_what_was_met(problem):
     _, data, _, probe, _ = problem
     carry, rows = sweep.begin(probe, reductions.delta), []
