@@ -72,27 +72,47 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, part) for part in parts)
     if hint in (int, float):
         kinds = [jnp.integer, jnp.floating][: 1 + (hint is float)]
-        return _is_array(value, *kinds, ndim=0)
+        return _is_array(value, *kinds, dims=())
     if origin is Sequence:
-        return not isinstance(value, str) and all(_fits(x, parts[0]) for x in value)
+        several = isinstance(value, list | tuple | range) or hasattr(value, "shape")
+        return several and all(_fits(x, parts[0]) for x in np.asarray(value, object).ravel())
     if hasattr(hint, "index_variadic"):  # an array of jaxtyping
         whole = {"prng_key": [jax.dtypes.prng_key], "bool": [jnp.bool_], "int32": [jnp.integer]}
         whole["float32"] = [jnp.floating, jnp.integer]
-        kinds = [kind for name in whole for kind in whole[name] if name in hint.dtypes]
-        return _is_array(value, *kinds, ndim=None if hint.index_variadic == 0 else len(hint.dims))
+        names = whole if not isinstance(hint.dtypes, tuple) else hint.dtypes  # of Shaped: any
+        kinds = [kind for name in whole if name in names for kind in whole[name]]
+        return _is_array(value, *kinds, dims=hint.dims)
     if origin is Callable:
-        return callable(value)
+        return callable(value) and _takes(value, parts[0])
     return hint is Any or isinstance(value, origin or hint)
 
 
-def _is_array(value: Any, *kinds: Any, ndim: int | None = None) -> bool:
+def _takes(function: Callable, arguments: Any) -> bool:
+    """Whether the function can be called with so many arguments, as far as Python knows."""
+    try:
+        inspect.signature(function).bind(*(arguments if isinstance(arguments, list) else ()))
+    except TypeError:
+        return arguments is ...
+    except ValueError:  # a builtin, whose signature is unknown
+        return True
+    return True
+
+
+def _is_array(value: Any, *kinds: Any, dims: Sequence | None = None) -> bool:
+    """Whether it is one of these types, with these dimensions (of jaxtyping) if they are given."""
     try:
         array = value if hasattr(value, "dtype") else np.asarray(value)
         right = any(jnp.issubdtype(array.dtype, kind) for kind in kinds)
     except (ValueError, TypeError):  # a ragged list
         return False
-    large = isinstance(value, int) and not -(2**31) <= value < 2**31
-    return right and not large and 0 not in array.shape and ndim in (None, len(array.shape))
+    if not right or 0 in array.shape or (isinstance(value, int) and abs(value) >= 2**31):
+        return False
+    if dims is None or any("Variadic" in type(dim).__name__ or dim is ... for dim in dims):
+        return len(array.shape) >= len(dims or ()) - 1
+    sizes: dict[Any, int] = {}
+    pairs = zip(dims, array.shape, strict=False)
+    same = all(sizes.setdefault(getattr(dim, "name", dim), n) == n for dim, n in pairs)
+    return same and len(dims) == len(array.shape)
 
 
 def _said(hint: Any) -> str:
@@ -106,5 +126,7 @@ def _said(hint: Any) -> str:
         key = "prng_key" in hint.dtypes
         return "a key of jax.random" if key else f"an array of shape ({hint.dim_str})"
     words: dict[Any, str] = {int: "an integer", float: "a number", str: "text", type(None): "None"}
-    words[Callable] = "a function"
+    if origin is Callable:
+        count = f" of {len(parts[0])} arguments" if isinstance(parts[0], list) else ""
+        return "a function" + count.replace("1 arguments", "one argument")
     return words.get(origin or hint) or f"a {(origin or hint).__name__}"

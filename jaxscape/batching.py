@@ -118,7 +118,8 @@ def segments(data: Any) -> Iterator[Batch]:
     if not are_batches(data):
         yield owned(data)
         return
-    for batch in data() if callable(data) else data:
+    batches = data() if callable(data) else data
+    for batch in batches if hasattr(batches, "__iter__") else [batches]:
         if not are_arrays(batch):
             raise InputError(
                 f"expected batches of arrays, found {short(batch)}; convert them: np.asarray(x)"

@@ -13,11 +13,13 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxscape import devices, losses
+from jaxscape.arguments import explained
 from jaxscape.batching import cut, in_chunks, length_of, take
-from jaxscape.trees import check_floating, check_like, owned, working
+from jaxscape.trees import check_floating, check_like, is_traced, owned, working
 from jaxscape.types import Batch, InputError, Matvec, Params, PerSampleLoss, Scalar
 
 
+@explained
 def hessian_operator(
     loss: PerSampleLoss,
     params: Params,
@@ -80,6 +82,7 @@ def hessian_operator(
     return _build(n, chunk, params, data, batch_size, count, mesh, weight_decay)
 
 
+@explained
 def ggn_operator(
     model: Callable[[Params, Batch], Any],
     output_loss: Callable[[Any, Batch], Float[Array, "n"]],
@@ -175,6 +178,8 @@ def _build(n, chunk, params, data, batch_size, count, mesh, weight_decay=0.0) ->
     cut(n, batch_size)
     if count is not None and not isinstance(count, jax.core.Tracer) and not 1 <= count <= n:
         raise InputError(f"expected a count from 1 to {n} (the samples), found {count}; change it")
+    if not is_traced(weight_decay) and not np.isfinite(weight_decay):
+        raise InputError(f"expected a finite weight_decay, found {weight_decay}; change it")
     first = jnp.asarray(n if count is None else count, jnp.int32)
     decay = jnp.asarray(weight_decay, jnp.result_type(float))
     params = jax.tree.map(jnp.asarray, working(owned(params)))

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from jaxscape import batching
+from jaxscape.arguments import explained
 from jaxscape.batching import Chunks, length_of
 from jaxscape.prefix import Steps
 from jaxscape.reductions import Reduction, State
@@ -19,6 +20,7 @@ from jaxscape.trees import is_traced
 from jaxscape.types import Batch, InputError
 
 
+@explained
 def mesh(*, points: int = 1, samples: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh of ``points`` × ``samples`` devices, by default the first that JAX sees.
 

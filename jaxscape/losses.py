@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import inspect
 import re
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -244,7 +243,7 @@ def one_each(loss: PerSampleLoss, params: Params, data: Batch) -> tuple[int, jax
     """As ``ready``; whether samples see each other is not looked at."""
     n = length_of(data)
     shapes = jax.eval_shape(working, params)
-    if not callable(loss) or not _takes_two(loss):
+    if not callable(loss):
         raise InputError(
             f"expected loss(params, batch), found {short(loss)}; pass such a function first"
         )
@@ -261,16 +260,6 @@ def one_each(loss: PerSampleLoss, params: Params, data: Batch) -> tuple[int, jax
             f"expected real losses, found {found.dtype}; return numbers that can be differentiated"
         )
     return n, bound
-
-
-def _takes_two(function: Callable) -> bool:
-    try:
-        inspect.signature(function).bind(None, None)
-    except TypeError:
-        return False
-    except ValueError:  # a builtin has no signature
-        pass
-    return True
 
 
 def check(loss: PerSampleLoss, params: Params, data: Batch) -> int:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxscape.arguments import explained
 from jaxscape.loss_variance import (
     TRUSTED,
     Evidence,
@@ -46,6 +47,7 @@ class Monitor(NamedTuple):
     decide: Callable[..., Decision]
 
 
+@explained
 def monitor(
     *,
     num_points: int,

@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, Key, Real
 
 from jaxscape import losses, prefix
+from jaxscape.arguments import explained
 from jaxscape.batching import length_of
 from jaxscape.curvature import hessian_operator
 from jaxscape.lanczos import dot, top_eigenpairs
@@ -43,6 +44,7 @@ def geometric(first: int, last: int, num: int = 24) -> Int[np.ndarray, "K"]:
     return np.unique(np.rint(np.geomspace(first, last, num)).astype(int))
 
 
+@explained
 def prefix_spectra(
     key: Key[Array, ""],
     loss: PerSampleLoss,
@@ -120,6 +122,7 @@ def overlap(first: Params, second: Params) -> Float[Array, ""]:
     return jnp.sum(dot(rows[0], rows[1].T) ** 2) / len(rows[0])
 
 
+@explained
 @jax.jit
 def ritz_values(hessian: Float[Array, "n d d"]) -> Float[Array, "n d"]:
     """The eigenvalues of Λ_k = Vᵀ H_k V for every k = 1..n, descending.

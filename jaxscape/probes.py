@@ -14,6 +14,7 @@ from jax.scipy.special import ndtri
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key, UInt32
 
+from jaxscape.arguments import explained
 from jaxscape.subspace import Subspace, gaussian_like
 from jaxscape.trees import check_floating, check_key, owned, short, working
 from jaxscape.types import InputError, Params, Scalar
@@ -74,6 +75,7 @@ class SingleProbe:
         return working(self.params)
 
 
+@explained
 def gaussian(key: Key[Array, ""], space: Subspace, num_points: int, sigma: Scalar) -> SubspaceProbe:
     """θ ~ N(0, σ² I_d) along all d directions; a key draws the same normals at every sigma.
 
@@ -95,6 +97,7 @@ def gaussian(key: Key[Array, ""], space: Subspace, num_points: int, sigma: Scala
     return points(space, sigma * jax.random.normal(check_key(key), (num_points, space.dim)))
 
 
+@explained
 def sobol(
     key: Key[Array, ""],
     space: Subspace,
@@ -168,6 +171,7 @@ def _scrambled(key: Key[Array, ""], net: UInt32[np.ndarray, "size d"]) -> Float[
     return ndtri((u + 0.5) / 2**BITS)
 
 
+@explained
 def isotropic(
     key: Key[Array, ""], params: Params, num_points: int, sigma: Scalar
 ) -> IsotropicProbe:
@@ -177,6 +181,7 @@ def isotropic(
     return IsotropicProbe(owned(params), check_key(key), jnp.asarray(sigma), num_points)
 
 
+@explained
 def grid(space: Subspace, radius: Scalar, num: int) -> SubspaceProbe:
     """``num`` × ``num`` points over [−radius, radius]² along the first two directions.
 
@@ -205,6 +210,7 @@ def grid(space: Subspace, radius: Scalar, num: int) -> SubspaceProbe:
     return points(space, jnp.zeros((num * num, space.dim)).at[:, :2].set(plane))
 
 
+@explained
 def line(space: Subspace, radius: Scalar, num: int) -> SubspaceProbe:
     """``num`` equidistant points from −radius to radius along the first direction.
 
@@ -222,6 +228,7 @@ def line(space: Subspace, radius: Scalar, num: int) -> SubspaceProbe:
     return points(space, jnp.zeros((num, space.dim)).at[:, 0].set(steps))
 
 
+@explained
 def points(space: Subspace, coordinates: Float[ArrayLike, "m d"]) -> SubspaceProbe:
     """The points w(θ) for the given rows θ.
 
@@ -236,6 +243,7 @@ def points(space: Subspace, coordinates: Float[ArrayLike, "m d"]) -> SubspacePro
     return SubspaceProbe(space, jnp.array(coordinates))
 
 
+@explained
 def single(params: Params) -> SingleProbe:
     """The parameters themselves, one point."""
     check_floating(params)

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from jaxscape import batching, devices, losses, prefix
+from jaxscape.arguments import explained
 from jaxscape.prefix import Prefix
 from jaxscape.subspace import Subspace
 from jaxscape.trees import is_traced, owned, working
@@ -53,6 +54,7 @@ class QuadraticDelta(NamedTuple):
     """Curvature with A replaced by its diagonal."""
 
 
+@explained
 def project(
     loss: PerSampleLoss,
     space: Subspace,
@@ -142,6 +144,7 @@ def _project(
         return batching.in_chunks(chunk, data, batch_size)
 
 
+@explained
 def quadratic_delta(model: Quadratic, sigma: Real[ArrayLike, "*s"]) -> QuadraticDelta:
     """Δ_k under the quadratic model, exactly, for every k and each ``sigma``.
 

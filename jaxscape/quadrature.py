@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from jaxscape.arguments import explained
 from jaxscape.lanczos import dot, flatten, hoist, length, orthonormalise
 from jaxscape.trees import check_floating, num_parameters, working
 from jaxscape.types import InputError, Matvec, Params
@@ -44,6 +45,7 @@ class Density(NamedTuple):
         return _estimate(jax.lax.map(one, self))
 
 
+@explained
 def spectral_density(
     key: Key[Array, ""], matvec: Matvec, like: Params, *, num_probes: int, num_steps: int
 ) -> Density:
@@ -83,6 +85,7 @@ def spectral_density(
     return _density(hoist(matvec, like), like, keys, num_steps=num_steps)
 
 
+@explained
 def trace(key: Key[Array, ""], matvec: Matvec, like: Params, *, num_probes: int) -> Estimate:
     """The trace of an operator as the mean of zᵀHz over random sign vectors z.
 

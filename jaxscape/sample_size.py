@@ -15,10 +15,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key, Real
 
 from jaxscape import prefix
+from jaxscape.arguments import explained
 from jaxscape.loss_variance import Interval, check_level
+from jaxscape.trees import short
 from jaxscape.types import InputError, Scalar
 
 
+@explained
 def order_law(
     loss_variance: Float[ArrayLike, "*#s"], k: Real[ArrayLike, "*#s"]
 ) -> Float[Array, "..."]:
@@ -27,10 +30,12 @@ def order_law(
     ``loss_variance`` is S²(w), the variance of ℓ_i(w) over the n samples with denominator n − 1, or
     its mean over points; it broadcasts with ``k`` (Cochran 1977, Sampling Techniques, section 2.5).
     """
+    _common_shape(loss_variance, k)
     k = jnp.asarray(k).astype(jnp.result_type(float))
     return jnp.asarray(loss_variance) / k / (k + 1)
 
 
+@explained
 def distance_law(
     loss_variance: Float[ArrayLike, "*#s"],
     k: Real[ArrayLike, "*#s"],
@@ -46,9 +51,20 @@ def distance_law(
         to: k + b for b further samples (``order_law`` where b = 1); n for the full data; infinite
             for the population from which the samples are drawn, S²(w)/k.
     """
+    _common_shape(loss_variance, k, to)
     k, to = (jnp.asarray(size).astype(jnp.result_type(float)) for size in (k, to))
     share = jnp.where(jnp.isinf(to), 1, jnp.abs(to - k) / jnp.where(jnp.isinf(to), 1, to))
     return jnp.asarray(loss_variance) * share / k
+
+
+def _common_shape(*arrays: ArrayLike) -> tuple[int, ...]:
+    shapes = [jnp.shape(array) for array in arrays]
+    try:
+        return jnp.broadcast_shapes(*shapes)
+    except ValueError:
+        raise InputError(
+            f"expected arguments that broadcast, found shapes {short(shapes)}; reshape one"
+        ) from None
 
 
 MOST = 2**31 - 1  # no K beyond this is looked for
@@ -61,6 +77,7 @@ class SufficientSize(NamedTuple):
     reached: Bool[Array, "*t"]
 
 
+@explained
 @jax.jit
 def sufficient_size(delta: Float[Array, "*r K"], tolerance: Float[Array, "*t"]) -> SufficientSize:
     """K = inf{k : Δ_k' < tolerance for all k' ≥ k}, one past the last exceedance.
@@ -86,6 +103,7 @@ def sufficient_size(delta: Float[Array, "*r K"], tolerance: Float[Array, "*t"]) 
     return SufficientSize(jnp.where(reached, last + 1, -1), reached)
 
 
+@explained
 @jax.jit
 def increment_size(
     loss_variance: Float[Array, "*#t"], tolerance: Float[Array, "*#t"]
@@ -101,10 +119,11 @@ def increment_size(
     >>> increment_size(jnp.asarray(interval), 1e-4).k.tolist()
     [1732, 2000, 2236]
     """
-    shape = jnp.broadcast_shapes(jnp.shape(loss_variance), jnp.shape(tolerance))
+    shape = _common_shape(loss_variance, tolerance)
     return smallest(lambda k: order_law(loss_variance, k) < tolerance, shape)
 
 
+@explained
 @jax.jit
 def distance_size(
     loss_variance: Float[Array, "*#t"], epsilon: Float[Array, "*#t"], to: Scalar = jnp.inf
@@ -122,7 +141,7 @@ def distance_size(
         [1601, 889]
     """
     square = jnp.square(epsilon)
-    shape = jnp.broadcast_shapes(jnp.shape(loss_variance), jnp.shape(epsilon))
+    shape = _common_shape(loss_variance, epsilon)
     # from ``to`` on the distance is 0, so that the condition holds wherever it held before
     near = lambda k: distance_law(loss_variance, jnp.minimum(k, to), to) < square  # noqa: E731
     return smallest(lambda k: near(k) & (jnp.asarray(epsilon) > 0), shape)
@@ -145,6 +164,7 @@ def smallest(
     return SufficientSize(jnp.where(reached, k, -1), reached)
 
 
+@explained
 @partial(jax.jit, static_argnames="num_orders")
 def random_orders(
     key: Key[Array, ""], losses: Float[ArrayLike, "m n"], num_orders: int
@@ -179,6 +199,7 @@ def random_orders(
     return jax.lax.map(one, jax.random.split(key, num_orders))
 
 
+@explained
 @partial(jax.jit, static_argnames=("level", "within"))
 def exceedance_size(
     terms: Float[Array, "M"],

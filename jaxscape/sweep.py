@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxscape import batching, devices, first_layer, losses, prefix, reductions
+from jaxscape.arguments import explained
 from jaxscape.prefix import Prefix
 from jaxscape.probes import SubspaceProbe, single
 from jaxscape.reductions import Delta, Reduction, Surface
@@ -29,6 +30,7 @@ BATCHES = 8  # batches per chunk: a point's parameters, once made, serve so many
 ROUNDING = 8  # losses that spread by fewer units of rounding than this have few digits left
 
 
+@explained
 def delta(
     loss: PerSampleLoss,
     probe: Probe,
@@ -116,6 +118,7 @@ def check_delta(curve: Delta, num_points: int) -> None:
         )
 
 
+@explained
 def surface(
     loss: PerSampleLoss,
     probe: Probe,
@@ -165,6 +168,7 @@ def surface(
     return sheet
 
 
+@explained
 def per_sample_losses(
     loss: PerSampleLoss,
     params: Params,
@@ -176,6 +180,7 @@ def per_sample_losses(
     return evaluate(loss, single(params), data, reductions.losses(1), batch_size=batch_size)[0]
 
 
+@explained
 def evaluate(
     loss: PerSampleLoss,
     probe: Probe,
@@ -275,6 +280,7 @@ def advance(
     first = jax.tree_util.Partial(_first_point, probe)
     params = jax.eval_shape(first)
     n, bound = losses.ready(loss, params, data, first)
+    _check_precision(precision)
     if batch_size is None:
         batch_size = batching.batch_size(bound, params, data)
     program = _program(**batching.compiler_options(bound, params, data))
@@ -284,6 +290,17 @@ def advance(
         return program(data, *held, settings)
     data = devices.deal(data, _chunks(probe, settings), mesh)
     return devices.local(program(data, *devices.place(held, mesh), settings))
+
+
+def _check_precision(precision: str) -> None:
+    try:
+        with jax.default_matmul_precision(precision):
+            pass
+    except ValueError:
+        raise InputError(
+            "expected precision as 'highest', 'high' or 'default', or another that JAX knows, "
+            f"found {short(precision)}; choose one"
+        ) from None
 
 
 def _first_point(probe: Probe) -> Params:
