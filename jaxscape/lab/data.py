@@ -111,12 +111,12 @@ def build(name: str, source: str, arrays: Arrays, num_classes: int, note: str = 
         num_classes: number of classes or of different tokens; 0 for a regression.
         note: what the reader of a result should know of the data.
     """
-    inputs, targets, test_inputs, test_targets = arrays
-    train = _when_read(_inputs, inputs), _when_read(_plain, targets)
-    tests: tuple[Any, Any] = (None, None)
-    if test_inputs is not None and test_targets is not None:
-        tests = _inputs(test_inputs), _plain(test_targets)
-    return Dataset(name, source, *train, *tests, num_classes, note)
+    converters = (_inputs, _plain, _inputs, _plain)
+    found: list[Any] = [
+        None if array is None else _when_read(convert, array)
+        for convert, array in zip(converters, arrays, strict=True)
+    ]
+    return Dataset(name, source, *found, num_classes, note)
 
 
 def load(
@@ -221,7 +221,7 @@ def fetch(url: str, path: Path, sha256: str) -> None:
 
     def download(*where: Any) -> None:
         if is_offline():
-            raise OSError("none on disk while JAXSCAPE_OFFLINE is set; unset it")
+            raise OSError("no whole file there while JAXSCAPE_OFFLINE is set; unset it")
         pooch.HTTPDownloader(timeout=TIMEOUT)(*where)
 
     pooch.get_logger().setLevel("WARNING")  # it would tell of every file on stderr
@@ -247,7 +247,7 @@ def _published(
     folder, server = _cache(cache_dir) / name, ""
     for url, sha256 in records(name).items():
         server, _, file = url.rpartition("/")
-        server = os.environ.get("JAXSCAPE_MIRROR", server).rstrip("/")
+        server = (os.environ.get("JAXSCAPE_MIRROR") or server).rstrip("/")
         fetch(f"{server}/{file}", folder / file, sha256)
     source = f"downloaded from {server}, kept in {folder}"
     return build(name, source, files.read(folder), files.num_classes)
@@ -298,7 +298,7 @@ def _prepare(name: str, data_dir: str | os.PathLike | None) -> Any:
 
 def _of_tfds(name: str, builder: Any) -> Dataset:
     """Data set ``name`` of a builder that is prepared."""
-    with _naming(str(builder.data_path)):
+    with _naming(f"{builder.name} in {builder.data_path}"):
         image, label = _image_and_label(builder)
         tests = [split for split in ("test", "validation") if split in builder.info.splits]
         splits = [_split(builder, split, image, label) for split in ("train", *tests[:1])]
