@@ -112,11 +112,11 @@ def build(name: str, source: str, arrays: Arrays, num_classes: int, note: str = 
         note: what the reader of a result should know of the data.
     """
     converters = (_inputs, _plain, _inputs, _plain)
-    found: list[Any] = [
-        None if array is None else _when_read(convert, array)
-        for convert, array in zip(converters, arrays, strict=True)
-    ]
-    return Dataset(name, source, *found, num_classes, note)
+    found: dict[str, Any] = {
+        field: None if array is None else _when_read(convert, array)
+        for field, convert, array in zip(Arrays._fields, converters, arrays, strict=True)
+    }
+    return Dataset(name, source, **found, num_classes=num_classes, note=note)
 
 
 def load(
@@ -281,15 +281,16 @@ def _prepare(name: str, data_dir: str | os.PathLike | None) -> Any:
     """The builder of ``name``, which it has prepared in the default place."""
     import tensorflow_datasets as tfds
 
-    place = _places(data_dir)[-1]
-    with _naming(f"{name} in {place}"):
-        builder = tfds.builder(name, data_dir=place)
+    places = _places(data_dir)
+    with _naming(f"{name} in {places[-1]}"):
+        builder = tfds.builder(name, data_dir=places[-1])
         if not builder.is_prepared():
             _image_and_label(builder)
             if is_offline():
                 raise Unavailable(
-                    f"expected {name} prepared by TensorFlow Datasets in {place}, found none while "
-                    "JAXSCAPE_OFFLINE is set; unset it to have it prepared"
+                    f"expected {name} prepared by TensorFlow Datasets in one of "
+                    f"{', '.join(map(str, places))}, found none while JAXSCAPE_OFFLINE is set; "
+                    "unset it to have it prepared"
                 )
             _import_tensorflow()
             builder.download_and_prepare()

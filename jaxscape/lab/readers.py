@@ -231,8 +231,8 @@ def read_npz(path: Path) -> tuple[Arrays, int]:
         splits = [[np.asarray(array, np.int64) for array in split] for split in splits]
     check = _check_tokens if tokens else _check_values
     for split, where in zip(splits, (str(path), f"the test split of {path}"), strict=False):
-        check(*split, where)
-        _check_rows(*split, splits[0], where)
+        check(split[0], split[1], where)
+        _check_rows(split, splits[0], where)
     count = _num_classes(splits, tokens, path)
     found = [array.astype(np.int32) if tokens else array for split in splits for array in split]
     return Arrays(*found[:2], *(found[2:] or (None, None))), count
@@ -317,16 +317,15 @@ def _check_finite(array: np.ndarray, where: str) -> None:
         )
 
 
-def _check_rows(
-    inputs: np.ndarray, targets: np.ndarray, train: list[np.ndarray], where: str
-) -> None:
+def _check_rows(split: list[np.ndarray], train: list[np.ndarray], where: str) -> None:
     """As many inputs as targets, each like those of the training split ``train``."""
+    inputs, targets = split
     if len(inputs) != len(targets) or len(inputs) == 0:
         raise InputError(
             f"expected as many inputs as targets, at least one, in {where}, "
             f"found {len(inputs)} inputs with {len(targets)} targets; give one target per input"
         )
-    for one, array in zip(train, (inputs, targets), strict=True):
+    for one, array in zip(train, split, strict=True):
         if one.shape[1:] != array.shape[1:] or one.dtype.kind != array.dtype.kind:
             raise InputError(
                 f"expected {where} to be like the training split, {one.dtype} {one.shape}, "
