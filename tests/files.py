@@ -43,29 +43,29 @@ def check(dataset, arrays):
     np.testing.assert_array_equal(dataset.test_targets, test_labels)
 
 
-def cifar(files, per_file=4, seed=0):
+FOLDERS = {
+    1: ("cifar-10-batches-bin", [f"data_batch_{n}.bin" for n in range(1, 6)], ["test_batch.bin"]),
+    2: ("cifar-100-binary", ["train.bin"], ["test.bin"]),
+}
+"""What is in the archive: its folder, the files of both splits; by the bytes of a label."""
+
+
+def cifar(reader, per_file=4, seed=0):
     """Random records of every file (name -> bytes), images and labels of both splits."""
     rng = np.random.default_rng(seed)
-    members, splits = {}, []
-    for split in (files.train, files.test):
+    folder, *files = FOLDERS[reader.label_bytes]
+    members, splits = {f"{folder}/batches.meta.txt": b"names"}, []
+    for split in files:
         images = rng.integers(0, 256, (len(split) * per_file, 32, 32, 3), np.uint8)
-        labels = np.stack([rng.integers(0, c, len(images)) for c in files.classes], 1)
+        labels = rng.integers(0, reader.num_classes, (len(images), reader.label_bytes))
         for number, file in enumerate(split):
             raw = b""
             for i in range(number * per_file, (number + 1) * per_file):
                 planes = [images[i, :, :, colour].tobytes() for colour in range(3)]
                 raw += bytes(labels[i].tolist()) + b"".join(planes)
-            members[f"{files.folder}/{file}"] = raw
+            members[f"{folder}/{file}"] = raw
         splits += [images, labels[:, -1]]
     return members, splits
-
-
-def unpack(members, folder, flat=False):
-    """Write the files ``members`` (name -> bytes) into ``folder``."""
-    for name, raw in members.items():
-        path = folder / (name.split("/")[1] if flat else name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(raw)
 
 
 def tarball(path, members):

@@ -85,12 +85,7 @@ def restore(folder: str | Path, name: str, like: Any) -> Any:
             stored = manager.item_metadata(step).tree
             _check(folder, name, _kinds(stored), _kinds(expected))
             device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-            abstract = {
-                path: jax.ShapeDtypeStruct(
-                    leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None)
-                )
-                for path, leaf in expected.items()
-            }
+            abstract = {path: _abstract(leaf) for path, leaf in expected.items()}
             arguments = ocp.args.StandardRestore(abstract, fallback_sharding=device)
             found = manager.restore(step, args=arguments)
         except InputError:
@@ -101,6 +96,10 @@ def restore(folder: str | Path, name: str, like: Any) -> Any:
                 "remove the folder to start afresh"
             ) from error
     return jax.tree.unflatten(jax.tree.structure(like), [found[path] for path in expected])
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
 
 
 def _check(folder: str | Path, name: str, stored: dict, expected: dict) -> None:
@@ -153,12 +152,10 @@ def _quiet() -> Iterator[None]:
     A save that failed closes its event loop while other arrays are still being written. Each of
     these then fails in a thread or a task where nobody can catch that.
     """
-    loggers, hook = [logging.getLogger(name) for name in ("absl", "asyncio")], sys.unraisablehook
-    levels = [logger.level for logger in loggers]
+    hook, level = sys.unraisablehook, logging.root.manager.disable
     late = lambda found: str(found.exc_value) == "Event loop is closed"  # noqa: E731
     sys.unraisablehook = lambda found: None if late(found) else hook(found)
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
+    logging.disable()
     try:
         yield
     except Exception:
@@ -167,5 +164,4 @@ def _quiet() -> Iterator[None]:
         raise
     finally:
         sys.unraisablehook = hook
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(level)

@@ -15,15 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from jaxscape.lab import glyphs, sums
-from jaxscape.lab.readers import (
-    SUMS,
-    Arrays,
-    CifarFiles,
-    IdxFiles,
-    check_labels,
-    file_digest,
-    read_npz,
-)  # fmt: skip
+from jaxscape.lab.readers import SUMS, Arrays, CifarFiles, IdxFiles, check_labels, read_npz
 from jaxscape.lab.stream import Mapped, blocks
 from jaxscape.types import InputError
 
@@ -32,20 +24,15 @@ PUBLISHED: dict[str, IdxFiles | CifarFiles] = {
     "fashion_mnist": IdxFiles("fashion_mnist", sums=SUMS["fashion_mnist"]),
     "kmnist": IdxFiles("kmnist"),
     "cifar10": CifarFiles(
-        archive="cifar-10-binary.tar.gz",
-        sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-        folder="cifar-10-batches-bin",
-        train=tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
-        test=("test_batch.bin",),
-        classes=(10,),
+        "cifar-10-binary.tar.gz",
+        "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+        num_classes=10,
     ),
     "cifar100": CifarFiles(
-        archive="cifar-100-binary.tar.gz",
-        sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
-        folder="cifar-100-binary",
-        train=("train.bin",),
-        test=("test.bin",),
-        classes=(20, 100),
+        "cifar-100-binary.tar.gz",
+        "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+        num_classes=100,
+        label_bytes=2,
     ),
 }
 """The reader of each data set that is published as files."""
@@ -124,12 +111,12 @@ def build(name: str, source: str, arrays: Arrays, num_classes: int, note: str = 
         num_classes: number of classes or of different tokens; 0 for a regression.
         note: what the reader of a result should know of the data.
     """
-    inputs, targets, test_inputs, test_targets = arrays
-    train = _when_read(_inputs, inputs), _when_read(_plain, targets)
-    tests: tuple[Any, Any] = (None, None)
-    if test_inputs is not None and test_targets is not None:
-        tests = _inputs(test_inputs), _plain(test_targets)
-    return Dataset(name, source, *train, *tests, num_classes, note)
+    converters = (_inputs, _plain, _inputs, _plain)
+    found: dict[str, Any] = {
+        field: None if array is None else _when_read(convert, array)
+        for field, convert, array in zip(Arrays._fields, converters, arrays, strict=True)
+    }
+    return Dataset(name, source, **found, num_classes=num_classes, note=note)
 
 
 def load(
@@ -165,12 +152,32 @@ def load(
         InputError: an unknown name, a folder or file that cannot be read, and data that are
             missing, truncated, altered or inconsistent.
     """
+    kind, _, rest = name.partition(":")
     try:
-        return _load(name, data_dir, cache_dir)
+        if name == "glyphs":
+            return _glyphs(cache_dir)
+        if name == "sums":
+            source = "sums of two numbers, made on the fly"
+            return build(name, source, sums.draw(), len(sums.CHARACTERS))
+        if name == "auto":
+            try:
+                return _published("mnist", data_dir, cache_dir)
+            except Unavailable as error:
+                note = f"glyphs in place of mnist, which could not be had: {error}"
+                return _glyphs(cache_dir, note)
+        if name in PUBLISHED:
+            return _published(name, data_dir, cache_dir)
+        if kind == "npz" and rest:
+            return build(name, f"arrays in {rest}", *read_npz(Path(rest).expanduser()))
+        if kind == "tfds" and rest:
+            return _of_tfds(name, _prepared(rest, data_dir) or _prepare(rest, data_dir))
     except OSError as error:
         raise InputError(
             f"expected data that can be read, found: {error}; check the permissions"
         ) from error
+    raise InputError(
+        f"expected one of the data sets {', '.join(NAMES)}, found {name!r}; choose one of them"
+    )
 
 
 @contextlib.contextmanager
@@ -203,7 +210,7 @@ def records(name: str) -> dict[str, str]:
 
 
 def fetch(url: str, path: Path, sha256: str) -> None:
-    """Download ``url`` to ``path``, which then holds exactly the published bytes.
+    """Download ``url`` to ``path``, unless it holds exactly the published bytes already.
 
     A failure leaves what was there.
 
@@ -212,45 +219,19 @@ def fetch(url: str, path: Path, sha256: str) -> None:
     """
     import pooch
 
-    if is_offline():
-        raise Unavailable(
-            f"expected {path.name} on disk, found none while JAXSCAPE_OFFLINE is set; "
-            f"unset it, or get {url} elsewhere and name its folder as data directory"
-        )
+    def download(*where: Any) -> None:
+        if is_offline():
+            raise OSError("no whole file there while JAXSCAPE_OFFLINE is set; unset it")
+        pooch.HTTPDownloader(timeout=TIMEOUT)(*where)
+
     pooch.get_logger().setLevel("WARNING")  # it would tell of every file on stderr
     try:
-        downloader = pooch.HTTPDownloader(timeout=TIMEOUT)
-        pooch.retrieve(url, f"sha256:{sha256}", path.name, path.parent, downloader=downloader)
+        pooch.retrieve(url, f"sha256:{sha256}", path.name, path.parent, downloader=download)
     except (OSError, ValueError) as error:
         raise Unavailable(
             f"expected to download {url} to {path}, found: {_reason(error)}; check the network and "
             "the folder, or get the file elsewhere and name its folder as data directory"
         ) from error
-
-
-def _load(
-    name: str, data_dir: str | os.PathLike | None, cache_dir: str | os.PathLike | None
-) -> Dataset:
-    kind, _, rest = name.partition(":")
-    if name == "glyphs":
-        return _glyphs(cache_dir)
-    if name == "sums":
-        source = "sums of two numbers, made on the fly"
-        return build(name, source, sums.draw(), len(sums.CHARACTERS))
-    if name == "auto":
-        try:
-            return _published("mnist", data_dir, cache_dir)
-        except Unavailable as error:
-            return _glyphs(cache_dir, f"glyphs in place of mnist, which could not be had: {error}")
-    if name in PUBLISHED:
-        return _published(name, data_dir, cache_dir)
-    if kind == "npz" and rest:
-        return build(name, f"arrays in {rest}", *read_npz(Path(rest).expanduser()))
-    if kind == "tfds" and rest:
-        return _of_tfds(name, rest, _places(data_dir))
-    raise InputError(
-        f"expected one of the data sets {', '.join(NAMES)}, found {name!r}; choose one of them"
-    )
 
 
 def _published(
@@ -261,66 +242,70 @@ def _published(
     for folder in [root / name, root] if root else []:
         if files.present(folder):
             return build(name, f"files in {folder}", files.read(folder), files.num_classes)
-    if _found_prepared(name, _places(data_dir)):
-        return _of_tfds(name, name, _places(data_dir))
-    folder = _cache(cache_dir) / name
-    server = ""
+    if builder := _prepared(name, data_dir):
+        return _of_tfds(name, builder)
+    folder, server = _cache(cache_dir) / name, ""
     for url, sha256 in records(name).items():
-        if mirror := os.environ.get("JAXSCAPE_MIRROR"):
-            url = f"{mirror.rstrip('/')}/{url.rpartition('/')[2]}"
         server, _, file = url.rpartition("/")
-        if not (folder / file).is_file() or file_digest(folder / file) != sha256:
-            fetch(url, folder / file, sha256)
+        server = (os.environ.get("JAXSCAPE_MIRROR") or server).rstrip("/")
+        fetch(f"{server}/{file}", folder / file, sha256)
     source = f"downloaded from {server}, kept in {folder}"
     return build(name, source, files.read(folder), files.num_classes)
 
 
-def _of_tfds(name: str, prepared: str, places: list[Path]) -> Dataset:
-    """Data set ``name``: what TensorFlow Datasets calls ``prepared``, in one of ``places``."""
+@contextlib.contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """TensorFlow Datasets and TensorFlow raise errors of their own."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"expected a data set that TensorFlow Datasets prepares, or has prepared whole, as "
+            f"{what}, found: {_reason(error)}; check the name, or prepare it again"
+        ) from error
+
+
+def _prepared(name: str, data_dir: str | os.PathLike | None) -> Any:
+    """The builder of the highest version of ``name`` in the first place that has one, else None."""
     import tensorflow_datasets as tfds
 
-    try:
-        if folder := _found_prepared(prepared, places):
-            builders = [tfds.builder_from_directory(folder)]
-        else:  # not there, or named with a version or in a configuration that only it knows
-            builders = [tfds.builder(prepared, data_dir=place) for place in places]
-        is_prepared = [(each.data_path / "dataset_info.json").exists() for each in builders]
-        builder = builders[is_prepared.index(True) if any(is_prepared) else -1]
-        keys = _image_and_label(builder)
-        if not any(is_prepared):
+    for place in _places(data_dir):
+        with _naming(f"{name} in {place}"), contextlib.suppress(tfds.core.DatasetNotFoundError):
+            return tfds.core.read_only_builder.builder_from_files(name, data_dir=str(place))
+    return None
+
+
+def _prepare(name: str, data_dir: str | os.PathLike | None) -> Any:
+    """The builder of ``name``, which it has prepared in the default place."""
+    import tensorflow_datasets as tfds
+
+    places = _places(data_dir)
+    with _naming(f"{name} in {places[-1]}"):
+        builder = tfds.builder(name, data_dir=places[-1])
+        if not builder.is_prepared():
+            _image_and_label(builder)
             if is_offline():
                 raise Unavailable(
-                    f"expected {prepared} prepared by TensorFlow Datasets in one of "
+                    f"expected {name} prepared by TensorFlow Datasets in one of "
                     f"{', '.join(map(str, places))}, found none while JAXSCAPE_OFFLINE is set; "
                     "unset it to have it prepared"
                 )
             _import_tensorflow()
             builder.download_and_prepare()
+    return builder
+
+
+def _of_tfds(name: str, builder: Any) -> Dataset:
+    """Data set ``name`` of a builder that is prepared."""
+    with _naming(f"{builder.name} in {builder.data_path}"):
+        image, label = _image_and_label(builder)
         tests = [split for split in ("test", "validation") if split in builder.info.splits]
-        test = _split(builder, tests[0], *keys) if tests else (None, None)
-        arrays = Arrays(*_split(builder, "train", *keys), *test)
+        splits = [_split(builder, split, image, label) for split in ("train", *tests[:1])]
+        arrays = Arrays(*splits[0], *(splits[1] if tests else (None, None)))
         source = f"{builder.data_path}, prepared by TensorFlow Datasets in an order of its own"
-        return build(name, source, arrays, builder.info.features[keys[1]].num_classes)
-    except InputError:
-        raise
-    except Exception as error:  # TensorFlow raises errors of its own
-        raise InputError(
-            f"expected a data set that TensorFlow Datasets prepares, or has prepared whole, as "
-            f"{prepared} in {', '.join(map(str, places))}, found: {_reason(error)}; check the "
-            "name, or prepare it again"
-        ) from error
-
-
-def _found_prepared(name: str, places: list[Path]) -> Path | None:
-    """The folder of the highest version in the first place that has one."""
-
-    def version(folder: Path) -> list[int]:
-        return [int(part) if part.isdigit() else -1 for part in folder.name.split(".")]
-
-    for place in places:
-        if folders := [info.parent for info in place.glob(f"{name}/*.*.*/dataset_info.json")]:
-            return max(folders, key=version)
-    return None
+        return build(name, source, arrays, builder.info.features[label].num_classes)
 
 
 def _image_and_label(builder: Any) -> tuple[str, str]:
@@ -345,8 +330,16 @@ def _split(
     builder: Any, split: str, image: str, label: str
 ) -> tuple[UInt8[np.ndarray, "n h w c"], Int[np.ndarray, "n"]]:
     """Images with labels, in the order in which they were prepared."""
+    import tensorflow_datasets as tfds
+
     images, labels = [], []
-    for example in _examples(builder, split):
+    if builder.info.file_format.value == "array_record":  # read without TensorFlow
+        examples = builder.as_data_source(split)
+    else:
+        _import_tensorflow()
+        in_turn = tfds.ReadConfig(interleave_cycle_length=1)
+        examples = tfds.as_numpy(builder.as_dataset(split=split, read_config=in_turn))
+    for example in examples:
         images.append(example[image])
         labels.append(example[label])
     where, shapes = f"split {split} of {builder.data_path}", {each.shape for each in images}
@@ -357,17 +350,6 @@ def _split(
         )
     check_labels(np.array(labels), builder.info.features[label].num_classes, where)
     return np.stack(images), np.array(labels)
-
-
-def _examples(builder: Any, split: str) -> Any:
-    """The examples of a split in the order in which they were prepared."""
-    import tensorflow_datasets as tfds
-
-    if builder.info.file_format.value == "array_record":  # read without TensorFlow
-        return builder.as_data_source(split)
-    _import_tensorflow()
-    in_turn = tfds.ReadConfig(interleave_cycle_length=1)
-    return tfds.as_numpy(builder.as_dataset(split=split, read_config=in_turn))
 
 
 def _import_tensorflow() -> None:

@@ -25,13 +25,17 @@ class Model(NamedTuple):
     apply: Callable[[Params, Any], Float[Array, "n *a c"]]
 
 
-class MLP(nn.Module):
-    """Flattened inputs, ``layers`` dense ReLU layers of ``hidden`` units, a dense output."""
+class Network(nn.Module):
+    """What every network has: outputs, and the number and the width of its hidden layers."""
 
     num_outputs: int
     hidden: int
     layers: int
     bias: bool = True
+
+
+class MLP(Network):
+    """Flattened inputs, ``layers`` dense ReLU layers of ``hidden`` units, a dense output."""
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "n ..."]) -> Float[Array, "n c"]:
@@ -42,7 +46,7 @@ class MLP(nn.Module):
         return nn.Dense(self.num_outputs, use_bias=self.bias)(x)
 
 
-class CNN(nn.Module):
+class CNN(Network):
     """``layers`` ReLU convolutions, then a dense output.
 
     Convolution b is 3×3 with stride 2 and hidden·2^b/8 channels: it halves the image and doubles
@@ -50,11 +54,6 @@ class CNN(nn.Module):
     kernels of many points of parameter space are mapped over, and in gradients on a CPU, where
     XLA's convolution is some 30 times slower.
     """
-
-    num_outputs: int
-    hidden: int
-    layers: int
-    bias: bool = True
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "n ..."]) -> Float[Array, "n c"]:
@@ -81,7 +80,7 @@ def patches(images: Float[Array, "n h w c"]) -> Float[Array, "n half_h half_w 9*
     )
 
 
-class Transformer(nn.Module):
+class Transformer(Network):
     """The logits of the token that follows each of the last ``answers`` tokens, given those before.
 
     Embeddings of tokens and of positions, then ``layers`` pre-norm blocks (Radford et al. 2019,
@@ -92,10 +91,6 @@ class Transformer(nn.Module):
     means all tokens.
     """
 
-    num_outputs: int
-    hidden: int
-    layers: int
-    bias: bool = True
     answers: int | None = None
 
     @nn.compact

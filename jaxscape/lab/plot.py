@@ -19,6 +19,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from mpl_toolkits.mplot3d import Axes3D
 
 from jaxscape.lab.style import (
+    COLOURS,
     PREFIX,
     STYLE,
     Keywords,
@@ -54,9 +55,7 @@ def delta(
     title = "Change of the loss surface per sample"
     ylabel = rf"$\Delta_k = \mathrm{{E}}_w\,[\delta_k(w)^2]$   ({unit})"
     figure, (axes,) = canvas(title, PREFIX, ylabel)
-    for row, label in enumerate(labels):
-        draw_extremes(axes, row, k, curves[row])
-        draw_mean(axes, row, k, curves[row], sem[row], label)
+    _draw_curves(axes, k, curves, sem, labels)
     return finish(figure, dots=True)
 
 
@@ -74,14 +73,18 @@ def delta_k2(
     ylabel = rf"$\Delta_k \cdot k^2$   ({unit})"
     figure, (axes,) = canvas(title, PREFIX, ylabel)
     square = np.asarray(k, np.float64) ** 2
-    for row, label in enumerate(labels):
-        draw_extremes(axes, row, k, curves[row] * square)
-        draw_mean(axes, row, k, curves[row] * square, sem[row] * square, label)
+    _draw_curves(axes, k, curves * square, sem * square, labels)
     if loss_variance is not None:
         axes.plot([], [], "--", color="0.3", label=r"order law $\mathrm{E}_w S^2\, k/(k+1)$")
         for row, variance in enumerate(loss_variance):
             axes.plot(k, variance * (k / (k + 1)), "--", color=colour(row), lw=1.3)
     return finish(figure, dots=True)
+
+
+def _draw_curves(axes: Axes, k: Any, curves: Any, sem: Any, labels: Sequence[str]) -> None:
+    for row, label in enumerate(labels):
+        draw_extremes(axes, row, k, curves[row])
+        draw_mean(axes, row, k, curves[row], sem[row], label)
 
 
 def centered(
@@ -94,12 +97,8 @@ def centered(
 ) -> Figure:
     """Δ_k beside centered Δ̃_k, which ignores a shift of the whole surface, a panel per label."""
     title = "Change of the loss surface with and without shifts"
-    figure, panels = canvas(title, PREFIX, rf"$\Delta_k,\ \tilde\Delta_k$   ({unit})", labels)
-    for row, axes in enumerate(panels):
-        names = (r"$\Delta_k$", r"$\tilde\Delta_k$, centered: no shifts")
-        for column, (values, name) in enumerate(zip((total, part), names, strict=True)):
-            draw_mean(axes, column, k, values[row], 0.0, None if row else name)
-    return finish(figure, dots=False)
+    curves = {r"$\Delta_k$": total, r"$\tilde\Delta_k$, centered: no shifts": part}
+    return _side_by_side(title, rf"$\Delta_k,\ \tilde\Delta_k$   ({unit})", k, curves, labels)
 
 
 def law(
@@ -114,12 +113,24 @@ def law(
 
     Figure 9 of Nikitin et al. 2025 shows the diagonal form of the curvature part alone.
     """
-    ylabel = rf"$\Delta_k$   ({unit})"
-    figure, panels = canvas("Law against Monte-Carlo", PREFIX, ylabel, labels)
+    curves = {"Monte-Carlo": measured, **theory}
+    ylabel, dashes = rf"$\Delta_k$   ({unit})", ["-"] + ["--"] * len(theory)
+    return _side_by_side("Law against Monte-Carlo", ylabel, k, curves, labels, dashes)
+
+
+def _side_by_side(
+    title: str,
+    ylabel: str,
+    k: Int[np.ndarray, "K"],
+    curves: Mapping[str, Float[np.ndarray, "s K"]],
+    labels: Sequence[str],
+    dashes: Sequence[str] = ("-", "-"),
+) -> Figure:
+    """The named curves of each label in a panel of its own."""
+    figure, panels = canvas(title, PREFIX, ylabel, labels)
     for row, axes in enumerate(panels):
-        draw_mean(axes, 0, k, measured[row], 0.0, "Monte-Carlo")
-        for column, (name, values) in enumerate(theory.items(), start=1):
-            draw_mean(axes, column, k, values[row], 0.0, name, dash="--")
+        for column, (name, values) in enumerate(curves.items()):
+            draw_mean(axes, column, k, values[row], 0.0, name, dash=dashes[column])
     return finish(figure, dots=False)
 
 
@@ -134,15 +145,12 @@ def law_parts(
     figure, panels = canvas(title, PREFIX, r"share of the law's $\Delta_k$", labels)
     for row, axes in enumerate(panels):
         binned = {name: log_bins(k, values[row], num=30) for name, values in parts.items()}
-        whole = sum(bins.mean for bins in binned.values())
-        above, below = np.zeros_like(whole), np.zeros_like(whole)  # edges of what is stacked so far
-        for column, (name, bins) in enumerate(binned.items()):
-            share = np.divide(bins.mean, whole, out=np.zeros_like(whole), where=whole > 0)
-            up, down = np.maximum(share, 0), np.minimum(share, 0)
-            style: Keywords = {"color": colour(column), "lw": 0, "alpha": 0.85}
-            axes.fill_between(bins.k, above, above + up, label=name, **style)
-            axes.fill_between(bins.k, below, below + down, **style)
-            above, below = above + up, below + down
+        at, means = next(iter(binned.values())).k, np.stack([b.mean for b in binned.values()])
+        whole = means.sum(0)
+        share = np.divide(means, whole, out=np.zeros_like(means), where=whole > 0)
+        look: Keywords = {"colors": COLOURS, "lw": 0, "alpha": 0.85}
+        axes.stackplot(at, np.maximum(share, 0), labels=binned, **look)
+        axes.stackplot(at, np.minimum(share, 0), **look)
         axes.axhline(0, color="0.2", lw=1)
         axes.set_xscale("log")
     legend(figure, "mean per logarithmic bin of k")
@@ -230,7 +238,6 @@ def eigenvalues(
     title = "Hessian eigenvalues"
     ylabel = rf"eigenvalue $\lambda$ ({unit} / $\|w\|^2$)"
     figure, (axes,) = canvas(title, "index", ylabel)
-    values, residuals = np.asarray(values), np.asarray(residuals)
     index = np.arange(1, len(values) + 1)
     for row, (chosen, sign) in enumerate([(values >= 0, "not negative"), (values < 0, "negative")]):
         if chosen.any():
@@ -269,20 +276,13 @@ def contours(
         quantities = _each(quantity, len(sheets))
         scales = _scales(quantities, list(sheets.values()))
         shared = len(set(scales)) == len(set(quantities))
-        own = "" if shared else "colours differ between panels"
-        for axes, sheet, what, scale in zip(
-            panels, sheets.values(), quantities, scales, strict=True
-        ):
-            axes.grid(False)
-            _contour(figure, axes, steps, sheet, what, scale)
+        for row, (axes, sheet) in enumerate(zip(panels, sheets.values(), strict=True)):
+            _contour(figure, axes, _both(steps), sheet, quantities[row], scales[row])
             if path is not None:
                 axes.plot(*path.T, label="training, an epoch a dot", **trained)
             axes.plot(0, 0, "+", color="w", ms=13, mew=3.5)
             axes.plot(0, 0, "+", color="k", ms=11, mew=1.6, label="trained point")
-            first, second = _both(steps)
-            axes.set(xlim=first[[0, -1]], ylim=second[[0, -1]])
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), title=own)
+    legend(figure, "" if shared else "colours differ between panels")
     return figure
 
 
@@ -297,22 +297,16 @@ def _each(quantity: str | Sequence[str], num: int) -> Sequence[str]:
 def _scales(
     quantities: Sequence[str], sheets: Sequence[Float[np.ndarray, "a a"]]
 ) -> list[tuple[float, float, bool]]:
-    """The range of each sheet's colours, one for all sheets of a quantity; see ``_common``."""
-    found: dict[int, tuple[float, float, bool]] = {}
-    for name in set(quantities):
-        rows = [row for row, quantity in enumerate(quantities) if quantity == name]
-        found |= zip(rows, _common([sheets[row] for row in rows]), strict=True)
-    return [found[row] for row in range(len(sheets))]
-
-
-def _common(sheets: Sequence[Float[np.ndarray, "a a"]]) -> list[tuple[float, float, bool]]:
-    """One range for all sheets, unless some lie apart from all others: then that of each."""
-    each = [_scale(sheet) for sheet in sheets]
-    lows, highs, logs = zip(*each, strict=True)
-    if len(set(logs)) > 1 or max(lows) >= min(highs):
-        return each
-    low = max(min(lows), max(highs) / RANGE) if logs[0] else min(lows)
-    return [(low, max(highs), logs[0])] * len(each)
+    """The range of each sheet's colours, of all sheets of a quantity unless some lie apart."""
+    own, found = [_scale(sheet) for sheet in sheets], []
+    for scale, quantity in zip(own, quantities, strict=True):
+        alike = [each for each, other in zip(own, quantities, strict=True) if other == quantity]
+        lows, highs, logs = zip(*alike, strict=True)
+        if len(set(logs)) == 1 and max(lows) < min(highs):
+            low = max(min(lows), max(highs) / RANGE) if logs[0] else min(lows)
+            scale = low, max(highs), logs[0]
+        found.append(scale)
+    return found
 
 
 def _contour(
@@ -325,13 +319,13 @@ def _contour(
 ) -> None:
     low, high, is_log = scale
     norm = LogNorm(low, high, clip=True) if is_log else Normalize(low, high)
-    first, second = _both(steps)
-    mesh = axes.pcolormesh(
-        first, second, sheet.T, norm=norm, cmap="viridis", shading="gouraud", rasterized=True
-    )
+    look: Keywords = {"cmap": "viridis", "shading": "gouraud", "rasterized": True}
+    mesh = axes.pcolormesh(*steps, sheet.T, norm=norm, **look)
     if low < high:
         levels = (np.geomspace if is_log else np.linspace)(low, high, 13)[1:-1]
-        axes.contour(first, second, sheet.T, levels=levels, colors="w", linewidths=0.5, alpha=0.7)
+        axes.contour(*steps, sheet.T, levels=levels, colors="w", linewidths=0.5, alpha=0.7)
+    axes.grid(False)
+    axes.set(xlim=steps[0, [0, -1]], ylim=steps[1, [0, -1]])
     bar = figure.colorbar(mesh, ax=axes, label=quantity)
     if is_log and high >= 100 * low:
         bar.locator = LogLocator(numticks=7)
@@ -368,7 +362,7 @@ def reliefs(
         quantities = _each(quantity, len(sheets))
         for number, (name, sheet) in enumerate(sheets.items()):
             axes = figure.add_subplot(rows, columns, number + 1, projection="3d", title=name)
-            _relief(axes, steps, sheet, quantities[number], is_log)
+            _relief(axes, _both(steps), sheet, quantities[number], is_log)
     return figure
 
 
@@ -381,11 +375,9 @@ def _relief(
         heights, label = sheet / 10.0**power, rf"{quantity}, $\times 10^{{{power}}}$"
     if is_log and wanted:
         heights, label = np.log10(np.maximum(sheet, low)), rf"$\log_{{10}}$ {quantity}"
-    first, second = np.meshgrid(*_both(steps), indexing="ij")
-    axes.plot_surface(
-        first, second, heights, cmap="viridis", lw=0, rstride=1, cstride=1, rasterized=True
-    )
-    origin = tuple(np.abs(_both(steps)).argmin(1))
+    look: Keywords = {"cmap": "viridis", "lw": 0, "rstride": 1, "cstride": 1, "rasterized": True}
+    axes.plot_surface(*np.meshgrid(*steps, indexing="ij"), heights, **look)
+    origin = tuple(np.abs(steps).argmin(1))
     axes.plot(0, 0, heights[origin], "o", color="k", ms=5, zorder=10)
     axes.set(xlabel=AXES[0], ylabel=AXES[1])
     for axis in (axes.xaxis, axes.yaxis):
@@ -411,13 +403,8 @@ def save(figure: Figure, folder: str | Path, name: str) -> None:
     Path(folder).mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE):
         thin(figure)
-        _write(figure, Path(folder) / f"{name}.png")
-        figure.set_layout_engine("none")  # laid out once, which takes as long as drawing
-        _write(figure, Path(folder) / f"{name}.pdf", metadata={"CreationDate": None})
-
-
-def _write(figure: Figure, path: Path, **options: Any) -> None:
-    """Draw into memory first: matplotlib reports a full disk in other errors too."""
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format=path.suffix[1:], dpi=200, **options)
-    path.write_bytes(drawn.getvalue())
+        for kind, metadata in (("png", None), ("pdf", {"CreationDate": None})):
+            drawn = io.BytesIO()  # first, for matplotlib reports a full disk in other errors too
+            figure.savefig(drawn, format=kind, dpi=200, metadata=metadata)
+            Path(folder, f"{name}.{kind}").write_bytes(drawn.getvalue())
+            figure.set_layout_engine("none")  # laid out once, which takes as long as drawing

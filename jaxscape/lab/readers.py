@@ -6,7 +6,6 @@ import math
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -27,15 +26,6 @@ class Arrays(NamedTuple):
     test_targets: Shaped[np.ndarray, "n_test ..."] | None
 
 
-def check_lengths(inputs: np.ndarray, targets: np.ndarray, where: str) -> None:
-    """Raise ``InputError`` unless both hold the same number of samples, at least one."""
-    if len(inputs) != len(targets) or len(inputs) == 0:
-        raise InputError(
-            f"expected as many inputs as targets, at least one, in {where}, "
-            f"found {len(inputs)} inputs with {len(targets)} targets; give one target per input"
-        )
-
-
 def check_labels(labels: Integer[np.ndarray, "n"], num_classes: int, where: str) -> None:
     """Raise ``InputError`` unless every label lies in 0 .. num_classes − 1."""
     low, high = labels.min(), labels.max()
@@ -44,12 +34,6 @@ def check_labels(labels: Integer[np.ndarray, "n"], num_classes: int, where: str)
             f"expected labels from 0 to {num_classes - 1} in {where}, found {low} to {high}; "
             "replace the altered data"
         )
-
-
-def file_digest(path: Path) -> str:
-    """The SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # IDX: MNIST and its drop-in replacements
@@ -83,8 +67,10 @@ SUMS = {
 class IdxFiles:
     """Four IDX files of 28 by 28 grey images and their labels, plain or gzipped.
 
-    The gzip wrapper may be any. The unzipped contents must have the published SHA-256 (``sums``)
-    where it is known, else the published number of samples.
+    IDX: two zero bytes, the type 8 (unsigned byte), the number of axes, each axis as a big-endian
+    uint32, then the entries in C order (http://yann.lecun.com/exdb/mnist/). The gzip wrapper may be
+    any. The unzipped contents must have the published SHA-256 (``sums``) where it is known, else
+    the published number of samples.
     """
 
     name: str
@@ -107,22 +93,20 @@ class IdxFiles:
                 f"expected the four files of {self.name} in {folder}, found no "
                 f"{', '.join(missing)} (plain or .gz); add it"
             )
-        images, labels, test_images, test_labels = (
-            self._file(number, path) for number, path in enumerate(paths) if path
-        )
-        check_labels(labels, self.num_classes, str(paths[1]))
-        check_labels(test_labels, self.num_classes, str(paths[3]))
-        return Arrays(images[..., None], labels, test_images[..., None], test_labels)
+        return Arrays(*(self._file(number, path) for number, path in enumerate(paths) if path))
 
     def _file(self, number: int, path: Path) -> UInt8[np.ndarray, "n ..."]:
-        """One of the four, checked."""
-        raw = contents(path)
-        shape = (self.counts[number // 2], *((28, 28) if number % 2 == 0 else ()))
-        array = decode(raw, len(shape), path)
-        if array.shape != shape:
+        """One of the four, checked: images [n, 28, 28, 1] or labels [n]."""
+        raw, is_images = contents(path), number % 2 == 0
+        shape = (self.counts[number // 2], *((28, 28) if is_images else ()))
+        header = np.array([0x800 + len(shape), *shape], ">u4").tobytes()
+        size = len(header) + math.prod(shape)
+        if not raw.startswith(header) or len(raw) != size:
             raise InputError(
-                f"expected {list(shape)} entries in {path}, as {self.name} has, found "
-                f"{list(array.shape)}; give data of your own as npz:PATH"
+                f"expected {path} to be an IDX file of bytes {list(shape)}, as {self.name} has, "
+                f"{size} bytes from {header.hex()} on, found {len(raw)} bytes from "
+                f"{raw[: len(header)].hex()} on; get the file again, or give data of your own as "
+                "npz:PATH"
             )
         digest = hashlib.sha256(raw).hexdigest()
         owner = next((name for name, sums in SUMS.items() if digest in sums), "no known data set")
@@ -132,6 +116,10 @@ class IdxFiles:
                 f"expected {path} to hold {self.name} as published{wanted}, found the contents of "
                 f"{owner}, SHA-256 {digest}; get the file again"
             )
+        array = np.frombuffer(raw, np.uint8, offset=len(header)).reshape(shape)
+        if is_images:
+            return array[..., None]
+        check_labels(array, self.num_classes, str(path))
         return array
 
 
@@ -144,48 +132,15 @@ def _find(stem: str, folder: Path) -> Path | None:
 def contents(path: Path) -> bytes:
     """The bytes of a file, unzipped where its name ends in .gz.
 
-    Raises ``InputError`` where it cannot be read, or is not whole gzip data.
+    Raises ``InputError`` where it is not whole gzip data.
     """
+    raw = path.read_bytes()
     try:
-        raw = path.read_bytes()
         return gzip.decompress(raw) if path.suffix == ".gz" else raw
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(
             f"expected {path} to be whole gzip data, found: {error}; get the file again"
         ) from error
-    except OSError as error:
-        raise InputError(
-            f"expected to read {path}, found: {error.strerror}; check its permissions"
-        ) from error
-
-
-def decode(raw: bytes, axes: int, where: Path) -> UInt8[np.ndarray, "..."]:
-    """The array of ``axes`` axes in the bytes ``raw`` of the IDX file ``where``.
-
-    IDX: two zero bytes, the type 8 (unsigned byte), the number of axes, each axis as a big-endian
-    uint32, then the entries in C order (http://yann.lecun.com/exdb/mnist/).
-
-    Args:
-        raw: the unzipped contents of the file.
-        axes: the number of axes that the array must have.
-        where: the file's name, for messages.
-
-    Raises:
-        InputError: another type or number of axes, or more or fewer entries than the header says.
-    """
-    start, magic = 4 * (axes + 1), bytes([0, 0, 8, axes])
-    if len(raw) < start or raw[:4] != magic:
-        raise InputError(
-            f"expected {where} to be an IDX file of bytes with {axes} axes, magic number "
-            f"{magic.hex()}, found {raw[:4].hex() or 'an empty file'}; get the file again"
-        )
-    shape = tuple(int(length) for length in np.frombuffer(raw, ">u4", axes, offset=4))
-    if len(raw) - start != math.prod(shape):
-        raise InputError(
-            f"expected {math.prod(shape)} entries in {where}, as its header says {shape}, "
-            f"found {len(raw) - start}: it is truncated or altered; get the file again"
-        )
-    return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
 
 
 # CIFAR
@@ -195,81 +150,48 @@ PIXELS = 3 * 32 * 32
 
 @dataclass(frozen=True)
 class CifarFiles:
-    """The binary version of CIFAR-10 and CIFAR-100, in its archive or unpacked.
+    """The archive of the binary version of CIFAR-10 or CIFAR-100, as published.
 
-    Records of one label byte (CIFAR-100: a coarse one, then the fine one that is used), then 32 by
-    32 red, green, blue bytes (https://www.cs.toronto.edu/~kriz/cifar.html). The archive must have
-    the published SHA-256 (``sha256``); unpacked files must have the format.
+    Records of ``label_bytes``, the last of which is used (CIFAR-100: a coarse label, then the fine
+    one), then 32 by 32 red, green, blue bytes (https://www.cs.toronto.edu/~kriz/cifar.html).
     """
 
     archive: str
     sha256: str
-    folder: str
-    train: tuple[str, ...]
-    test: tuple[str, ...]
-    classes: tuple[int, ...]
-    """The number of classes of each label byte."""
-
-    @property
-    def num_classes(self) -> int:
-        """The classes of the labels that are used."""
-        return self.classes[-1]
+    num_classes: int
+    label_bytes: int = 1
 
     def present(self, folder: Path) -> bool:
-        """Whether ``folder`` holds the archive, or what is in it."""
-        return (folder / self.archive).is_file() or self._unpacked(folder) is not None
+        """Whether ``folder`` holds the archive."""
+        return (folder / self.archive).is_file()
 
     def read(self, folder: Path) -> Arrays:
         """Images [n, 32, 32, 3] with labels of both splits, in the published order.
 
-        Raises ``InputError`` naming the file that is missing, truncated or altered.
+        Raises ``InputError`` for an archive that is truncated or altered.
         """
         archive = folder / self.archive
-        if not archive.is_file():
-            place = self._unpacked(folder) or folder
-            return self._splits(place, lambda file: (place / file).read_bytes())
-        digest = file_digest(archive)
+        with archive.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != self.sha256:
             raise InputError(
                 f"expected {archive} as published, SHA-256 {self.sha256}, found SHA-256 {digest}: "
                 "it is truncated or altered; get it again, or remove it"
             )
         with tarfile.open(archive) as tar:
-            open_one: Any = tar.extractfile  # of the published archive, all members are files
-            return self._splits(archive, lambda file: open_one(f"{self.folder}/{file}").read())
+            files = sorted(name for name in tar.getnames() if name.endswith(".bin"))
+            tests = [name for name in files if "test" in name]
+            train = [name for name in files if name not in tests]
+            return Arrays(*self._split(tar, train), *self._split(tar, tests))
 
-    def _unpacked(self, folder: Path) -> Path | None:
-        places = (folder / self.folder, folder)
-        return next((place for place in places if (place / self.test[0]).is_file()), None)
-
-    def _splits(self, place: Path, load: Callable[[str], bytes]) -> Arrays:
-        """Both splits, from each file's bytes as ``load`` finds them in ``place``."""
-        found = []
-        for files in (self.train, self.test):
-            parts = [self._records(load, file, place) for file in files]
-            found += [np.concatenate(part) for part in zip(*parts, strict=True)]
-        return Arrays(*found)
-
-    def _records(
-        self, load: Callable[[str], bytes], file: str, place: Path
+    def _split(
+        self, tar: tarfile.TarFile, names: list[str]
     ) -> tuple[UInt8[np.ndarray, "n 32 32 3"], UInt8[np.ndarray, "n"]]:
-        try:
-            raw = load(file)
-        except (OSError, KeyError) as error:
-            raise InputError(
-                f"expected {file} in {place}, found: {error}; add it, or get the archive again"
-            ) from error
-        head, where = len(self.classes), f"{place}/{file}"
-        if len(raw) == 0 or len(raw) % (head + PIXELS):
-            raise InputError(
-                f"expected a multiple of {head + PIXELS} bytes in {where}, found {len(raw)}: it is "
-                "empty or truncated; get it again"
-            )
-        rows = np.frombuffer(raw, np.uint8).reshape(-1, head + PIXELS)
-        for labels, classes in zip(rows.T, self.classes, strict=False):
-            check_labels(labels, classes, where)
-        images = rows[:, head:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        return images, rows[:, head - 1]
+        members: list[Any] = [tar.extractfile(name) for name in names]
+        raw = b"".join(member.read() for member in members)
+        rows = np.frombuffer(raw, np.uint8).reshape(-1, self.label_bytes + PIXELS)
+        images = rows[:, -PIXELS:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        return images, rows[:, self.label_bytes - 1]
 
 
 # Arrays of the user's own
@@ -310,8 +232,7 @@ def read_npz(path: Path) -> tuple[Arrays, int]:
     check = _check_tokens if tokens else _check_values
     for split, where in zip(splits, (str(path), f"the test split of {path}"), strict=False):
         check(split[0], split[1], where)
-        for train, array in zip(splits[0], split, strict=True):
-            _check_alike(train, array, path)
+        _check_rows(split, splits[0], where)
     count = _num_classes(splits, tokens, path)
     found = [array.astype(np.int32) if tokens else array for split in splits for array in split]
     return Arrays(*found[:2], *(found[2:] or (None, None))), count
@@ -347,11 +268,11 @@ def _are_tokens(inputs: np.ndarray, targets: np.ndarray) -> bool:
 
 
 def _check_tokens(inputs: np.ndarray, targets: np.ndarray, where: str) -> None:
-    check_lengths(inputs, targets, where)
-    if inputs.min() < 0 or targets.min() < -1:
+    low, least = inputs.min(initial=0), targets.min(initial=0)
+    if low < 0 or least < -1:
         raise InputError(
-            f"expected tokens from 0 and targets from -1 on in {where}, found "
-            f"{inputs.min()} and {targets.min()}; number them 0, 1, 2, ..."
+            f"expected tokens from 0 and targets from -1 on in {where}, found {low} and {least}; "
+            "number them 0, 1, 2, ..."
         )
     idle = np.flatnonzero((targets < 0).all(1))
     if idle.size:
@@ -370,23 +291,16 @@ def _check_values(inputs: np.ndarray, targets: np.ndarray, where: str) -> None:
             "them"
         )
     _check_finite(inputs, f"inputs of {where}")
-    if targets.dtype.kind not in "iuf" or (targets.dtype.kind != "f" and targets.ndim != 1):
+    is_float = targets.dtype.kind == "f"
+    if not is_float and (targets.dtype.kind not in "iu" or targets.ndim != 1):
         raise InputError(
             f"expected one integer class per sample, or floats, as targets of {where}, "
             f"found {targets.dtype} of shape {targets.shape}; convert them"
         )
-    if targets.dtype.kind != "f" and targets.size:
+    if is_float:
+        _check_finite(targets, f"targets of {where}")
+    elif targets.size:
         check_labels(targets, np.iinfo(np.int32).max, f"targets of {where}")
-    _check_finite(targets, f"targets of {where}")
-    check_lengths(inputs, targets, where)
-
-
-def _check_alike(train: np.ndarray, test: np.ndarray, path: Path) -> None:
-    if train.shape[1:] != test.shape[1:] or train.dtype.kind != test.dtype.kind:
-        raise InputError(
-            f"expected the test split of {path} to be like the training split, {train.dtype} "
-            f"{train.shape}, found {test.dtype} {test.shape}; {ADVICE}"
-        )
 
 
 def _check_finite(array: np.ndarray, where: str) -> None:
@@ -401,6 +315,22 @@ def _check_finite(array: np.ndarray, where: str) -> None:
             f"expected finite float32 values as {where}, found {np.sum(~finite)} samples with NaN "
             f"or infinity, the first at index {np.argmin(finite)}; leave them out"
         )
+
+
+def _check_rows(split: list[np.ndarray], train: list[np.ndarray], where: str) -> None:
+    """As many inputs as targets, each like those of the training split ``train``."""
+    inputs, targets = split
+    if len(inputs) != len(targets) or len(inputs) == 0:
+        raise InputError(
+            f"expected as many inputs as targets, at least one, in {where}, "
+            f"found {len(inputs)} inputs with {len(targets)} targets; give one target per input"
+        )
+    for one, array in zip(train, split, strict=True):
+        if one.shape[1:] != array.shape[1:] or one.dtype.kind != array.dtype.kind:
+            raise InputError(
+                f"expected {where} to be like the training split, {one.dtype} {one.shape}, "
+                f"found {array.dtype} {array.shape}; {ADVICE}"
+            )
 
 
 def _num_classes(splits: list[list[np.ndarray]], tokens: bool, path: Path) -> int:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,19 +90,18 @@ def batches(
             f"expected an order of one or more samples from 0 to {n - 1}, found {order}; change it"
         )
     count = n if order is None else len(order)
-    spans = (slice(start, start + batch_size) for start in range(0, count, batch_size))
-    wanted = (span if order is None else np.asarray(order[span]) for span in spans)
-    return on_device((take(arrays, rows) for rows in wanted), ahead=ahead)
 
+    def read() -> Iterator[Batch]:
+        waiting: deque[Batch] = deque()
+        for start in range(0, count, batch_size):
+            rows = slice(start, start + batch_size)
+            part = take(arrays, rows if order is None else np.asarray(order[rows]))
+            waiting.append(jax.device_put(part))
+            if len(waiting) > ahead:
+                yield waiting.popleft()
+        yield from waiting
 
-def on_device(parts: Iterable[Batch], *, ahead: int = 1) -> Iterator[Batch]:
-    """Batches on the device, ``ahead`` of the one in use."""
-    waiting: deque[Batch] = deque()
-    for part in parts:
-        waiting.append(jax.device_put(part))
-        if len(waiting) > ahead:
-            yield waiting.popleft()
-    yield from waiting
+    return read()  # the arguments are checked at once, the first batch is read when it is wanted
 
 
 def wait(tree: Any) -> None:

@@ -14,11 +14,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import (
-    FuncFormatter,
     LogFormatterSciNotation,
+    LogLocator,
     MaxNLocator,
     NullFormatter,
     NullLocator,
@@ -107,44 +106,19 @@ def legend(figure: Figure, title: str) -> None:
 
 
 def thin(figure: Figure) -> None:
-    """Logarithmic axes: numbers apart along k, and two of them at least along every axis."""
-    for axes in figure.axes:
-        axis = axes.xaxis
-        both = axis.get_major_formatter(), axis.get_minor_formatter()
-        if all(isinstance(formatter, LogFormatterSciNotation) for formatter in both):
-            axis.set_minor_formatter(_minor(axis))
-        for each, scale in ((axes.xaxis, axes.get_xscale()), (axes.yaxis, axes.get_yscale())):
-            if scale == "log" and _numbered(each) < 2:
-                each.set_major_locator(MaxNLocator(5))
-                each.set_major_formatter(StrMethodFormatter("{x:,g}"))
-                each.set_minor_locator(NullLocator())
-
-
-def _numbered(axis: Axis) -> int:
-    """How many numbers stand along an axis."""
-    low, high = sorted(axis.get_view_interval())
-    found = 0
-    for where, texts in (
-        (axis.get_majorticklocs(), axis.get_major_formatter()),
-        (axis.get_minorticklocs(), axis.get_minor_formatter()),
-    ):
-        shown = [x for x in where if low <= x <= high]
-        found += sum(bool(text) for text in texts.format_ticks(shown))
-    return found
-
-
-def _minor(axis: Axis) -> FuncFormatter | NullFormatter:
-    low, high = axis.get_view_interval()
-    if high > 100 * low:
-        return NullFormatter()
-
-    def label(value: float, position: int | None) -> str:
-        del position
-        exponent = int(np.floor(np.log10(value) + 1e-9))
-        factor = round(value / 10.0**exponent)
-        return rf"${factor}\times10^{{{exponent}}}$" if factor in (2, 5) else ""
-
-    return FuncFormatter(label)
+    """Logarithmic axes: numbers apart, and two of them at least along each."""
+    for axis in [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]:
+        if not isinstance(axis.get_major_locator(), LogLocator):
+            continue  # linear, or with ticks of the figure's own
+        low, high = sorted(axis.get_view_interval())
+        if high < 5 * low:
+            axis.set_major_locator(MaxNLocator(5))
+            axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+            axis.set_minor_locator(NullLocator())
+        elif high <= 100 * low and isinstance(axis.get_major_formatter(), LogFormatterSciNotation):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=(np.inf, np.inf)))
+        axis.set_minor_formatter(NullFormatter())
 
 
 class Bins(NamedTuple):

@@ -28,16 +28,11 @@ def draw(*, seed: int = 0) -> Arrays:
     swapped = rng.random(len(chosen)) < 0.5
     first = np.where(swapped, high[chosen], low[chosen])
     second = np.where(swapped, low[chosen], high[chosen])
-    text = _written(first, second)
+    plus, equals = (np.full((len(chosen), 1), CHARACTERS.index(sign)) for sign in "+=")
+    parts = [_digits(first, 3), plus, _digits(second, 3), equals, _digits(first + second, 4)]
+    text = np.concatenate(parts, axis=1).astype(np.int32)
     inputs, targets = text[:, :-1], text[:, -4:]
     return Arrays(inputs[:TRAIN], targets[:TRAIN], inputs[TRAIN:], targets[TRAIN:])
-
-
-def _written(first: Int[np.ndarray, "n"], second: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n 12"]:
-    """The tokens of ``first+second=sum``."""
-    plus, equals = (np.full((len(first), 1), CHARACTERS.index(sign)) for sign in "+=")
-    parts = [_digits(first, 3), plus, _digits(second, 3), equals, _digits(first + second, 4)]
-    return np.concatenate(parts, axis=1).astype(np.int32)
 
 
 def _digits(numbers: Int[np.ndarray, "n"], count: int) -> Int[np.ndarray, "n count"]:

@@ -3,7 +3,6 @@
 Networks side by side are stacked: their parameters have leaves ``[R, ...]`` and each has a key.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -263,15 +262,7 @@ def accuracy(
 ) -> Float[Array, ""]:
     """The fraction of samples that are predicted correctly; see ``correct``."""
     samples = {"inputs": inputs, "targets": targets}
-    return mean_loss(_right(apply), params, samples, batch_size=batch_size)
-
-
-@functools.cache  # the same function is the same compiled program
-def _right(apply: Callable[[Params, Any], Array]) -> PerSampleLoss:
-    def right(params: Params, batch: Batch) -> Float[Array, "n"]:
-        return correct(apply(params, batch["inputs"]), batch["targets"])
-
-    return right
+    return mean_loss(losses.supervised(apply, correct), params, samples, batch_size=batch_size)
 
 
 def correct(

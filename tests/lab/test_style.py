@@ -1,5 +1,7 @@
 """Bins of a curve against a plain loop, and the numbers along an axis."""
 
+import re
+
 import numpy as np
 import pytest
 from drawing import heavy_tailed
@@ -55,7 +57,9 @@ def test_bin_error_is_the_spread_of_bin_means():
     np.testing.assert_allclose(spread[2:], expected[2:], rtol=0.15)
 
 
-@pytest.mark.parametrize(("ends", "labels"), [((250, 6000), ["5", "2", "5"]), ((1, 6000), [])])
+@pytest.mark.parametrize(
+    ("ends", "labels"), [((250, 6000), list("5125")), ((1, 6000), list("1111"))]
+)
 def test_numbers_along_a_logarithmic_axis_stay_apart(ends, labels):
     figure, (axes,) = style.canvas("title", "k", "y")
     axes.plot(ends, ends)
@@ -65,7 +69,8 @@ def test_numbers_along_a_logarithmic_axis_stay_apart(ends, labels):
     low, high = axes.get_xlim()
     found = [
         text.get_text()
-        for text in axes.get_xticklabels(minor=True)
+        for minor in (False, True)
+        for text in axes.get_xticklabels(minor)
         if text.get_text() and low <= text.get_position()[0] <= high
     ]
-    assert [text.strip("$")[0] for text in found] == labels
+    assert [re.search(r"\d", text)[0] for text in found] == labels
