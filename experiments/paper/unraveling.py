@@ -66,64 +66,47 @@ def unraveling(bench: Bench) -> Record:
     return record(arrays, found, table(found), notes, figures)
 
 
-class Task(NamedTuple):
-    """What the networks are trained and tested on: inputs from −1 to 1, targets."""
-
-    samples: Batch
-    tests: Batch | None
-    num_outputs: int
-
-
-def task_of(problem: Problem) -> Task:
-    """The problem's data, its inputs scaled so that the training samples' span −1 to 1.
+def task_of(problem: Problem) -> Batch:
+    """The problem's samples, their inputs scaled to span −1 to 1, numbers as targets in rows.
 
     Raises:
         InputError: inputs that are all equal.
     """
-    inputs, dataset = problem.samples["inputs"], problem.dataset
-    num_outputs = jax.eval_shape(problem.model.apply, problem.initial, inputs[:1]).shape[-1]
+    inputs, targets = problem.samples["inputs"], problem.samples["targets"]
     low, high = float(jnp.min(inputs)), float(jnp.max(inputs))
     if not low < high:
         wanted = "inputs that differ, to be scaled to [-1, 1]"
         raise InputError(f"expected {wanted}, found {low} everywhere; look at the data")
-
-    def ready(inputs: Any, targets: Any) -> Batch:
-        targets = jnp.asarray(targets)
-        if not jnp.issubdtype(targets.dtype, jnp.integer):
-            targets = targets.reshape(-1, num_outputs)
-        return {"inputs": 2 * (jnp.asarray(inputs) - low) / (high - low) - 1, "targets": targets}
-
-    has_tests = dataset.test_inputs is not None
-    tests = ready(dataset.test_inputs, dataset.test_targets) if has_tests else None
-    return Task(ready(inputs, problem.samples["targets"]), tests, num_outputs)
+    if not jnp.issubdtype(targets.dtype, jnp.integer):
+        targets = targets.reshape(len(targets), -1)
+    return {"inputs": 2 * (inputs - low) / (high - low) - 1, "targets": targets}
 
 
 def trained(bench: Bench) -> tuple[Float[np.ndarray, "d w n"], list[dict[str, Any]]]:
     """ℓ_i(w*) of d depths by w widths, and an entry per network, depth after depth."""
     config, classes, values, entries = bench.config, bench.problem.dataset.num_classes, [], []
-    task = task_of(bench.problem)
-
-    def accuracy(apply: Any, w: Params, batch: Batch | None) -> float | None:
-        if not classes or batch is None:
-            return None
-        return float(train.accuracy(apply, w, batch["inputs"], batch["targets"], batch_size=1000))
-
+    samples = task_of(bench.problem)
+    outputs = jax.eval_shape(
+        bench.problem.model.apply, bench.problem.initial, samples["inputs"][:1]
+    ).shape[-1]
     for depth in config.depths:
-        build = partial(_network, task.num_outputs, depth)
+        build = partial(_network, outputs, depth)
         keys = jax.random.fold_in(bench.problem.keys["init"], depth)
         keys = jax.random.split(keys, len(config.widths))
-        initial, sizes = stacked_initial(build, config.widths, keys, task.samples["inputs"])
+        initial, sizes = stacked_initial(build, config.widths, keys, samples["inputs"])
         apply = build(max(config.widths)).apply
         loss = losses.supervised(apply, losses.cross_entropy if classes else losses.squared_error)
-        params = _fit(bench, loss, initial, task.samples, depth)
+        params = _fit(bench, loss, initial, samples, depth)
         for row, width in enumerate(config.widths):
             w = jax.tree.map(lambda leaf, row=row: leaf[row], params)
-            values.append(np.asarray(js.per_sample_losses(loss, w, task.samples)))
+            values.append(np.asarray(js.per_sample_losses(loss, w, samples)))
+            accuracy = None
+            if classes:
+                accuracy = float(train.accuracy(apply, w, **samples, batch_size=1000))
             entries.append({
                 "depth": depth, "width": width, "num_parameters": sizes[row],
                 "train_loss": float(values[-1].mean(dtype=np.float64)),
-                "train_accuracy": accuracy(apply, w, task.samples),
-                "test_accuracy": accuracy(apply, w, task.tests),
+                "train_accuracy": accuracy,
             })  # fmt: skip
     return np.reshape(values, (len(config.depths), len(config.widths), -1)), entries
 
