@@ -113,7 +113,8 @@ def norms(problem: Problem, params: Params, num: int) -> dict[str, np.ndarray]:
             batch = jax.tree.map(lambda leaf, at=at: leaf[at], problem.samples)
             rows.append(np.asarray(bounds.class_norms(problem.model, params, batch)))
             advance(int(fresh.sum()))
-    return {"norm_samples": chosen, "gauss_newton_norms": batching.join(cut, np.stack(rows))}
+    found = np.asarray(batching.join(cut, np.stack(rows)))
+    return {"norm_samples": chosen, "gauss_newton_norms": found}
 
 
 def table(entries: list[dict[str, Any]]) -> list[list[str]]:

@@ -274,7 +274,7 @@ def against(
     squares = np.square(steps, dtype=np.float64)
     arrays |= {
         "k": np.asarray(k),
-        "step_at_origin": np.abs(prefix.increments(model.value[None]))[0],
+        "step_at_origin": np.abs(np.asarray(prefix.increments(model.value[None])[0])),
         "step_in_probe": np.abs(steps).max(0),
         "law_total": np.asarray(js.quadratic_delta(model, sigma).total),
         "delta": squares.mean(0),
