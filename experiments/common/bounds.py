@@ -5,7 +5,6 @@ Bounds that follow losses away from w* take them to be differentiable, with a gr
 Lipschitz. A ReLU network has kinks, across which the gradient jumps: there they are no proof.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -17,13 +16,18 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
-from jaxscape import batching, losses
+import jaxscape as js
+from jaxscape import batching, losses, prefix
+from jaxscape.lab.models import Model
 from jaxscape.lanczos import dot
 from jaxscape.quadratic import Quadratic
 from jaxscape.trees import check_floating, working
 from jaxscape.types import Batch, InputError, Params
 
 FORMS = ("published", "corrected")
+
+Layers = Sequence[tuple[Float[Array, "a b"], Float[Array, "b"]]]
+"""Weight and bias of each dense layer."""
 
 
 class Bound(NamedTuple):
@@ -33,42 +37,33 @@ class Bound(NamedTuple):
     corrected: Float[Array, "*k"]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class NetworkConstants:
+class NetworkConstants(NamedTuple):
     """The constants of a network of L dense layers."""
 
-    layers: int = dataclasses.field(metadata={"static": True})  #: L
+    layers: int  #: L
     input_norm: Float[Array, ""]  #: M_x, the largest ‖x_i‖
     weight_norm: Float[Array, ""]  #: M_W, the largest spectral norm of a layer
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class SampleConstants:
+class SampleConstants(NamedTuple):
     """The largest loss, gradient and Hessian norm of a sample in a subspace."""
 
-    dim: int = dataclasses.field(metadata={"static": True})  #: D
+    dim: int  #: D
     loss: Float[Array, ""]  #: M_ℓ = max |ℓ_i(w*)|
     gradient: Float[Array, ""]  #: M_g = max ‖Vᵀ∇ℓ_i‖
     hessian: Float[Array, ""]  #: M_H = max ‖Vᵀ∇²ℓ_iV‖, the spectral norm
 
 
-def network_constants(
-    layers: Sequence[tuple[Float[Array, "a b"], Float[Array, "b"]]], inputs: Float[Array, "n ..."]
-) -> NetworkConstants:
+def network_constants(layers: Layers, inputs: Float[Array, "n ..."]) -> NetworkConstants:
     """L, M_x and M_W of a dense network x ↦ … relu(x W_1 + b_1) W_2 + b_2 …, biases included.
 
     The theorem knows no biases. A network with them is one without, in inputs (x, 1) and weights
     [[W, 0], [b, 1]] (the last layer without its last column), some of them constant: its curvature
     is a submatrix of that network's, on which M_x and M_W are therefore measured.
     """
-    norms = []
-    for index, (weight, bias) in enumerate(layers):
-        matrix = jnp.vstack([weight, bias])
-        if index < len(layers) - 1:
-            matrix = jnp.hstack([matrix, jnp.eye(len(matrix))[:, -1:]])
-        norms.append(jnp.linalg.norm(matrix, ord=2))
+    matrices = [jnp.vstack(layer) for layer in layers]
+    inner = [jnp.hstack([x, jnp.eye(len(x))[:, -1:]]) for x in matrices[:-1]]
+    norms = [jnp.linalg.norm(matrix, ord=2) for matrix in (*inner, matrices[-1])]
     rows = inputs.reshape(inputs.shape[0], -1)
     input_norm = jnp.sqrt(1 + jnp.max(jnp.sum(rows**2, 1)))
     return NetworkConstants(len(layers), input_norm, jnp.max(jnp.stack(norms)))
@@ -179,10 +174,18 @@ def gauss_newton_norms(
     return _norms(own, losses.bind(output_loss, outputs, data)[0], params, data, batch_size)
 
 
+def class_norms(model: Model, params: Params, data: Batch) -> Float[Array, "n"]:
+    """The same for a network of the lab under cross-entropy."""
+    return gauss_newton_norms(
+        lambda weights, batch: model.apply(weights, batch["inputs"]),
+        lambda outputs, batch: losses.cross_entropy(outputs, batch["targets"]),
+        params,
+        data,
+    )
+
+
 @functools.partial(jax.jit, static_argnums=4)
 def _norms(model, output_loss, params, data, batch_size):
-    cut = batching.cut(batching.length_of(data), batch_size)
-
     def one(sample: Batch) -> Float[Array, ""]:
         batch = jax.tree.map(lambda leaf: leaf[None], sample)
         zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(model, params, batch))
@@ -196,9 +199,8 @@ def _norms(model, output_loss, params, data, batch_size):
         root = vectors * jnp.sqrt(jnp.maximum(values, 0))
         return jnp.max(jnp.abs(jnp.linalg.eigvalsh(dot(root.T, dot(hessian, root)))))
 
-    chunk = lambda start: jax.vmap(one)(batching.take(data, start, cut.size))  # noqa: E731
     with jax.default_matmul_precision("highest"):
-        return batching.join(cut, jax.lax.map(chunk, jnp.asarray(cut.starts)))
+        return jax.lax.map(one, data, batch_size=batch_size)
 
 
 def layers_of(params: Params) -> list[tuple[Array, Array]]:
@@ -207,7 +209,7 @@ def layers_of(params: Params) -> list[tuple[Array, Array]]:
     return [(layer["kernel"], layer["bias"]) for layer in layers]
 
 
-def entry_norms(layers: Sequence[tuple[Float[Array, "a b"], Float[Array, "b"]]]) -> Bound:
+def entry_norms(layers: Layers) -> Bound:
     """hM, a bound on M_W from h units and |w_ij| ≤ M: Kiselev and Grabovoy 2024, Lemma 1.
 
     The lemma is of layers of h inputs and h units; h is here the most units of a layer. Corrected:
@@ -216,38 +218,80 @@ def entry_norms(layers: Sequence[tuple[Float[Array, "a b"], Float[Array, "b"]]])
     """
     most = jnp.stack([jnp.abs(weight).max() for weight, _ in layers]).max()
     units = max(weight.shape[1] for weight, _ in layers)
-    sizes = [math.sqrt((weight.shape[0] + 1) * (weight.shape[1] + 1)) for weight, _ in layers]
-    entries = [jnp.maximum(1, jnp.maximum(jnp.abs(w).max(), jnp.abs(b).max())) for w, b in layers]
-    every = [size * entry for size, entry in zip(sizes, entries, strict=True)]
+    every = [
+        math.sqrt((weight.shape[0] + 1) * (weight.shape[1] + 1))
+        * jnp.maximum(1, jnp.maximum(jnp.abs(weight).max(), jnp.abs(bias).max()))
+        for weight, bias in layers
+    ]
     return Bound(units * most, jnp.max(jnp.stack(every)))
 
 
-def bounds_of(
-    k: Int[Array, "K"],
-    layers: Sequence[tuple[Float[Array, "a b"], Float[Array, "b"]]],
-    network: NetworkConstants,
-    sample: SampleConstants,
-    radius: float,
+class Comparison(NamedTuple):
+    """The constants of a network and of its samples, and what the bounds make of them."""
+
+    network: NetworkConstants
+    sample: SampleConstants
+    radius: float  #: R, the largest distance of a point from w*
+    arrays: dict[str, Any]  #: what is measured, and log10 of each bound, published then corrected
+
+
+def against(
+    params: Params,
+    inputs: Float[Array, "n ..."],
+    model: Quadratic,
+    points: Float[Any, "m d"],
+    values: Float[Array, "m n"],
     sigma: float,
-) -> dict[str, np.ndarray]:
-    """log10 of each bound, published then corrected: [2], and [2, n-1] where it depends on k."""
-    norm = log_hessian_norm(network)
-    by_entries = (
-        log_hessian_norm(dataclasses.replace(network, weight_norm=x)) for x in entry_norms(layers)
-    )
-    lemma1 = [getattr(x, form) for form, x in zip(FORMS, by_entries, strict=True)]
+) -> Comparison:
+    """The bounds on increments and on Δ_k, and what they bound.
+
+    Args:
+        params: w*, of an mlp.
+        inputs: of the n samples.
+        model: of the samples, along orthonormal directions: ‖w − w*‖ = ‖θ‖.
+        points: θ.
+        values: ℓ_i there.
+        sigma: of the points, along each direction.
+    """
+    layers = layers_of(params)
+    network, sample = network_constants(layers, inputs), sample_constants(model)
+    radius = float(np.linalg.norm(np.asarray(points, np.float64), axis=1).max())
+    norm, by_entries = log_hessian_norm(network), entry_norms(layers)
+    lemma1 = [log_hessian_norm(network._replace(weight_norm=x)) for x in by_entries]
     # within R of w* a layer's spectral norm is at most M_W + R, and the curvature off kinks with it
-    wider = dataclasses.replace(network, weight_norm=network.weight_norm + radius)
-    over_ball = Bound(norm.published, log_hessian_norm(wider).corrected)
-    within = lambda norms, r: [log_loss_step(k, sample.loss, x, r) for x in norms]  # noqa: E731
+    wider = log_hessian_norm(network._replace(weight_norm=network.weight_norm + radius))
+    k = jnp.arange(1, values.shape[1])
+    step = functools.partial(log_loss_step, k, sample.loss)
     found = {
-        "bound_norm": np.stack(norm),
-        "bound_norm_entries": np.stack(lemma1),
-        "bound_step_at_origin": np.stack(within(norm, 0.0)),
-        "bound_step_in_probe": np.stack(within(over_ball, radius)),
+        "bound_norm": norm,
+        "bound_norm_entries": (lemma1[0].published, lemma1[1].corrected),
+        "bound_step_at_origin": [step(x, 0.0) for x in norm],
+        "bound_step_in_probe": [step(x, radius) for x in (norm.published, wider.corrected)],
         "bound_rate": np.log(np.stack(rate(k, sigma, sample))),
     }
-    return {name: values / np.log(10) for name, values in found.items()}
+    arrays = {name: np.stack(values) / np.log(10) for name, values in found.items()}
+    steps = np.asarray(prefix.increments(values))
+    squares = np.square(steps, dtype=np.float64)
+    arrays |= {
+        "k": np.asarray(k),
+        "step_at_origin": np.abs(np.asarray(prefix.increments(model.value[None])[0])),
+        "step_in_probe": np.abs(steps).max(0),
+        "law_total": np.asarray(js.quadratic_delta(model, sigma).total),
+        "delta": squares.mean(0),
+        "delta_sem": squares.std(0, ddof=1) / np.sqrt(len(squares)),
+    }
+    return Comparison(network, sample, radius, arrays)
+
+
+BOUNDS = (
+    ("norm of a sample's Hessian", "U, theorem 1", "gauss_newton_norms", "bound_norm", 0),
+    ("norm, from the largest weight", "U, lemma 1", "gauss_newton_norms", "bound_norm_entries", 0),
+    ("(k+1)·|δ_k| at w*", "U, lemma 2", "step_at_origin", "bound_step_at_origin", 1),
+    ("(k+1)·|δ_k| within R", "U, lemma 2", "step_in_probe", "bound_step_in_probe", 1),
+    ("(k+1)²·Δ_k, quadratic law", "C, theorem 1", "law_total", "bound_rate", 2),
+    ("(k+1)²·Δ_k, Monte-Carlo", "C, theorem 1", "delta", "bound_rate", 2),
+)
+"""What each is on, where it stands, the arrays of what it bounds and of it, the power of k + 1."""
 
 
 def compare(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
@@ -256,14 +300,7 @@ def compare(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     The looseness is that at the sample or k where the bound comes closest.
     """
     entries = []
-    for name, measured, bound, power in (
-        ("norm of a sample's Hessian", "gauss_newton_norms", "bound_norm", 0),
-        ("norm, from the largest weight", "gauss_newton_norms", "bound_norm_entries", 0),
-        ("(k+1)·|δ_k| at w*", "step_at_origin", "bound_step_at_origin", 1),
-        ("(k+1)·|δ_k| within R", "step_in_probe", "bound_step_in_probe", 1),
-        ("(k+1)²·Δ_k, quadratic law", "law_total", "bound_rate", 2),
-        ("(k+1)²·Δ_k, Monte-Carlo", "delta", "bound_rate", 2),
-    ):
+    for name, _, measured, bound, power in BOUNDS:
         factor = (arrays["k"] + 1.0) ** power if power else 1.0
         values = arrays[measured].astype(np.float64) * factor
         if not np.max(values) > 0:

@@ -25,25 +25,14 @@ from experiments.paper.bench import Bench, PaperConfig, check_sizes
 from jaxscape import InputError
 
 FIGURES: dict[str, Callable[[Bench], Record]] = {
-    "fig1": spectrum.fig1,
-    "fig2": surfaces.fig2,
-    "fig3": surfaces.fig3,
-    "fig4": increments.fig4,
-    "fig5": increments.fig5,
-    "fig6": surfaces.fig6,
-    "fig7": surfaces.fig7,
-    "fig8": increments.fig8,
-    "fig9": theorem.fig9,
-    "trajectory": surfaces.trajectory,
-    "unraveling": unraveling.unraveling,
-    "family": curvature_aligned.family,
-    "ratio": curvature_aligned.ratio,
-    "model-error": curvature_aligned.model_error,
-    "convergence": curvature_aligned.convergence,
-    "error-map": curvature_aligned.error_map,
-    "stages": curvature_aligned.stages,
+    "fig1": spectrum.fig1, "fig2": surfaces.fig2, "fig3": surfaces.fig3, "fig4": increments.fig4,
+    "fig5": increments.fig5, "fig6": surfaces.fig6, "fig7": surfaces.fig7, "fig8": increments.fig8,
+    "fig9": theorem.fig9, "trajectory": surfaces.trajectory, "unraveling": unraveling.unraveling,
+    "family": curvature_aligned.family, "ratio": curvature_aligned.ratio,
+    "model-error": curvature_aligned.model_error, "convergence": curvature_aligned.convergence,
+    "error-map": curvature_aligned.error_map, "stages": curvature_aligned.stages,
     "claims": claims.claims,
-}
+}  # fmt: skip
 
 
 def run(config: PaperConfig) -> dict[str, Path]:
@@ -122,9 +111,8 @@ def write_report(out: Path, bench: Bench) -> None:
     for name in FIGURES:
         if (out / name / "summary.json").exists():
             found = json.loads((out / name / "summary.json").read_text())
-            figures = out / name / "figures"
-            names = sorted(path.stem for path in figures.glob("*.png"))
-            pictures = [report.image(figures, Picture(stem, stem)) for stem in names]
+            names = sorted(path.stem for path in (out / name / "figures").glob("*.png"))
+            pictures = [report.image(out / name / "figures", Picture(x, x)) for x in names]
             sections.append(found | {"name": name, "title": _title(name), "pictures": pictures})
     template = Path(__file__).parent / "paper.html.j2"
     words = {"dataset": dataset.name, "note": dataset.note, "flags": flags_of(config)}

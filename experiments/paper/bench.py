@@ -1,4 +1,4 @@
-"""What all figures share: the settings, the data, w*, and the directions and points around it."""
+"""What all figures share: settings, data, w*, directions and points around it, tables, curves."""
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,32 +11,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
+from matplotlib.figure import Figure
 
 import jaxscape as js
 from experiments.common import prepare, run_folder, segments
 from experiments.common.config import Range, RunConfig, above, at_least
+from experiments.common.console import progress
 from experiments.common.prepare import Eigenspace
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record
 from jaxscape import InputError
+from jaxscape.lab import train
+from jaxscape.lab.style import canvas, curve, legend, log_bins
 from jaxscape.trees import num_parameters
-from jaxscape.types import Params
+from jaxscape.types import Batch, Params
 
 Name = Literal[
     "fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", "trajectory",
     "unraveling", "family", "ratio", "model-error", "convergence", "error-map", "stages", "claims",
 ]  # fmt: skip
 
-SAMPLES = 9984
-"""Of the reference code of Nikitin et al.: 156 whole batches."""
-
+SAMPLES = 9984  # of the reference code of Nikitin et al.: 156 whole batches
 OF_NIKITIN = ("fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", "claims")
 """Figures whose network is trained as in the reference code."""
 
-LEAST = 256
-"""Samples without which some figure would be empty: four published batches."""
-
+LEAST = 256  # samples without which some figure would be empty: four published batches
 QUICK = {
     "k_max": 3000, "epochs": 5, "points": 16, "num": 21, "networks": 8, "network_samples": 1000,
     "network_dim": 16, "orders": 20, "many_points": 64,
@@ -45,21 +45,13 @@ QUICK = {
 
 Arrays = Mapping[str, np.ndarray]
 
-TOP = 16
-"""Eigenvectors that the figures share; each takes the leading ones."""
-
+TOP = 16  # eigenvectors that the figures share; each takes the leading ones
 SIGMAS = (0.01, 1.0)
 """Standard deviations close to w* and far from it, for the figures that the papers give one σ."""
 
 DIRECTIONS = {
-    "fig2": 2,
-    "fig3": 2,
-    "fig4": 2,
-    "fig5": 256,
-    "trajectory": 2,
-    "unraveling": 0,
-    "claims": 256,
-}
+    "fig2": 2, "fig3": 2, "fig4": 2, "fig5": 256, "trajectory": 2, "unraveling": 0, "claims": 256,
+}  # fmt: skip
 """Numbers of directions of the figures that use other directions than the top eigenvectors."""
 
 
@@ -185,25 +177,17 @@ class Bench:
 
     @functools.cached_property
     def _as_published(self) -> "Bench":
-        return replace(
-            self, problem=as_published(self.problem), store=self.store / "published", published=True
-        )
+        store = self.store / "published"
+        return replace(self, problem=as_published(self.problem), store=store, published=True)
 
     @property
     def network(self) -> str:
         """What the figures are around, in words."""
-        n = len(self.problem.order)
+        samples = f"{len(self.problem.order):,} samples"
         if not self.published:
-            return f"network of this project, {n:,} samples"
-        return (
-            f"network trained as published: the first {n:,} samples, standardised, from PyTorch's "
-            "initial distribution"
-        )
-
-    @property
-    def unit(self) -> str:
-        """The unit of a loss."""
-        return self.problem.unit
+            return f"network of this project, {samples}"
+        how = f"the first {samples}, standardised, from PyTorch's initial distribution"
+        return f"network trained as published: {how}"
 
     @functools.cached_property
     def trained(self) -> Params:
@@ -215,6 +199,28 @@ class Bench:
         """The top eigenpairs of the Hessian over all samples, as many as any figure needs."""
         dim = min(TOP, num_parameters(self.trained))
         return prepare.eigenspace(self.problem, self.trained, dim, self.store)
+
+    def fit(
+        self, key: Key[Array, "..."], params: Params, samples: Batch, **more: Any
+    ) -> train.Fitted:
+        """One or many networks, trained side by side with the settings of the run."""
+        config, loss = self.config, more.pop("loss", self.problem.loss)
+        with progress("networks", config.epochs, "epochs") as advance:
+            return train.fit(
+                key, loss, params, samples, epochs=config.epochs, batch_size=config.batch_size,
+                learning_rate=config.learning_rate, on_epoch=lambda *_: advance(1), **more,
+            )  # fmt: skip
+
+    def networks(self, count: int, samples: Batch) -> train.Fitted:
+        """Networks from their own initialisations, trained on the same samples."""
+        init, fit = (jax.random.split(self.problem.keys[name], count) for name in ("init", "train"))
+
+        def draw(key: Key[Array, ""]) -> Params:
+            if self.published:
+                return uniform(key, self.problem.initial)
+            return self.problem.model.init(key, samples["inputs"][:1])
+
+        return self.fit(fit, jax.vmap(draw)(init), samples)
 
     def directions(self, kind: str, dim: int) -> js.Subspace:
         """The subspace of ``dim`` directions through w*, "hessian" or of ``prepare.at_random``."""
@@ -292,3 +298,37 @@ def record(arrays: Arrays, found: Mapping, table: list, notes: list, figures: Ma
 def row_of(label: str, numbers: Iterable[float], style: str = ".3g") -> list[str]:
     """A row of a table."""
     return [label, *(f"{number:{style}}" for number in numbers)]
+
+
+def stacked(rows: Sequence[Arrays]) -> dict[str, np.ndarray]:
+    """The same arrays of several curves or networks, as one array of each name."""
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def scaled(k: Int[np.ndarray, "K"], delta: Float[np.ndarray, "K"]) -> tuple[np.ndarray, np.ndarray]:
+    """k and the mean of k²Δ_k in logarithmic bins of k."""
+    bins = log_bins(k, delta * k.astype(np.float64) ** 2)
+    return bins.k, bins.mean
+
+
+def lines(
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]],
+    note: str,
+) -> Figure:
+    """Curves (x, y) by label, a panel per name, both axes logarithmic.
+
+    Later curves are thinner: where two coincide, the rim of the lower one shows.
+    """
+    figure, grid = canvas(title, xlabel, ylabel, list(panels))
+    for axes, curves in zip(grid, panels.values(), strict=True):
+        for row, (label, (x, y)) in enumerate(curves.items()):
+            every = (2 * row, 10) if len(x) > 20 else None
+            axes.plot(
+                x, y, label=label, **curve(row, lw=max(1.0, 3.4 - 0.6 * row), markevery=every)
+            )
+        axes.set(xscale="log", yscale="log")
+    legend(figure, note)
+    return figure

@@ -8,7 +8,7 @@ The claims are those of Nikitin et al. (N), of Kiselev and Grabovoy 2024, "Unrav
 (U), and 2026, "Curvature-Aligned Probing" (C).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,29 +16,18 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
+from experiments.common import bounds
 from experiments.common.console import progress
 from experiments.common.run_folder import Record
 from experiments.paper import unraveling
-from experiments.paper.bench import Bench
-from experiments.paper.claims_numbers import (
-    ALIGNED,
-    DIM,
-    DIMS,
-    NETWORKS,
-    RANDOM_DIMS,
-    RANDOM_SIGMAS,
-    networks,
-    numbers_of,
-)
+from experiments.paper.bench import SIGMAS, Arrays, Bench, record, stacked
+from experiments.paper.claims_numbers import ALIGNED, DIMS, RANDOM_DIMS, RANDOM_SIGMAS, numbers_of
+from experiments.paper.increments import DIM
 from jaxscape.lab.style import canvas, curve, legend
 
-Arrays = Mapping[str, np.ndarray]
-
-ALIKE = 2.0
-"""Levels within this factor of each other count as insensitive."""
-
-NEAR = 0.1
-"""Numbers that are this close to their claim count as equal to it."""
+ALIKE = 2.0  # levels within this factor of each other count as insensitive
+NETWORKS = 5  # from their own initialisations, trained side by side on the same samples
+NEAR = 0.1  # numbers that are this close to their claim count as equal to it
 
 
 class Claim(NamedTuple):
@@ -53,21 +42,24 @@ class Claim(NamedTuple):
 
 def claims(bench: Bench) -> Record:
     """What the papers claim, and whether it holds: a verdict and its numbers over five networks."""
-    trained, rows = networks(bench), []
+    trained, rows = bench.networks(NETWORKS, bench.problem.samples).params, []
     with progress("claims", NETWORKS, "networks") as advance:
         for number in range(NETWORKS):
             w = jax.tree.map(lambda leaf, number=number: leaf[number], trained)
             rows.append(numbers_of(bench, w, number))
             advance(1)
-    arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    arrays = stacked(rows)
     found = claims_of(arrays)
     if not bench.problem.dataset.has_tokens:
         found += of_sizes(unraveling.unraveling(bench).summary["networks"])
     table = [["claim", "where", "verdict", "number", "mean", "least", "most"]]
+    entries = []
     for claim in found:
-        spread = (claim.numbers.mean(), claim.numbers.min(), claim.numbers.max())
-        cells = (f"{value:.3g}" for value in spread)
-        table.append([claim.text, claim.where, verdict(claim), claim.what, *cells])
+        numbers, about = claim.numbers, (claim.text, claim.where, verdict(claim), claim.what)
+        cells = (f"{value:.3g}" for value in (numbers.mean(), numbers.min(), numbers.max()))
+        table.append([*about, *cells])
+        entry = dict(zip(("claim", "where", "verdict", "what"), about, strict=True))
+        entries.append(entry | {"numbers": numbers.tolist()})
     loss, n, m = arrays["train_loss"].mean(), len(bench.problem.order), bench.config.points
     notes = [
         f"{NETWORKS} networks of {n:,} samples, {m} points, training loss {loss:.3g}",
@@ -75,23 +67,17 @@ def claims(bench: Bench) -> Record:
         "N: Nikitin et al. 2025; U: Unraveling the Hessian 2024; C: Curvature-Aligned Probing 2026",
         "at σ up to 0.01 Δ_k is nearly all the move of L_k(w*), which any directions reproduce",
     ]
-    entries = [
-        {"claim": c.text, "where": c.where, "verdict": verdict(c), "what": c.what}
-        | {"numbers": c.numbers.tolist()}
-        for c in found
-    ]
-    summary = {"claims": entries, "tables": [table], "notes": notes}
-    return Record(arrays, summary, {"levels": draw(bench, arrays)})
+    return record(arrays, {"claims": entries}, table, notes, {"levels": _draw(bench, arrays)})
 
 
-def draw(bench: Bench, arrays: Arrays) -> Figure:
+def _draw(bench: Bench, arrays: Arrays) -> Figure:
     """The level of Δ_k·k² of every network over dimensions and over σ."""
     shown = {
         "eigenvectors, σ = 1": ("level_dim", DIMS, "directions $d$"),
         "random, σ = 1": ("level_random_dim", RANDOM_DIMS, "directions $d$"),
         "random, d = 2": ("level_random_sigma", RANDOM_SIGMAS, r"$\sigma$"),
     }
-    ylabel = rf"$\Delta_k \cdot k^2$   ({bench.unit}²)"
+    ylabel = rf"$\Delta_k \cdot k^2$   ({bench.problem.unit}²)"
     figure, panels = canvas("Level over dimension and σ", "", ylabel, list(shown))
     for axes, (name, at, xlabel) in zip(panels, shown.values(), strict=True):
         axes.plot(at, arrays[name].T, color="0.7", lw=1)
@@ -114,6 +100,16 @@ def within(ratio: float) -> bool:
     return 1 / ALIKE < ratio < ALIKE
 
 
+def one(x: float) -> bool:
+    """Whether a ratio counts as 1."""
+    return abs(x - 1) <= NEAR
+
+
+def negligible(share: float) -> bool:
+    """Whether a share counts as 0."""
+    return share < NEAR
+
+
 def claims_of(arrays: Arrays) -> list[Claim]:
     """The claims that a network's own numbers test."""
     return _of_levels(arrays) + _of_theory(arrays) + _of_surfaces(arrays) + _of_bounds(arrays)
@@ -122,8 +118,7 @@ def claims_of(arrays: Arrays) -> list[Claim]:
 def _of_levels(arrays: Arrays) -> list[Claim]:
     dims, random, sigmas = (arrays[f"level_{by}"] for by in ("dim", "random_dim", "random_sigma"))
     ten, two, last = DIMS.index(DIM), DIMS.index(2), DIMS[-1]
-    levels = "Δ_k·k² at {} over {}, random".format
-    return [
+    found = [
         Claim("the Hessian has a low effective rank", "N, method",
               "trace / λ_1 over the number of parameters", arrays["effective_rank"],
               lambda x: x < 0.01),
@@ -132,88 +127,74 @@ def _of_levels(arrays: Arrays) -> list[Claim]:
         Claim("d = 10 directions suffice", "N, fig. 8",
               f"Δ_k·k² along {last} eigenvectors over 10, σ = 1", dims[:, -1] / dims[:, ten],
               lambda x: x < 1 + NEAR),
-        Claim("σ has no effect up to 5", "N, fig. 4", levels("σ = 5", "0.1"),
-              sigmas[:, 2] / sigmas[:, 0], within),
-        Claim("σ has no effect up to 10", "N, fig. 4", levels("σ = 10", "0.1"),
-              sigmas[:, 3] / sigmas[:, 0], within),
-        Claim("the dimension has no effect up to 64", "N, fig. 5", levels("d = 64", "2"),
-              random[:, 2] / random[:, 0], within),
-        Claim("the dimension has no effect up to 256", "N, fig. 5", levels("d = 256", "2"),
-              random[:, 3] / random[:, 0], within),
+    ]  # fmt: skip
+    for name, symbol, values, levels, figure in (
+        ("σ", "σ", RANDOM_SIGMAS, sigmas, 4), ("the dimension", "d", RANDOM_DIMS, random, 5),
+    ):  # fmt: skip
+        found += [
+            Claim(f"{name} has no effect up to {values[column]:g}", f"N, fig. {figure}",
+                  f"Δ_k·k² at {symbol} = {values[column]:g} over {values[0]:g}, random",
+                  levels[:, column] / levels[:, 0], within) for column in (2, 3)
+        ]  # fmt: skip
+    return [
+        *found,
         Claim("eigenvectors give the higher Δ_k", "N, fig. 8",
               "Δ_k·k² along 2 eigenvectors over 2 random, σ = 1", dims[:, two] / random[:, 0],
               lambda x: x > 1),
-        Claim("Δ_k falls as 1/k² (algebra: the order law)", "N, U, C",
-              "exponent of Δ_k, σ = 1", arrays["exponent"], lambda x: abs(x - 2) < NEAR),
+        Claim("Δ_k falls as 1/k² (algebra: the order law)", "N, U, C", "exponent of Δ_k, σ = 1",
+              arrays["exponent"], lambda x: abs(x - 2) < NEAR),
     ]  # fmt: skip
 
 
 def _of_theory(arrays: Arrays) -> list[Claim]:
     found = []
-    for column, sigma in enumerate((0.01, 1.0)):
-        gradient, offset = arrays["gradient_share"][:, column], arrays["offset_share"][:, column]
-        at = f"σ = {sigma:g}"
+    for column, sigma in enumerate(SIGMAS):
+        at, of = f"σ = {sigma:g}", {name: x[:, column] for name, x in arrays.items() if x.ndim == 2}
         found += [
             Claim(f"gradients at w* are negligible, {at}", "N, assumption 1",
-                  "share of the gradient part in the law", gradient, lambda x: x < NEAR),
+                  "share of the gradient part in the law", of["gradient_share"], negligible),
             Claim(f"the move of L_k(w*) is negligible, {at}", "N, assumption 2",
-                  "share of the offset and mixed part in the law", offset, lambda x: x < NEAR),
+                  "share of the offset and mixed part in the law", of["offset_share"], negligible),
             Claim(f"Theorem 1 is above experiment for all k ≥ 100, {at}", "N, fig. 9",
-                  "share of k where it is", arrays["theory_above"][:, column], lambda x: x == 1),
+                  "share of k where it is", of["theory_above"], lambda x: x == 1),
             Claim(f"K of Theorem 1 is large enough, {at}", "N, conclusion",
-                  "K of Theorem 1 over K of Monte-Carlo", arrays["theory_size"][:, column],
-                  lambda x: x >= 1),
+                  "K of Theorem 1 over K of Monte-Carlo", of["theory_size"], lambda x: x >= 1),
         ]  # fmt: skip
-    share, ratio = arrays["published_above"], arrays["published_ratio"]
     return [
         *found,
         Claim("Theorem 1 is above experiment at 8 k, both as published, σ = 1", "N, fig. 9",
-              "share of k where it is", share, lambda x: x == 1),
+              "share of k where it is", arrays["published_above"], lambda x: x == 1),
         Claim("Theorem 1 is a tight bound, both as published, σ = 1", "N, conclusion",
-              "geometric mean of theory / experiment", ratio, within),
+              "geometric mean of theory / experiment", arrays["published_ratio"], within),
         Claim("near w* the closed form is the Monte-Carlo value, σ = 0.01", "C, corollary",
-              "full law / Monte-Carlo", arrays["law"][:, 0], lambda x: abs(x - 1) <= NEAR),
+              "full law / Monte-Carlo", arrays["law"][:, 0], one),
         Claim("no eigenspace has more curvature than the top one", "C, proposition",
               "curvature part along v_1..8 over v_9..16", arrays["extremal"], lambda x: x > 1),
         *(Claim(f"the top 16 directions reproduce all parameters, σ = {sigma:g}", "C, abstract",
-                "Δ_k·k² along 16 over along all parameters", arrays["aligned"][:, column],
-                lambda x: abs(x - 1) <= NEAR) for column, sigma in enumerate(ALIGNED)),
+                "Δ_k·k² along 16 over along all parameters", arrays["aligned"][:, column], one)
+          for column, sigma in enumerate(ALIGNED)),
     ]  # fmt: skip
 
 
 def _of_surfaces(arrays: Arrays) -> list[Claim]:
     own, published, whole = arrays["roughness"].T
     what = "roughness on 2 random directions (noise 1, smooth 0)"
+    small, is_rough = "at k = 1 the surface is irregular", lambda x: x > 0.5
     return [
-        Claim("at k = 1 the surface is irregular, as published (other samples at each point)",
-              "N, fig. 2", what, published, lambda x: x > 0.5),
-        Claim("at k = 1 the surface is irregular, the same sample at all points", "N, fig. 2", what,
-              own, lambda x: x > 0.5),
-        Claim("at the largest k the surface is smooth", "N, fig. 3", what, whole,
-              lambda x: x < NEAR),
+        Claim(f"{small}, as published (other samples at each point)", "N, fig. 2", what, published,
+              is_rough),
+        Claim(f"{small}, the same sample at all points", "N, fig. 2", what, own, is_rough),
+        Claim("at the largest k the surface is smooth", "N, fig. 3", what, whole, negligible),
     ]  # fmt: skip
-
-
-BOUNDS = {
-    "norm of a sample's Hessian": "U, theorem 1",
-    "norm, from the largest weight": "U, lemma 1",
-    "(k+1)·|δ_k| at w*": "U, lemma 2",
-    "(k+1)·|δ_k| within R": "U, lemma 2",
-    "(k+1)²·Δ_k, quadratic law": "C, theorem 1",
-    "(k+1)²·Δ_k, Monte-Carlo": "C, theorem 1",
-}
-"""What each bound is on, in the order of ``bounds.compare``, and where it stands."""
 
 
 def _of_bounds(arrays: Arrays) -> list[Claim]:
     """Each published bound; empty for networks that the bounds are not of."""
-    if "looseness" not in arrays:
-        return []
-    what = "log10 of bound / largest, where closest"
-    return [
-        Claim(f"bound on {name}", where, what, arrays["looseness"][:, column], lambda x: x >= 0)
-        for column, (name, where) in enumerate(BOUNDS.items())
-    ]
+    what, loose = "log10 of bound / largest, where closest", arrays.get("looseness")
+    return [] if loose is None else [
+        Claim(f"bound on {name}", where, what, loose[:, column], lambda x: x >= 0)
+        for column, (name, where, *_) in enumerate(bounds.BOUNDS)
+    ]  # fmt: skip
 
 
 def of_sizes(entries: list[dict[str, Any]]) -> list[Claim]:

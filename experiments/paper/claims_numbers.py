@@ -9,54 +9,23 @@ from jaxtyping import Float
 
 import jaxscape as js
 from experiments.common import bounds, tables
-from experiments.common.console import progress
 from experiments.paper import published
-from experiments.paper.bench import TOP, Bench, leading, uniform
-from experiments.paper.increments import curve_of
+from experiments.paper.bench import SIGMAS, TOP, Bench, leading
+from experiments.paper.curvature_aligned import along
+from experiments.paper.increments import DIM, curve_of
 from experiments.paper.surfaces import roughness
-from jaxscape import losses, prefix
-from jaxscape.lab import train
+from jaxscape.quadratic import Quadratic
 from jaxscape.trees import num_parameters
 from jaxscape.types import Params
 
-NETWORKS = 5
-"""Networks from their own initialisations, trained side by side on the same samples."""
-
-PROBES = 16
-"""Random vectors from which the trace of the Hessian is estimated."""
-
-DIM = 10
+PROBES = 16  # random vectors from which the trace of the Hessian is estimated
 DIMS = (1, 2, 4, 8, 10, 12, 16)
 RANDOM_DIMS = (2, 16, 64, 256)
 RANDOM_SIGMAS = (0.1, 1.0, 5.0, 10.0)
-SIGMAS = (0.01, 1.0)
-ALIGNED = (1e-4, 1e-3, 1e-2)
-"""σ at which directions are compared with all parameters."""
-
-PAIRS = 8
-"""Values of k, in batches, at which Theorem 1 is evaluated as published."""
-
-GRID = 11
-"""Points along each direction of a surface."""
-
-NORMS = 200
-"""Samples whose Gauss-Newton norm is computed."""
-
-
-def networks(bench: Bench) -> Params:
-    """The trained networks, leaves [R, ...]."""
-    problem, config = bench.problem, bench.config
-    inputs = problem.samples["inputs"][:1]
-    init, fit = (jax.random.split(problem.keys[name], NETWORKS) for name in ("init", "train"))
-    draw = lambda key: problem.model.init(key, inputs)  # noqa: E731
-    if bench.published:
-        draw = lambda key: uniform(key, problem.initial)  # noqa: E731
-    with progress("networks", config.epochs, "epochs") as advance:
-        return train.fit(
-            fit, problem.loss, jax.vmap(draw)(init), problem.samples,
-            epochs=config.epochs, batch_size=config.batch_size,
-            learning_rate=config.learning_rate, on_epoch=lambda *_: advance(1),
-        ).params  # fmt: skip
+ALIGNED = (1e-4, 1e-3, 1e-2)  # σ at which directions are compared with all parameters
+PAIRS = 8  # values of k, in batches, at which Theorem 1 is evaluated as published
+GRID = 11  # points along each direction of a surface
+NORMS = 200  # samples whose Gauss-Newton norm is computed
 
 
 class Around:
@@ -83,13 +52,10 @@ class Around:
         points = sigma * self.bench.normals(self.bench.config.points, dim)
         return self.bench.losses_at(leading(space, dim), points)
 
-    def delta(self, space: js.Subspace, dim: int, sigma: float) -> Float[np.ndarray, "K"]:
-        """Δ_k of every k."""
-        return np.asarray(curve_of(self.losses(space, dim, sigma)).mean)
-
     def level(self, space: js.Subspace, dim: int, sigma: float) -> float:
         """The mean of Δ_k·k² over late k."""
-        return tables.level(self.k, self.delta(space, dim, sigma))
+        delta = np.asarray(curve_of(self.losses(space, dim, sigma)).mean)
+        return tables.level(self.k, delta)
 
     def share(self, part: Any, whole: Any) -> Float[np.ndarray, "s"]:
         """Of curves [s, K], the sum over late k, each counted k(k+1) times, over that of others."""
@@ -102,16 +68,15 @@ def numbers_of(bench: Bench, w: Params, number: int) -> dict[str, Any]:
     """What the claims are about, at one network."""
     at = Around(bench, w, number)
     model = js.project(at.problem.loss, at.eigen, at.problem.samples)
-    ten = model._replace(gradient=model.gradient[:, :DIM], hessian=model.hessian[:, :DIM, :DIM])
-    measured = np.stack([at.delta(at.eigen, DIM, sigma) for sigma in SIGMAS])
+    ten, losses = along(model, slice(DIM)), [at.losses(at.eigen, DIM, sigma) for sigma in SIGMAS]
+    measured = np.stack([np.asarray(curve_of(x).mean) for x in losses])
     found = _levels(at) | _theory(at, ten, measured) | _published(at) | _aligned(at, model)
-    found |= {"roughness": _surfaces(at)}
-    config = bench.config
-    if config.model == "mlp" and at.problem.dataset.num_classes:
-        found["looseness"] = _bounds(at, ten, measured[0])
-    late = at.k[at.late]
-    exponent = tables.decay_exponent(late, jnp.asarray(measured[1][at.late])).exponent
-    return found | {"exponent": np.asarray(exponent)}
+    found["roughness"] = _surfaces(at)
+    if bench.config.model == "mlp" and at.problem.dataset.num_classes:
+        found["looseness"] = _bounds(at, ten, losses[0])
+    late = jnp.asarray(measured[1][at.late])
+    found["exponent"] = np.asarray(tables.decay_exponent(at.k[at.late], late).exponent)
+    return found
 
 
 def _levels(at: Around) -> dict[str, Any]:
@@ -131,7 +96,7 @@ def _levels(at: Around) -> dict[str, Any]:
     }
 
 
-def _theory(at: Around, model: Any, measured: Float[np.ndarray, "s K"]) -> dict[str, Any]:
+def _theory(at: Around, model: Quadratic, measured: Float[np.ndarray, "s K"]) -> dict[str, Any]:
     """The parts of the quadratic law, and Theorem 1 beside Monte-Carlo."""
     law = js.quadratic_delta(model, np.asarray(SIGMAS, np.float32))
     n, level = len(at.k) + 1, [tables.level(at.k, delta) for delta in measured]
@@ -169,7 +134,7 @@ def _published(at: Around) -> dict[str, Any]:
     return {"published_above": np.mean(theory > seen), "published_ratio": ratio}
 
 
-def _aligned(at: Around, model: Any) -> dict[str, Any]:
+def _aligned(at: Around, model: Quadratic) -> dict[str, Any]:
     """Along the top 16 over along all parameters; curvature along the first 8 over the next 8."""
     problem, m = at.problem, at.bench.config.points
     ratios = []
@@ -177,14 +142,8 @@ def _aligned(at: Around, model: Any) -> dict[str, Any]:
         probe = js.isotropic(at.keys["probe"], at.w, m, sigma)
         everywhere = np.asarray(js.delta(problem.loss, probe, problem.samples).mean)
         ratios.append(at.level(at.eigen, TOP, sigma) / tables.level(at.k, everywhere))
-    half = TOP // 2
-    spans = [
-        js.quadratic_delta(
-            model._replace(gradient=model.gradient[:, s], hessian=model.hessian[:, s, s]),
-            np.ones(1),
-        ).curvature
-        for s in (slice(half), slice(half, None))
-    ]
+    halves = slice(TOP // 2), slice(TOP // 2, None)
+    spans = [js.quadratic_delta(along(model, half), np.ones(1)).curvature for half in halves]
     return {"aligned": np.array(ratios), "extremal": at.share(*spans)[0]}
 
 
@@ -197,27 +156,11 @@ def _surfaces(at: Around) -> Float[np.ndarray, "3"]:
     return np.array([roughness(np.reshape(x, (GRID, GRID))) for x in (own, few, whole)])
 
 
-def _bounds(at: Around, model: Any, delta: Float[np.ndarray, "K"]) -> Float[np.ndarray, "b"]:
+def _bounds(at: Around, model: Quadratic, losses: Float[Any, "m n"]) -> Float[np.ndarray, "b"]:
     """How loose the published bounds are, in log10, at σ = 0.01."""
     problem, sigma = at.problem, SIGMAS[0]
-    layers = bounds.layers_of(at.w)
-    inputs = problem.samples["inputs"]
     points = sigma * at.bench.normals(at.bench.config.points, DIM)
-    radius = float(np.linalg.norm(points, axis=1).max())
+    found = bounds.against(at.w, problem.samples["inputs"], model, points, losses, sigma).arrays
     few = jax.tree.map(lambda leaf: leaf[:NORMS], problem.samples)
-    steps = np.asarray(prefix.increments(at.losses(at.eigen, DIM, sigma)))
-    measured = {
-        "k": at.k,
-        "gauss_newton_norms": bounds.gauss_newton_norms(
-            lambda weights, batch: problem.model.apply(weights, batch["inputs"]),
-            lambda outputs, batch: losses.cross_entropy(outputs, batch["targets"]), at.w, few,
-        ),
-        "step_at_origin": np.abs(prefix.increments(model.value[None]))[0],
-        "step_in_probe": np.abs(steps).max(0),
-        "law_total": js.quadratic_delta(model, sigma).total,
-        "delta": delta,
-    }  # fmt: skip
-    constants = bounds.network_constants(layers, inputs), bounds.sample_constants(model)
-    measured |= bounds.bounds_of(jnp.asarray(at.k), layers, *constants, radius, sigma)
-    found = bounds.compare({name: np.asarray(x) for name, x in measured.items()})
-    return np.array([entry["published_looseness"] for entry in found])
+    found["gauss_newton_norms"] = np.asarray(bounds.class_norms(problem.model, at.w, few))
+    return np.array([entry["published_looseness"] for entry in bounds.compare(found)])

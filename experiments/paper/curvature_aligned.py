@@ -4,7 +4,9 @@ family, ratio: the family of criteria side by side. model_error, error_map, conv
 quadratic model is from the loss. stages: how the time of three estimators of Δ_k is spent.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +21,20 @@ import jaxscape as js
 from experiments.common import tables
 from experiments.common.console import progress, seconds
 from experiments.common.run_folder import Record
-from experiments.paper.bench import TOP, Arrays, Bench, leading, record, row_of
+from experiments.paper.bench import (
+    TOP,
+    Arrays,
+    Bench,
+    leading,
+    lines,
+    record,
+    row_of,
+    scaled,
+    stacked,
+)
 from jaxscape import prefix
 from jaxscape.lab import train
-from jaxscape.lab.style import PREFIX, STYLE, canvas, colour, curve, legend, log_bins
+from jaxscape.lab.style import PREFIX, STYLE, Keywords, canvas, colour, legend
 from jaxscape.quadratic import Quadratic
 from jaxscape.trees import num_parameters
 
@@ -32,9 +44,7 @@ FAMILY_SIGMAS = (1e-4, 1e-3, 1e-2)
 ERROR_DIMS = (1, 2, 4, 8, 16)
 ERROR_SIGMAS = tuple(10.0 ** (exponent / 2) for exponent in range(-8, 1))
 
-SIGMA = 0.01
-"""σ of convergence and stages."""
-
+SIGMA = 0.01  # σ of convergence and stages
 ESTIMATORS = {
     "closed form": ("eigenpairs", "project", "law"),
     "quadratic Monte-Carlo": ("eigenpairs", "project", "quadratic points"),
@@ -45,40 +55,58 @@ ESTIMATORS = {
 def family(bench: Bench) -> Record:
     """Δ^(1) at w*, Δ over all parameters and along the top D eigenvectors, for every k."""
     arrays = bench.kept("family", lambda: _family(bench))
-    single, everywhere, along = _family_levels(arrays)
+    k, panels = arrays["k"], {}
     header = ["mean of k²Δ_k over k ≥ 100", "w* alone", "all parameters"]
     rows = [[*header, *(f"top {dim}" for dim in FAMILY_DIMS)]]
-    for sigma, whole, parts in zip(FAMILY_SIGMAS, everywhere, along, strict=True):
-        rows.append(row_of(f"σ = {sigma:g}", (single, whole, *parts), ".4g"))
-    figure = _draw_family(arrays, bench.unit)
+    for sigma, members in _members(arrays):
+        levels = [tables.level(k, curve) for curve in members.values()]
+        rows.append(row_of(f"σ = {sigma:g}", levels, ".4g"))
+        binned = {name: scaled(k, curve) for name, curve in members.items()}
+        panels[rf"$\sigma$ = {sigma:g}"] = {n: (at, np.sqrt(x)) for n, (at, x) in binned.items()}
+    note, ylabel = "root of the mean square per logarithmic bin of k", r"$k\,\sqrt{\Delta_k}$"
+    ylabel += f"   ({bench.problem.unit})"
+    figure = lines("The family of criteria", PREFIX, ylabel, panels, note)
+    single = tables.level(k, arrays["single"] ** 2)
     return record(arrays, {"single": single}, rows, bench.inexact(), {"family": figure})
 
 
 def ratio(bench: Bench) -> Record:
     """Δ_k along the top D eigenvectors over Δ_k over all parameters."""
     arrays = bench.kept("family", lambda: _family(bench))
-    _, everywhere, along = _family_levels(arrays)
-    ratios = along / everywhere[:, None]
+    k, ratios, panels = arrays["k"], [], {}
+    for sigma, members in _members(arrays):
+        _, everywhere, *along = members.values()
+        ratios.append([tables.level(k, x) / tables.level(k, everywhere) for x in along])
+        at, whole = scaled(k, everywhere)
+        names = (f"D = {dim}" for dim in FAMILY_DIMS)
+        panels[rf"$\sigma$ = {sigma:g}"] = {
+            name: (at, scaled(k, x)[1] / whole) for name, x in zip(names, along, strict=True)
+        }
     rows = [["Δ_k, subspace over full space", *(f"D = {dim}" for dim in FAMILY_DIMS)]]
     rows += [row_of(f"σ = {s:g}", parts) for s, parts in zip(FAMILY_SIGMAS, ratios, strict=True)]
     size = num_parameters(bench.problem.initial)
     longer = f"{np.sqrt(size / FAMILY_DIMS[-1]):.0f}, for D = {FAMILY_DIMS[-1]}"
     notes = [f"a step along all P = {size:,} parameters is longer by √(P/D), {longer}"]
-    found, figures = {"ratio": ratios.tolist()}, {"ratio": _draw_ratio(arrays)}
-    return record(arrays | {"ratio": ratios}, found, rows, notes + bench.inexact(), figures)
+    note, ylabel = "ratio of means per logarithmic bin of k", r"$\Delta_k^{\mathrm{top}\ D}$"
+    ylabel += r"$\ /\ \Delta_k^{\mathrm{all}}$"
+    figure = lines("Subspace over full space", PREFIX, ylabel, panels, note)
+    for axes in figure.axes:
+        axes.axhline(1, color="0.4", lw=1)
+    arrays |= {"ratio": np.asarray(ratios)}
+    return record(arrays, {"ratio": ratios}, rows, notes + bench.inexact(), {"ratio": figure})
 
 
 def _family(bench: Bench) -> dict[str, np.ndarray]:
     """Every member's curve: ``single`` [K], ``isotropic`` [s, K], ``subspace`` [s, D, K]."""
     problem, count = bench.problem, bench.config.points
-    space = bench.directions("hessian", TOP)
-    delta = lambda probe: js.delta(problem.loss, probe, problem.samples)  # noqa: E731
+    space, key = bench.directions("hessian", TOP), bench.problem.keys["probe"]
+    delta = partial(js.delta, problem.loss, data=problem.samples)
     single = delta(js.single(space.origin))
-    everywhere, along = [], []
-    for sigma in FAMILY_SIGMAS:
-        everywhere.append(delta(js.isotropic(problem.keys["probe"], space.origin, count, sigma)))
-        for dim in FAMILY_DIMS:
-            along.append(delta(js.points(leading(space, dim), sigma * bench.normals(count, dim))))
+    everywhere = [delta(js.isotropic(key, space.origin, count, s)) for s in FAMILY_SIGMAS]
+    along = [
+        delta(js.points(leading(space, dim), sigma * bench.normals(count, dim)))
+        for sigma, dim in itertools.product(FAMILY_SIGMAS, FAMILY_DIMS)
+    ]
     shape = (len(FAMILY_SIGMAS), len(FAMILY_DIMS), -1)
     found = {"k": np.asarray(single.k), "single": np.asarray(single.first_order)}
     for part, end in (("mean", ""), ("sem", "_sem")):
@@ -87,60 +115,14 @@ def _family(bench: Bench) -> dict[str, np.ndarray]:
     return found | {"sigma": np.asarray(FAMILY_SIGMAS), "dim": np.asarray(FAMILY_DIMS)}
 
 
-def _family_levels(
-    arrays: Arrays,
-) -> tuple[float, Float[np.ndarray, "s"], Float[np.ndarray, "s D"]]:
-    """The mean of k²Δ_k over late k: at w*, over all parameters, along each subspace."""
-    late = lambda curves: np.apply_along_axis(lambda x: tables.level(arrays["k"], x), -1, curves)  # noqa: E731
-    single = float(late(arrays["single"] ** 2))
-    return single, late(arrays["isotropic"]), late(arrays["subspace"])
-
-
-def _draw_family(arrays: Arrays, unit: str) -> Figure:
-    """k √Δ_k of every member, in the unit of the loss."""
-    panels = []
-    for everywhere, along in zip(arrays["isotropic"], arrays["subspace"], strict=True):
+def _members(arrays: Arrays) -> Iterator[tuple[float, Arrays]]:
+    """Of each σ every member's Δ_k: at w*, over all parameters, along each subspace."""
+    pairs = zip(arrays["isotropic"], arrays["subspace"], strict=True)
+    for sigma, (everywhere, along) in zip(FAMILY_SIGMAS, pairs, strict=True):
         first = r"$\Delta^{(1)}$ at $w^*$ alone: $k\,|\delta_k|$"
         members = {first: arrays["single"] ** 2, r"$\Delta$, all parameters": everywhere}
-        members |= {rf"$\Delta$, top {d}": x for d, x in zip(arrays["dim"], along, strict=True)}
-        panels.append({name: np.sqrt(_binned(arrays, x)) for name, x in members.items()})
-    title, ylabel = "The family of criteria", rf"$k\,\sqrt{{\Delta_k}}$   ({unit})"
-    figure = _by_sigma(arrays, title, ylabel, panels, (3.4, 2.8, 2.2, 1.6, 1.0))
-    legend(figure, "root of the mean square per logarithmic bin of k")
-    return figure
-
-
-def _draw_ratio(arrays: Arrays) -> Figure:
-    panels = []
-    for everywhere, along in zip(arrays["isotropic"], arrays["subspace"], strict=True):
-        whole, pairs = _binned(arrays, everywhere), zip(arrays["dim"], along, strict=True)
-        panels.append({f"D = {dim}": _binned(arrays, x) / whole for dim, x in pairs})
-    ylabel = r"$\Delta_k^{\mathrm{top}\ D}\ /\ \Delta_k^{\mathrm{all}}$"
-    figure = _by_sigma(arrays, "Subspace over full space", ylabel, panels, (2.8, 2.0, 1.2))
-    for axes in figure.axes:
-        axes.axhline(1, color="0.4", lw=1)
-    legend(figure, "ratio of means per logarithmic bin of k")
-    return figure
-
-
-def _binned(arrays: Arrays, values: Float[np.ndarray, "K"]) -> Float[np.ndarray, "b"]:
-    """The mean of k²Δ_k in logarithmic bins of k."""
-    return log_bins(arrays["k"], values * arrays["k"].astype(np.float64) ** 2).mean
-
-
-def _by_sigma(
-    arrays: Arrays, title: str, ylabel: str, panels: Sequence[Arrays], widths: Sequence[float]
-) -> Figure:
-    """Binned curves over k, a panel per σ; where they coincide, the lower one's rim shows."""
-    names = [rf"$\sigma$ = {sigma:g}" for sigma in arrays["sigma"]]
-    figure, grid = canvas(title, PREFIX, ylabel, names)
-    k = log_bins(arrays["k"], arrays["single"]).k
-    for axes, curves in zip(grid, panels, strict=True):
-        for index, (name, values) in enumerate(curves.items()):
-            look = curve(index, lw=widths[index], markevery=(2 * index, 10))
-            axes.plot(k, values, label=name, **look)
-        axes.set(xscale="log", yscale="log")
-    return figure
+        tops = (rf"$\Delta$, top {dim}" for dim in FAMILY_DIMS)
+        yield sigma, members | dict(zip(tops, along, strict=True))
 
 
 def model_error(bench: Bench) -> Record:
@@ -153,8 +135,20 @@ def model_error(bench: Bench) -> Record:
     for sigma, *numbers in zip(ERROR_SIGMAS, ratios[-1], arrays["pointwise"][-1], strict=True):
         rows.append(row_of(f"{sigma:.3g}", numbers))
     notes = [f"along the top {TOP} eigenvectors; within 10 % up to σ = {limit}"]
-    found, figures = {"within_ten_percent": last}, {"errors": _draw_errors(arrays)}
-    return record(arrays, found, rows, notes + bench.inexact(), figures)
+    named = {
+        "of an increment\n(root mean square)": arrays["pointwise"],
+        "of the mean of $k^2\\Delta_k$\n(same points)": _off(arrays),
+    }
+    panels = {
+        name: {f"D = {dim}": (arrays["sigma"], x) for dim, x in zip(ERROR_DIMS, rows, strict=True)}
+        for name, rows in named.items()
+    }
+    title, xlabel = "Error of the quadratic model", r"$\sigma$ (units of the parameters)"
+    figure = lines(title, xlabel, "relative error", panels, "dashed: 10 %")
+    for axes in figure.axes:
+        axes.axhline(0.1, color="0.4", lw=1, ls="--")
+    found, notes = {"within_ten_percent": last}, notes + bench.inexact()
+    return record(arrays, found, rows, notes, {"errors": figure})
 
 
 def error_map(bench: Bench) -> Record:
@@ -187,8 +181,7 @@ def _errors(bench: Bench) -> dict[str, np.ndarray]:
         for dim in ERROR_DIMS:
             rows.append(_errors_of_dim(bench, space, model, dim))
             advance(1)
-    arrays = {name: np.stack([found[name] for found in rows]) for name in rows[0]}
-    return arrays | {"dim": np.asarray(ERROR_DIMS), "sigma": np.asarray(ERROR_SIGMAS)}
+    return stacked(rows) | {"dim": np.asarray(ERROR_DIMS), "sigma": np.asarray(ERROR_SIGMAS)}
 
 
 def _errors_of_dim(bench: Bench, space: js.Subspace, model: Quadratic, dim: int) -> Arrays:
@@ -213,35 +206,17 @@ def _errors_of_dim(bench: Bench, space: js.Subspace, model: Quadratic, dim: int)
     }
 
 
-def _draw_errors(arrays: Arrays) -> Figure:
-    named = {
-        "of an increment\n(root mean square)": arrays["pointwise"],
-        "of the mean of $k^2\\Delta_k$\n(same points)": _off(arrays),
-    }
-    xlabel = r"$\sigma$ (units of the parameters)"
-    figure, grid = canvas("Error of the quadratic model", xlabel, "relative error", list(named))
-    for axes, values in zip(grid, named.values(), strict=True):
-        for index, dim in enumerate(arrays["dim"]):
-            axes.plot(arrays["sigma"], values[index], label=f"D = {dim}", **curve(index))
-        axes.axhline(0.1, color="0.4", lw=1, ls="--")
-        axes.set(xscale="log", yscale="log")
-    legend(figure, "dashed: 10 %")
-    return figure
-
-
 def _draw_error_map(arrays: Arrays, off: Float[np.ndarray, "D s"]) -> Figure:
     """|quadratic / direct − 1| over σ and D, in colour and in numbers."""
     title = "Relative error of the quadratic model"
     figure, (axes,) = canvas(title, r"$\sigma$", "directions $D$")
     with matplotlib.rc_context(STYLE):
         shown = np.clip(off, 1e-5, None)
-        low, high = max(float(shown.min()), 1e-5), float(shown.max())
-        mesh = axes.imshow(
-            shown, cmap="cividis", aspect="auto", origin="lower", norm=LogNorm(low, high)
-        )
+        norm = LogNorm(shown.min(), shown.max())
+        mesh = axes.imshow(shown, cmap="cividis", aspect="auto", origin="lower", norm=norm)
         for (i, j), value in np.ndenumerate(off):
             text = f"{value:.0e}" if value < 0.01 else f"{value:.2g}"
-            ink = "w" if shown[i, j] < np.sqrt(low * high) else "k"
+            ink = "w" if norm(shown[i, j]) < 0.5 else "k"
             axes.text(j, i, text, ha="center", va="center", color=ink, fontsize=8.5)
         axes.grid(False)
         sigmas, dims = arrays["sigma"], arrays["dim"]
@@ -276,26 +251,23 @@ def convergence(bench: Bench) -> Record:
         cells = row_of(name, (error[0], error[-1]), ".1%")
         rows.append([*cells, f"{bias[name]:+.1%} ± {sem[name]:.1%}"])
     found = {"closed_form": closed, "bias": bias, "bias_sem": sem}
-    figures = {"convergence": _draw_convergence(arrays)}
+    figures = {"convergence": _draw_convergence(arrays, bias)}
     return record(arrays, found, rows, [f"σ = {SIGMA:g}, D = {TOP}"], figures)
 
 
-def _draw_convergence(arrays: Arrays) -> Figure:
+def _draw_convergence(arrays: Arrays, bias: Mapping[str, float]) -> Figure:
+    points, errors = arrays["points"], {n: arrays[f"{n}_error"] for n in ("quadratic", "direct")}
+    curves = {f"{name} Monte-Carlo": (points, error) for name, error in errors.items()}
     title = f"Monte-Carlo against the closed form, σ = {SIGMA:g}, D = {TOP}"
     ylabel = "relative error (root mean square over blocks)"
-    figure, (axes,) = canvas(title, "random points $m$", ylabel)
-    points = arrays["points"]
-    for index, name in enumerate(("quadratic", "direct")):
-        style = curve(index, ms=6, lw=2.6 - 1.2 * index)
-        axes.plot(points, arrays[f"{name}_error"], label=f"{name} Monte-Carlo", **style)
-        bias = abs(arrays[f"{name}_level"].mean() / arrays["closed_form"] - 1)
-        axes.axhline(bias, color=colour(index), ls=":", lw=1.2, label=f"{name}, all points")
-    law = arrays["quadratic_error"][0] * np.sqrt(points[0] / points)
-    axes.plot(points, law, "--", color="0.4", lw=1, label=r"$\propto 1/\sqrt{m}$")
-    axes.set(xscale="log", yscale="log")
+    note = "dashed: in proportion to 1/√m; dotted: of all points; blocks: disjoint sets of m points"
+    figure = lines(title, "random points $m$", ylabel, {"": curves}, note)
+    (axes,) = figure.axes
+    for row, name in enumerate(errors):
+        axes.axhline(abs(bias[name]), color=colour(row), ls=":", lw=1.2)
+    axes.plot(points, errors["quadratic"][0] * np.sqrt(points[0] / points), "--", color="0.4", lw=1)
     axes.set_xticks(points, [str(m) for m in points])
     axes.minorticks_off()
-    legend(figure, "blocks: disjoint sets of m points")
     return figure
 
 
@@ -310,8 +282,8 @@ def stages(bench: Bench) -> Record:
     rows += [row_of(name, (total, passes["eigenpairs"]), ".0f") for name, total in totals.items()]
     counts = f"{bench.config.points} points, D = {TOP}, {products} Hessian products"
     notes = [counts, "the closed form serves every σ at once, the others one each"]
-    names, values = (np.asarray(list(x)) for x in (passes, passes.values()))
-    arrays = {"stage": names, "forward_passes": values}
+    arrays = {"stage": np.asarray(list(passes))}
+    arrays["forward_passes"] = np.asarray(list(passes.values()))
     found = {"forward_passes": passes, "totals": totals, "forward_seconds": spent["forward"]}
     return record(arrays, found, rows, notes, {"stages": _draw_stages(passes)})
 
@@ -347,12 +319,12 @@ def _draw_stages(passes: Mapping[str, float]) -> Figure:
     """Stacked bars: how many forward passes over the data each stage of an estimator takes."""
     xlabel = "time (forward passes over the data)"
     figure, (axes,) = canvas("Time of three estimators", xlabel, "")
-    colours = {stage: colour(index) for index, stage in enumerate(passes)}
     for position, used in enumerate(ESTIMATORS.values()):
         left = 0.0
         for stage in used:
-            label, ink = f"{stage}, {passes[stage]:.3g}", colours[stage]
-            axes.barh(position, passes[stage], 0.6, left, color=ink, edgecolor="w", label=label)
+            look: Keywords = {"color": colour(list(passes).index(stage)), "edgecolor": "w"}
+            label = f"{stage}, {passes[stage]:.3g}"
+            axes.barh(position, passes[stage], 0.6, left, label=label, **look)
             left += passes[stage]
         axes.text(left, position, f" {left:.0f}", va="center")
     axes.set_yticks(range(len(ESTIMATORS)), [name.replace(" ", "\n") for name in ESTIMATORS])
@@ -370,6 +342,11 @@ def project(bench: Bench) -> Quadratic:
         return js.project(bench.problem.loss, space, bench.problem.samples)._asdict()
 
     return Quadratic(**jax.tree.map(jnp.asarray, bench.kept("project", find)))
+
+
+def along(model: Quadratic, span: slice) -> Quadratic:
+    """The model along some of its directions."""
+    return model._replace(gradient=model.gradient[:, span], hessian=model.hessian[:, span, span])
 
 
 @jax.jit

@@ -1,39 +1,34 @@
 """Δ_k along random directions and Hessian eigenvectors, Nikitin et al., figures 4, 5 and 8."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 from matplotlib.figure import Figure
 
 import jaxscape as js
 from experiments.common import tables
-from experiments.common.console import progress
 from experiments.common.run_folder import Record
 from experiments.paper import published
-from experiments.paper.bench import SIGMAS, Arrays, Bench, leading, record, row_of, uniform
+from experiments.paper.bench import SIGMAS, Bench, leading, record, row_of, stacked, uniform
 from jaxscape import prefix
 from jaxscape.lab import train
 from jaxscape.lab.style import PREFIX, canvas, draw_mean, finish
 from jaxscape.reductions import Delta
 
-DIM = 10
-"""Directions of figures 8 and 9."""
-
-FEW = 2
-"""Directions of figure 4."""
-
-DIMS = (2, 16, 64, 256)
-"""Directions of figure 5."""
-
+DIM = 10  # directions of figures 8 and 9
+FEW = 2  # directions of figure 4
+DIMS = (2, 16, 64, 256)  # directions of figure 5
 CORRECTED = "as it should be: all directions, k in samples"
 PUBLISHED = "as published: first direction, k in batches of 64"
 LONG = "Li et al.'s norms: all directions, about as long as w*"
 RANDOM = "random filter-normalised directions of unit norm"
+
+Curves = dict[str, np.ndarray]
 
 
 class Case(NamedTuple):
@@ -49,7 +44,7 @@ def fig4(bench: Bench) -> Record:
     space = bench.directions("unit-filter", FEW)
     cases = [Case(f"σ = {sigma:g}", space, sigma) for sigma in (0.1, 1.0, 5.0, 10.0)]
     longer = [case._replace(space=bench.directions("filter", FEW)) for case in cases]
-    return _record(bench, f"{FEW} {RANDOM}", cases, longer=longer)
+    return _record(bench, f"{FEW} {RANDOM}", cases, _measured(bench, cases), longer)
 
 
 def fig5(bench: Bench) -> Record:
@@ -58,7 +53,7 @@ def fig5(bench: Bench) -> Record:
     cases, longer = (
         [Case(f"d = {dim}", leading(space, dim), 1.0) for dim in DIMS] for space in spaces
     )
-    return _record(bench, f"{RANDOM}, σ = 1", cases, longer=longer)
+    return _record(bench, f"{RANDOM}, σ = 1", cases, _measured(bench, cases), longer)
 
 
 def fig8(bench: Bench) -> Record:
@@ -70,22 +65,32 @@ def fig8(bench: Bench) -> Record:
     return _with_replication(bench, found) if bench.published else found
 
 
-def along_eigenvectors(bench: Bench) -> list[dict[str, np.ndarray]]:
+def along_eigenvectors(bench: Bench) -> list[Curves]:
     """Δ_k along the top ten Hessian eigenvectors at both ``SIGMAS``, for figures 8 and 9."""
     space = bench.directions("hessian", DIM)
     finds = [partial(measure, bench, space, sigma, row) for row, sigma in enumerate(SIGMAS)]
     return [bench.kept(f"curve-hessian-{row}", find) for row, find in enumerate(finds)]
 
 
-def measure(bench: Bench, space: js.Subspace, sigma: float, row: int) -> dict[str, np.ndarray]:
+def _measured(bench: Bench, cases: Sequence[Case]) -> list[Curves]:
+    return [measure(bench, case.space, case.sigma, row) for row, case in enumerate(cases)]
+
+
+def measure(bench: Bench, space: js.Subspace, sigma: float, row: int) -> Curves:
     """Δ_k at one σ; published curves of different ``row`` have different orders of samples."""
     points = sigma * bench.normals(bench.config.points, space.dim)
+    return curves_at(bench, space, points, jax.random.fold_in(bench.problem.keys["order"], row))
+
+
+def curves_at(
+    bench: Bench, space: js.Subspace, points: Float[Any, "m d"], key: Key[Array, ""]
+) -> Curves:
+    """Δ_k over the points with its error, and E S²; as published, along one and all directions."""
     losses = bench.losses_at(space, points)
     curve = curve_of(losses)
     found = {"delta": np.asarray(curve.mean), "delta_sem": np.asarray(curve.sem)}
     found["loss_variance"] = np.mean(curve.loss_variance)
     if bench.config.as_published:
-        key = jax.random.fold_in(bench.problem.keys["order"], row)
         first = bench.losses_at(leading(space, 1), points[:, :1])
         found["published_delta"] = np.asarray(published.delta(key, first))
         found["all_directions_delta"] = np.asarray(published.delta(key, losses))
@@ -103,43 +108,36 @@ def curve_of(losses: Float[Array, "m n"]) -> Delta:
 
 
 def _record(
-    bench: Bench,
-    where: str,
-    cases: Sequence[Case],
-    measured: Sequence[dict[str, np.ndarray]] | None = None,
-    *,
+    bench: Bench, where: str, cases: Sequence[Case], measured: list[Curves],
     longer: Sequence[Case] = (),
-) -> Record:
+) -> Record:  # fmt: skip
     """The figure of ``cases``; ``longer`` are the same along directions of Li et al.'s norms."""
-    if measured is None:
-        measured = [measure(bench, case.space, case.sigma, row) for row, case in enumerate(cases)]
-    labels = [case.label for case in cases]
-    arrays = {name: np.stack([found[name] for found in measured]) for name in measured[0]}
+    arrays = stacked(measured)
     arrays |= {
         "sigma": np.asarray([case.sigma for case in cases], np.float32),
         "dim": np.asarray([case.space.dim for case in cases]),
         "k": np.arange(1, arrays["delta"].shape[1] + 1, dtype=np.int32),
     }
-    late = arrays["k"][tables.late(arrays["k"])]
-    notes = [f"Δ_k·k² along the {where}, in {bench.unit}², mean over k ≥ {late[0]} samples"]
-    panels = {CORRECTED: [*zip(labels, arrays["delta"], arrays["delta_sem"], strict=True)]}
+    late, unit = arrays["k"][tables.late(arrays["k"])], bench.problem.unit
+    notes = [f"Δ_k·k² along the {where}, in {unit}², mean over k ≥ {late[0]} samples"]
+    panels = {CORRECTED: (arrays["delta"], arrays["delta_sem"])}
     if bench.config.as_published:
         old = arrays["published_delta"]
         arrays["published_k"] = np.arange(1, old.shape[1] + 1)
-        panels[PUBLISHED] = [*zip(labels, old, np.zeros_like(old), strict=True)]
+        panels[PUBLISHED] = old, np.zeros_like(old)
         notes.append("k in batches of 64 alone makes the published level 64 times lower")
     if longer:
-        far = [measure(bench, case.space, case.sigma, row) for row, case in enumerate(longer)]
-        arrays["filter_delta"] = np.stack([found["delta"] for found in far])
-        errors = [found["delta_sem"] for found in far]
-        panels[LONG] = [*zip(labels, arrays["filter_delta"], errors, strict=True)]
+        far = stacked(_measured(bench, longer))
+        arrays["filter_delta"] = far["delta"]
+        panels[LONG] = far["delta"], far["delta_sem"]
         norm = np.sqrt(sum(float(jnp.sum(x**2)) for x in jax.tree.leaves(bench.trained)))
         notes.append(f"of Li et al.'s norms: each filter as long as that of w*, ‖w*‖ = {norm:.3g}")
-    levels = [_levels(arrays, index) for index in range(len(cases))]
+    labels = [case.label for case in cases]
     figures = {
-        "delta": draw(bench, where, panels, scaled=False),
-        "delta_k2": draw(bench, where, panels, scaled=True),
+        "delta": draw(unit, where, labels, panels, scaled=False),
+        "delta_k2": draw(unit, where, labels, panels, scaled=True),
     }
+    levels = [_levels(arrays, index) for index in range(len(cases))]
     rows = [["", *(COLUMNS[name] for name in levels[0])]]
     rows += [row_of(label, x.values()) for label, x in zip(labels, levels, strict=True)]
     entries = [{"label": label} | x for label, x in zip(labels, levels, strict=True)]
@@ -156,27 +154,21 @@ COLUMNS = {
 }
 
 
-def _levels(arrays: Arrays, row: int) -> dict[str, float]:
+def _levels(arrays: Curves, row: int) -> dict[str, float]:
     """Mean of Δ_k·k² over late k of one curve, as it should be and as published."""
-    found = {
-        "mean_delta_k2": tables.level(arrays["k"], arrays["delta"][row]),
-        "order_law_k2": float(arrays["loss_variance"][row]),
-    }
-    for name in ("published", "all_directions"):
-        if f"{name}_delta" in arrays:
-            level = tables.level(arrays["published_k"], arrays[f"{name}_delta"][row])
-            found[f"{name}_mean_delta_k2"] = level
-    if "filter_delta" in arrays:
-        found["filter_mean_delta_k2"] = tables.level(arrays["k"], arrays["filter_delta"][row])
+    found = {}
+    for name in COLUMNS:
+        curve = name.replace("mean_delta_k2", "delta")
+        if name == "order_law_k2":
+            found[name] = float(arrays["loss_variance"][row])
+        elif curve in arrays:
+            k = np.arange(1, arrays[curve].shape[1] + 1)
+            found[name] = tables.level(k, arrays[curve][row])
     return found
 
 
-NETWORKS = 4
-"""Trained as in the reference code from other seeds."""
-
-LEVEL = 2.4
-"""Δ_k·k² of the published curve on MNIST, in batches."""
-
+NETWORKS = 4  # trained as in the reference code from other seeds
+LEVEL = 2.4  # Δ_k·k² of the published curve on MNIST, in batches
 NAMES = {
     "published": "as published: first direction, k in batches",
     "all_directions": "same, all directions",
@@ -186,12 +178,10 @@ NAMES = {
 
 def eigenvectors(bench: Bench, number: int) -> js.Subspace:
     """The top ten eigenvectors, by magnitude, at a network trained as in the reference code."""
-    problem, config = bench.problem, bench.config
+    problem = bench.problem
     key = {name: jax.random.fold_in(own, number) for name, own in problem.keys.items()}
-    params = train.fit(
-        key["train"], problem.loss, uniform(key["init"], problem.initial), problem.samples,
-        epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate,
-    ).params  # fmt: skip
+    initial = uniform(key["init"], problem.initial)
+    params = bench.fit(key["train"], initial, problem.samples).params
     operator = js.hessian_operator(problem.loss, params, problem.samples)
     pairs = js.top_eigenpairs(
         key["subspace"], operator, params, DIM, which="magnitude", find_repeated=False
@@ -199,65 +189,64 @@ def eigenvectors(bench: Bench, number: int) -> js.Subspace:
     return js.Subspace(params, pairs.vectors)
 
 
-def around(bench: Bench, space: js.Subspace, number: int) -> dict[str, np.ndarray]:
+def around(bench: Bench, space: js.Subspace, number: int) -> Curves:
     """Δ_k at σ = 1 around one such network: "published", "all_directions" and "corrected"."""
-    problem, m = bench.problem, bench.config.points
+    problem = bench.problem
     probe, order = (jax.random.fold_in(problem.keys[name], number) for name in ("probe", "order"))
-    points = jax.random.normal(probe, (m, space.dim))
-    losses, first = (
-        js.evaluate(problem.loss, js.points(along, theta), problem.samples, js.reductions.losses(m))
-        for along, theta in ((space, points), (leading(space, 1), points[:, :1]))
-    )
+    points = jax.random.normal(probe, (bench.config.points, space.dim))
+    found = curves_at(bench, space, points, order)
     mean = train.mean_loss(problem.loss, space.origin, problem.samples, batch_size=1000)
     return {
         "train_loss": np.asarray(mean),
-        "published": published.delta(order, first),
-        "all_directions": published.delta(order, losses),
-        "corrected": np.asarray(curve_of(losses).mean),
+        "published": found["published_delta"],
+        "all_directions": found["all_directions_delta"],
+        "corrected": found["delta"],
     }
 
 
 def _with_replication(bench: Bench, found: Record) -> Record:
     """Add the published computation on networks trained as in the reference code."""
-    networks = []
-    with progress("networks as published", NETWORKS, "networks") as advance:
-        for number in range(NETWORKS):
-            networks.append(around(bench, eigenvectors(bench, number), number))
-            advance(1)
-    again = {name: np.stack([each[name] for each in networks]) for name in networks[0]}
-    level = lambda x: tables.level(np.arange(1, len(x) + 1), x)  # noqa: E731
-    late = {name: [level(curve) for curve in again[name]] for name in NAMES}
-    mean = lambda rows: np.mean(rows, 0)  # noqa: E731
+    numbers = range(NETWORKS)
+    again = stacked([around(bench, eigenvectors(bench, number), number) for number in numbers])
+    late = {
+        name: [tables.level(np.arange(1, len(curve) + 1), curve) for curve in again[name]]
+        for name in NAMES
+    }
     sem = lambda rows: np.std(rows, 0, ddof=1) / np.sqrt(NETWORKS)  # noqa: E731
-    what = f"{NETWORKS} networks trained as published, loss {mean(again['train_loss']):.3g}"
-    rows = [[what, "Δ_k·k²", "least", "most"]]
+    loss = again["train_loss"]
+    rows = [[f"{NETWORKS} networks trained as published, loss {loss.mean():.3g}", "Δ_k·k²"]]
+    rows[0] += ["least", "most"]
     for name, label in NAMES.items():
-        both = f"{mean(late[name]):.3g} ± {sem(late[name]):.2g}"
+        both = f"{np.mean(late[name]):.3g} ± {sem(late[name]):.2g}"
         rows.append([label, both, *(f"{end(late[name]):.3g}" for end in (min, max))])
-    rows.append(["published on MNIST", f"{LEVEL}", "", ""])
-    labels = {"first direction": again["published"], "all ten": again["all_directions"]}
-    curves = [(label, mean(x), sem(x)) for label, x in labels.items()]
-    where = f"{NETWORKS} networks trained as published, σ = 1"
-    summary = found.summary | {"tables": [*found.summary["tables"], rows]}
-    summary["replication_levels"] = late
-    summary["replication_train_loss"] = again["train_loss"].tolist()
+    found.summary["tables"].append([*rows, ["published on MNIST", f"{LEVEL}", "", ""]])
+    found.summary["replication_levels"] = late
+    found.summary["replication_train_loss"] = loss.tolist()
+    curves = np.stack([again[name] for name in ("published", "all_directions")], 1)
+    panel = {"as published: k in batches of 64": (curves.mean(0), sem(curves))}
+    where, labels = (
+        f"{NETWORKS} networks trained as published, σ = 1",
+        ["first direction", "all ten"],
+    )
+    figure = draw(bench.problem.unit, where, labels, panel, scaled=True)
     arrays = found.arrays | {f"replication_{name}": x for name, x in again.items()}
-    figure = draw(bench, where, {"as published: k in batches of 64": curves}, scaled=True)
-    return Record(arrays, summary, {**found.figures, "replication": figure})
+    return found._replace(arrays=arrays, figures={**found.figures, "replication": figure})
 
 
 def draw(
-    bench: Bench, where: str, panels: Mapping[str, Iterable[tuple[str, Any, Any]]], *, scaled: bool
-) -> Figure:
-    """Δ_k, or where ``scaled`` Δ_k·k², of named curves over k = 1..K with their standard errors."""
+    unit: str, where: str, labels: Sequence[str],
+    panels: Mapping[str, tuple[Float[np.ndarray, "c K"], Float[np.ndarray, "c K"]]],
+    *, scaled: bool,
+) -> Figure:  # fmt: skip
+    """Δ_k, or where ``scaled`` Δ_k·k², of c curves per panel with their standard errors."""
     quantity = r"$\Delta_k \cdot k^2$" if scaled else r"$\Delta_k$"
     titles = ["\n".join(name.split(": ")) for name in panels]
-    figure, axes = canvas(where, PREFIX, f"{quantity}   ({bench.unit}²)", titles)
-    for panel, (name, curves) in zip(axes, panels.items(), strict=True):
+    figure, axes = canvas(where, PREFIX, f"{quantity}   ({unit}²)", titles)
+    for panel, (name, (curves, errors)) in zip(axes, panels.items(), strict=True):
         if "batches" in name:
             panel.set_xlabel("prefix length $k$ (batches)")
-        for row, (label, values, sem) in enumerate(curves):
-            k = np.arange(1, len(values) + 1)
-            scale = k**2.0 if scaled else 1.0
+        k = np.arange(1, curves.shape[1] + 1)
+        scale = k**2.0 if scaled else 1.0
+        for row, (label, values, sem) in enumerate(zip(labels, curves, errors, strict=True)):
             draw_mean(panel, row, k, values * scale, sem * scale, label)
     return finish(figure, dots=False)

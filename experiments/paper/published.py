@@ -17,8 +17,7 @@ from jaxscape.batching import length_of
 from jaxscape.probes import SubspaceProbe
 from jaxscape.types import Batch, PerSampleLoss
 
-BATCH = 64
-"""Samples per batch of the reference code."""
+BATCH = 64  # samples per batch of the reference code
 
 
 @jax.jit

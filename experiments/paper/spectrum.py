@@ -5,20 +5,17 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxscape as js
-from experiments.common import console
 from experiments.common.console import progress
 from experiments.common.run_folder import Record
 from experiments.paper import published
-from experiments.paper.bench import Arrays, Bench, record, row_of, uniform
+from experiments.paper.bench import Arrays, Bench, record, row_of
 from jaxscape.lab import train
 from jaxscape.lab.style import Keywords, canvas, colour, curve, legend
 from jaxscape.lanczos import Eigenpairs
 from jaxscape.trees import num_parameters
 from jaxscape.types import Batch, Params
 
-TOLERANCE = 1e-2
-"""Relative residual of the eigenpairs: far below the spread between networks."""
-
+TOLERANCE = 1e-2  # relative residual of the eigenpairs: far below the spread between networks
 NAMES = {"eigenvalues": "with their sign", "published_eigenvalues": "as published: ‖Hv‖"}
 
 
@@ -26,7 +23,7 @@ def fig1(bench: Bench) -> Record:
     """Eigenvalues of largest magnitude, in descending order, over networks of other seeds."""
     config = bench.config
     samples, fitted = networks(bench)
-    count = len(samples["targets"])
+    count, loss = len(samples["targets"]), float(fitted.epoch_losses[-1].mean())
     solved = _solve(bench, fitted.params, samples)
     values, residuals = np.asarray(solved.values), np.asarray(solved.residuals)
     order = np.argsort(-values, -1)
@@ -36,20 +33,17 @@ def fig1(bench: Bench) -> Record:
     if config.as_published:
         arrays["published_eigenvalues"] = published.sharp(values)
     found = {
-        "networks": config.networks,
-        "hidden": config.hidden,
         "num_samples": count,
-        "dim": config.network_dim,
         "converged": int(solved.converged.sum()),
         "eigenpairs": values.size,
         "products": int(solved.matvecs.sum()),
         "negative": int((values < 0).sum()),
         "mean": values.mean(0).tolist(),
         "standard_deviation": values.std(0, ddof=1).tolist(),
-        "train_loss": float(fitted.epoch_losses[-1].mean()),
+        "train_loss": loss,
     }
     notes = [
-        f"{config.networks} networks, {count:,} samples, training loss {found['train_loss']:.3g}",
+        f"{config.networks} networks, {count:,} samples, training loss {loss:.3g}",
         f"{found['negative']} of {values.size} eigenvalues are negative, which ‖Hv‖ cannot show",
         f"{values.size - found['converged']} did not reach the relative residual {TOLERANCE:g}",
     ]
@@ -57,35 +51,23 @@ def fig1(bench: Bench) -> Record:
     for j in sorted({0, values.shape[1] // 2, values.shape[1] - 1}):
         x = values[:, j]
         rows.append(row_of(str(j + 1), (x.mean(), x.std(ddof=1), x.min(), x.max())))
-    return record(arrays, found, rows, notes, {"eigenvalues": draw(bench, arrays, count)})
+    title = f"Leading Hessian eigenvalues of {config.networks} networks, {count:,} samples"
+    return record(arrays, found, rows, notes, {"eigenvalues": _draw(arrays, title, bench)})
 
 
 def networks(bench: Bench) -> tuple[Batch, train.Fitted]:
-    """Networks from their own initialisations, trained side by side on the same samples."""
-    problem, config = bench.problem, bench.config
-    count = min(config.network_samples, len(problem.order))
-    samples = jax.tree.map(lambda leaf: leaf[:count], problem.samples)
-    draw = lambda key: problem.model.init(key, samples["inputs"][:1])  # noqa: E731
-    if bench.published:
-        draw = lambda key: uniform(key, problem.initial)  # noqa: E731
-    init, fit = (jax.random.split(problem.keys[x], config.networks) for x in ("init", "train"))
-    what = f"{config.networks} networks, {config.epochs} epochs of {count:,}"
-    counted = progress("networks", config.epochs, "epochs")
-    with console.timed("trained", what), counted as advance:
-        fitted = train.fit(
-            fit, problem.loss, jax.vmap(draw)(init), samples,
-            epochs=config.epochs, batch_size=config.batch_size,
-            learning_rate=config.learning_rate, on_epoch=lambda *_: advance(1),
-        )  # fmt: skip
-    return samples, fitted
+    """The samples, and the networks trained on them."""
+    count = min(bench.config.network_samples, len(bench.problem.order))
+    samples = jax.tree.map(lambda leaf: leaf[:count], bench.problem.samples)
+    return samples, bench.networks(bench.config.networks, samples)
 
 
 def _solve(bench: Bench, params: Params, samples: Batch) -> Eigenpairs:
     """The eigenpairs of every network, [R, ...], without their vectors."""
     problem, config = bench.problem, bench.config
     kept = min(config.network_dim * 3 // 2 + 3, num_parameters(params) // config.networks)
-    solved, counted = [], progress("eigenvalues", config.networks, "networks")
-    with console.timed("eigenvalues", f"{config.network_dim} of each"), counted as advance:
+    solved = []
+    with progress("eigenvalues", config.networks, "networks") as advance:
         for index in range(config.networks):
             w = jax.tree.map(lambda leaf, index=index: leaf[index], params)
             pairs = js.top_eigenpairs(
@@ -98,12 +80,10 @@ def _solve(bench: Bench, params: Params, samples: Batch) -> Eigenpairs:
     return jax.tree.map(lambda *parts: np.stack(parts), *solved)
 
 
-def draw(bench: Bench, arrays: Arrays, num_samples: int) -> Figure:
+def _draw(arrays: Arrays, title: str, bench: Bench) -> Figure:
     """Eigenvalues in descending order: mean over R networks, their range as a band."""
     curves = {label: arrays[name] for name, label in NAMES.items() if name in arrays}
-    count = bench.config.networks
-    title = f"Leading Hessian eigenvalues of {count} networks, {num_samples:,} samples"
-    ylabel = rf"eigenvalue $\lambda_j$ ({bench.unit} per unit of $w$ squared)"
+    ylabel = rf"eigenvalue $\lambda_j$ ({bench.problem.unit} per unit of $w$ squared)"
     figure, (axes,) = canvas(title, "index $j$", ylabel)
     for number, (label, values) in enumerate(curves.items()):
         index, mean = np.arange(1, values.shape[1] + 1), values.mean(0)

@@ -18,8 +18,7 @@ from experiments.paper import published
 from experiments.paper.bench import Bench, record
 from jaxscape.lab import plot
 
-SMALL = 1
-"""The small k, in samples, or in batches as published."""
+SMALL = 1  # the small k, in samples, or in batches as published
 
 
 def fig2(bench: Bench) -> Record:
@@ -44,48 +43,42 @@ def fig7(bench: Bench) -> Record:
 
 def _record(bench: Bench, kind: str, row: int) -> Record:
     """A figure of the small k, ``row`` 0, or of the large one, 1: one sample, and all but two."""
-    config, n = bench.config, len(bench.problem.order)
+    config, n, unit = bench.config, len(bench.problem.order), bench.problem.unit
     plane = bench.directions(kind, 2)
     ks = (SMALL, n - 2, n)  # of the last the published sheets take the mean
     steps = surfaces.square(config.radius, config.num)
-    evaluate = lambda: surfaces.evaluate(bench.problem, plane, steps, ks)  # noqa: E731
-    corrected = Sheets(**bench.kept(f"surface-{kind}", lambda: evaluate()._asdict()))
-    arrays = corrected._asdict()
-    notes = bench.inexact() if kind == "hessian" else []
-    shown = _panels(f"k = {ks[row]:,}", corrected.loss[row], corrected.increment[row])
+    evaluate = lambda: surfaces.evaluate(bench.problem, plane, steps, ks)._asdict()  # noqa: E731
+    corrected = Sheets(**bench.kept(f"surface-{kind}", evaluate))
+    arrays, own = corrected._asdict(), (corrected.loss[row], corrected.increment[row])
+    sheets, notes = {f"k = {ks[row]:,}": own}, bench.inexact() if kind == "hessian" else []
     if config.as_published:
         old = bench.kept(f"surface-{kind}-published", lambda: _published(bench, plane, corrected))
         arrays |= old
-        name = f"published, {_batches(int(old['published_k'][row]))}"
-        sheets = old["published_loss"][row], old["published_increment"][row]
-        shown |= _panels(name, *sheets)
-        for symbol, mine, theirs in (
-            ("L_k", corrected.loss[row], sheets[0]),
-            ("(L_{k+1} − L_k)²", corrected.increment[row] ** 2, sheets[1] ** 2),
-        ):
-            notes.append(
-                f"roughness of {symbol} (noise 1, smooth 0): as published, each grid point with "
-                f"batches of its own, {roughness(theirs):.2g}; with the same samples "
-                f"{roughness(mine):.2g}"
+        k = int(old["published_k"][row])
+        theirs = old["published_loss"][row], old["published_increment"][row]
+        sheets[f"published, {k:,} batch{'es' * (k > 1)}"] = theirs
+        notes += [
+            f"roughness of {symbol} (noise 1, smooth 0): as published, each grid point with "
+            f"batches of its own, {roughness(old):.2g}; with the same samples {roughness(new):.2g}"
+            for symbol, new, old in (
+                ("L_k", own[0], theirs[0]),
+                ("(L_{k+1} − L_k)²", own[1] ** 2, theirs[1] ** 2),
             )
-    found = surfaces.summarise(corrected) | {"radius": config.radius}
-    title = f"One more sample, along {WORDS[kind]}"
-    quantities = [f"$L_k$ ({bench.unit})", rf"$(L_{{k+1}} - L_k)^2$ ({bench.unit}²)"]
-    common: dict[str, Any] = {"title": title, "quantity": quantities * (len(shown) // 2)}
+        ]
+    shown: dict[str, np.ndarray] = {}
+    for name, (loss, increment) in sheets.items():
+        shown |= {f"$L_k$, {name}": loss, f"increment², {name}": increment**2}
+    quantities = [f"$L_k$ ({unit})", rf"$(L_{{k+1}} - L_k)^2$ ({unit}²)"] * len(sheets)
+    common: dict[str, Any] = {
+        "title": f"One more sample, along {WORDS[kind]}", "quantity": quantities,
+    }  # fmt: skip
     figures = {
-        "relief": plot.reliefs(corrected.steps, shown, is_log=False, **common),
-        "relief_log10": plot.reliefs(corrected.steps, shown, **common),
-        "contours": plot.contours(corrected.steps, shown, **common),
+        "relief": plot.reliefs(steps, shown, is_log=False, **common),
+        "relief_log10": plot.reliefs(steps, shown, **common),
+        "contours": plot.contours(steps, shown, **common),
     }
+    found = surfaces.summarise(corrected) | {"radius": config.radius}
     return record(arrays, found, surfaces.table(found), notes, figures)
-
-
-def _panels(name: str, loss: np.ndarray, increment: np.ndarray) -> dict[str, np.ndarray]:
-    return {f"$L_k$, {name}": loss, f"increment², {name}": increment**2}
-
-
-def _batches(k: int) -> str:
-    return f"{k:,} batch{'es' * (k > 1)}"
 
 
 def _published(bench: Bench, plane: js.Subspace, corrected: Sheets) -> dict[str, np.ndarray]:
@@ -115,13 +108,13 @@ def roughness(sheet: Float[np.ndarray, "a a"]) -> float:
 
 def trajectory(bench: Bench) -> Record:
     """L_k on the two principal components of the training trajectory, with the trajectory."""
-    problem, num = bench.problem, bench.config.num
+    problem = bench.problem
     points = prepare.trajectory(problem, bench.config, bench.store)
     space, along, parts = js.trajectory_subspace(jax.tree.map(jnp.asarray, points), 2)
     path, explained = np.asarray(along), np.asarray(parts).tolist()
-    steps = surfaces.around(path, num)
+    steps = surfaces.around(path, bench.config.num)
     found = surfaces.evaluate(problem, space, steps, (SMALL, len(problem.order)))
-    figures = surfaces.figures_of(found, WORDS["trajectory"], path, unit=bench.unit)
+    figures = surfaces.figures_of(found, WORDS["trajectory"], path, unit=problem.unit)
     numbers = surfaces.summarise(found) | {"explained": explained}
     i, j = np.abs(found.steps - path[0][:, None]).argmin(1)
     shares = " and ".join(f"{share:.0%}" for share in explained)

@@ -1,6 +1,5 @@
 """Theory against experiment along the top ten eigenvectors, Nikitin et al., figure 9."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,21 +9,16 @@ import jaxscape as js
 from experiments.common import console, tables
 from experiments.common.run_folder import Record
 from experiments.paper import curvature_aligned, published
-from experiments.paper.bench import SIGMAS, Arrays, Bench, record
+from experiments.paper.bench import SIGMAS, Arrays, Bench, lines, record, scaled, stacked
 from experiments.paper.increments import DIM, along_eigenvectors
 from jaxscape import prefix
-from jaxscape.lab.style import PREFIX, canvas, colour, curve, legend, log_bins
-from jaxscape.quadratic import Quadratic
+from jaxscape.lab.style import PREFIX, canvas, colour, legend
 
-FIRST = 51
-"""The first k, in batches, at which the latest reference code evaluates Theorem 1."""
-
+FIRST = 51  # the first k, in batches, at which the latest reference code evaluates Theorem 1
 LAST, SHIFT = 49, 1.2e-4
 """The notebook of the published figure draws half of Theorem 1 plus 1.2e-4, at the last 49 k."""
 
-TOLERANCES = (1e-4, 1e-5, 1e-6)
-"""Of Δ_k, at which K is given."""
-
+TOLERANCES = (1e-4, 1e-5, 1e-6)  # of Δ_k, at which K is given
 THEORY = {
     "delta": "Monte-Carlo",
     "law_total": "full law",
@@ -37,25 +31,26 @@ THEORY = {
 def fig9(bench: Bench) -> Record:
     """Δ_k along the top ten eigenvectors: Monte-Carlo, the full law, Theorem 1's part alone."""
     whole = curvature_aligned.project(bench)
-    model = Quadratic(whole.value, whole.gradient[:, :DIM], whole.hessian[:, :DIM, :DIM])
+    model = curvature_aligned.along(whole, slice(DIM))
     laws = js.quadratic_delta(model, np.asarray(SIGMAS, np.float32))._asdict()
-    measured = along_eigenvectors(bench)
+    measured = stacked(along_eigenvectors(bench))
     arrays: dict[str, np.ndarray] = {
         "sigma": np.asarray(SIGMAS, np.float32),
-        "k": np.arange(1, len(measured[0]["delta"]) + 1, dtype=np.int32),
-        **{name: np.stack([x[name] for x in measured]) for name in ("delta", "delta_sem")},
+        "k": np.arange(1, measured["delta"].shape[1] + 1, dtype=np.int32),
+        **{name: measured[name] for name in ("delta", "delta_sem")},
         **{f"law_{name}": np.asarray(values) for name, values in laws.items()},
     }
-    notes, late, entries = bench.inexact(), tables.late(arrays["k"]), []
-    for index, sigma in enumerate(SIGMAS):
-        entries.append({"sigma": sigma} | tables.agreement(arrays, index, late))
-    figures = {}
+    notes, late, figures = bench.inexact(), tables.late(arrays["k"]), {}
+    entries = [
+        {"sigma": sigma} | tables.agreement(arrays, index, late)
+        for index, sigma in enumerate(SIGMAS)
+    ]
     if bench.config.as_published:
-        arrays["published_delta"] = np.stack([x["published_delta"] for x in measured])
+        arrays["published_delta"] = measured["published_delta"]
         arrays |= published_theory(bench, np.asarray(whole.value))
         notes += _notes(arrays)
-        figures = {"as-published": draw_published(bench, arrays), "loss": draw_loss(bench, arrays)}
-    figures = {"theorem": draw(bench, arrays)} | figures
+        figures = _draw_published(arrays, bench.problem.unit)
+    figures["theorem"] = _draw(arrays, bench.problem.unit)
     found = {"sigmas": entries, "sizes": sizes(arrays)}
     made = record(arrays, found, tables.law_table(entries), notes, figures)
     made.summary["tables"].append(_sizes_table(found["sizes"]))
@@ -84,14 +79,19 @@ def published_theory(bench: Bench, at_origin: np.ndarray) -> dict[str, np.ndarra
     }
 
 
+def _both(arrays: Arrays) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """k in batches, the published theory there, and the published experiment at σ = 1."""
+    k = arrays["published_theory_k"]
+    return k, arrays["published_theory"], arrays["published_delta"][SIGMAS.index(1.0)][k - 1]
+
+
 def above(arrays: Arrays) -> dict[str, float]:
     """At how many of the published k the published theory lies above the published experiment.
 
     Both at σ = 1, which the theory takes: at each k, as means over eleven neighbours (the latest
     reference code), and as drawn in the paper.
     """
-    theory, k = arrays["published_theory"], arrays["published_theory_k"]
-    seen = arrays["published_delta"][SIGMAS.index(1.0)][k - 1]
+    _, theory, seen = _both(arrays)
     few = slice(-LAST, None)
     return {
         "each": float(np.mean(theory > seen)),
@@ -112,14 +112,13 @@ def _notes(arrays: Arrays) -> list[str]:
 
 def sizes(arrays: Arrays) -> list[dict[str, Any]]:
     """K by Definition 4, in samples, of each curve at each tolerance; None is not by the end."""
-    found = []
+    found: list[dict[str, Any]] = []
     for index, sigma in enumerate(SIGMAS):
         for name, label in THEORY.items():
             if name in arrays:
                 step = published.BATCH if name.startswith("published") else 1
-                found.append(
-                    {"sigma": sigma, "curve": label, "k": _size(arrays[name][index], step)}
-                )
+                k = _size(arrays[name][index], step)
+                found.append({"sigma": sigma, "curve": label, "k": k})
     if "published_theory" in arrays:
         first = int(arrays["published_theory_k"][0])
         k = _size(arrays["published_theory"], published.BATCH, first)
@@ -138,77 +137,54 @@ def _sizes_table(found: list[dict[str, Any]]) -> list[list[str]]:
     rows = [["σ", "K (samples) of", *(f"tolerance {tolerance:g}" for tolerance in TOLERANCES)]]
     for entry in found:
         least = published.BATCH * entry.get("from", 0)
-        cells = [_cell(k, least) for k in entry["k"]]
+        cells = [
+            "not by the end" if k is None else f"{k:,}" + " or less" * (k == least)
+            for k in entry["k"]
+        ]
         rows.append([f"{entry['sigma']:g}", entry["curve"], *cells])
     return rows
 
 
-def _cell(k: int | None, least: int) -> str:
-    if k is None:
-        return "not by the end"
-    return f"{k:,} or less" if k == least else f"{k:,}"
-
-
-def draw(bench: Bench, arrays: Arrays) -> Figure:
+def _draw(arrays: Arrays, unit: str) -> Figure:
     """Δ_k·k² by experiment and by theory, a panel per σ; k of published curves is in batches."""
-    ylabel = rf"$\Delta_k \cdot k^2$   ({bench.unit}²)"
-    panels = [f"σ = {sigma:g}" for sigma in SIGMAS]
-    figure, axes = canvas("Theory against experiment", PREFIX, ylabel, panels)
-    for index, panel in enumerate(axes):
-        for row, name in enumerate(name for name in THEORY if name in arrays):
-            k = np.arange(1, arrays[name].shape[1] + 1)
-            bins = log_bins(k, arrays[name][index] * k**2.0)
-            style = curve(row, lw=1.6, markevery=(2 * row, 8))
-            panel.plot(bins.k, bins.mean, label=THEORY[name], **style)
+    panels = {}
+    for index, sigma in enumerate(SIGMAS):
+        curves = {THEORY[name]: arrays[name][index] for name in THEORY if name in arrays}
+        panel = {label: scaled(np.arange(1, len(x) + 1), x) for label, x in curves.items()}
         if "published_theory" in arrays:
-            bins = log_bins(k := arrays["published_theory_k"], arrays["published_theory"] * k**2.0)
-            panel.plot(
-                bins.k, bins.mean, **curve(5, ms=3, lw=1.6, label="Theorem 1, as published (no σ)")
-            )
-        panel.set(xscale="log", yscale="log")
-    legend(figure, "lines: mean per logarithmic bin of k; as published: k in batches of 64")
-    return figure
+            k, theory, _ = _both(arrays)
+            panel["Theorem 1, as published (no σ)"] = scaled(k, theory)
+        panels[f"σ = {sigma:g}"] = panel
+    note = "lines: mean per logarithmic bin of k; as published: k in batches of 64"
+    ylabel = rf"$\Delta_k \cdot k^2$   ({unit}²)"
+    return lines("Theory against experiment", PREFIX, ylabel, panels, note)
 
 
-def draw_published(bench: Bench, arrays: Arrays) -> Figure:
-    """Theorem 1 and experiment as the reference code draws them, at σ = 1."""
-    k, theory = arrays["published_theory_k"], arrays["published_theory"]
-    seen = arrays["published_delta"][SIGMAS.index(1.0)][k - 1]
-    shapes: Mapping[str, tuple] = {
-        "the latest notebook:\nmeans over 11 neighbouring k": (
-            k, published.sliding(theory), published.sliding(seen),
-        ),
+def _draw_published(arrays: Arrays, unit: str) -> dict[str, Figure]:
+    """Theorem 1 and experiment at σ = 1 as the reference code draws them: over k, over the loss."""
+    k, theory, seen = _both(arrays)
+    mean, few = published.sliding(theory), slice(-LAST, None)
+    shapes = {
+        "the latest notebook:\nmeans over 11 neighbouring k": (k, mean, published.sliding(seen)),
         f"the paper's figure:\nhalf of Theorem 1, plus {SHIFT:g}": (
-            k[-LAST:], (theory / 2 + SHIFT)[-LAST:], seen[-LAST:],
+            k[few], (theory / 2 + SHIFT)[few], seen[few],
         ),
     }  # fmt: skip
-    title = "Theory against experiment as published, σ = 1"
-    ylabel = rf"$\Delta_k$   ({bench.unit}²)"
-    figure, panels = canvas(title, "prefix length $k$ (batches)", ylabel, list(shapes))
+    title, ylabel = "Theory against experiment as published, σ = 1", rf"$\Delta_k$   ({unit}²)"
+    along_k, panels = canvas(title, "prefix length $k$ (batches)", ylabel, list(shapes))
     for axes, (at, line, points) in zip(panels, shapes.values(), strict=True):
         axes.plot(at, points, color=colour(0), lw=1.8, label="experiment: first direction")
         axes.plot(at, line, "--", color=colour(1), lw=1.8, label="theory")
         axes.set_yscale("log")
-    legend(figure, "as in the notebooks of the reference code")
-    return figure
-
-
-def draw_loss(bench: Bench, arrays: Arrays) -> Figure:
-    """Δ_k of experiment and of theory against L_k(w*), as published, each with a straight line."""
-    k, loss = arrays["published_theory_k"], arrays["published_loss"]
-    seen = arrays["published_delta"][SIGMAS.index(1.0)][k - 1]
-    shown = {"experiment": seen, "Theorem 1": published.sliding(arrays["published_theory"])}
-    unit = bench.unit
-    xlabel, ylabel = f"$L_k(w^*)$   ({unit})", rf"$\Delta_k$   ({unit}²)"
-    title = r"$\Delta_k$ against the loss, as published, σ = 1"
-    figure, panels = canvas(title, xlabel, ylabel, list(shown), share_y=False)
+    legend(along_k, "as in the notebooks of the reference code")
+    title, xlabel = r"$\Delta_k$ against the loss, as published, σ = 1", f"$L_k(w^*)$   ({unit})"
+    shown, loss = {"experiment": seen, "Theorem 1": mean}, arrays["published_loss"]
+    over_loss, panels = canvas(title, xlabel, ylabel, list(shown), share_y=False)
     for row, (axes, values) in enumerate(zip(panels, shown.values(), strict=True)):
         axes.scatter(loss, values, s=14, color=colour(row), label=f"k = {k[0]} to {k[-1]} batches")
-        if len(k) < 3:
-            continue
-        line = np.polyfit(loss, values, 1)
-        correlation = float(np.corrcoef(loss, values)[0, 1])
-        label = f"straight line, correlation {correlation:.2f}"
-        axes.plot(loss, np.polyval(line, loss), color=colour(row), lw=1.4, label=label)
-    legend(figure, "one order of the samples")
-    return figure
+        if len(k) >= 3:
+            line, correlation = np.polyfit(loss, values, 1), np.corrcoef(loss, values)[0, 1]
+            label = f"straight line, correlation {correlation:.2f}"
+            axes.plot(loss, np.polyval(line, loss), color=colour(row), lw=1.4, label=label)
+    legend(over_loss, "one order of the samples")
+    return {"as-published": along_k, "loss": over_loss}

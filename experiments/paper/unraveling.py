@@ -17,23 +17,21 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 from matplotlib.figure import Figure
+from scipy.signal import lfilter
 
 import jaxscape as js
 from experiments.common import console, tables
-from experiments.common.console import progress
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record, plain
 from experiments.paper.bench import Arrays, Bench, record
 from jaxscape import InputError, losses, prefix
 from jaxscape.lab import checkpoint, models, train
 from jaxscape.lab.models import Model
-from jaxscape.lab.style import MARKERS, PREFIX, Keywords, canvas, colour, legend
+from jaxscape.lab.style import PREFIX, Keywords, canvas, colour, curve, legend
 from jaxscape.prefix_spectra import geometric
 from jaxscape.types import Batch, Params, PerSampleLoss
 
-BETA = 0.99
-"""Of the exponential average along k."""
-
+BETA = 0.99  # of the exponential average along k
 STUCK = 0.95
 """Share of a constant guess's loss above which a network counts as one that failed to train."""
 
@@ -42,8 +40,7 @@ AVERAGES = {
     "published": "averaged along $k$ as published",
 }
 
-DRAWN = 400
-"""Values of k, equally spaced in their logarithm, at which curves are drawn."""
+DRAWN = 400  # values of k, equally spaced in their logarithm, at which curves are drawn
 
 
 def unraveling(bench: Bench) -> Record:
@@ -53,12 +50,13 @@ def unraveling(bench: Bench) -> Record:
     arrays = {"depth": np.asarray(config.depths), "width": np.asarray(config.widths)}
     arrays |= _curves(bench, values)
     law = first_order_law(arrays["deviation"][..., None], values.shape[-1], arrays["k"])
-    found = _summarise(arrays, law, entries, bench.problem) | {"beta": BETA, "unit": bench.unit}
-    found |= {"orders": config.orders, "num_samples": values.shape[-1]}
-    figures = {"increments": _draw(bench, arrays, law, "smoothed")}
-    if "published" in arrays:
-        figures["increments-as-published"] = _draw(bench, arrays, law, "published")
-    figures["levels"] = _draw_levels(bench, arrays, found["networks"])
+    found = _summarise(arrays, law, entries, bench.problem) | {"num_samples": values.shape[-1]}
+    figures = {
+        name: _draw(bench, arrays, law, average)
+        for name, average in (("increments", "smoothed"), ("increments-as-published", "published"))
+        if average in arrays
+    }
+    figures["levels"] = _draw_levels(bench.problem.unit, arrays, found["networks"])
     stuck, first = sum(entry["stuck"] for entry in found["networks"]), found["late_from"]
     notes = [
         f"mean over {config.orders} orders of {values.shape[-1]:,} samples, k ≥ {first}",
@@ -68,93 +66,64 @@ def unraveling(bench: Bench) -> Record:
     return record(arrays, found, table(found), notes, figures)
 
 
-class Task(NamedTuple):
-    """What the networks are trained and tested on: inputs from −1 to 1, targets."""
-
-    samples: Batch
-    tests: Batch | None
-    num_outputs: int
-
-
-def task_of(problem: Problem) -> Task:
-    """The problem's data, its inputs scaled so that the training samples' span −1 to 1.
+def task_of(problem: Problem) -> Batch:
+    """The problem's samples, their inputs scaled to span −1 to 1, numbers as targets in rows.
 
     Raises:
         InputError: inputs that are all equal.
     """
-    inputs, dataset = problem.samples["inputs"], problem.dataset
-    num_outputs = jax.eval_shape(problem.model.apply, problem.initial, inputs[:1]).shape[-1]
+    inputs, targets = problem.samples["inputs"], problem.samples["targets"]
     low, high = float(jnp.min(inputs)), float(jnp.max(inputs))
     if not low < high:
         wanted = "inputs that differ, to be scaled to [-1, 1]"
         raise InputError(f"expected {wanted}, found {low} everywhere; look at the data")
-
-    def ready(inputs: Any, targets: Any) -> Batch:
-        targets = jnp.asarray(targets)
-        if not jnp.issubdtype(targets.dtype, jnp.integer):
-            targets = targets.reshape(-1, num_outputs)
-        return {"inputs": 2 * (jnp.asarray(inputs) - low) / (high - low) - 1, "targets": targets}
-
-    has_tests = dataset.test_inputs is not None
-    tests = ready(dataset.test_inputs, dataset.test_targets) if has_tests else None
-    return Task(ready(inputs, problem.samples["targets"]), tests, num_outputs)
+    if not jnp.issubdtype(targets.dtype, jnp.integer):
+        targets = targets.reshape(len(targets), -1)
+    return {"inputs": 2 * (inputs - low) / (high - low) - 1, "targets": targets}
 
 
 def trained(bench: Bench) -> tuple[Float[np.ndarray, "d w n"], list[dict[str, Any]]]:
     """ℓ_i(w*) of d depths by w widths, and an entry per network, depth after depth."""
-    task, values, entries = task_of(bench.problem), [], []
-    what = f"{len(bench.config.widths)} networks, {bench.config.epochs} epochs"
-    for depth in bench.config.depths:
-        with console.timed(f"depth {depth}", what):
-            found, more = _of_depth(bench, task, depth)
-        values.append(found)
-        entries += more
-    return np.stack(values), entries
+    config, classes, values, entries = bench.config, bench.problem.dataset.num_classes, [], []
+    samples = task_of(bench.problem)
+    outputs = jax.eval_shape(
+        bench.problem.model.apply, bench.problem.initial, samples["inputs"][:1]
+    ).shape[-1]
+    for depth in config.depths:
+        build = partial(_network, outputs, depth)
+        keys = jax.random.fold_in(bench.problem.keys["init"], depth)
+        keys = jax.random.split(keys, len(config.widths))
+        initial, sizes = stacked_initial(build, config.widths, keys, samples["inputs"])
+        apply = build(max(config.widths)).apply
+        loss = losses.supervised(apply, losses.cross_entropy if classes else losses.squared_error)
+        params = _fit(bench, loss, initial, samples, depth)
+        for row, width in enumerate(config.widths):
+            w = jax.tree.map(lambda leaf, row=row: leaf[row], params)
+            values.append(np.asarray(js.per_sample_losses(loss, w, samples)))
+            accuracy = None
+            if classes:
+                accuracy = float(train.accuracy(apply, w, **samples, batch_size=1000))
+            entries.append({
+                "depth": depth, "width": width, "num_parameters": sizes[row],
+                "train_loss": float(values[-1].mean(dtype=np.float64)),
+                "train_accuracy": accuracy,
+            })  # fmt: skip
+    return np.reshape(values, (len(config.depths), len(config.widths), -1)), entries
 
 
-def _of_depth(
-    bench: Bench, task: Task, depth: int
-) -> tuple[Float[np.ndarray, "w n"], list[dict[str, Any]]]:
-    """ℓ_i(w*) of one depth's networks, trained in one program, and the entry of each."""
-    config, classes = bench.config, bench.problem.dataset.num_classes
-    build = partial(models.build, "mlp", num_outputs=task.num_outputs, layers=depth, bias=False)
-    of_width = lambda width: build(hidden=width)  # noqa: E731
-    keys = jax.random.fold_in(bench.problem.keys["init"], depth)
-    keys = jax.random.split(keys, len(config.widths))
-    initial, sizes = stacked_initial(of_width, config.widths, keys, task.samples["inputs"])
-    apply = of_width(max(config.widths)).apply
-    loss = losses.supervised(apply, losses.cross_entropy if classes else losses.squared_error)
-    params = _fit(bench, loss, initial, task.samples, depth)
-
-    def accuracy(w: Params, batch: Batch | None) -> float | None:
-        if not classes or batch is None:
-            return None
-        return float(train.accuracy(apply, w, batch["inputs"], batch["targets"], batch_size=1000))
-
-    values, entries = [], []
-    for row, width in enumerate(config.widths):
-        w = jax.tree.map(lambda leaf, row=row: leaf[row], params)
-        values.append(np.asarray(js.per_sample_losses(loss, w, task.samples)))
-        entry: dict[str, Any] = {"depth": depth, "width": width, "num_parameters": sizes[row]}
-        entry["train_loss"] = float(values[row].mean(dtype=np.float64))
-        entry["train_accuracy"] = accuracy(w, task.samples)
-        entries.append(entry | {"test_accuracy": accuracy(w, task.tests)})
-    return np.stack(values), entries
+def _network(num_outputs: int, depth: int, width: int) -> Model:
+    """A network without biases."""
+    return models.build("mlp", num_outputs=num_outputs, hidden=width, layers=depth, bias=False)
 
 
 def _fit(bench: Bench, loss: PerSampleLoss, params: Params, samples: Batch, depth: int) -> Params:
     """The stacked networks of one depth, trained or restored."""
-    config, name = bench.config, f"unraveling-{depth}"
+    name, count = f"unraveling-{depth}", len(bench.config.widths)
     if checkpoint.exists(bench.store, name):
         return checkpoint.restore(bench.store, name, params)
-    key = jax.random.fold_in(bench.problem.keys["train"], depth)
-    with progress(f"depth {depth}", config.epochs, "epochs") as advance:
-        found = train.fit(
-            jax.random.split(key, len(config.widths)), loss, params, samples,
-            epochs=config.epochs, batch_size=config.batch_size,
-            learning_rate=config.learning_rate, together=len(config.widths),
-            on_epoch=lambda *_: advance(1),
-        ).params  # fmt: skip
+    keys = jax.random.split(jax.random.fold_in(bench.problem.keys["train"], depth), count)
+    with console.timed(f"depth {depth}", f"{count} networks, {bench.config.epochs} epochs"):
+        found = bench.fit(keys, params, samples, loss=loss, together=count).params
     checkpoint.save(bench.store, name, found)
     return found
 
@@ -187,44 +156,32 @@ def stacked_initial(
 
 
 def _curves(bench: Bench, values: Float[np.ndarray, "d w n"]) -> dict[str, np.ndarray]:
-    """Everything that depends on k, and what the order laws need."""
-    (depths, widths, n), count = values.shape, bench.config.orders
-    flat = values.reshape(-1, n)
+    """Everything that depends on k, and what the order law needs."""
+    *shape, n = values.shape
+    flat, count = values.reshape(-1, n), bench.config.orders
     with console.timed("orders", f"{count} of {n:,} samples"):
-        orders = over_orders(jax.random.split(bench.problem.keys["order"], count), flat)
-        found: dict[str, Any] = {
-            "increment": orders.mean,
-            "increment_square": orders.square,
-            "smoothed": exponential(orders.mean),
-            "deviation": deviation(flat),
-            "loss_variance": flat.var(-1, ddof=1, dtype=np.float64),
-        }
-        if bench.config.as_published:
-            found["published"] = exponential(orders.mean, as_published=True)
-        shaped = {name: np.reshape(x, (depths, widths, *x.shape[1:])) for name, x in found.items()}
-        return {"k": np.arange(1, n)} | {name: np.asarray(x) for name, x in shaped.items()}
-
-
-class Orders(NamedTuple):
-    """Means over R random orders, at m points for k = 1..n−1."""
-
-    mean: Float[Array, "m n-1"]  #: of |δ_k|
-    square: Float[Array, "m n-1"]  #: of δ_k²
+        increment = np.asarray(
+            over_orders(jax.random.split(bench.problem.keys["order"], count), flat)
+        )
+    found = {"increment": increment, "smoothed": exponential(increment)}
+    found["deviation"] = deviation(flat)
+    if bench.config.as_published:
+        found["published"] = exponential(increment, as_published=True)
+    shaped = {name: np.reshape(x, (*shape, *x.shape[1:])) for name, x in found.items()}
+    return {"k": np.arange(1, n)} | shaped
 
 
 @jax.jit
-def over_orders(keys: Key[Array, "R"], losses: Float[Array, "m n"]) -> Orders:
-    """The mean of |δ_k| and of δ_k² over R random orders, the same for all points."""
+def over_orders(keys: Key[Array, "R"], losses: Float[Array, "m n"]) -> Float[Array, "m n-1"]:
+    """The mean of |δ_k|, k = 1..n−1, over R random orders, the same for all m points."""
     m, n = losses.shape
     losses -= jnp.median(losses, -1, keepdims=True)  # δ stays; exactly 0 where all losses are equal
 
-    def add(total: Orders, key: Key[Array, ""]) -> tuple[Orders, None]:
-        size = jnp.abs(prefix.increments(losses[:, jax.random.permutation(key, n)]))
-        return Orders(total.mean + size, total.square + size**2), None
+    def add(total: Array, key: Key[Array, ""]) -> tuple[Array, None]:
+        return total + jnp.abs(prefix.increments(losses[:, jax.random.permutation(key, n)])), None
 
-    zeros = jnp.zeros((m, n - 1), losses.dtype)
-    total, _ = jax.lax.scan(add, Orders(zeros, zeros), keys)
-    return jax.tree.map(lambda x: x / len(keys), total)
+    total, _ = jax.lax.scan(add, jnp.zeros((m, n - 1), losses.dtype), keys)
+    return total / len(keys)
 
 
 def deviation(losses: Float[ArrayLike, "m n"]) -> Float[np.ndarray, "m"]:
@@ -248,8 +205,8 @@ def first_order_law(
 
 
 def exponential(
-    values: Float[Array, "... K"], *, beta: float = BETA, as_published: bool = False
-) -> Float[Array, "... K"]:
+    values: Float[ArrayLike, "... K"], *, beta: float = BETA, as_published: bool = False
+) -> Float[np.ndarray, "... K"]:
     """s_k of |δ_k|, ``values`` at k = 1..K: a / (k+1), with a the average of (j+1) |δ_j|, j ≤ k.
 
     Weights are in proportion to β^(k−j) and sum to one at every k, as Adam's do (Kingma & Ba 2015,
@@ -258,25 +215,14 @@ def exponential(
 
     As published: s_1 = |δ_1|, then s_k = β s_{k−1} + (1−β) |δ_k|.
     """
-    values = jnp.asarray(values)
-    k = np.arange(1, values.shape[-1] + 1, dtype=np.float64)
+    values = np.asarray(values)
+    k = np.arange(1, values.shape[-1] + 1)
+    step = partial(lfilter, [1 - beta], [1, -beta])  # s_k = β s_{k−1} + (1−β) y_k
     if as_published:
-        return _average(values, np.where(k == 1, 1, 1 - beta))
-    return _average(values * (k + 1), (1 - beta) / (1 - beta**k)) / (k + 1)
-
-
-@jax.jit
-def _average(values: Float[Array, "... K"], gains: Float[Array, "K"]) -> Float[Array, "... K"]:
-    """s_k = s_{k−1} + gain_k (y_k − s_{k−1}), s_0 = 0."""
-
-    def step(average: Array, entry: tuple[Array, Array]) -> tuple[Array, Array]:
-        value, gain = entry
-        average = average + gain * (value - average)
-        return average, average
-
-    along = jnp.moveaxis(values, -1, 0)
-    gains = gains.astype(values.dtype)
-    return jnp.moveaxis(jax.lax.scan(step, jnp.zeros_like(along[0]), (along, gains))[1], 0, -1)
+        found, _ = step(values, zi=beta * values[..., :1])
+    else:
+        found = step(values * (k + 1.0)) / (1 - beta**k) / (k + 1)
+    return found.astype(values.dtype)
 
 
 def _summarise(
@@ -291,9 +237,9 @@ def _summarise(
     for number, entry in enumerate(entries):
         place = divmod(number, len(arrays["width"]))
         curves = {name: arrays[name][place] for name in ("increment", *AVERAGES) if name in arrays}
-        spread = {name: float(arrays[name][place]) for name in ("deviation", "loss_variance")}
-        numbers = measures(k, law[place], curves) | {"exponent": plain(exponents[number])}
-        networks.append({**entry, "stuck": is_stuck(entry, guess), **spread, **numbers})
+        more = {"stuck": is_stuck(entry, guess), "deviation": float(arrays["deviation"][place])}
+        more |= measures(k, law[place], curves) | {"exponent": plain(exponents[number])}
+        networks.append(entry | more)
     return {"networks": networks, **guess._asdict(), "late_from": int(k[late][0])}
 
 
@@ -359,44 +305,44 @@ def table(found: Mapping[str, Any]) -> list[list[str]]:
 
 def _draw(bench: Bench, arrays: Arrays, law: Float[np.ndarray, "d w K"], average: str) -> Figure:
     """|δ_k| averaged along k, a panel per depth, a curve per width, with its law; without zeros."""
-    size, widths = "$|L_{k+1} - L_k|$", arrays["width"]
-    k = geometric(1, len(arrays["k"]), DRAWN)
+    size, k = "$|L_{k+1} - L_k|$", geometric(1, len(arrays["k"]), DRAWN)
     title = f"{size} at $w^*$, mean of {bench.config.orders} orders, {AVERAGES[average]}"
     names = [f"hidden layers: {depth}" for depth in arrays["depth"]]
-    figure, panels = canvas(title, PREFIX, f"{size}   ({bench.unit})", names)
+    figure, panels = canvas(title, PREFIX, f"{size}   ({bench.problem.unit})", names)
+    dash: Keywords = {"ls": "--", "color": "0.15", "lw": 0.9, "label": "order law"}
     shown, laws = arrays[average][..., k - 1], law[..., k - 1]
-    for axes, rows, laws_of_depth in zip(panels, shown, laws, strict=True):
-        for row, (width, values) in enumerate(zip(widths, rows, strict=True)):
-            at, label, ink = values > 0, f"{width} units", colour(row)
-            axes.plot(k[at], values[at], color=ink, lw=2.2, alpha=0.8, label=label)
+    for axes, curves, laws_of_depth in zip(panels, shown, laws, strict=True):
+        for row, (width, values) in enumerate(zip(arrays["width"], curves, strict=True)):
+            at, name, ink = values > 0, f"{width} units", colour(row)
+            axes.plot(k[at], values[at], color=ink, lw=2.2, alpha=0.8, label=name)
             if not at.any():
-                place: Keywords = {"transform": axes.transAxes, "color": ink, "fontsize": 9.5}
-                axes.text(0.04, 0.05 + 0.08 * row, f"{label}: all losses equal", **place)
+                place = (0.04, 0.05 + 0.08 * row)
+                axes.annotate(
+                    f"{name}: all losses equal", place, xycoords="axes fraction", color=ink
+                )
         for values in laws_of_depth[(laws_of_depth > 0).all(-1)]:
-            axes.plot(k, values, "--", color="0.15", lw=0.9)
+            axes.plot(k, values, **dash)
         axes.set(xscale="log", yscale="log")
-    panels[0].plot([], [], "--", color="0.15", lw=0.9, label="order law")
     legend(figure, r"dashed: $M n / ((n-1)(k+1))$, $M$ the mean absolute deviation of the losses")
     return figure
 
 
-def _draw_levels(bench: Bench, arrays: Arrays, networks: list[dict[str, Any]]) -> Figure:
+def _draw_levels(unit: str, arrays: Arrays, networks: list[dict[str, Any]]) -> Figure:
     """The level of (k+1) |δ_k|, by law and over orders, beside the training loss, over widths."""
     title, xlabel = "What a network sets is the level", "units per hidden layer"
     names = ("$M$ (line), $(k+1)\\,|\\delta_k|$ (marker)", "training loss $L_n(w^*)$")
-    figure, (left, right) = canvas(title, xlabel, f"loss ({bench.unit})", names)
+    figure, (left, right) = canvas(title, xlabel, f"loss ({unit})", names)
     deviation, widths = arrays["deviation"], arrays["width"]
     level, train_loss = (
         np.reshape([entry[name] for entry in networks], deviation.shape)
         for name in ("level", "train_loss")
     )
     for row, depth in enumerate(arrays["depth"]):
-        line: Keywords = {"color": colour(row), "lw": 1.6}
-        marker: Keywords = {"marker": MARKERS[row % len(MARKERS)], "ms": 6, "mfc": "none"}
+        look = curve(row, lw=1.6, ms=6, mfc="none")
         some = deviation[row] > 0  # a logarithmic axis has no place for 0
-        left.plot(widths[some], deviation[row][some], **line)
-        left.plot(widths[some], level[row][some], **(line | {"lw": 0}), **marker)
-        right.plot(widths, train_loss[row], label=f"hidden layers: {depth}", **line, **marker)
+        left.plot(widths[some], deviation[row][some], **(look | {"marker": ""}))
+        left.plot(widths[some], level[row][some], **(look | {"lw": 0}))
+        right.plot(widths, train_loss[row], label=f"hidden layers: {depth}", **look)
     for axes in (left, right):
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")

@@ -11,8 +11,7 @@ import pytest
 from cases import at64, float64, increments64, mlp_losses64
 from jax.flatten_util import ravel_pytree
 
-from experiments.bounds import __main__ as bounds
-from experiments.bounds import report
+from experiments import bounds
 from experiments.common import bounds as bounds_of
 from experiments.common import prepare
 from experiments.common import problem as problems
@@ -195,18 +194,18 @@ def test_the_rate_bound_and_what_it_bounds(done):
 
 
 def test_tables_and_figures(done):
-    rows = report.table(done.found["bounds"])
+    rows = bounds.table(done.found["bounds"])
     assert len(rows) == 7
     assert len({len(row) for row in rows}) == 1
     for row, found in zip(rows[1:], done.found["bounds"], strict=True):
         assert float(row[-1]) == pytest.approx(found["corrected_looseness"], abs=0.006)
-    assert report.verdict(done.found) == "exceeded: no bound"
+    assert bounds.verdict(done.found) == "exceeded: no bound"
     assert drawing.drawn(done.out) == {"looseness", "step", "rate"}
 
 
 def test_an_exceeded_bound_is_named_and_nothing_measured_is_refused(done):
     low = done.arrays | {"bound_norm": done.arrays["bound_norm"] - np.array([9.0, 0])}
-    said = report.verdict(done.found | {"bounds": bounds_of.compare(low)})
+    said = bounds.verdict(done.found | {"bounds": bounds_of.compare(low)})
     assert said == "exceeded: the published bound on the norm of a sample's Hessian"
     still = done.arrays | {"step_at_origin": np.zeros(K_MAX - 1)}
     with pytest.raises(InputError, match="step_at_origin = 0 throughout"):

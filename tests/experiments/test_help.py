@@ -6,9 +6,8 @@ import shlex
 
 import pytest
 
-from experiments import extract_features, surface, theory
+from experiments import bounds, extract_features, surface, theory
 from experiments.benchmark import __main__ as benchmark
-from experiments.bounds import __main__ as bounds
 from experiments.collect import __main__ as collect
 from experiments.common import cli
 from experiments.paper import __main__ as paper

@@ -99,7 +99,7 @@ def test_claims_of_sizes_compare_the_ends():
 @pytest.mark.slow
 def test_the_numbers_of_a_network_are_float64_loops(tmp_path):
     bench = papers.bench(tmp_path)
-    w = jax.tree.map(lambda leaf: leaf[1], measured.networks(bench))
+    w = jax.tree.map(lambda leaf: leaf[1], bench.networks(5, bench.problem.samples).params)
     found = measured.numbers_of(bench, w, 1)
     samples, key = bench.problem.samples, jax.random.fold_in(bench.problem.keys["subspace"], 1)
     operator = js.hessian_operator(bench.problem.loss, w, samples)

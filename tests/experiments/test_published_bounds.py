@@ -141,19 +141,6 @@ def test_network_constants_are_those_of_the_network_without_biases():
     assert float(found.weight_norm) == pytest.approx(largest, rel=1e-5)
 
 
-def test_constants_may_be_arguments_of_a_compiled_function():
-    """The number of layers, and of directions, decides shapes: neither may be traced."""
-    network_size = constants(3, 5, 2)
-    for got, want in zip(jax.jit(published.log_hessian_norm)(network_size),
-                         published.log_hessian_norm(network_size), strict=True):  # fmt: skip
-        np.testing.assert_allclose(got, want, rtol=1e-6)
-    size = SampleConstants(5, jnp.float32(2.0), jnp.float32(3.0), jnp.float32(4.0))
-    found = jax.jit(published.rate)(jnp.arange(1, 4), 0.1, size)
-    np.testing.assert_allclose(found, published.rate(jnp.arange(1, 4), 0.1, size), rtol=1e-6)
-    model = Quadratic(jnp.ones(4), jnp.ones((4, 2)), jnp.ones((4, 2, 2)))
-    assert jax.jit(published.sample_constants)(model).dim == 2
-
-
 def test_loss_step_is_the_formula():
     k = np.array([1, 10, 60_000])
     found = published.log_loss_step(k, jnp.float32(3.0), jnp.float32(math.log(7)), 0.5)
