@@ -1,13 +1,12 @@
 """Where the quadratic law of Δ_k holds: law against Monte-Carlo over a grid of sigma."""
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 
-from experiments.common import cli, devices, prepare, run_folder, segments, tables
+from experiments.common import cli, devices, prepare, segments, tables
 from experiments.common.config import RunConfig, above, at_least, between
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record
@@ -93,10 +92,7 @@ def _compare(problem: Problem, config: TheoryConfig, store: Path) -> dict[str, n
     }
 
 
-run = partial(run_folder.run, "theory", _find)
-"""The whole command, from its settings; see ``run_folder.run``."""
-
-main = partial(cli.main, "theory", TheoryConfig, run)
+main = cli.command("theory", TheoryConfig, _find)
 """The command; its exit status."""
 
 if __name__ == "__main__":

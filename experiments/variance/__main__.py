@@ -1,14 +1,13 @@
 """The command ``variance``: how many points each estimator of Δ_k needs for an error of 1 %."""
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 
 import jaxscape as js
-from experiments.common import cli, console, prepare, run_folder, tables
+from experiments.common import cli, console, prepare, tables
 from experiments.common.config import Range, RunConfig, above, between
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record
@@ -64,10 +63,7 @@ def _find(problem: Problem, config: VarianceConfig, work: Path) -> Record:
     return Record(arrays, {"sigmas": entries}, figures, text)
 
 
-run = partial(run_folder.run, "variance", _find)
-"""The whole command, from its settings; see ``run_folder.run``."""
-
-main = partial(cli.main, "variance", VarianceConfig, run)
+main = cli.command("variance", VarianceConfig, _find)
 """The command; its exit status."""
 
 if __name__ == "__main__":
