@@ -10,7 +10,6 @@ from typing import Annotated, NamedTuple
 import tyro
 
 from experiments.benchmark import measure
-from experiments.benchmark.measure import Stage
 from experiments.common import cli, console, prepare
 from experiments.common import problem as problems
 from experiments.common.config import ProblemConfig, at_least
@@ -56,7 +55,11 @@ def run(config: BenchmarkConfig) -> list[Ratio]:
     if not config.json:
         console.problem(problem, config.order)
     limits = measure.machine()
-    ratios = [_measure(stage, config.repeats) for stage in timed]
+    ratios = []
+    for stage in timed:
+        values = [stage.measure() for _ in range(config.repeats)]
+        print(f"{stage.what}: {', '.join(f'{value:.3g}' for value in values)}", file=sys.stderr)
+        ratios.append(Ratio(stage.what, values, stage.target))
     if config.json:
         found = {"machine": limits, "ratios": [ratio._asdict() for ratio in ratios]}
         print(json.dumps(found | {"settings": config.settings()}, indent=2))
@@ -79,12 +82,6 @@ def missed(ratio: Ratio) -> str:
     middle = statistics.median(ratio.values)
     holds = middle >= float(limit) if sign == ">=" else middle <= float(limit)
     return "" if holds else ", missed"
-
-
-def _measure(stage: Stage, repeats: int) -> Ratio:
-    values = [stage.measure() for _ in range(repeats)]
-    print(f"{stage.what}: {', '.join(f'{value:.3g}' for value in values)}", file=sys.stderr)
-    return Ratio(stage.what, values, stage.target)
 
 
 main = partial(cli.main, "benchmark", BenchmarkConfig, run)

@@ -232,13 +232,8 @@ def _segments(
         )  # fmt: skip
         coming = next(left, None)  # read while the device computes
         stream.wait((carry, rows))
-        _copy(rows, state.rows[index], segment)
+        for part, whole in zip(*map(jax.tree.leaves, (rows, state.rows[index])), strict=True):
+            whole[segment.start + segment.skip : segment.stop] = np.asarray(part)[segment.skip :]
         # one assignment, so that an interruption never separates the position from the carry
         state.done[index] = (np.array([segment.stop], np.int32), carry)
         yield segment.stop - segment.start - segment.skip
-
-
-def _copy(rows: Any, whole: Any, segment: Segment) -> None:
-    """Put the rows of a segment's new samples in their place."""
-    for part, leaf in zip(jax.tree.leaves(rows), jax.tree.leaves(whole), strict=True):
-        leaf[segment.start + segment.skip : segment.stop] = np.asarray(part)[segment.skip :]

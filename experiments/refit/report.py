@@ -14,6 +14,8 @@ from experiments.common.tables import as_text
 from experiments.refit import prediction
 from jaxscape.lab.style import PREFIX, canvas, colour, curve, legend
 
+Arrays = Mapping[str, np.ndarray]
+
 
 def networks(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     """One entry per k: losses in the mean over the repeats, with standard errors."""
@@ -107,9 +109,6 @@ def verdict_table(found: dict[str, Any]) -> list[list[str]]:
                 {True: "yes", False: "no", None: "cannot tell"}[entry["predicts"]],
             ])  # fmt: skip
     return rows
-
-
-Arrays = Mapping[str, np.ndarray]
 
 
 def networks_figure(arrays: Arrays, unit: str) -> Figure:
