@@ -21,8 +21,8 @@ def networks(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     """One entry per k: losses in the mean over the repeats, with standard errors."""
     each = {name: arrays[name] for name in ("train_loss", "full_loss")}
     each["lowest_test_loss"] = arrays["test_loss"].min(1)
-    tests = [name for name in ("test_loss", "test_accuracy") if name in arrays]
-    each |= {name: arrays[name][:, -1] for name in tests}
+    tests = ("test_loss", "test_accuracy")
+    each |= {name: arrays[name][:, -1] for name in tests if name in arrays}
     columns = {name: arrays[name] for name in ("overlap_refitted", "overlap_fixed")}
     for name, values in each.items():
         columns[name] = values.mean(0, dtype=np.float64)
