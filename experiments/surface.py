@@ -60,8 +60,11 @@ class SurfaceConfig(RunConfig):
 
 def run(config: SurfaceConfig) -> Record:
     """Evaluate, print the table, and write the run folder; see ``run_folder.run``."""
-    if config.interactive:
-        check_plotly()
+    if config.interactive and importlib.util.find_spec("plotly") is None:
+        raise InputError(
+            "expected the package plotly for an interactive surface, found none; "
+            "pip install plotly (in a checkout: pip install -e '.[interactive]')"
+        )
     return run_folder.run("surface", _find, config)
 
 
@@ -112,15 +115,6 @@ def _directions(
     if config.subspace == "hessian":
         return prepare.eigenspace(problem, params, 2, store).space, None, None
     return prepare.at_random(problem, params, config.subspace, 2, store), None, None
-
-
-def check_plotly() -> None:
-    """Raise an ``InputError`` unless Plotly is installed."""
-    if importlib.util.find_spec("plotly") is None:
-        raise InputError(
-            "expected the package plotly for an interactive surface, found none; "
-            "pip install plotly (in a checkout: pip install -e '.[interactive]')"
-        )
 
 
 def write_html(
