@@ -137,8 +137,7 @@ def distance(arrays: Arrays, unit: str) -> Figure:
     ylabel = rf"$\sqrt{{\mathrm{{E}}_q(L_N - L_k)^2}}$, excess ({unit})"
     sigmas, k = arrays["sigma"], arrays["k"].astype(float)[:-1]
     figure, panels = canvas(title, PREFIX, ylabel, [rf"$\sigma$ = {s:g}" for s in sigmas])
-    loss = arrays["test_loss"][:, -1]
-    excess = (loss - loss[:, -1:])[:, :-1]
+    excess = prediction.excess_of(arrays)[:, :-1]
     shrink = 1 / k - 1 / arrays["k"][-1]
     for row, axes in enumerate(panels):
         parts = {"distance": "distance", "distance_centered": "centered part"}
