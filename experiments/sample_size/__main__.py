@@ -84,7 +84,7 @@ def _find(problem: Problem, config: SampleSizeConfig, work: Path) -> Record:
         with console.timed(f"pilots, σ = {sigma:g}", what):
             losses = segments.losses_at(fresh, probe)
             by_sigma.append(measure.arrays_of(losses, config))
-    arrays = {name: np.stack([arrays[name] for arrays in by_sigma]) for name in by_sigma[0]}
+    arrays = tables.stacked(by_sigma)
     arrays["sigma"] = np.asarray(config.sigmas, np.float32)
     num = losses.shape[1]
     arrays["pilot"] = np.asarray(measure.doubling(config.first_pilot, num))

@@ -56,7 +56,7 @@ def _find(problem: Problem, config: VarianceConfig, work: Path) -> Record:
     for sigma in config.sigmas:
         with console.timed("points", f"{config.points} of each kind, σ = {sigma:g}"):
             found.append(measure(problem, space, model, k, sigma, config.points))
-    arrays = {name: np.stack([entry[name] for entry in found]) for name in found[0]}
+    arrays = tables.stacked(found)
     arrays |= {"k": k, "sigma": np.asarray(config.sigmas, np.float32)}
     entries = report.entries_of(arrays)
     figures, text = {"points": report.points_needed(entries)}, tables.as_text(report.table(entries))
