@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from experiments.common.run_folder import plain
 from experiments.common.tables import as_text, between
@@ -200,6 +201,7 @@ def network(arrays: Arrays, metric: str, unit: str) -> Figure:
         axes.plot(arrays["stopped_k"], curves[1], "--", color=colour(1), label=label)
         _mark(axes, arrays["stopped_k"][0])
     axes.set_yscale("log")
+    _numbers(axes.yaxis, "{x:g}")
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     legend(figure, "each point: the network at that time, on the test split")
     return figure
@@ -223,8 +225,17 @@ def monitor(arrays: Arrays, tolerance: float) -> Figure:
     if "stopped_k" in arrays:
         _mark(axes, arrays["stopped_k"][0])
     axes.set(xscale="log", yscale="log")
+    _numbers(axes.xaxis, "{x:,.0f}")
+    _numbers(axes.yaxis, "{x:,.0f}")
     legend(figure, f"band: 90 % interval; tolerance of $\\Delta_k$: {tolerance:g}")
     return figure
+
+
+def _numbers(axis: Axis, form: str) -> None:
+    """Plain numbers at 1, 2 and 5 of a logarithmic axis that may span less than a decade."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(StrMethodFormatter(form))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _mark(axes: Axes, k: int) -> None:
