@@ -16,7 +16,7 @@ from experiments.common.console import progress
 from jaxscape import InputError
 from jaxscape.lab import data
 from jaxscape.lab.data import Dataset
-from jaxscape.lab.stream import Mapped, blocks
+from jaxscape.lab.stream import blocks
 
 Extract = Callable[[Float[np.ndarray, "n h w c"]], Float[np.ndarray, "n p"]]
 """From images in [0, 1] to features."""
@@ -108,8 +108,13 @@ def vision_transformer(name: str) -> Extract:
     model = model.to(device, torch.float32).eval()
 
     def extract(images: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n p"]:
-        raw = np.rint(255 * images).astype(np.uint8)
-        raw = np.repeat(raw, _repeats(model, images.shape[-1], name), axis=-1)
+        given, wanted = images.shape[-1], model.config.num_channels
+        if given not in (1, wanted):
+            raise InputError(
+                f"expected images of {wanted} channels for {name}, found {given}; choose another "
+                "model"
+            )
+        raw = np.repeat(np.rint(255 * images).astype(np.uint8), wanted // given, axis=-1)
         ready = processor(list(raw), return_tensors="pt", input_data_format="channels_last")
         with torch.inference_mode():
             found = model(pixel_values=ready["pixel_values"].to(device, torch.float32))
@@ -141,16 +146,6 @@ def _pretrained(transformers: Any, name: str) -> tuple[Any, Any]:
         ) from error
 
 
-def _repeats(model: Any, given: int, name: str) -> int:
-    """How often each channel is repeated; an ``InputError`` where colours do not fit the model."""
-    wanted = model.config.num_channels
-    if given not in (1, wanted):
-        raise InputError(
-            f"expected images of {wanted} channels for {name}, found {given}; choose another model"
-        )
-    return wanted // given
-
-
 def _check_images(found: Dataset) -> None:
     inputs = found.train_inputs
     shape = inputs.shape
@@ -165,24 +160,20 @@ def _check_images(found: Dataset) -> None:
 
 
 def _arrays(found: Dataset, extract: Extract, batch_size: int) -> dict[str, np.ndarray]:
-    """What the file holds."""
-    arrays = {"targets": np.asarray(found.train_targets)}
-    arrays["inputs"] = _features(extract, found.train_inputs, batch_size)
+    """What the file holds: features and targets of each split."""
+    arrays = {}
+    splits = {"": (found.train_inputs, found.train_targets)}
     if found.test_inputs is not None and found.test_targets is not None:
-        arrays["test_targets"] = np.asarray(found.test_targets)
-        arrays["test_inputs"] = _features(extract, found.test_inputs, batch_size)
+        splits["test_"] = found.test_inputs, found.test_targets
+    for split, (images, targets) in splits.items():
+        rows = []
+        with progress("features", len(images), "images") as advance:
+            for first in range(0, len(images), batch_size):
+                rows.append(extract(images[first : first + batch_size]))
+                advance(len(rows[-1]))
+        arrays[f"{split}targets"] = np.asarray(targets)
+        arrays[f"{split}inputs"] = np.concatenate(rows)
     return arrays
-
-
-def _features(
-    extract: Extract, images: Float[np.ndarray, "n h w c"] | Mapped, batch_size: int
-) -> Float[np.ndarray, "n p"]:
-    rows = []
-    with progress("features", len(images), "images") as advance:
-        for first in range(0, len(images), batch_size):
-            rows.append(extract(images[first : first + batch_size]))
-            advance(len(rows[-1]))
-    return np.concatenate(rows)
 
 
 main = partial(cli.main, "extract_features", ExtractConfig, run)

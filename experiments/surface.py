@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -60,8 +60,11 @@ class SurfaceConfig(RunConfig):
 
 def run(config: SurfaceConfig) -> Record:
     """Evaluate, print the table, and write the run folder; see ``run_folder.run``."""
-    if config.interactive:
-        check_plotly()
+    if config.interactive and importlib.util.find_spec("plotly") is None:
+        raise InputError(
+            "expected the package plotly for an interactive surface, found none; "
+            "pip install plotly (in a checkout: pip install -e '.[interactive]')"
+        )
     return run_folder.run("surface", _find, config)
 
 
@@ -114,15 +117,6 @@ def _directions(
     return prepare.at_random(problem, params, config.subspace, 2, store), None, None
 
 
-def check_plotly() -> None:
-    """Raise an ``InputError`` unless Plotly is installed."""
-    if importlib.util.find_spec("plotly") is None:
-        raise InputError(
-            "expected the package plotly for an interactive surface, found none; "
-            "pip install plotly (in a checkout: pip install -e '.[interactive]')"
-        )
-
-
 def write_html(
     path: Path,
     steps: Float[np.ndarray, "2 a"],
@@ -139,7 +133,11 @@ def write_html(
 
     drawn = [
         go.Surface(
-            **_surface(steps, sheet),
+            x=steps[0],
+            y=steps[1],
+            z=np.log10(np.where(sheet > 0, sheet, np.nan)).T,  # heights have θ_2 first
+            colorscale="Viridis",
+            hovertemplate="θ₁ %{x:.3g}<br>θ₂ %{y:.3g}<br>log₁₀ %{z:.4g}<extra></extra>",
             name=name,
             visible=index == 0,
             colorbar={"title": f"log₁₀ {quantity}"},
@@ -157,17 +155,6 @@ def write_html(
         updatemenus=[{"type": "buttons", "direction": "right", "y": 1.05, "buttons": buttons}],
     )
     figure.write_html(path, include_plotlyjs=True)
-
-
-def _surface(steps: Float[np.ndarray, "2 a"], sheet: Float[np.ndarray, "a a"]) -> dict[str, Any]:
-    """What Plotly calls a surface; its heights have θ_2 first."""
-    return {
-        "x": steps[0],
-        "y": steps[1],
-        "z": np.log10(np.where(sheet > 0, sheet, np.nan)).T,
-        "colorscale": "Viridis",
-        "hovertemplate": "θ₁ %{x:.3g}<br>θ₂ %{y:.3g}<br>log₁₀ %{z:.4g}<extra></extra>",
-    }
 
 
 main = partial(cli.main, "surface", SurfaceConfig, run)

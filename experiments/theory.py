@@ -1,13 +1,12 @@
 """Where the quadratic law of Δ_k holds: law against Monte-Carlo over a grid of sigma."""
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 
-from experiments.common import cli, devices, prepare, run_folder, segments, tables
+from experiments.common import cli, devices, prepare, segments, tables
 from experiments.common.config import RunConfig, above, at_least, between
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record
@@ -60,15 +59,12 @@ def _find(problem: Problem, config: TheoryConfig, work: Path) -> Record:
             "expected losses that differ between samples, found some Δ_k = 0 beyond k = 100; "
             "no ratio to it is defined"
         )
-    ratio = "law_over_monte_carlo"
-    sigma, mean, sem, median = (
-        np.array([entry[name] for entry in entries], float)
-        for name in ("sigma", ratio, f"{ratio}_sem", f"{ratio}_median")
-    )
-    parts = {
-        name: np.array([entry["law_parts"][name] for entry in entries]) for name in tables.PARTS
+    names = ("sigma", *(f"law_over_monte_carlo{end}" for end in ("", "_sem", "_median")))
+    sigma, mean, sem, median = (np.array([e[name] for e in entries], float) for name in names)
+    shares = {
+        part: np.array([entry["law_parts"][part] for entry in entries]) for part in tables.PARTS
     }
-    figure = plot.law_agreement(sigma, mean, sem, median, parts)
+    figure = plot.law_agreement(sigma, mean, sem, median, shares)
     text = tables.as_text(tables.law_table(entries))
     return Record(arrays, {"sigmas": entries}, {"agreement": figure}, text)
 
@@ -93,10 +89,7 @@ def _compare(problem: Problem, config: TheoryConfig, store: Path) -> dict[str, n
     }
 
 
-run = partial(run_folder.run, "theory", _find)
-"""The whole command, from its settings; see ``run_folder.run``."""
-
-main = partial(cli.main, "theory", TheoryConfig, run)
+main = cli.command("theory", TheoryConfig, _find)
 """The command; its exit status."""
 
 if __name__ == "__main__":

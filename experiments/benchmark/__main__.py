@@ -1,16 +1,12 @@
 """The command ``benchmark``: each figure is a ratio to something measured in the same run."""
 
-import json
 import statistics
 import sys
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, NamedTuple
 
-import tyro
-
 from experiments.benchmark import measure
-from experiments.benchmark.measure import Stage
 from experiments.common import cli, console, prepare
 from experiments.common import problem as problems
 from experiments.common.config import ProblemConfig, at_least
@@ -34,8 +30,6 @@ class BenchmarkConfig(ProblemConfig):
     """Number of directions."""
     repeats: Annotated[int, at_least(1)] = 3
     """Measurements of each ratio, of which the smallest, median and largest are shown."""
-    json: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Print JSON in place of tables."""
 
 
 class Ratio(NamedTuple):
@@ -47,26 +41,22 @@ class Ratio(NamedTuple):
 
 
 def run(config: BenchmarkConfig) -> list[Ratio]:
-    """Every ratio, printed as a table, or as JSON."""
+    """Every ratio, printed as a table."""
     config.check()
     problem = problems.load(config)
+    console.problem(problem, config.order)
     params = prepare.fit(problem, config)
     timed = measure.stages_of(problem, params, config.points, config.dim)
     timed += measure.against_pytorch(problem, params, config.dim)
-    if not config.json:
-        console.problem(problem, config.order)
     limits = measure.machine()
-    ratios = [_measure(stage, config.repeats) for stage in timed]
-    if config.json:
-        found = {"machine": limits, "ratios": [ratio._asdict() for ratio in ratios]}
-        print(json.dumps(found | {"settings": config.settings()}, indent=2))
-        return ratios
+    ratios, rows = [], [["ratio", "min", "median", "max", "target"]]
+    for stage in timed:
+        values = [stage.measure() for _ in range(config.repeats)]
+        print(f"{stage.what}: {', '.join(f'{value:.3g}' for value in values)}", file=sys.stderr)
+        ratios.append(Ratio(stage.what, values, stage.target))
+        figures = (f"{of(values):.3g}" for of in (min, statistics.median, max))
+        rows.append([stage.what, *figures, stage.target + missed(ratios[-1])])
     print(", ".join(f"{name}: {value}" for name, value in limits.items()))
-    rows = [["ratio", "min", "median", "max", "target"]]
-    for ratio in ratios:
-        what, values, target = ratio
-        figures = (min(values), statistics.median(values), max(values))
-        rows.append([what, *(f"{value:.3g}" for value in figures), target + missed(ratio)])
     print(as_text(rows))
     return ratios
 
@@ -79,12 +69,6 @@ def missed(ratio: Ratio) -> str:
     middle = statistics.median(ratio.values)
     holds = middle >= float(limit) if sign == ">=" else middle <= float(limit)
     return "" if holds else ", missed"
-
-
-def _measure(stage: Stage, repeats: int) -> Ratio:
-    values = [stage.measure() for _ in range(repeats)]
-    print(f"{stage.what}: {', '.join(f'{value:.3g}' for value in values)}", file=sys.stderr)
-    return Ratio(stage.what, values, stage.target)
 
 
 main = partial(cli.main, "benchmark", BenchmarkConfig, run)

@@ -1,12 +1,11 @@
 """The command ``collect``: samples arrive until the monitor of the landscape says stop."""
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 from experiments.collect import measure, report
-from experiments.common import cli, run_folder
+from experiments.common import cli
 from experiments.common import problem as problems
 from experiments.common.config import RunConfig, above, at_least, default
 from experiments.common.problem import Problem
@@ -83,10 +82,7 @@ def _find(problem: Problem, config: CollectConfig, work: Path) -> Record:
     return Record(arrays, found, figures, report.text(found))
 
 
-run = partial(run_folder.run, "collect", _find, check=problems.check_test_split)
-"""The whole command, from its settings; see ``run_folder.run``."""
-
-main = partial(cli.main, "collect", CollectConfig, run)
+main = cli.command("collect", CollectConfig, _find, check=problems.check_test_split)
 """The command; its exit status."""
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A network that is trained while its samples arrive, and what the monitor says meanwhile."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from experiments.common import console, prepare
 from experiments.common.bounds import theorem1
 from experiments.common.console import progress
 from experiments.common.problem import Problem, tests_of
+from experiments.common.tables import stacked
 from jaxscape import InputError, reductions
 from jaxscape.lab import checkpoint
 from jaxscape.lab.train import State, descend, drawn, mean_loss
@@ -63,7 +64,7 @@ def measure(problem: Problem, config: Any, store: Path) -> Arrays:
                 stops.append((number, state))
             advance(1)
     networks = {"all": state.params}
-    arrays = {"k": counts, "order": problem.order, **_columns(tested), **_columns(said)}
+    arrays = {"k": counts, "order": problem.order, **stacked(tested), **stacked(said)}
     arrays |= final(*tests, state.params)
     if stops:
         stop, state = stops[0]
@@ -82,12 +83,8 @@ def _go_on(
     for number in range(stop + 1, len(counts)):
         state = train(state, number, int(counts[stop]))
         tested.append(scores(*tests, state.params))
-    found = {"k": counts[stop:], **_columns(tested), **final(*tests, state.params)}
+    found = {"k": counts[stop:], **stacked(tested), **final(*tests, state.params)}
     return found, state.params
-
-
-def _columns(rows: Sequence[dict[str, Any]]) -> Arrays:
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def arrivals(n: int, size: int) -> np.ndarray:

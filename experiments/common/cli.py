@@ -9,11 +9,15 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 import tyro
 
 from experiments.common import console, run_folder
+from experiments.common.problem import Problem
+from experiments.common.run_folder import Record
 from jaxscape import InputError
 
 INTERRUPTED = 130
@@ -64,6 +68,16 @@ def main(
         print(f"\ninterrupted; {go_on}", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def command(
+    name: str,
+    config: type,
+    find: Callable[[Problem, Any, Path], Record],
+    check: Callable[[Problem, Any], None] = lambda problem, config: None,
+) -> Callable[..., int]:
+    """``main`` of a command that writes what ``find`` gives; see ``run_folder.run``."""
+    return partial(main, name, config, partial(run_folder.run, name, find, check=check))
 
 
 def leave(status: int) -> NoReturn:

@@ -57,8 +57,9 @@ def fit(
 def trained(problem: Problem, config: ProblemConfig, store: Path) -> Params:
     """w*, trained on the problem's samples, or restored from ``store``."""
     find = lambda: fit(problem, config)  # noqa: E731
-    params, spent = _kept(store, "trained", "params", problem.initial, find)
-    return _trained(problem, config, params, spent)
+    params = _kept(problem, "train", store, "trained", "params", problem.initial, find)
+    console.stage("trained", f"{config.epochs} epochs", problem.seconds["train"])
+    return params
 
 
 def trajectory(problem: Problem, config: ProblemConfig, store: Path) -> Params:
@@ -71,13 +72,9 @@ def trajectory(problem: Problem, config: ProblemConfig, store: Path) -> Params:
 
     many = lambda leaf: np.zeros((config.epochs + 1, *leaf.shape), leaf.dtype)  # noqa: E731
     like = jax.tree.map(many, problem.initial)
-    return _trained(problem, config, *_kept(store, "trajectory", "points", like, find))
-
-
-def _trained(problem: Problem, config: ProblemConfig, found: Params, spent: float) -> Params:
-    problem.seconds["train"] = spent
-    console.stage("trained", f"{config.epochs} epochs", spent)
-    return found
+    points = _kept(problem, "train", store, "trajectory", "points", like, find)
+    console.stage("trained", f"{config.epochs} epochs", problem.seconds["train"])
+    return points
 
 
 def directions(
@@ -130,7 +127,7 @@ def eigenspace(
 
     solve = lambda w: js.top_eigenpairs(jax.random.key(0), lambda v: v, w, dim)  # noqa: E731
     like = jax.eval_shape(solve, jax.tree.map(jnp.asarray, params))
-    pairs, problem.seconds["subspace"] = _kept(store, "subspace", "pairs", like, find)
+    pairs = _kept(problem, "subspace", store, "subspace", "pairs", like, find)
     console.directions("hessian", pairs, problem.seconds["subspace"])
     return Eigenspace(js.Subspace(params, pairs.vectors), pairs)
 
@@ -152,9 +149,10 @@ def probe(
 
 
 def _kept(
-    store: Path, name: str, what: str, like: Any, find: Callable[[], Any]
-) -> tuple[Any, float]:
-    """What ``find`` gives, or what an earlier run left in ``store``; the seconds it took."""
+    problem: Problem, stage: str, store: Path, name: str, what: str, like: Any,
+    find: Callable[[], Any],
+) -> Any:  # fmt: skip
+    """What ``find`` gives, or what an earlier run left in ``store``; notes the seconds it took."""
     if checkpoint.exists(store, name):
         expected = {what: like, "seconds": np.zeros(1, np.float32)}
         found = checkpoint.restore(store, name, expected)
@@ -163,4 +161,5 @@ def _kept(
         found = {what: find()}
         found["seconds"] = np.array([time.monotonic() - started], np.float32)
         checkpoint.save(store, name, found)
-    return found[what], float(found["seconds"][0])
+    problem.seconds[stage] = float(found["seconds"][0])
+    return found[what]

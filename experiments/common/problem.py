@@ -131,26 +131,17 @@ def network(config: ProblemConfig, dataset: Dataset) -> tuple[Model, PerSampleLo
             f"expected {expected} for --model {config.model}, found {found} in {dataset.name}; "
             "change --dataset or --model: a transformer takes sums, or integers [n, t] of an npz"
         )
-    size = config.model, config.hidden, config.layers
-    if dataset.has_tokens:
-        answers = dataset.train_targets.shape[1]
-        return _network(*size, dataset.num_classes, _sequence, answers)
     outputs = dataset.num_classes or int(np.prod(dataset.train_targets.shape[1:]))
-    return _network(*size, outputs, losses.cross_entropy if dataset.num_classes else _regression)
+    size = {"num_outputs": outputs, "hidden": config.hidden, "layers": config.layers}
+    if dataset.has_tokens:
+        return _network(_sequence, config.model, answers=dataset.train_targets.shape[1], **size)
+    per_sample = losses.cross_entropy if dataset.num_classes else _regression
+    return _network(per_sample, config.model, **size)
 
 
 @functools.cache  # the same loss is the same compiled program
-def _network(
-    kind: str,
-    hidden: int,
-    layers: int,
-    num_outputs: int,
-    per_sample: Any,
-    answers: int | None = None,
-) -> tuple[Model, PerSampleLoss]:
-    model = models.build(
-        kind, num_outputs=num_outputs, hidden=hidden, layers=layers, answers=answers
-    )
+def _network(per_sample: Any, kind: str, **size: Any) -> tuple[Model, PerSampleLoss]:
+    model = models.build(kind, **size)
     return model, losses.supervised(model.apply, per_sample)
 
 

@@ -135,6 +135,7 @@ def run(
     The state is saved in ``store`` every ``checkpoint_every`` seconds, and restored from there.
     """
     state, length = _begin(problem, probes), length_of(problem)
+    curves: list[Delta] = []
     if checkpoint.exists(store, "sweep"):
         state = checkpoint.restore(store, "sweep", state)
         state = state._replace(rows=jax.tree.map(np.array, state.rows))  # written in place
@@ -148,17 +149,14 @@ def run(
 
     done = sum(int(position[0]) for position, _ in state.done)
     total = len(problem.order) * len(probes)
-    curves = []
     try:
         with progress("sweep", total, f"samples at {len(probes)} σ", done) as advance:
-            for index, probe in enumerate(probes):
-                for count in _segments(problem, probe, state, index, length, precision, mesh):
-                    advance(count)
-                    due = np.int32(time.monotonic() - saved >= checkpoint_every)
-                    if multihost_utils.broadcast_one_to_all(due):  # all processes save together
-                        save()
-                        saved = time.monotonic()
-                curves.append(_finish(probe, state, index))
+            for count in _advance(problem, probes, state, curves, length, precision, mesh):
+                advance(count)
+                due = np.int32(time.monotonic() - saved >= checkpoint_every)
+                if multihost_utils.broadcast_one_to_all(due):  # all processes save together
+                    save()
+                    saved = time.monotonic()
     except KeyboardInterrupt:
         if jax.process_count() == 1:
             with contextlib.suppress(OSError):  # the last good save is kept
@@ -178,26 +176,17 @@ def fresh(
     new = problem.fresh
     if new is None:
         return []
-    state, curves, started = _begin(new, probes), [], time.monotonic()
+    curves: list[Delta] = []
+    state, length, started = _begin(new, probes), length_of(problem), time.monotonic()
     try:
-        for index, probe in enumerate(probes):
-            for _ in _segments(new, probe, state, index, length_of(problem), precision, mesh):
-                pass
-            curves.append(_finish(probe, state, index))
+        for _ in _advance(new, probes, state, curves, length, precision, mesh):
+            pass
     except InputError as error:
         raise InputError(f"of the samples that w* has not seen, {error}") from error
     problem.seconds["fresh"] = time.monotonic() - started
     what = f"{len(new.order):,}, at the same points"
     console.stage("fresh samples", what, problem.seconds["fresh"])
     return curves
-
-
-def _finish(probe: Probe, state: Sweep, index: int) -> Delta:
-    """The curve of one sigma from its final state."""
-    keep = reductions.delta_of(probe)
-    curve = sweep.finish(state.done[index][1], state.rows[index], keep)
-    sweep.check_delta(curve, probe.num_points)
-    return jax.tree.map(np.asarray, curve)
 
 
 def _begin(problem: Problem, probes: Sequence[Probe]) -> Sweep:
@@ -212,33 +201,36 @@ def _begin(problem: Problem, probes: Sequence[Probe]) -> Sweep:
     return Sweep(done, rows, np.zeros(1, np.float32))
 
 
-def _segments(
+def _advance(
     problem: Problem,
-    probe: Probe,
+    probes: Sequence[Probe],
     state: Sweep,
-    index: int,
+    curves: list[Delta],
     length: int,
     precision: str,
     mesh: Mesh | None,
 ) -> Iterator[int]:
-    """Advance ``state`` over the samples left at one sigma; yield how many each segment added."""
-    left = of(problem, length, int(state.done[index][0][0]))
-    coming, keep = next(left, None), reductions.delta_of(probe)
-    while coming is not None:
-        segment = coming
-        carry, rows = sweep.advance(
-            problem.loss, probe, segment.samples, state.done[index][1], keep,
-            skip=segment.skip, precision=precision, mesh=mesh,
-        )  # fmt: skip
-        coming = next(left, None)  # read while the device computes
-        stream.wait((carry, rows))
-        _copy(rows, state.rows[index], segment)
-        # one assignment, so that an interruption never separates the position from the carry
-        state.done[index] = (np.array([segment.stop], np.int32), carry)
-        yield segment.stop - segment.start - segment.skip
+    """Advance ``state`` over the samples left; yield how many each segment added.
 
-
-def _copy(rows: Any, whole: Any, segment: Segment) -> None:
-    """Put the rows of a segment's new samples in their place."""
-    for part, leaf in zip(jax.tree.leaves(rows), jax.tree.leaves(whole), strict=True):
-        leaf[segment.start + segment.skip : segment.stop] = np.asarray(part)[segment.skip :]
+    The curve of each sigma joins ``curves`` as soon as it is complete.
+    """
+    for index, probe in enumerate(probes):
+        left = of(problem, length, int(state.done[index][0][0]))
+        coming, keep = next(left, None), reductions.delta_of(probe)
+        while coming is not None:
+            segment = coming
+            carry, rows = sweep.advance(
+                problem.loss, probe, segment.samples, state.done[index][1], keep,
+                skip=segment.skip, precision=precision, mesh=mesh,
+            )  # fmt: skip
+            coming = next(left, None)  # read while the device computes
+            stream.wait((carry, rows))
+            new = slice(segment.start + segment.skip, segment.stop)
+            for part, whole in zip(*map(jax.tree.leaves, (rows, state.rows[index])), strict=True):
+                whole[new] = np.asarray(part)[segment.skip :]
+            # one assignment, so that an interruption never separates the position from the carry
+            state.done[index] = (np.array([segment.stop], np.int32), carry)
+            yield new.stop - new.start
+        curve = sweep.finish(state.done[index][1], state.rows[index], keep)
+        sweep.check_delta(curve, probe.num_points)
+        curves.append(jax.tree.map(np.asarray, curve))

@@ -149,6 +149,11 @@ def law_table(entries: Sequence[dict[str, Any]]) -> list[list[str]]:
     return rows
 
 
+def stacked(rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Arrays of the same names, stacked along a new first axis."""
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
 def short(value: np.floating) -> float:
     """A float32 as the shortest decimal that stands for it: 0.01, not 0.009999999776482582."""
     return float(str(np.float32(value)))

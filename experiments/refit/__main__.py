@@ -1,11 +1,10 @@
 """The command ``refit``: does K predict where more data stops paying?"""
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from experiments.common import cli, run_folder
+from experiments.common import cli
 from experiments.common import problem as problems
 from experiments.common.config import HOLDOUT, RunConfig, above, at_least, default
 from experiments.common.problem import Problem
@@ -90,10 +89,7 @@ def _find(problem: Problem, config: RefitConfig, work: Path) -> Record:
     return Record(arrays, found, figures, report.text(found))
 
 
-run = partial(run_folder.run, "refit", _find, check=problems.check_test_split)
-"""The whole command, from its settings; see ``run_folder.run``."""
-
-main = partial(cli.main, "refit", RefitConfig, run)
+main = cli.command("refit", RefitConfig, _find, check=problems.check_test_split)
 """The command; its exit status."""
 
 if __name__ == "__main__":

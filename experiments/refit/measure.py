@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 import jaxscape as js
-from experiments.common import console, prepare, segments
+from experiments.common import console, prepare, segments, tables
 from experiments.common.console import progress
 from experiments.common.problem import Problem, tests_of
 from experiments.refit import prediction
@@ -54,9 +54,8 @@ def measure(problem: Problem, config: Any, store: Path) -> dict[str, np.ndarray]
     probes = [prepare.probe(problem, last, space, config.points, s) for s in config.sigmas]
     with console.timed("landscapes", f"{config.points} points at each of {len(probes)} σ"):
         landscapes = [_landscape(problem, probe, arrays["orders"], ks) for probe in probes]
-    stacked = jax.tree.map(lambda *rows: np.stack(rows), *landscapes)
     sigma = np.asarray(config.sigmas, np.float32)
-    return {"k": ks, "sigma": sigma, **arrays, **stacked}
+    return {"k": ks, "sigma": sigma, **arrays, **tables.stacked(landscapes)}
 
 
 def steps(problem: Problem, config: Any) -> int:
@@ -87,8 +86,7 @@ def _networks(
             networks, tested = _refit(problem, config, ks, repeat, order, lambda: advance(1))
             first = first or networks
             rows.append(tested | _own_losses(problem, networks, order, ks))
-    stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    return first, {"orders": shuffles, **stacked}
+    return first, {"orders": shuffles, **tables.stacked(rows)}
 
 
 def _refit(
@@ -184,7 +182,7 @@ def _landscape(
     new = problem.fresh or problem  # ``check_test_split`` has seen to it
     fresh = js.loss_variance(problem.loss, probe, new.samples)
     return {
-        **{name: np.stack([row[name] for row in rows]) for name in rows[0]},
+        **tables.stacked(rows),
         "loss_variance": np.asarray(found["delta"].interval, np.float32),
         "centered_variance": np.asarray(found["centered"].interval, np.float32),
         "fresh_variance": np.asarray(fresh.interval, np.float32),

@@ -7,7 +7,7 @@ w*_N, the k from which on the excess is below ε is compared with K_ε. That bot
 evidence, as any two falling curves do. The evidence is the size: do the two agree at every ε?
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -116,7 +116,7 @@ def k_epsilon(
     return np.where(found.reached, found.k, n)
 
 
-def excess_of(arrays: dict[str, np.ndarray]) -> Float[np.ndarray, "R K"]:
+def excess_of(arrays: Mapping[str, np.ndarray]) -> Float[np.ndarray, "R K"]:
     """The test loss of each repeat's networks over that of its network of all samples."""
     loss = arrays["test_loss"][:, -1].astype(np.float64)
     return loss - loss[:, -1:]

@@ -14,13 +14,15 @@ from experiments.common.tables import as_text
 from experiments.refit import prediction
 from jaxscape.lab.style import PREFIX, canvas, colour, curve, legend
 
+Arrays = Mapping[str, np.ndarray]
+
 
 def networks(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     """One entry per k: losses in the mean over the repeats, with standard errors."""
     each = {name: arrays[name] for name in ("train_loss", "full_loss")}
     each["lowest_test_loss"] = arrays["test_loss"].min(1)
-    tests = [name for name in ("test_loss", "test_accuracy") if name in arrays]
-    each |= {name: arrays[name][:, -1] for name in tests}
+    tests = ("test_loss", "test_accuracy")
+    each |= {name: arrays[name][:, -1] for name in tests if name in arrays}
     columns = {name: arrays[name] for name in ("overlap_refitted", "overlap_fixed")}
     for name, values in each.items():
         columns[name] = values.mean(0, dtype=np.float64)
@@ -109,9 +111,6 @@ def verdict_table(found: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-Arrays = Mapping[str, np.ndarray]
-
-
 def networks_figure(arrays: Arrays, unit: str) -> Figure:
     """Losses of w*_k against k: on the test split at the end and at its lowest, L_N and L_k."""
     title = "Networks refitted on the first k samples"
@@ -138,8 +137,7 @@ def distance(arrays: Arrays, unit: str) -> Figure:
     ylabel = rf"$\sqrt{{\mathrm{{E}}_q(L_N - L_k)^2}}$, excess ({unit})"
     sigmas, k = arrays["sigma"], arrays["k"].astype(float)[:-1]
     figure, panels = canvas(title, PREFIX, ylabel, [rf"$\sigma$ = {s:g}" for s in sigmas])
-    loss = arrays["test_loss"][:, -1]
-    excess = (loss - loss[:, -1:])[:, :-1]
+    excess = prediction.excess_of(arrays)[:, :-1]
     shrink = 1 / k - 1 / arrays["k"][-1]
     for row, axes in enumerate(panels):
         parts = {"distance": "distance", "distance_centered": "centered part"}

@@ -1,13 +1,12 @@
 """The command ``sample_size``: what pilots of a few samples predict, against all samples."""
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 
-from experiments.common import cli, console, prepare, run_folder, segments, tables
+from experiments.common import cli, console, prepare, segments, tables
 from experiments.common.config import HOLDOUT, RunConfig, above, at_least, default
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record
@@ -85,7 +84,7 @@ def _find(problem: Problem, config: SampleSizeConfig, work: Path) -> Record:
         with console.timed(f"pilots, σ = {sigma:g}", what):
             losses = segments.losses_at(fresh, probe)
             by_sigma.append(measure.arrays_of(losses, config))
-    arrays = {name: np.stack([arrays[name] for arrays in by_sigma]) for name in by_sigma[0]}
+    arrays = tables.stacked(by_sigma)
     arrays["sigma"] = np.asarray(config.sigmas, np.float32)
     num = losses.shape[1]
     arrays["pilot"] = np.asarray(measure.doubling(config.first_pilot, num))
@@ -104,10 +103,7 @@ def _find(problem: Problem, config: SampleSizeConfig, work: Path) -> Record:
     return Record(arrays, summary, figures, report.text(summary))
 
 
-run = partial(run_folder.run, "sample_size", _find, check=_check)
-"""The whole command, from its settings; see ``run_folder.run``."""
-
-main = partial(cli.main, "sample_size", SampleSizeConfig, run)
+main = cli.command("sample_size", SampleSizeConfig, _find, check=_check)
 """The command; its exit status."""
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """The command ``spectra``: the leading eigenpairs of H_k along k."""
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from experiments.common import cli, prepare, run_folder, segments, tables
+from experiments.common import cli, prepare, segments, tables
 from experiments.common.config import RunConfig, above, at_least, between
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record
@@ -56,10 +55,7 @@ def _find(problem: Problem, config: SpectraConfig, work: Path) -> Record:
     return Record(arrays, found, figures, "\n\n".join(map(tables.as_text, rows)))
 
 
-run = partial(run_folder.run, "spectra", _find)
-"""The whole command, from its settings; see ``run_folder.run``."""
-
-main = partial(cli.main, "spectra", SpectraConfig, run)
+main = cli.command("spectra", SpectraConfig, _find)
 """The command; its exit status."""
 
 if __name__ == "__main__":

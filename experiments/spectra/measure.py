@@ -90,7 +90,7 @@ def theorem_error(
 
 
 def eigenvalue_errors(spectra: PrefixSpectra) -> Float[np.ndarray, "K d"]:
-    """The 10 ε λ_1 that Lanczos takes for rounding, and min(r, r²/gap) of the residual r.
+    """``rounding``, and min(r, r²/gap) of the residual r.
 
     The gap is that to the nearest other eigenvalue that was solved for.
     """
@@ -100,5 +100,9 @@ def eigenvalue_errors(spectra: PrefixSpectra) -> Float[np.ndarray, "K d"]:
     gap = apart.min(2) if values.shape[1] > 1 else np.zeros_like(values)
     least = np.finfo(np.float64).tiny  # 0/0 of a double eigenvalue solved for exactly
     shift = residuals**2 / np.maximum(np.maximum(gap, residuals), least)
-    rounding = 10 * np.finfo(np.float32).eps * np.abs(values).max(1, keepdims=True)
-    return rounding + shift
+    return rounding(values) + shift
+
+
+def rounding(values: Float[np.ndarray, "K d"]) -> Float[np.ndarray, "K 1"]:
+    """The 10 ε λ_1 that Lanczos takes for rounding."""
+    return 10 * np.finfo(np.float32).eps * np.abs(values).max(1, keepdims=True)

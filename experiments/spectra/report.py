@@ -6,7 +6,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.spectra.measure import theorem1
+from experiments.common.bounds import theorem1
+from experiments.spectra.measure import rounding
 from jaxscape.lab.style import PREFIX, canvas, colour, curve, legend, log_bins
 
 ALIKE = 0.9
@@ -21,8 +22,7 @@ def summarise(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     k, values = arrays["k"], arrays["values"].astype(np.float64)
     ritz = arrays["ritz_values"][k - 1].astype(np.float64)
     # where an eigenvalue is zero to rounding, so is its residual: there rounding is the measure
-    rounding = 10 * np.finfo(np.float32).eps * np.abs(values).max(1, keepdims=True)
-    excess = (ritz - values) / np.maximum(arrays["residuals"], rounding)
+    excess = (ritz - values) / np.maximum(arrays["residuals"], rounding(values))
     unlike = np.flatnonzero(arrays["overlap"] < ALIKE)
     alike = k[unlike[-1] + 1 :] if unlike.size else k
     at = arrays["pair_k"] - 1

@@ -264,6 +264,8 @@ def write(config: Any, folder: Path, record: Record, facts: dict[str, Any]) -> N
     found, arrays = record.summary, record.arrays
     levels, sizes, laws = tables_of(found)
     values, residuals = arrays["eigenvalues"], arrays["eigenvalue_residuals"]
+    told = "dataset", "data_sha256"  # each thing once
+    settings = {name: x for name, x in facts["settings"].items() if name not in told}
     spent = [(f"seconds, {stage}", value) for stage, value in found["seconds"].items()]
     report.write(
         folder, "report.html.j2", [Picture(name, CAPTIONS[name]) for name in record.figures],
@@ -273,7 +275,7 @@ def write(config: Any, folder: Path, record: Record, facts: dict[str, Any]) -> N
         sizes=sizes, levels=levels, laws=laws, mark=MARK if is_marked(sizes) else "",
         eigenvalues=list(zip(values, residuals, found["eigenvalues_converged"], strict=True)),
         command=command(config, found["dataset"]),
-        facts=[*network(found), *_facts(facts), *spent],
+        facts=[*network(found), *_flat(facts | {"settings": settings}), *spent],
     )  # fmt: skip
 
 
@@ -293,12 +295,6 @@ def command(config: Any, dataset: str) -> str:
             values = value if isinstance(value, tuple) else (value,)
             words += [f"--{name.replace('_', '-')}", *map(str, values)]
     return shlex.join(words)
-
-
-def _facts(facts: dict[str, Any]) -> list[tuple[str, Any]]:
-    """The content of config.json, each thing once."""
-    settings = {n: x for n, x in facts["settings"].items() if n not in ("dataset", "data_sha256")}
-    return _flat(facts | {"settings": settings})
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

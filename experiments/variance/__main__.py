@@ -1,14 +1,13 @@
 """The command ``variance``: how many points each estimator of Δ_k needs for an error of 1 %."""
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 
 import jaxscape as js
-from experiments.common import cli, console, prepare, run_folder, tables
+from experiments.common import cli, console, prepare, tables
 from experiments.common.config import Range, RunConfig, above, between
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record
@@ -57,17 +56,14 @@ def _find(problem: Problem, config: VarianceConfig, work: Path) -> Record:
     for sigma in config.sigmas:
         with console.timed("points", f"{config.points} of each kind, σ = {sigma:g}"):
             found.append(measure(problem, space, model, k, sigma, config.points))
-    arrays = {name: np.stack([entry[name] for entry in found]) for name in found[0]}
+    arrays = tables.stacked(found)
     arrays |= {"k": k, "sigma": np.asarray(config.sigmas, np.float32)}
     entries = report.entries_of(arrays)
     figures, text = {"points": report.points_needed(entries)}, tables.as_text(report.table(entries))
     return Record(arrays, {"sigmas": entries}, figures, text)
 
 
-run = partial(run_folder.run, "variance", _find)
-"""The whole command, from its settings; see ``run_folder.run``."""
-
-main = partial(cli.main, "variance", VarianceConfig, run)
+main = cli.command("variance", VarianceConfig, _find)
 """The command; its exit status."""
 
 if __name__ == "__main__":
