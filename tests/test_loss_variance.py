@@ -112,7 +112,7 @@ def test_bad_input_is_said():
     state = evidence_of(LOSSES)
     with pytest.raises(InputError, match=r"\(5, samples\).*found \(4, 300\)"):
         extend(state, LOSSES[:4])
-    with pytest.raises(InputError, match="found 'form'"):
+    with pytest.raises(InputError, match="found form"):
         estimate_loss_variance(state, "form")
     with pytest.raises(InputError, match=r"found 1\.5"):
         estimate_loss_variance(state, level=1.5)

@@ -170,10 +170,10 @@ def watcher(problem: Problem, config: Any) -> Callable[[Params, int, int], Array
     arrived, and what is said of new samples is from their losses.
 
     ``look_k`` are the samples met, ``loss_variance`` [3] is E_q S² of the new ones, ``effective``
-    its effective sample size, ``law`` [3] K of the order law, ``exceedance`` [3] K of Definition 4
-    over orders, ``stop`` the decision. ``loss_variance_seen`` is E_q S² of the samples that the
-    network has been trained on, NaN before it is. [3] is low, value, high, infinite beyond all
-    numbers. Along eigenvectors there are ``eigenvalues`` [d] and ``theorem1`` (see ``moved``).
+    and ``trend`` as of ``LossVariance``, ``law`` [3] K of the order law, ``exceedance`` [3] K of
+    Definition 4 over orders, ``stop`` the decision. ``loss_variance_seen`` is E_q S² of the samples
+    that the network has been trained on, NaN before it is. [3] is low, value, high, infinite beyond
+    all numbers. Along eigenvectors there are ``eigenvalues`` [d] and ``theorem1`` (see ``moved``).
 
     A monitor's evidence belongs to fixed points, so it starts from nothing at each look: the
     directions through ``params`` are found, and the samples are streamed through it at new points,
@@ -264,6 +264,7 @@ def _numbers(said: Decision) -> Arrays:
     return {
         "loss_variance": np.asarray(variance.interval),
         "effective": np.asarray(variance.effective),
+        "trend": np.asarray(variance.trend),
         "law": _sizes(said.law),
         "exceedance": _sizes(said.exceedance),
         "stop": np.asarray(said.stop),

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from experiments.common.run_folder import plain
-from experiments.common.tables import as_text, between
+from experiments.common.tables import TREND_WORDS, as_text, between, trend
 from jaxscape.lab.style import PREFIX, canvas, colour, legend
 
 METRICS = ("test_accuracy", "test_loss")
@@ -59,6 +59,7 @@ def paper_stop(arrays: dict[str, np.ndarray], tolerance: float) -> dict[str, Any
 def _look(arrays: dict[str, np.ndarray], row: int) -> dict[str, Any]:
     k = int(arrays["look_k"][row])
     entry = {"k": k, "effective_samples": plain(arrays["effective"][row])}
+    entry["trend"] = plain(arrays["trend"][row])
     for name in ("loss_variance", "law", "exceedance", "loss_variance_seen", "theorem1"):
         if name in arrays:
             entry[name] = plain(arrays[name][row])
@@ -96,15 +97,16 @@ def _scores(arrays: dict[str, np.ndarray], name: str) -> dict[str, Any]:
 
 def text(found: dict[str, Any]) -> str:
     """All that the command prints of its summary."""
-    parts = _verdict(found), _table(found["looks"]), WORDS, _comparison(found)
+    words = f"{WORDS}\n{TREND_WORDS}"
+    parts = _verdict(found), _table(found["looks"]), words, _comparison(found)
     return "\n\n".join(part if isinstance(part, str) else as_text(part) for part in parts)
 
 
 def _table(looks: list[dict[str, Any]]) -> list[list[str]]:
     """A row per look."""
     score = next(name for name in METRICS if name in looks[0])
-    rows = [["samples", score.replace("_", " "), "E S², 90 %", "effective", "seen"]]
-    rows[0] += ["K, any order, 90 %", "the monitor"]
+    rows = [["samples", score.replace("_", " "), "E S², 90 %", "effective", "trend"]]
+    rows[0] += ["seen", "K, any order, 90 %", "the monitor"]
     eigen = "theorem1" in looks[0]
     rows[0] += ["λ_1", "Theorem 1"] if eigen else []
     for entry in looks:
@@ -113,7 +115,7 @@ def _table(looks: list[dict[str, Any]]) -> list[list[str]]:
         rows.append([
             f"{entry['k']:,}", _value(score, entry[score]), f"{level}, {low} to {high}",
             "-" if effective is None else f"{effective:,.0f}",
-            "-" if seen is None else f"{seen:.3g}",
+            trend(entry["trend"]), "-" if seen is None else f"{seen:.3g}",
             between(entry["exceedance"][::2]), "stop" if entry["stop"] else "go on",
         ])  # fmt: skip
         if eigen:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from experiments.common.run_folder import plain
-from jaxscape.loss_variance import two_sided
+from jaxscape.loss_variance import TREND, two_sided
 
 FROM = 100
 """Averages over k leave out the first values, which depend on a handful of samples."""
@@ -23,6 +23,18 @@ PARTS = ("offset", "mixed", "gradient", "curvature")
 
 AGREES = 0.1
 """Ratios of law to Monte-Carlo that are this close to 1 count as agreement."""
+
+TREND_WORDS = f"""\
+trend: how a sample's loss changes with its position, in standard errors of random orders; beyond
+±{TREND} (marked !) the samples are in an order, and intervals say nothing of others."""
+
+
+def trend(value: float | None) -> str:
+    """A trend as a cell of a table."""
+    if value is None:
+        return "-"
+    return f"{value:+.1f}" + ("!" if abs(value) > TREND else "")
+
 
 VERDICTS = {True: "holds", False: "does not hold", None: "cannot tell"}
 

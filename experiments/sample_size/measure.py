@@ -22,7 +22,8 @@ from jaxscape.sample_size import SufficientSize
 PARTS = ("delta", "centered")
 
 Said = dict[str, Array]
-"""``loss_variance``, ``law``, ``distance``, ``exceedance`` [2, *r, 3], ``effective`` [2, *r]."""
+"""``loss_variance``, ``law``, ``distance``, ``exceedance`` [2, *r, 3], ``effective`` and ``trend``
+[2, *r]."""
 
 
 class Question(NamedTuple):
@@ -146,6 +147,7 @@ def _answer(part: str, question: Question, state: Evidence) -> Said:
     return {
         "loss_variance": levels,
         "effective": found.effective,
+        "trend": found.trend,
         "law": _number(js.increment_size(levels, question.tolerance)),
         "distance": _number(js.distance_size(levels, question.epsilon)),
         "exceedance": jnp.stack([_number(size) for size in last]),

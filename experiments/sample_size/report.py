@@ -55,6 +55,7 @@ def _answer(sizes: np.ndarray, arrays: dict[str, np.ndarray], most: int) -> dict
             {
                 "samples": int(size),
                 "effective_samples": plain(arrays["own_effective"][i]),
+                "trend": plain(arrays["own_trend"][i]),
                 **{key: plain(arrays[f"own_{key}"][i]) for key in QUANTITIES},
                 "coverage": shares(np.arange(len(sizes)) == i),
             }
@@ -73,7 +74,8 @@ def text(summary: dict[str, Any]) -> str:
     tolerance, epsilon = summary["tolerance"], summary["epsilon"]
     lines = [f"K: Δ_k stays below {tolerance:g} (squared units of the loss); K_ε: the landscape is",
              f"within ε = {epsilon:g} of the population's; held: share of random orders whose",
-             "interval held the truth, of K over orders in which it is reached"]  # fmt: skip
+             "interval held the truth, of K over orders in which it is reached;",
+             tables.TREND_WORDS]  # fmt: skip
     for answer in summary["answers"]:
         lines += ["", f"σ = {answer['sigma']:g}, {NAMES[answer['part']]}"]
         lines += [tables.as_text(_table(answer, summary["num_samples"])), ""]
@@ -86,14 +88,15 @@ def _table(answer: dict[str, Any], n: int) -> list[list[str]]:
 
     "held" alone is of the random orders' pilots.
     """
-    rows = [["pilot", "E S²", "90 %", "held", "effective", "K, order law, 90 %"]]
-    rows[0] += [f"K, run of {n:,}, 90 %", "held", "K_ε, 90 %"]
+    rows = [["pilot", "E S²", "90 %", "held", "effective", "trend"]]
+    rows[0] += ["K, order law, 90 %", f"K, run of {n:,}, 90 %", "held", "K_ε, 90 %"]
     for pilot in answer["pilots"]:
         low, value, high = ("any" if x is None else f"{x:.3g}" for x in pilot["loss_variance"])
         held = pilot["coverage"]
         rows.append([
             f"{pilot['samples']:,}", value, f"{low} to {high}", _share(held["loss_variance"]),
-            f"{pilot['effective_samples'] or 0:,.0f}", tables.between(pilot["law"][::2]),
+            f"{pilot['effective_samples'] or 0:,.0f}", tables.trend(pilot["trend"]),
+            tables.between(pilot["law"][::2]),
             tables.between(pilot["exceedance"][::2]), _share(held["exceedance"]),
             tables.between(pilot["distance"][::2]),
         ])  # fmt: skip
@@ -101,7 +104,7 @@ def _table(answer: dict[str, Any], n: int) -> list[list[str]]:
     last = f"this run: {truth['exceedance']:,.0f}" if truth["exceedance"] < n else "not reached"
     law, distance = (tables.count(truth[name]) for name in ("law", "distance"))
     level = f"{truth['loss_variance']:.3g}"
-    return [*rows, [f"all {n:,}", level, "", "", "", law, last, "", distance]]
+    return [*rows, [f"all {n:,}", level, "", "", "", "", law, last, "", distance]]
 
 
 def _coverage_table(answer: dict[str, Any]) -> list[list[str]]:

@@ -18,7 +18,15 @@ from experiments.common.segments import Swept
 from experiments.common.tables import LEVEL
 from jaxscape.lab import train
 from jaxscape.lanczos import Eigenpairs
-from jaxscape.loss_variance import Interval, Terms, mean_interval, terms_of, two_sided
+from jaxscape.loss_variance import (
+    Interval,
+    Terms,
+    evidence_of,
+    mean_interval,
+    terms_of,
+    trend_of,
+    two_sided,
+)
 from jaxscape.reductions import Delta
 from jaxscape.sample_size import SufficientSize
 from jaxscape.trees import num_parameters
@@ -103,6 +111,7 @@ def summary_of(
         "train_loss": float(arrays["loss_at_origin"].mean(dtype=np.float64)),
         **_tests(problem, params),
         "near_sigma": near_sigma(arrays),
+        "trend": float(trend_of(evidence_of(arrays["loss_at_origin"][None]).moments)),
         "fresh": fresh_words(problem),
         "whole_sequences": dataset.has_tokens,
         "unit": f"{problem.unit}²",

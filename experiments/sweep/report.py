@@ -14,7 +14,7 @@ from experiments.common.run_folder import Record
 from experiments.sweep.measure import RISE, level_of
 from jaxscape.lab import plot
 from jaxscape.lab.plot import LATE
-from jaxscape.loss_variance import TRUSTED
+from jaxscape.loss_variance import TREND, TRUSTED
 
 MARK = "* within the last 5 % of the samples: too few follow to tell whether it lasts"
 
@@ -72,7 +72,14 @@ def tell(found: dict[str, Any]) -> None:
 
 def verdicts(found: dict[str, Any]) -> list[str]:
     """The answer to the question of the title at every sigma, in words."""
-    return [_verdict(entry, found) for entry in found["sigmas"]]
+    said = [_verdict(entry, found) for entry in found["sigmas"]]
+    if abs(found["trend"]) > TREND:
+        said.append(
+            f"These samples are in an order: their loss at w* has a trend of {found['trend']:+.1f} "
+            f"standard errors (random orders: ±{TREND}). K is of this order; what is said of any "
+            "order, or of the mean over orders, is of the same samples shuffled."
+        )
+    return said
 
 
 def _verdict(entry: dict[str, Any], found: dict[str, Any]) -> str:

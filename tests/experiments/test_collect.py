@@ -289,7 +289,7 @@ def test_the_recent_mean_is_over_the_last_tenth_of_the_arrivals():
         "stopped_test_loss": 1 + loss[10:],
     }
     arrays |= {"final_test_loss": loss, "stopped_final_test_loss": loss}
-    looks = {"effective": [9.0], "stop": [True], "loss_variance_seen": [1.0]}
+    looks = {"effective": [9.0], "trend": [0.5], "stop": [True], "loss_variance_seen": [1.0]}
     looks |= {name: np.ones((1, 3)) for name in ("loss_variance", "law", "exceedance")}
     found = report.summarise(arrays | looks, 1e-3)["test_loss"]
     np.testing.assert_allclose(found["recent_all"], (loss[27] + loss[28] + loss[29]) / 3)

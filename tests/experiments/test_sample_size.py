@@ -66,6 +66,10 @@ def test_pilots_and_all_samples_equal_numpy(finished):
             np.testing.assert_allclose(
                 arrays["own_loss_variance"][row, part, :, 1], levels, rtol=1e-5
             )
+            sizes = np.log(np.abs(losses[:5]).mean(0))
+            for n, found in zip(arrays["pilot"], arrays["own_trend"][row, part], strict=True):
+                trend = np.corrcoef(np.arange(n), sizes[:n])[0, 1] * np.sqrt(n - 1)
+                np.testing.assert_allclose(found, trend, atol=0.01)
             level = everything.var(1, ddof=1).mean()
             np.testing.assert_allclose(arrays["true_loss_variance"][row, part, 1], level, rtol=1e-5)
             k = np.arange(1, 10**6, dtype=np.float64)

@@ -75,6 +75,8 @@ def test_the_curves_match_a_float64_loop_over_the_same_points(clouds, finished):
     at_origin = flax_losses64(space.origin, found.samples)
     np.testing.assert_allclose(arrays["loss_at_origin"], at_origin, rtol=1e-4)
     np.testing.assert_allclose(summary["train_loss"], at_origin.mean(), rtol=1e-5)
+    trend = np.corrcoef(np.arange(250), np.log(at_origin))[0, 1] * np.sqrt(249)
+    np.testing.assert_allclose(summary["trend"], trend, atol=0.01)
     np.testing.assert_array_equal(arrays["eigenvalues"], pairs.values)
     for theta in arrays["coordinates"][1]:
         assert np.all(theta != 0)  # every direction is used
@@ -134,14 +136,26 @@ def entry_of(**changed):
     ],
 )  # fmt: skip
 def test_the_answer_in_words_follows_from_the_numbers(changed, words):
-    found = {"num_samples": 100, "unit": "nats²", "train_loss": 0.5, "fresh": "9 held out"}
+    found = {
+        "num_samples": 100,
+        "unit": "nats²",
+        "train_loss": 0.5,
+        "fresh": "9 held out",
+        "trend": 3.0,
+    }
     (said,) = report.verdicts(found | {"sigmas": [entry_of(**changed)]})
     for word in words:
         assert word in said
 
 
+def test_samples_in_an_order_are_said_to_be():
+    found = {"num_samples": 100, "unit": "nats²", "train_loss": 0.5, "fresh": "9 held out"}
+    _, said = report.verdicts(found | {"sigmas": [entry_of()], "trend": -7.24})
+    assert "a trend of -7.2 standard errors" in said
+
+
 def test_the_answer_without_new_samples_or_without_any_loss():
-    found = {"num_samples": 100, "unit": "loss²", "train_loss": 0.0, "fresh": ""}
+    found = {"num_samples": 100, "unit": "loss²", "train_loss": 0.0, "fresh": "", "trend": 0.0}
     entry = {k: v for k, v in entry_of(mean_loss=0.0).items() if not k.startswith("fresh_")}
     (said,) = report.verdicts(found | {"sigmas": [entry]})
     assert "there are none" in said
