@@ -176,7 +176,8 @@ def equinox_loss(params, batch):
     return js.losses.cross_entropy(logits, batch["y"])
 
 
-curves["Equinox"] = look(equinox_loss, fit(Partial(equinox_loss), params))
+equinox_trained = fit(Partial(equinox_loss), params)
+curves["Equinox"] = look(equinox_loss, equinox_trained)
 
 # %% [markdown]
 # ## Haiku
@@ -259,6 +260,49 @@ last_loss = Partial(with_body, (body, statistics))
 last_layer = look(last_loss, last)
 count = sum(leaf.size for leaf in jax.tree.leaves(last))
 print(f"last layer, {count} parameters: E S² {last_layer.loss_variance.mean():.3g} nats²")
+
+# %% [markdown]
+# ## A training run on the Hessian's plane
+#
+# Keep parameters while you train. `coordinates_of` projects each onto the plane of the two leading
+# eigenvectors of the Hessian at the last one. Two runs from one start, of Adam and of gradient
+# descent, are drawn on the plane of Adam's end. A dot is where the plane is closest to a network.
+# The colours are losses in the plane, not along the run.
+
+
+# %%
+def run(optimizer, params, steps=STEPS, kept=20):
+    """The parameters at ``kept`` moments of a training run, stacked."""
+
+    def step(carry, _):
+        params, state = carry
+        gradient = jax.grad(lambda params: equinox_loss(params, data).mean())(params)
+        update, state = optimizer.update(gradient, state)
+        return (optax.apply_updates(params, update), state), None
+
+    def some(carry, _):
+        carry, _ = jax.lax.scan(step, carry, length=steps // kept)
+        return carry, carry[0]
+
+    start = params, optimizer.init(params)
+    return jax.jit(lambda start: jax.lax.scan(some, start, length=kept)[1])(start)
+
+
+runs = {"Adam": run(optimizer, params), "gradient descent": run(optax.sgd(0.3), params)}
+end = jax.tree.map(lambda leaf: leaf[-1], runs["Adam"])
+plane = js.hessian_subspace(key, equinox_loss, end, data, dim=2)
+paths = {name: np.asarray(jax.vmap(plane.coordinates_of)(points)) for name, points in runs.items()}
+reach = 1.2 * max(np.abs(path).max() for path in paths.values())
+steps = np.linspace(-reach, reach, 41)
+sheet = js.surface(equinox_loss, js.grid(plane, reach, 41), data, ks=(100, SAMPLES))
+each = zip(sheet.k.tolist(), np.asarray(sheet.loss).reshape(-1, 41, 41), strict=True)
+panels = {f"k = {k}": loss for k, loss in each}
+words = {"title": "L_k around Adam's end, two spirals", "quantity": "mean loss (nats)"}
+plot.contours(steps, panels, path=paths, **words)
+
+# %% [markdown]
+# `plot.reliefs` takes the same arguments. `plot.write_vtk("loss.vtk", steps, panels)` writes the
+# panels for ParaView, and `np.savez("loss.npz", **sheet._asdict())` for NumPy.
 
 # %% [markdown]
 # ## Under your `jit` and `vmap`

@@ -52,6 +52,20 @@ def your_model(found):
         k = np.asarray(curve.k, np.float64)
         level = np.mean(k * (k + 1) * curve.mean)  # exactly, whatever the network
         np.testing.assert_allclose(curve.loss_variance.mean(), level, rtol=1e-3)
+    rows = np.concatenate(
+        [
+            np.asarray(leaf, np.float64).reshape(2, -1)
+            for leaf in jax.tree.leaves(found.plane.basis)
+        ],
+        1,
+    )
+    for name, points in found.runs.items():  # the closest points of the plane
+        flat = [np.asarray(x, np.float64).reshape(len(x), -1) for x in jax.tree.leaves(points)]
+        end = [np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(found.end)]
+        offsets = np.concatenate(flat, 1) - np.concatenate(end)
+        closest = np.linalg.lstsq(rows.T, offsets.T)[0].T
+        np.testing.assert_allclose(found.paths[name], closest, rtol=1e-3, atol=1e-5)
+    np.testing.assert_array_equal(found.paths["Adam"][-1], 0)
     alone = found.curves["Haiku"].loss_variance.mean()
     np.testing.assert_allclose(found.after, alone, rtol=1e-4)
 

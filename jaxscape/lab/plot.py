@@ -17,6 +17,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 from mpl_toolkits.mplot3d import Axes3D
+from scipy.interpolate import RegularGridInterpolator
 
 from jaxscape.lab.style import (
     COLOURS,
@@ -249,13 +250,20 @@ def eigenvalues(
     return figure
 
 
+Steps = Float[np.ndarray, "a"] | Float[np.ndarray, "2 a"] | Sequence[Float[np.ndarray, "_"]]
+"""Coordinates along both directions: one array for both alike, or one for each, of any lengths."""
+
+Paths = Float[np.ndarray, "T 2"] | Mapping[str, Float[np.ndarray, "_ 2"]]
+"""Coordinates of a network after each epoch of its training; of several runs, by their names."""
+
+
 def contours(
-    steps: Float[np.ndarray, "*both a"],
-    sheets: Mapping[str, Float[np.ndarray, "a a"]],
+    steps: Steps,
+    sheets: Mapping[str, Float[np.ndarray, "a b"]],
     *,
     title: str,
     quantity: str | Sequence[str],
-    path: Float[np.ndarray, "T 2"] | None = None,
+    path: Paths | None = None,
 ) -> Figure:
     """Every named sheet z[i, j] at (steps[0, i], steps[1, j]) in colour, with lines of equal z.
 
@@ -264,30 +272,41 @@ def contours(
     then says.
 
     Args:
-        steps: coordinates along both directions: [a] of both alike, or [2, a].
-        sheets: a panel each.
+        steps: the grid's coordinates; a grid need not be square.
+        sheets: a panel each, such as a row of ``js.surface(...).loss``, reshaped to the grid. What
+            is not finite stays white.
         title: of the figure.
         quantity: what z is, with its unit; for all panels, or for each.
-        path: coordinates of the network after each epoch of its training.
+        path: where the network was, or several.
     """
     figure, panels = canvas(title, *AXES, list(sheets))
-    trained: Keywords = {"color": "w", "lw": 1.2, "marker": "o", "ms": 3.5, "mec": "k", "mew": 0.5}
     with matplotlib.rc_context(STYLE):
         quantities = _each(quantity, len(sheets))
         scales = _scales(quantities, list(sheets.values()))
         shared = len(set(scales)) == len(set(quantities))
         for row, (axes, sheet) in enumerate(zip(panels, sheets.values(), strict=True)):
             _contour(figure, axes, _both(steps), sheet, quantities[row], scales[row])
-            if path is not None:
-                axes.plot(*path.T, label="training, an epoch a dot", **trained)
+            for name, points, look in _named(path):
+                axes.plot(*points.T, label=name, **look)
             axes.plot(0, 0, "+", color="w", ms=13, mew=3.5)
             axes.plot(0, 0, "+", color="k", ms=11, mew=1.6, label="trained point")
     legend(figure, "" if shared else "colours differ between panels")
     return figure
 
 
-def _both(steps: Float[np.ndarray, "*both a"]) -> Float[np.ndarray, "2 a"]:
-    return np.broadcast_to(steps, (2, np.shape(steps)[-1]))
+def _both(steps: Steps) -> Sequence[Float[np.ndarray, "_"]]:
+    return [np.asarray(steps)] * 2 if np.ndim(steps[0]) == 0 else [*map(np.asarray, steps)]
+
+
+def _named(path: Paths | None) -> list[tuple[str, Float[np.ndarray, "T 2"], Keywords]]:
+    """Each path with its name and its look: a single one white, several in colours."""
+    if path is None:
+        return []
+    runs = path if isinstance(path, Mapping) else {"training, an epoch a dot": path}
+    look: Keywords = {"lw": 1.2, "marker": "o", "ms": 3.5, "mec": "k", "mew": 0.5}
+    colours = ["w"] if len(runs) == 1 else [colour(row) for row in range(len(runs))]
+    each = zip(runs.items(), colours, strict=True)
+    return [(name, points, look | {"color": shade}) for (name, points), shade in each]
 
 
 def _each(quantity: str | Sequence[str], num: int) -> Sequence[str]:
@@ -295,7 +314,7 @@ def _each(quantity: str | Sequence[str], num: int) -> Sequence[str]:
 
 
 def _scales(
-    quantities: Sequence[str], sheets: Sequence[Float[np.ndarray, "a a"]]
+    quantities: Sequence[str], sheets: Sequence[Float[np.ndarray, "_ _"]]
 ) -> list[tuple[float, float, bool]]:
     """The range of each sheet's colours, of all sheets of a quantity unless some lie apart."""
     own, found = [_scale(sheet) for sheet in sheets], []
@@ -312,8 +331,8 @@ def _scales(
 def _contour(
     figure: Figure,
     axes: Axes,
-    steps: np.ndarray,
-    sheet: Float[np.ndarray, "a a"],
+    steps: Sequence[np.ndarray],
+    sheet: Float[np.ndarray, "a b"],
     quantity: str,
     scale: tuple[float, float, bool],
 ) -> None:
@@ -325,14 +344,14 @@ def _contour(
         levels = (np.geomspace if is_log else np.linspace)(low, high, 13)[1:-1]
         axes.contour(*steps, sheet.T, levels=levels, colors="w", linewidths=0.5, alpha=0.7)
     axes.grid(False)
-    axes.set(xlim=steps[0, [0, -1]], ylim=steps[1, [0, -1]])
+    axes.set(xlim=steps[0][[0, -1]], ylim=steps[1][[0, -1]])
     bar = figure.colorbar(mesh, ax=axes, label=quantity)
     if is_log and high >= 100 * low:
         bar.locator = LogLocator(numticks=7)
         bar.minorticks_off()
 
 
-def _scale(sheet: Float[np.ndarray, "a a"]) -> tuple[float, float, bool]:
+def _scale(sheet: Float[np.ndarray, "a b"]) -> tuple[float, float, bool]:
     """The range of the finite values of a sheet, logarithmic (True) where none is below 0."""
     finite = sheet[np.isfinite(sheet)]
     positive = finite[finite > 0]
@@ -342,17 +361,18 @@ def _scale(sheet: Float[np.ndarray, "a a"]) -> tuple[float, float, bool]:
 
 
 def reliefs(
-    steps: Float[np.ndarray, "*both a"],
-    sheets: Mapping[str, Float[np.ndarray, "a a"]],
+    steps: Steps,
+    sheets: Mapping[str, Float[np.ndarray, "a b"]],
     *,
     title: str,
     quantity: str | Sequence[str],
+    path: Paths | None = None,
     is_log: bool = True,
 ) -> Figure:
     """Every named sheet as a surface in three dimensions; see ``contours``.
 
-    A dot marks the trained point. Heights are decimal logarithms where no value is below 0, or as
-    they are without ``is_log``.
+    A dot marks the trained point; a path lies on the surface. Heights are decimal logarithms where
+    no value is below 0, or as they are without ``is_log``.
     """
     columns = min(len(sheets), 2)
     rows = -(-len(sheets) // columns)
@@ -362,12 +382,19 @@ def reliefs(
         quantities = _each(quantity, len(sheets))
         for number, (name, sheet) in enumerate(sheets.items()):
             axes = figure.add_subplot(rows, columns, number + 1, projection="3d", title=name)
-            _relief(axes, _both(steps), sheet, quantities[number], is_log)
+            _relief(axes, _both(steps), sheet, quantities[number], path, is_log)
+        if path is not None:
+            legend(figure, "")
     return figure
 
 
 def _relief(
-    axes: Axes3D, steps: np.ndarray, sheet: Float[np.ndarray, "a a"], quantity: str, wanted: bool
+    axes: Axes3D,
+    steps: Sequence[np.ndarray],
+    sheet: Float[np.ndarray, "a b"],
+    quantity: str,
+    path: Paths | None,
+    wanted: bool,
 ) -> None:
     (low, _, is_log), heights, label = _scale(sheet), sheet, quantity
     power = int(np.floor(np.log10(max(np.nanmax(np.abs(sheet)), np.finfo(np.float32).tiny))))
@@ -377,7 +404,10 @@ def _relief(
         heights, label = np.log10(np.maximum(sheet, low)), rf"$\log_{{10}}$ {quantity}"
     look: Keywords = {"cmap": "viridis", "lw": 0, "rstride": 1, "cstride": 1, "rasterized": True}
     axes.plot_surface(*np.meshgrid(*steps, indexing="ij"), heights, **look)
-    origin = tuple(np.abs(steps).argmin(1))
+    at = RegularGridInterpolator(steps, heights, bounds_error=False)
+    for name, points, style in _named(path):
+        axes.plot(*points.T, at(points), label=name, zorder=9, **style)
+    origin = tuple(int(np.abs(along).argmin()) for along in steps)
     axes.plot(0, 0, heights[origin], "o", color="k", ms=5, zorder=10)
     axes.set(xlabel=AXES[0], ylabel=AXES[1])
     for axis in (axes.xaxis, axes.yaxis):
@@ -385,6 +415,27 @@ def _relief(
     axes.set_zlabel(label, labelpad=7)
     axes.view_init(elev=32, azim=-55)
     axes.set_box_aspect(None, zoom=0.85)
+
+
+def write_vtk(
+    path: str | Path, steps: Steps, sheets: Mapping[str, Float[np.ndarray, "a b"]]
+) -> None:
+    """Write sheets as a legacy VTK file, for ParaView: *Warp By Scalar* makes a relief of one.
+
+    Args:
+        path: of the file, ``*.vtk``.
+        steps, sheets: as for ``contours``; each sheet is an array of the grid's points.
+    """
+    first, second = _both(steps)
+    lines = ["# vtk DataFile Version 3.0", "loss surface", "ASCII", "DATASET RECTILINEAR_GRID"]
+    lines.append(f"DIMENSIONS {len(first)} {len(second)} 1")
+    for axis, along in zip("XYZ", (first, second, np.zeros(1)), strict=True):
+        lines += [f"{axis}_COORDINATES {len(along)} double", " ".join(f"{x:.9g}" for x in along)]
+    lines.append(f"POINT_DATA {len(first) * len(second)}")
+    for name, sheet in sheets.items():
+        lines += [f"SCALARS {'_'.join(name.split())} double 1", "LOOKUP_TABLE default"]
+        lines += [f"{value:.9g}" for value in sheet.ravel(order="F")]  # the first axis runs fastest
+    Path(path).write_text("\n".join([*lines, ""]))
 
 
 def name_data(figure: Figure, dataset: str, *, fallback: bool = False) -> Figure:

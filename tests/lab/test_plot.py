@@ -3,6 +3,7 @@
 import warnings
 
 import matplotlib
+import meshio
 import numpy as np
 import pytest
 from drawing import heavy_tailed
@@ -166,6 +167,37 @@ def test_contours_place_values_at_their_coordinates():
         np.testing.assert_array_equal(drawn.get_xydata(), path)
     logarithmic = [panel.collections[0].norm.__class__.__name__ for panel in panels.values()]
     assert logarithmic == ["LogNorm", "Normalize"]
+
+
+def test_a_grid_need_not_be_square_and_several_runs_lie_on_it():
+    first, second = np.linspace(-1, 1, 5), np.linspace(0, 3, 4)
+    sheet = first[:, None] + 10.0 * second
+    runs = {"one": np.array([[0.5, 1.0], [0.0, 0.0]]), "two": np.array([[-1.0, 3.0], [0.0, 0.0]])}
+    common = {"title": "Loss", "quantity": "loss", "path": runs}
+    flat = plot.contours([first, second], {"plane": sheet}, **common).axes[0]
+    mesh = flat.collections[0]
+    corners = mesh.get_coordinates().reshape(-1, 2)
+    np.testing.assert_allclose(mesh.get_array().ravel(), corners @ [1, 10])
+    raised = plot.reliefs([first, second], {"plane": sheet}, is_log=False, **common).axes[0]
+    for name, points in runs.items():
+        np.testing.assert_array_equal(named(flat)[name].get_xydata(), points)
+        heights = named(raised)[name].get_data_3d()[2]
+        np.testing.assert_allclose(heights, points @ [1, 10])
+    assert named(flat)["one"].get_color() != named(flat)["two"].get_color()
+
+
+def test_a_vtk_file_holds_each_value_at_its_place(tmp_path):
+    first, second = np.array([-1.0, 0.0, 2.0]), np.array([0.5, 4.0])
+    sheets = {"L 10": first[:, None] + 10 * second, "L 20": first[:, None] * second}
+    sheets["L 20"][1, 1] = np.nan
+    plot.write_vtk(tmp_path / "loss.vtk", [first, second], sheets)
+    found = meshio.read(tmp_path / "loss.vtk")
+    for name, sheet in sheets.items():
+        for (x, y, _), z in zip(
+            found.points, found.point_data[name.replace(" ", "_")], strict=True
+        ):
+            want = sheet[np.flatnonzero(first == x)[0], np.flatnonzero(second == y)[0]]
+            np.testing.assert_equal(float(np.ravel(z)[0]), want)
 
 
 def test_reliefs_mark_the_height_of_the_trained_point():
