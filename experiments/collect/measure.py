@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float
 
 import jaxscape as js
@@ -18,7 +17,7 @@ from experiments.common.problem import Problem, tests_of
 from experiments.common.tables import stacked
 from jaxscape import InputError, reductions
 from jaxscape.lab import checkpoint
-from jaxscape.lab.train import State, descend, drawn, mean_loss
+from jaxscape.lab.train import State, adam, descend, drawn, mean_loss
 from jaxscape.loss_variance import Interval
 from jaxscape.monitor import Decision
 from jaxscape.types import Batch, Matvec, Params, PerSampleLoss, Probe
@@ -106,7 +105,7 @@ def trainer(problem: Problem, config: Any) -> tuple[State, Train]:
     ``jaxscape.lab.train.drawn``. Of two networks, the steps after the same arrival have the same
     keys, whatever their k.
     """
-    optimizer = optax.adam(config.learning_rate)
+    optimizer = adam(config.learning_rate, config.weight_decay)
     each = steps(problem, config)
 
     @jax.jit

@@ -50,7 +50,7 @@ def fit(
         return train.fit(
             problem.keys["train"], problem.loss, problem.initial, samples,
             epochs=config.epochs, batch_size=config.batch_size,
-            learning_rate=config.learning_rate, on_epoch=on_epoch,
+            learning_rate=config.learning_rate, weight_decay=config.weight_decay, on_epoch=on_epoch,
         ).params  # fmt: skip
 
 

@@ -208,7 +208,8 @@ class Bench:
         with progress("networks", config.epochs, "epochs") as advance:
             return train.fit(
                 key, loss, params, samples, epochs=config.epochs, batch_size=config.batch_size,
-                learning_rate=config.learning_rate, on_epoch=lambda *_: advance(1), **more,
+                learning_rate=config.learning_rate, weight_decay=config.weight_decay,
+                on_epoch=lambda *_: advance(1), **more,
             )  # fmt: skip
 
     def networks(self, count: int, samples: Batch) -> train.Fitted:

@@ -122,6 +122,7 @@ def _refit(
         epochs=config.epochs,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
         # a CPU's cache holds the state of one network
         together=config.together or (1 if jax.default_backend() == "cpu" else num),
         on_epoch=on_epoch,

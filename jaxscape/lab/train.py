@@ -55,6 +55,7 @@ def fit(
     epochs: int,
     batch_size: int,
     learning_rate: float,
+    weight_decay: float = 0.0,
     ks: Sequence[int] | Int[np.ndarray, "R"] | None = None,
     together: int | None = None,
     on_epoch: Callable[[int, Params], Any] | None = None,
@@ -73,6 +74,7 @@ def fit(
         epochs: at least 0.
         batch_size: the largest number of samples in a step.
         learning_rate: above 0.
+        weight_decay: as for ``adam``.
         ks: network r sees only the first ``ks[r]`` samples, in as many steps as the others.
         together: how many of R networks run under one ``jax.vmap``, group after group; by default
             ``group_size``.
@@ -86,6 +88,8 @@ def fit(
         raise InputError(f"expected at least 0 epochs, found {epochs}; raise --epochs")
     if not 0 < learning_rate < float("inf"):
         raise InputError(f"expected a learning rate above 0, found {learning_rate}; change it")
+    if not 0 <= weight_decay < float("inf"):
+        raise InputError(f"expected a weight decay of at least 0, found {weight_decay}; change it")
     if together is not None and together < 1:
         raise InputError(f"expected together of at least 1, found {together}; raise it")
     single = key.ndim == 0  # then a stack of one network, whose axis is dropped in the end
@@ -99,8 +103,8 @@ def fit(
     n, bound = losses.ready(loss, _first(params), data)
     seen = None if ks is None else _check_ks(np.asarray(ks), num, n)
     together = min(num, together or group_size(jax.default_backend(), params))
-    run = partial(_epoch, batch_size, learning_rate, together, bound)
-    states = State(params, jax.vmap(optax.adam(learning_rate).init)(params))
+    run = partial(_epoch, batch_size, (learning_rate, weight_decay), together, bound)
+    states = State(params, jax.vmap(adam(learning_rate, weight_decay).init)(params))
     epoch_keys = jax.vmap(lambda key: jax.random.split(key, epochs), out_axes=1)(keys)
     means = np.zeros((epochs, num), np.float32)
     for number, step_keys in enumerate(epoch_keys, start=1):
@@ -114,15 +118,25 @@ def fit(
     return Fitted(_first(states.params), means[:, 0]) if single else Fitted(states.params, means)
 
 
+def adam(learning_rate: float, weight_decay: float = 0.0) -> optax.GradientTransformation:
+    """Adam on the mean loss plus (λ/2)‖w‖², λ the weight decay.
+
+    λ w is added to the gradient before Adam scales it, so that the minimum is that of this sum. The
+    decoupled decay of AdamW shrinks w beside Adam's step and has no such loss.
+    """
+    steps = optax.adam(learning_rate)
+    return optax.chain(optax.add_decayed_weights(weight_decay), steps) if weight_decay else steps
+
+
 @partial(jax.jit, static_argnums=range(3))
 def _epoch(
-    batch_size: int, learning_rate: float, together: int, loss: PerSampleLoss,
+    batch_size: int, rates: tuple[float, float], together: int, loss: PerSampleLoss,
     states: State, keys: Key[Array, "R"], data: Batch, ks: Int[Array, "R"] | None,
 ) -> tuple[State, Float[Array, "R"]]:  # fmt: skip
     """One epoch of R networks, ``together`` at a time."""
     n = length_of(data)
     steps = len(cut(n, batch_size).starts)
-    optimizer = optax.adam(learning_rate)
+    optimizer = adam(*rates)
 
     def one(network: tuple[State, Array, Array | None]) -> tuple[State, Float[Array, ""]]:
         state, key, k = network

@@ -33,6 +33,7 @@ pytestmark = pytest.mark.usefixtures("in_haste")
         (["--epochs", "-1"], "--epochs"),
         (["--batch-size", "0"], "--batch-size"),
         (["--learning-rate", "nan"], "--learning-rate"),
+        (["--weight-decay", "-1"], "--weight-decay"),
         (["--learning-rate", "1e30"], "finite training loss"),
         (["--hidden", "0"], "--hidden"),
         (["--layers", "-1"], "--layers"),

@@ -83,6 +83,16 @@ def test_full_batch_training_finds_the_least_squares_solution():
     assert trained.epoch_losses[0] > 100 * trained.epoch_losses[-1]
 
 
+@pytest.mark.parametrize("decay", [0.1, 1.0])
+def test_weight_decay_finds_the_minimum_of_ridge_regression(decay):
+    start, data, _ = regression()
+    trained = fit(start, data, epochs=1500, batch_size=N, weight_decay=decay)
+    x = np.c_[np.asarray(data["inputs"], np.float64), np.ones(N)]
+    y = np.asarray(data["targets"], np.float64)
+    ridge = np.linalg.solve(x.T @ x / N + decay * np.eye(4), x.T @ y / N)
+    np.testing.assert_allclose(weights(trained.params), ridge, atol=1e-3)
+
+
 @pytest.mark.parametrize("batch_size", [1, 5, 8, 37, 100])
 def test_an_epoch_equals_a_plain_numpy_loop_of_adam(batch_size):
     start, data, _ = regression()
