@@ -124,13 +124,13 @@ def _density(matvec: Matvec, like: Params, keys: Key[Array, "probes"], num_steps
 
     def one(key: Key[Array, ""]) -> Density:
         signs = jax.random.rademacher(key, flat.shape, flat.dtype)
-        nodes, vectors = jnp.linalg.eigh(_tridiagonal(product, signs, num_steps))
+        nodes, vectors = jnp.linalg.eigh(tridiagonal(product, signs, num_steps))
         return Density(nodes, vectors[0] ** 2)
 
     return jax.lax.map(one, keys)
 
 
-def _tridiagonal(
+def tridiagonal(
     matvec: Callable[[Array], Array], start: Float[Array, "p"], steps: int
 ) -> Float[Array, "steps steps"]:
     """T = V H Vᵀ of the Krylov space of ``start``."""

@@ -62,6 +62,7 @@ def unraveling(bench: Bench) -> Record:
         f"mean over {config.orders} orders of {values.shape[-1]:,} samples, k ≥ {first}",
         f"law: M n/(n−1), M the mean absolute deviation; averages (β = {BETA:g}) at k = {first}",
         f"{stuck} of {len(entries)} networks do no better than a constant guess",
+        "depth: hidden layers; a network of L layers in the paper's code has L + 1 of them",
     ]
     return record(arrays, found, table(found), notes, figures)
 
