@@ -123,7 +123,7 @@ def _said(hint: Any) -> str:
     if origin in (Union, UnionType):
         return "a number" if {int, float} & {*parts} else " or ".join({_said(x): 0 for x in parts})
     if hasattr(hint, "dim_str"):
-        key = "prng_key" in hint.dtypes
+        key = isinstance(hint.dtypes, tuple) and "prng_key" in hint.dtypes
         return "a key of jax.random" if key else f"an array of shape ({hint.dim_str})"
     words: dict[Any, str] = {int: "an integer", float: "a number", str: "text", type(None): "None"}
     if origin is Callable:

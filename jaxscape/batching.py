@@ -17,7 +17,7 @@ from jax.extend.core import JaxprEqn, jaxprs_in_params, take_current_trace
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int
 
-from jaxscape.trees import owned, short
+from jaxscape.trees import check_unmasked, owned, short
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
 
@@ -124,7 +124,8 @@ def segments(data: Any) -> Iterator[Batch]:
             raise InputError(
                 f"expected batches of arrays, found {short(batch)}; convert them: np.asarray(x)"
             )
-        yield owned(batch)
+        copied = jax.tree.map(lambda x: jnp.array(x) if isinstance(x, jax.Array) else x, batch)
+        yield jax.block_until_ready(owned(copied))  # an array of JAX may lie in a loader's buffer
 
 
 def length_of(data: Batch) -> int:
@@ -135,6 +136,8 @@ def length_of(data: Batch) -> int:
             "(evaluate, delta, surface, loss_variance); concatenate them first"
         )
     leaves = jax.tree.leaves(data)
+    for leaf in leaves:
+        check_unmasked(leaf)
     bare = [leaf for leaf in leaves if not hasattr(leaf, "shape")]
     if bare:
         raise InputError(

@@ -115,7 +115,10 @@ def ggn_operator(
     check_floating(params)
     n = losses.check(loss, params, data)
     own, outputs = losses.bind(model, working(params), data)
-    chunk = Partial(_ggn_chunk, own, losses.bind(output_loss, outputs, data)[0])
+    held = own, losses.bind(output_loss, outputs, data)[0]
+    w, fresh = jax.eval_shape(working, params), jax.ShapeDtypeStruct((n,), bool)
+    forward = losses.has_forward_mode(_ggn_chunk, *held, w, data, fresh, w)
+    chunk = Partial(_ggn_chunk if forward else _reverse_ggn_chunk, *held)
     return _build(n, chunk, params, data, batch_size, count, mesh)
 
 
@@ -146,6 +149,13 @@ def _ggn_chunk(model, output_loss, params: Params, batch: Batch, fresh: Array, v
     outputs, push = jax.linearize(lambda params: model(params, batch), params)
     curved = _hessian_chunk(output_loss, outputs, batch, fresh, push(vector))
     return jax.linear_transpose(push, params)(curved)[0]
+
+
+def _reverse_ggn_chunk(model, output_loss, params, batch: Batch, fresh: Array, vector: Params):
+    """The same of a model without forward mode: Jv is the transpose of u → Jᵀu."""
+    outputs, pull = jax.vjp(lambda params: model(params, batch), params)
+    pushed = jax.vjp(lambda u: pull(u)[0], jax.tree.map(jnp.zeros_like, outputs))[1](vector)[0]
+    return pull(_reverse_chunk(output_loss, outputs, batch, fresh, pushed))[0]
 
 
 # All arrays are leaves, so ``jit`` takes them as arguments: no data set ends up as a constant of a

@@ -18,6 +18,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxscape.arguments import check_choice, explained
+from jaxscape.losses import bind
 from jaxscape.trees import check_floating, check_key, check_like, num_parameters, working
 from jaxscape.types import InputError, Matvec, Params, Scalar
 
@@ -372,10 +373,11 @@ def hoist(matvec: Matvec, like: Params) -> Matvec:
     of its kind. A plain closure is traced here, each time, so that no array becomes a constant of a
     compiled program nor outlives the call.
     """
-    if not jax.tree_util.all_leaves([matvec]):
+    is_partial = isinstance(matvec, jax.tree_util.Partial)
+    if not is_partial and not jax.tree_util.all_leaves([matvec]):
         return matvec
-    try:
-        return _hoisted(matvec, like)
+    try:  # a method's object may have changed since a partial of it was compiled
+        return bind(matvec, like)[0] if is_partial else _hoisted(matvec, like)
     except jax.errors.TracerArrayConversionError:  # an operator of NumPy's or SciPy's arrays
         image = matvec(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like))
         check_like(image, like, "the operator's product")

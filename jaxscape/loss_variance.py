@@ -13,6 +13,7 @@ for q, the factor m/(m−1) makes it unbiased: z̃_{k+1} = k(k+1) Δ̃_k. ``exte
 ``estimate_loss_variance`` takes their mean, and ``mean_interval`` forms the interval.
 """
 
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -28,8 +29,8 @@ from jaxtyping import Array, Bool, Float, Int, Real
 from jaxscape import batching, prefix, reductions
 from jaxscape.arguments import check_choice, explained
 from jaxscape.prefix import Pair, Prefix
-from jaxscape.sweep import dtype_of, evaluate
-from jaxscape.trees import is_traced
+from jaxscape.sweep import ROUNDING, dtype_of, evaluate
+from jaxscape.trees import is_traced, owned
 from jaxscape.types import Batch, InputError, PerSampleLoss, Probe, Scalar
 
 LARGEST = 1024  # how many of the largest terms are kept
@@ -160,6 +161,14 @@ def _check_evidence(evidence: Evidence) -> None:
             f"expected finite losses, found NaN or infinity for {bad} of {n} samples; lower "
             "sigma, or check the samples and the parameters"
         )
+    size = np.abs(np.asarray(evidence.prefix.mean)).max()
+    spread = np.sqrt(np.asarray(evidence.delta.by_point[0]).max() / (n - 1))
+    if 0 < spread < ROUNDING * np.finfo(evidence.prefix.mean.dtype).eps * size:
+        warnings.warn(
+            f"losses of {size:.3g} differ by {spread:.2g}: their differences have few digits; "
+            "subtract a constant from the loss, or compute in float64",
+            stacklevel=4,
+        )
 
 
 @explained
@@ -186,21 +195,29 @@ def start(num_points: int, dtype: Any = jnp.float32) -> Evidence:
     return Evidence(prefix.start(num_points, dtype), tally, tally, none, jnp.zeros(7, dtype))
 
 
-@jax.jit
 def extend(
-    evidence: Evidence, losses: Float[Array, "m b"], fresh: Bool[Array, "b"] | None = None
+    evidence: Evidence, losses: Float[ArrayLike, "m b"], fresh: Bool[ArrayLike, "b"] | None = None
 ) -> Evidence:
     """Add the fresh ones (default: all) among b samples, whose losses are ℓ(w) at each point.
 
     Raises:
         InputError: losses that do not have one row per point.
     """
-    losses, m = jnp.asarray(losses, evidence.prefix.mean.dtype), evidence.prefix.mean.size
+    losses, m = owned(losses), evidence.prefix.mean.size  # the caller may write into a buffer
+    losses = jnp.asarray(losses, evidence.prefix.mean.dtype)
     if losses.ndim != 2 or losses.shape[0] != m:
         raise InputError(
             f"expected losses of shape ({m}, samples), one row per point, found {losses.shape}; "
             "evaluate every batch at the same points"
         )
+    return _extend(evidence, losses, fresh)
+
+
+@jax.jit
+def _extend(
+    evidence: Evidence, losses: Float[Array, "m b"], fresh: Bool[Array, "b"] | None
+) -> Evidence:
+    m = evidence.prefix.mean.size
     fresh = jnp.ones(losses.shape[1], bool) if fresh is None else fresh
     after, steps = prefix.extend(evidence.prefix, losses, fresh)
     k = steps.k.astype(losses.dtype)

@@ -178,7 +178,8 @@ def isotropic(
     """w ~ N(w*, σ² I_P) over all parameters; raises as ``gaussian`` does."""
     check_floating(params)
     check(num_points, sigma)
-    return IsotropicProbe(owned(params), check_key(key), jnp.asarray(sigma), num_points)
+    params = jax.tree.map(lambda x: x if hasattr(x, "dtype") else jnp.asarray(x), owned(params))
+    return IsotropicProbe(params, check_key(key), jnp.asarray(sigma), num_points)
 
 
 @explained

@@ -266,7 +266,8 @@ def exceedance_size(
             return (here <= -math.log(p)) & (chance <= 1 - p)
 
         size = smallest(holds, tolerance.shape)
-        return SufficientSize(jnp.where(finite, size.k, -1), size.reached & finite)
+        known = finite & size.reached & (tolerance > 0)
+        return SufficientSize(jnp.where(known, size.k, -1), known)
 
     return Interval(
         quantile(terms, jnp.zeros_like(left_out), count, (1 - level) / 2),

@@ -247,8 +247,10 @@ def _filterwise(x: Array, origin: Array, axes: tuple[int, ...] | None) -> Array:
     if axes is None or not x.size:
         return jnp.zeros_like(x)
     others = tuple(axis for axis in range(x.ndim) if axis not in axes)
-    norm, target = (jnp.sqrt(jnp.sum(a**2, others, keepdims=True)) for a in (x, origin))
-    return x * (target / norm)
+    largest = jnp.max(jnp.abs(origin), others, keepdims=True)  # its squares may leave float32
+    scaled = origin / jnp.where(largest > 0, largest, 1)
+    norm, target = (jnp.sqrt(jnp.sum(a**2, others, keepdims=True)) for a in (x, scaled))
+    return x * (target / norm) * largest
 
 
 @explained
@@ -391,6 +393,8 @@ def trajectory_subspace(points: Params, dim: int = 2) -> Trajectory:
 
 def _stacked(points: Params) -> Params:
     """A list of parameters stacked along a new first axis; a tree that is so already as it is."""
+    if isinstance(points, dict) and all(isinstance(key, int) for key in points):
+        raise InputError("expected a list of parameters, found a dict of numbers; give its values")
     if not isinstance(points, list | tuple):
         return points
     if len(points) < 2:
@@ -402,6 +406,11 @@ def _stacked(points: Params) -> Params:
     alike = all(
         tree == trees[0] and shape == shapes[0] for tree, shape in zip(trees, shapes, strict=True)
     )
+    if not alike and all(isinstance(point, dict) for point in points):
+        raise InputError(
+            f"expected parameters of one form, found {short(trees[0])} and others; keep the same "
+            "arrays of every checkpoint"
+        )
     every = [shape for each in shapes for shape in each]
     stacked = len({shape[:1] for shape in every}) == 1 and all(len(shape) > 1 for shape in every)
     if alike and stacked:

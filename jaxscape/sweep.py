@@ -151,11 +151,12 @@ def surface(
         InputError: a k outside 1..n; a loss that is finite nowhere (only where the result is
             concrete); what ``evaluate`` raises.
     """
-    wanted = tuple(int(k) for k in np.atleast_1d(np.asarray(ks)))
+    given = np.atleast_1d(np.asarray(ks))
+    wanted = tuple(int(k) for k in given)
     streamed = batching.are_batches(data)
     n = np.inf if streamed else batching.length_of(data)
-    if not wanted or not all(1 <= k <= n for k in wanted):
-        raise InputError(f"expected values of k from 1 to {n}, found {short(wanted)}; change ks")
+    if not wanted or not all(1 <= k <= n for k in wanted) or (given != np.array(wanted)).any():
+        raise InputError(f"expected values of k from 1 to {n}, found {short(ks)}; change ks")
     sizes: dict[str, Any] = {"batch_size": batch_size, "point_batch": point_batch}
     keep = reductions.surface(wanted)
     sheet = evaluate(loss, probe, data, keep, precision=precision, mesh=mesh, **sizes)

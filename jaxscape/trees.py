@@ -76,12 +76,21 @@ def owned(tree: Any) -> Any:
     """
 
     def leaf(x: Any) -> Any:
+        check_unmasked(x)
         if hasattr(x, "__array__") and not isinstance(x, jax.Array | np.generic):
             array = np.asarray(x)
             return x if array.dtype.kind in "OSU" else jnp.array(array)  # objects, text
         return x
 
     return jax.tree.map(leaf, tree)
+
+
+def check_unmasked(x: Any) -> None:
+    """Raise an ``InputError`` for a masked array, whose mask JAX would not see."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise InputError(
+            "expected plain arrays, found a masked one; fill it, or leave out its rows"
+        )
 
 
 Class = TypeVar("Class", bound=type)

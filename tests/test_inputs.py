@@ -618,3 +618,114 @@ def test_one_k_is_a_k_and_python_numbers_are_parameters():
     probe = js.gaussian(KEY, js.random_subspace(KEY, params, dim=2), num_points=4, sigma=0.1)
     want = (increments64(losses64(probe)) ** 2).mean(0)
     np.testing.assert_allclose(js.delta(loss, probe, DATA).mean, want, rtol=1e-4)
+
+
+# What a second look at the same kinds brought
+
+
+def test_losses_that_stream_from_one_buffer_are_those_of_their_time():
+    rows, found = RNG.exponential(size=(2, 40_000)).astype(np.float32), []
+    for wrap in (np.copy, lambda buffer: buffer):
+        watch = js.monitor(num_points=2, tolerance=1e-5)
+        state, buffer = watch.init(), np.empty((2, 10_000), np.float32)
+        for i in range(4):
+            buffer[:] = (i + 1) * rows[:, 10_000 * i : 10_000 * (i + 1)]
+            state = watch.update(state, wrap(buffer))
+        found.append(float(watch.decide(state).loss_variance.interval.value))
+    assert found[0] == found[1]
+
+
+def test_arrays_of_jax_that_lie_in_a_loaders_buffer():
+    def batches():
+        buffer = np.zeros((20, 4), np.float32)
+        for i in range(3):
+            buffer[:] = X[20 * i : 20 * (i + 1)]
+            yield {"x": jnp.from_dlpack(buffer), "y": Y[20 * i : 20 * (i + 1)]}
+
+    np.testing.assert_allclose(js.delta(loss, PROBE, batches()).mean, delta64(), rtol=1e-4)
+
+
+class Scale:
+    """An operator that belongs to an object."""
+
+    def times(self, vector):
+        return self.scale * jnp.arange(9.0) * vector
+
+
+def test_a_compiled_loss_a_rule_of_jvp_and_an_operators_object_are_read_anew():
+    factor, scale = [1.0], Scale()
+
+    @jax.jit
+    def compiled(w, b):
+        return factor[0] * loss(w, b)
+
+    def ruled(w, b):
+        own = factor[0]
+
+        @jax.custom_jvp
+        def bent(x):
+            return x * 1.0
+
+        bent.defjvp(lambda p, t: (p[0], own * t[0]))
+        return bent(loss(w, b))
+
+    operator = jax.tree_util.Partial(scale.times)
+    found = []
+    for factor[0] in (1.0, 10.0):
+        scale.scale = factor[0]
+        top = js.top_eigenpairs(KEY, operator, jnp.zeros(9), 1).values
+        products = [js.hessian_operator(own, P, DATA)(P)["w"] for own in (compiled, ruled)]
+        found.append((js.per_sample_losses(compiled, P, DATA), *products, top))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(other, 10 * one, rtol=1e-4)
+
+
+def test_checkpoints_of_other_forms_are_refused():
+    for wrong in ([{"a": jnp.ones(3)}, {"b": jnp.ones(3)}], {0: jnp.ones(3), 1: jnp.zeros(3)}):
+        with pytest.raises(InputError, match="expected"):
+            js.trajectory_subspace(wrong, dim=1)
+
+
+def test_a_tolerance_that_none_can_meet_is_not_reached():
+    for tolerance in (jnp.nan, -1.0):
+        found = js.exceedance_size(jnp.ones(50), 49, jnp.float32(tolerance))
+        assert not any(bool(size.reached) for size in found)
+
+
+def test_numbers_among_the_parameters_of_an_isotropic_probe():
+    probe = js.isotropic(KEY, {"w": jnp.full(4, 0.3), "b": 2.0}, num_points=4, sigma=0.1)
+    want = (increments64(losses64(probe)) ** 2).mean(0)
+    np.testing.assert_allclose(js.delta(loss, probe, DATA).mean, want, rtol=1e-4)
+
+
+def test_a_gauss_newton_product_of_a_model_without_forward_mode():
+    model = lambda w, b: squared(b["x"] @ w["w"] + w["b"])  # noqa: E731
+    plain = lambda w, b: (b["x"] @ w["w"] + w["b"]) ** 2  # noqa: E731
+    out = lambda z, b: (z - b["y"]) ** 2  # noqa: E731
+    one, other = (js.ggn_operator(own, out, P, DATA)(P)["w"] for own in (model, plain))
+    np.testing.assert_allclose(one, other, rtol=1e-4)
+
+
+def test_masks_flat_logits_and_fractions_of_k_are_refused():
+    masked = {"x": np.ma.masked_array(X, X > 1), "y": Y}
+    for call in (
+        lambda: js.delta(loss, PROBE, masked),
+        lambda: js.hessian_operator(loss, P, masked),
+        lambda: js.losses.cross_entropy(jnp.ones(3), jnp.ones(3)),
+        lambda: js.surface(loss, PROBE, DATA, ks=(1.5,)),
+    ):
+        with pytest.raises(InputError, match="expected"):
+            call()
+
+
+@pytest.mark.parametrize("scale", [1e25, 1e-25])
+def test_filters_far_from_one_keep_their_norm(scale):
+    w = jnp.full((2, 3), scale)
+    basis = js.random_subspace(KEY, w, dim=1, normalization="filter").basis[0]
+    np.testing.assert_allclose(jnp.linalg.norm(basis / scale, axis=0), 2**0.5, rtol=1e-5)
+
+
+def test_a_level_of_losses_far_from_zero_is_doubted():
+    far = lambda w, b: 1e9 + loss(w, b)  # noqa: E731
+    with pytest.warns(UserWarning, match="few digits"):
+        js.loss_variance(far, PROBE, DATA)

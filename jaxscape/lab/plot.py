@@ -19,6 +19,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from mpl_toolkits.mplot3d import Axes3D
 from scipy.interpolate import RegularGridInterpolator
 
+from jaxscape import InputError
 from jaxscape.lab.style import (
     COLOURS,
     PREFIX,
@@ -34,6 +35,7 @@ from jaxscape.lab.style import (
     log_bins,
     thin,
 )
+from jaxscape.trees import short
 
 AXES = (r"$\theta_1$", r"$\theta_2$")
 
@@ -273,12 +275,13 @@ def contours(
 
     Args:
         steps: the grid's coordinates; a grid need not be square.
-        sheets: a panel each, such as a row of ``js.surface(...).loss``, reshaped to the grid. What
-            is not finite stays white.
+        sheets: a panel each, such as a row of ``js.surface(...).loss``, [a, b] or flat. What is not
+            finite stays white.
         title: of the figure.
         quantity: what z is, with its unit; for all panels, or for each.
         path: where the network was, or several.
     """
+    sheets = _checked(steps, sheets)
     figure, panels = canvas(title, *AXES, list(sheets))
     with matplotlib.rc_context(STYLE):
         quantities = _each(quantity, len(sheets))
@@ -296,6 +299,26 @@ def contours(
 
 def _both(steps: Steps) -> Sequence[Float[np.ndarray, "_"]]:
     return [np.asarray(steps)] * 2 if np.ndim(steps[0]) == 0 else [*map(np.asarray, steps)]
+
+
+def _checked(
+    steps: Steps, sheets: Mapping[str, Float[np.ndarray, "..."]]
+) -> dict[str, Float[np.ndarray, "a b"]]:
+    """The sheets as [a, b], which may be given flat, with NaN where they are not finite."""
+    a, b = map(len, _both(steps))
+    if not isinstance(sheets, Mapping) or not sheets:
+        raise InputError(f"expected sheets by their names, found {short(sheets)}; give a dict")
+    found = {}
+    for name, sheet in sheets.items():
+        values = np.asarray(sheet, float)
+        if values.shape not in ((a, b), (a * b,)) or not np.isfinite(values).any():
+            raise InputError(
+                f"expected a sheet of shape ({a}, {b}), somewhere finite, found {values.shape} for "
+                f"{name!r}; reshape it, or look at its values"
+            )
+        values = values.reshape(a, b)
+        found[name] = np.where(np.isfinite(values), values, np.nan)
+    return found
 
 
 def _named(path: Paths | None) -> list[tuple[str, Float[np.ndarray, "T 2"], Keywords]]:
@@ -374,6 +397,7 @@ def reliefs(
     A dot marks the trained point; a path lies on the surface. Heights are decimal logarithms where
     no value is below 0, or as they are without ``is_log``.
     """
+    sheets = _checked(steps, sheets)
     columns = min(len(sheets), 2)
     rows = -(-len(sheets) // columns)
     with matplotlib.rc_context(STYLE):
@@ -426,7 +450,7 @@ def write_vtk(
         path: of the file, ``*.vtk``.
         steps, sheets: as for ``contours``; each sheet is an array of the grid's points.
     """
-    first, second = _both(steps)
+    (first, second), sheets = _both(steps), _checked(steps, sheets)
     lines = ["# vtk DataFile Version 3.0", "loss surface", "ASCII", "DATASET RECTILINEAR_GRID"]
     lines.append(f"DIMENSIONS {len(first)} {len(second)} 1")
     for axis, along in zip("XYZ", (first, second, np.zeros(1)), strict=True):
