@@ -26,8 +26,8 @@ from jaxscape.lab.style import PREFIX, Keywords, canvas, colour, curve, legend
 from jaxscape.types import InputError, Params
 
 NOTE = (
-    "All is log10. Looseness is bound over measured, where it is smallest. Of a Hessian the "
-    "Gauss-Newton part is measured. Within R the bound is no proof where a ReLU network has kinks."
+    "The first table is log10. Looseness is bound over measured, where it is smallest. Of a "
+    "Hessian the Gauss-Newton part is measured. Within R the bound is no proof where a ReLU network has kinks."
 )
 
 SEGMENT = 1000  # gauss-Newton norms between two signs of progress
@@ -147,7 +147,7 @@ def verdict(found: dict[str, Any]) -> str:
         for entry, form in every
         if entry[f"{form}_looseness"] < 0
     ]
-    return "exceeded: " + ("; ".join(exceeded) or "no bound")
+    return "exceeded: " + "; ".join(exceeded) if exceeded else "no bound is exceeded"
 
 
 def figures_of(

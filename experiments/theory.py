@@ -19,7 +19,8 @@ class TheoryConfig(RunConfig):
     """Where the quadratic law of Δ_k holds: law against Monte-Carlo over a grid of sigma.
 
     Trains a network, finds its top Hessian eigenvectors, and compares at every sigma the mean of
-    Δ_k over k ≥ 100 by Monte-Carlo with that of the quadratic law and of its parts.
+    Δ_k over k ≥ 100, each weighted by k(k+1), by Monte-Carlo with that of the quadratic law and of
+    its parts.
 
     Examples:
         python -m experiments.theory --dataset mnist

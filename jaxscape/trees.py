@@ -88,9 +88,7 @@ def owned(tree: Any) -> Any:
 def check_unmasked(x: Any) -> None:
     """Raise an ``InputError`` for a masked array, whose mask JAX would not see."""
     if isinstance(x, np.ma.MaskedArray):
-        raise InputError(
-            "expected plain arrays, found a masked one; fill it, or leave out its rows"
-        )
+        raise InputError("expected plain arrays, found a masked one; fill it or leave rows out")
 
 
 Class = TypeVar("Class", bound=type)

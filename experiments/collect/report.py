@@ -31,6 +31,7 @@ def summarise(arrays: dict[str, np.ndarray], tolerance: float) -> dict[str, Any]
     """Where it stopped, and the tests there, after the remaining steps, with all data."""
     return {
         "num_samples": len(arrays["order"]),
+        "tolerance": tolerance,
         "stopped": "stopped_k" in arrays,
         "stopped_k": int(arrays["stopped_k"][0]) if "stopped_k" in arrays else None,
         "looks": [_look(arrays, row) for row in range(len(arrays["look_k"]))],
@@ -98,7 +99,8 @@ def _scores(arrays: dict[str, np.ndarray], name: str) -> dict[str, Any]:
 def text(found: dict[str, Any]) -> str:
     """All that the command prints of its summary."""
     words = f"{WORDS}\n{TREND_WORDS}"
-    parts = _verdict(found), _table(found["looks"]), words, _comparison(found)
+    asked = f"K: from where on Δ_k stays below {found['tolerance']:g} (--tolerance)"
+    parts = asked, _verdict(found), _table(found["looks"]), words, _comparison(found)
     return "\n\n".join(part if isinstance(part, str) else as_text(part) for part in parts)
 
 

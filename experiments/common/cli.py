@@ -105,7 +105,8 @@ def parse(command: str, config: type, argv: Sequence[str]) -> Any:
     except SystemExit as stop:
         if not stop.code:
             raise
-        text = re.split(r"[─-]{3,}", box.getvalue())[1]  # between the box's first two rules
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", box.getvalue())  # in a terminal it has colours
+        text = re.split(r"[─-]{3,}", plain)[1]  # between the box's first two rules
         text = " ".join(re.sub(r"^[│|]|[╮│|+]$", "", text, flags=re.MULTILINE).split())
         raise InputError(f"{text}; see {command} --help") from None
 

@@ -79,8 +79,7 @@ class ProblemConfig:
     learning_rate: Annotated[float, above(0)] = 1e-3
     """Adam's learning rate: the size of its first steps, in units of the parameters."""
     weight_decay: Annotated[float, at_least(0)] = 0.0
-    """λ of (λ/2)‖w‖² in the training loss (L2, not decoupled). It cancels in L_{k+1} − L_k; spectra
-    are of the data's loss, without the λ that it adds to each eigenvalue."""
+    """λ of (λ/2)‖w‖² in the training loss (L2, not decoupled); losses and spectra are without."""
     seed: Annotated[int, between(0, 2**32 - 1)] = 0
     """Seed of every random choice, an integer from 0 to 4294967295."""
 

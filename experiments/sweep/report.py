@@ -49,14 +49,16 @@ Any order: where K lies in 90 % of the orders of these samples. Not by n: Δ_k o
 samples is not below it yet."""
 """What the printed table of K means."""
 LEVELS = """\
-E S²: variance of a sample's loss, mean over the points; effective: how many samples it comes from,
+E S²: variance of a sample's loss, mean over the points; 90 %: of the run's samples over the points
+alone, of new ones over samples too; effective: how many samples it comes from,
 for these samples and for new ones; new / own: E S² of new ones over that of these. That Δ_k·k² is
 near E S², and the exponent near 2, is algebra (the order law: mean over all orders)."""
 LAWS = """\
 The quadratic law is Δ_k of second-order Taylor expansions at w*. Its ratio to Monte-Carlo is over
-all k, each weighted by k(k+1); the median is of the ratios at each k. Parts, over Monte-Carlo:
-offset (the loss at w*), gradient, mixed, curvature (Theorem 1 of Nikitin et al.). It holds where
-ratio and median are within 10 % of 1, allowing for the error."""
+k ≥ 100 (half of a shorter run), weighted by k(k+1); the median is of the ratios at each k. Parts,
+over Monte-Carlo: offset (the loss at w*), gradient, mixed, curvature (Theorem 1 of Nikitin et al.).
+It holds where ratio and median are within 10 % of 1, allowing for the error; "cannot tell": the
+error reaches both sides of that."""
 
 
 def tell(found: dict[str, Any]) -> None:
@@ -100,7 +102,7 @@ def _verdict(entry: dict[str, Any], found: dict[str, Any]) -> str:
     else:
         half = 4 * entry["order_law_k2"] / n**2
         parts.append(f"It is not below {below} for good within the run; by the order law half of")
-        parts.append(f"it meets a tolerance of {half:.1g}.")
+        parts.append(f"these samples would meet a tolerance of {half:.1g}.")
     return " ".join([*parts, *_of_new(entry, size, found), trust(entry)])
 
 

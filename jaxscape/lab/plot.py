@@ -179,7 +179,7 @@ def law_agreement(
     title = "Where the quadratic law holds"
     xlabel = r"$\sigma$ (standard deviation per direction, units of the parameters)"
     figure, (axes,) = canvas(title, xlabel, "law / Monte-Carlo")
-    axes.axhspan(0.95, 1.05, color="0.85", lw=0)
+    axes.axhspan(0.9, 1.1, color="0.85", lw=0)
     for row, (name, share) in enumerate(parts.items(), start=2):
         part = share * ratio
         shown = part > 0
@@ -191,7 +191,7 @@ def law_agreement(
     axes.set(xscale="log", yscale="log")
     axes.set_ylim(bottom=max(1e-10, axes.get_ylim()[0]))
     legend(
-        figure, r"each $k \geq 100$ weighted by $k(k+1)$; bars: standard error; grey: within 5 %"
+        figure, r"each $k \geq 100$ weighted by $k(k+1)$; bars: standard error; grey: within 10 %"
     )
     return figure
 

@@ -199,7 +199,7 @@ def test_tables_and_figures(done):
     assert len({len(row) for row in rows}) == 1
     for row, found in zip(rows[1:], done.found["bounds"], strict=True):
         assert float(row[-1]) == pytest.approx(found["corrected_looseness"], abs=0.006)
-    assert bounds.verdict(done.found) == "exceeded: no bound"
+    assert bounds.verdict(done.found) == "no bound is exceeded"
     assert drawing.drawn(done.out) == {"looseness", "step", "rate"}
 
 

@@ -1,6 +1,9 @@
 """What the main command refuses, in one line."""
 
 import os
+import pty
+import subprocess
+import sys
 
 import pytest
 from command import ROOT, process
@@ -100,3 +103,15 @@ def test_a_folder_without_a_name_is_refused(clouds, capsys):
     status, err = run(clouds, "/", capsys)
     assert status == 2
     assert "folder with a name" in err
+
+
+def test_a_mistyped_flag_is_one_plain_line_in_a_terminal_too():
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "experiments.sweep", "--k-mx", "5"]
+    done = subprocess.run(command, stdout=theirs, stderr=theirs, stdin=theirs, cwd=ROOT)
+    os.close(theirs)
+    said = os.read(ours, 10_000).decode()
+    assert done.returncode == 2
+    assert said.startswith("python -m experiments.sweep: ")
+    assert "--k-mx" in said
+    assert not [mark for mark in ("\x1b", "│", "╮") if mark in said]
