@@ -132,7 +132,8 @@ def entry_of(**changed):
           "50 to 140 (90 %, partly beyond this run)"]),
         ({"sufficient_size": [{"tolerance": 1e-2, "k": None, "reached": False,
                                "fresh_ci": [120, None]}]},
-         ["is not below 0.1 nats", "half of these samples would meet a tolerance of 0.002", "beyond this run)"]),
+         ["is not below 0.1 nats", "half of these samples would meet a tolerance of 0.002",
+          "beyond this run)"]),
     ],
 )  # fmt: skip
 def test_the_answer_in_words_follows_from_the_numbers(changed, words):
