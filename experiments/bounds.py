@@ -27,8 +27,8 @@ from jaxscape.types import InputError, Params
 
 NOTE = (
     "The first table is log10. Looseness is bound over measured, where it is smallest. Of a "
-    "Hessian the Gauss-Newton part is measured. Within R the bound is no proof where a ReLU network "
-    "has kinks."
+    "Hessian the Gauss-Newton part is measured. Within R the bound is no proof where a ReLU "
+    "network has kinks."
 )
 
 SEGMENT = 1000  # gauss-Newton norms between two signs of progress
