@@ -66,7 +66,7 @@ def _find(problem: Problem, config: TheoryConfig, work: Path) -> Record:
         part: np.array([entry["law_parts"][part] for entry in entries]) for part in tables.PARTS
     }
     figure = plot.law_agreement(sigma, mean, sem, median, shares)
-    text = tables.as_text(tables.law_table(entries))
+    text = f"{tables.as_text(tables.law_table(entries))}\n{tables.LAW_WORDS}"
     return Record(arrays, {"sigmas": entries}, {"agreement": figure}, text)
 
 

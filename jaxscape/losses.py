@@ -177,6 +177,11 @@ def bind(function: Callable, *args: Any) -> tuple[jax.tree_util.Partial, Any]:
     own, held, named = function, (), {}
     if isinstance(function, partial):
         own, held, named = function.func, function.args, function.keywords
+    odd = [x for x in jax.tree.leaves((held, named)) if callable(x)]
+    if odd:
+        raise InputError(
+            f"expected arrays in a Partial, found {short(odd[0])}; close over what is no array"
+        )
     if isinstance(own, jax.stages.Wrapped):  # its own cache would give what it was traced to
         own = getattr(own, "__wrapped__", own)
     if is_traced((args, held, named)):

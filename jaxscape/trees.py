@@ -79,7 +79,8 @@ def owned(tree: Any) -> Any:
         check_unmasked(x)
         if hasattr(x, "__array__") and not isinstance(x, jax.Array | np.generic):
             array = np.asarray(x)
-            return x if array.dtype.kind in "OSU" else jnp.array(array)  # objects, text
+            # copied here and now: JAX may still read what it is given after its call has returned
+            return x if array.dtype.kind in "OSU" else jnp.asarray(np.array(array))
         return x
 
     return jax.tree.map(leaf, tree)

@@ -146,3 +146,9 @@ def test_losses_of_half_precision_outputs_are_taken_in_float32():
     np.testing.assert_allclose(third, 0.5 * (4 / 9 + 1 / 9), rtol=1e-6)
     half = losses.binary_cross_entropy(outputs, jnp.ones((1, 2)))
     np.testing.assert_allclose(half, np.log1p(np.exp(-1)) + np.log(2), rtol=1e-6)
+
+
+def test_a_function_within_a_partial_is_told():
+    held = jax.tree_util.Partial(lambda act, w, b: act(b @ w), jnp.tanh)
+    with pytest.raises(InputError, match="close over what is no array"):
+        js.per_sample_losses(held, jnp.ones(3), jnp.ones((4, 3)))

@@ -52,7 +52,8 @@ def _find(problem: Problem, config: SpectraConfig, work: Path) -> Record:
     found |= {"sigma": config.sigma, "num_samples": len(problem.order)}
     figures = report.figures_of(arrays, found, problem.unit)
     rows = report.table(arrays), report.theorem_table(arrays, config.sigma), report.verdicts(found)
-    return Record(arrays, found, figures, "\n\n".join(map(tables.as_text, rows)))
+    text = "\n\n".join([*map(tables.as_text, rows), report.WORDS])
+    return Record(arrays, found, figures, text)
 
 
 main = cli.command("spectra", SpectraConfig, _find)

@@ -16,6 +16,13 @@ ALIKE = 0.9
 DRAWN = 1000
 """Values of k, equally spaced in their logarithm, at which a line known at every k is drawn."""
 
+WORDS = """\
+Overlap: mean squared cosine between the leading subspaces of H_k and H_N. tr Λ_k / Σλ_j: share of
+the leading curvature of H_k that the subspace of H_N holds. Theorem 1: from eigenvalues of H_k and
+H_{k+1}, paired by index (for which both are solved), ± rounding, * not all converged; of a flat
+sample: were sample k+1 without curvature. Beside it parts of the quadratic law at the same k."""
+"""What the tables mean."""
+
 
 def summarise(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     """The numbers of ``summary.json``, from the arrays of ``results.npz``."""

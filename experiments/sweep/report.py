@@ -53,12 +53,6 @@ E S²: variance of a sample's loss, mean over the points; 90 %: of the run's sam
 alone, of new ones over samples too; effective: how many samples it comes from,
 for these samples and for new ones; new / own: E S² of new ones over that of these. That Δ_k·k² is
 near E S², and the exponent near 2, is algebra (the order law: mean over all orders)."""
-LAWS = """\
-The quadratic law is Δ_k of second-order Taylor expansions at w*. Its ratio to Monte-Carlo is over
-k ≥ 100 (half of a shorter run), weighted by k(k+1); the median is of the ratios at each k. Parts,
-over Monte-Carlo: offset (the loss at w*), gradient, mixed, curvature (Theorem 1 of Nikitin et al.).
-It holds where ratio and median are within 10 % of 1, allowing for the error; "cannot tell": the
-error reaches both sides of that."""
 
 
 def tell(found: dict[str, Any]) -> None:
@@ -69,7 +63,7 @@ def tell(found: dict[str, Any]) -> None:
     for text in (said, SYMBOLS, WORDS, tables.as_text([row[:4] for row in sizes])):
         print(f"\n{text}")
     print(MARK if is_marked(sizes) else "", end="\n" if is_marked(sizes) else "")
-    print(f"\n{tables.as_text(levels)}\n{LEVELS}\n\n{tables.as_text(laws)}\n{LAWS}")
+    print(f"\n{tables.as_text(levels)}\n{LEVELS}\n\n{tables.as_text(laws)}\n{tables.LAW_WORDS}")
 
 
 def verdicts(found: dict[str, Any]) -> list[str]:

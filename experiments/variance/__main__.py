@@ -59,7 +59,8 @@ def _find(problem: Problem, config: VarianceConfig, work: Path) -> Record:
     arrays = tables.stacked(found)
     arrays |= {"k": k, "sigma": np.asarray(config.sigmas, np.float32)}
     entries = report.entries_of(arrays)
-    figures, text = {"points": report.points_needed(entries)}, tables.as_text(report.table(entries))
+    figures = {"points": report.points_needed(entries)}
+    text = f"{tables.as_text(report.table(entries))}\n{report.WORDS}"
     return Record(arrays, {"sigmas": entries}, figures, text)
 
 
