@@ -104,7 +104,7 @@ def check_delta(curve: Delta, num_points: int) -> None:
         )
         if not mean.any():
             raise InputError(said)
-        warnings.warn(said, stacklevel=3)
+        warnings.warn(said, stacklevel=4)
     size, spread = np.abs(curve.mean_loss), np.sqrt(np.asarray(curve.loss_variance))
     rounding = np.finfo(mean.dtype).eps * size
     few = (spread > 0) & (spread < ROUNDING * rounding)
@@ -114,7 +114,7 @@ def check_delta(curve: Delta, num_points: int) -> None:
             f"losses of {size[worst]:.3g} differ by {spread[worst]:.2g}, which rounding to "
             f"{mean.dtype} moves by {rounding[worst]:.2g}: their differences have few digits; "
             "subtract a constant from the loss, or compute in float64",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -1,4 +1,4 @@
-"""What people feed the library: the right number, or one line that says what to do."""
+"""What losses, samples and batches people feed the library: the right number, or one line."""
 
 import dataclasses
 import json
@@ -7,44 +7,16 @@ import sys
 import types
 from pathlib import Path
 
-import equinox as eqx
 import flax.nnx as nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import increments64
+from regression import DATA, KEY, PROBE, RNG, SPACE, P, X, Y, delta64, loss, losses64
 
 import jaxscape as js
 from jaxscape import InputError
-
-KEY = jax.random.key(0)
-RNG = np.random.default_rng(0)
-X = RNG.normal(size=(60, 4)).astype(np.float32)
-Y = (X @ np.arange(4) + RNG.normal(size=60)).astype(np.float32)
-DATA = {"x": X, "y": Y}
-P = {"w": jnp.full(4, 0.3), "b": jnp.zeros(())}
-
-
-def loss(params, batch):
-    return 0.5 * (batch["x"] @ params["w"] + params["b"] - batch["y"]) ** 2
-
-
-SPACE = js.random_subspace(KEY, P, dim=2)
-PROBE = js.gaussian(KEY, SPACE, num_points=8, sigma=0.1)
-
-
-def losses64(probe=PROBE, data=DATA):
-    rows = []
-    for index in range(probe.num_points):
-        w = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), probe.at(index))
-        rows.append(0.5 * (np.asarray(data["x"], np.float64) @ w["w"] + w["b"] - data["y"]) ** 2)
-    return np.stack(rows)
-
-
-def delta64():
-    return (increments64(losses64()) ** 2).mean(0)
-
 
 # Memory that the caller may write
 
@@ -82,6 +54,28 @@ def test_arrays_that_change_afterwards_change_nothing():
         np.testing.assert_array_equal(one, other)
 
 
+def test_losses_that_stream_from_one_buffer_are_those_of_their_time():
+    rows, found = RNG.exponential(size=(2, 40_000)).astype(np.float32), []
+    for wrap in (np.copy, lambda buffer: buffer):
+        watch = js.monitor(num_points=2, tolerance=1e-5)
+        state, buffer = watch.init(), np.empty((2, 10_000), np.float32)
+        for i in range(4):
+            buffer[:] = (i + 1) * rows[:, 10_000 * i : 10_000 * (i + 1)]
+            state = watch.update(state, wrap(buffer))
+        found.append(float(watch.decide(state).loss_variance.interval.value))
+    assert found[0] == found[1]
+
+
+def test_arrays_of_jax_that_lie_in_a_loaders_buffer():
+    def batches():
+        buffer = np.zeros((20, 4), np.float32)
+        for i in range(3):
+            buffer[:] = X[20 * i : 20 * (i + 1)]
+            yield {"x": jnp.from_dlpack(buffer), "y": Y[20 * i : 20 * (i + 1)]}
+
+    np.testing.assert_allclose(js.delta(loss, PROBE, batches()).mean, delta64(), rtol=1e-4)
+
+
 # Precision
 
 
@@ -107,6 +101,12 @@ def test_what_float32_cannot_hold_is_told():
     for offset in (1e7, -1e9):
         with pytest.warns(UserWarning, match="few digits"):
             js.delta(lambda w, b, offset=offset: offset + loss(w, b), PROBE, DATA)
+
+
+def test_a_level_of_losses_far_from_zero_is_doubted():
+    far = lambda w, b: 1e9 + loss(w, b)  # noqa: E731
+    with pytest.warns(UserWarning, match="few digits"):
+        js.loss_variance(far, PROBE, DATA)
 
 
 # Losses that remember
@@ -157,6 +157,41 @@ def test_an_array_that_is_written_in_place_is_read_anew():
     first = js.per_sample_losses(own, P, DATA)[0]
     weights[0] = 3
     np.testing.assert_allclose(js.per_sample_losses(own, P, DATA)[0], 3 * first, rtol=1e-6)
+
+
+class Scale:
+    """An operator that belongs to an object."""
+
+    def times(self, vector):
+        return self.scale * jnp.arange(9.0) * vector
+
+
+def test_a_compiled_loss_a_rule_of_jvp_and_an_operators_object_are_read_anew():
+    factor, scale = [1.0], Scale()
+
+    @jax.jit
+    def compiled(w, b):
+        return factor[0] * loss(w, b)
+
+    def ruled(w, b):
+        own = factor[0]
+
+        @jax.custom_jvp
+        def bent(x):
+            return x * 1.0
+
+        bent.defjvp(lambda p, t: (p[0], own * t[0]))
+        return bent(loss(w, b))
+
+    operator = jax.tree_util.Partial(scale.times)
+    found = []
+    for factor[0] in (1.0, 10.0):
+        scale.scale = factor[0]
+        top = js.top_eigenpairs(KEY, operator, jnp.zeros(9), 1).values
+        products = [js.hessian_operator(own, P, DATA)(P)["w"] for own in (compiled, ruled)]
+        found.append((js.per_sample_losses(compiled, P, DATA), *products, top))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(other, 10 * one, rtol=1e-4)
 
 
 # Samples that see each other
@@ -286,194 +321,6 @@ def test_a_check_that_a_loss_cannot_take_says_nothing():
     np.testing.assert_allclose(curve.mean, delta64(), rtol=1e-4)
 
 
-# Checkpoints, directions, filters
-
-
-def test_checkpoints_are_a_list_or_one_stacked_tree():
-    points = [{"w": jnp.arange(6.0) * i, "b": jnp.ones(2) * i**2} for i in range(4)]
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *points)
-    one, other = js.trajectory_subspace(points), js.trajectory_subspace(stacked)
-    np.testing.assert_array_equal(one.coordinates, other.coordinates)
-    assert one.coordinates.shape == (4, 2)
-    vectors = js.trajectory_subspace([jnp.arange(6.0) ** i for i in range(4)])
-    assert vectors.coordinates.shape == (4, 2)
-    layers = [RNG.normal(size=(5, 3, 2)), RNG.normal(size=(5, 3))]  # two leaves of five times
-    assert js.trajectory_subspace(layers).coordinates.shape == (5, 2)
-    with pytest.raises(InputError, match="could be either"):
-        js.trajectory_subspace([jnp.ones((3, 3))] * 3)
-
-
-@pytest.mark.parametrize(
-    "basis", [{"w": jnp.ones((2, 5))}, {"w": jnp.ones((2, 4)), "b": jnp.ones(3)}, {}, jnp.ones(4)]
-)
-def test_directions_of_other_shapes_are_refused(basis):
-    with pytest.raises(InputError, match="directions"):
-        js.Subspace(P, basis)
-
-
-SCALES = jnp.array([1, 10, 100, 1000.0])
-
-
-@pytest.mark.parametrize(
-    ("shape", "axes", "others"),
-    [((4, 3), 0, (1,)), ((4, 3, 2, 2), 0, (1, 2, 3)), ((3, 4), -1, (0,)),
-     ((4, 3, 5), (0, -1), (1,)), ((3, 4, 5), (-2, -1), (0,))],
-)  # fmt: skip
-def test_a_filter_keeps_its_norm_on_the_axes_that_tell_filters_apart(shape, axes, others):
-    place = shape.index(4)
-    scale = SCALES.reshape([4 if axis == place else 1 for axis in range(len(shape))])
-    w = {"W": jax.random.normal(KEY, shape) * scale, "b": jnp.ones(3), "none": jnp.ones((3, 0))}
-    space = js.random_subspace(KEY, w, dim=2, normalization="filter", filter_axes=axes)
-    want = np.sqrt((np.asarray(w["W"], np.float64) ** 2).sum(others))
-    for direction in np.asarray(space.basis["W"], np.float64):
-        np.testing.assert_allclose(np.sqrt((direction**2).sum(others)), want, rtol=1e-5)
-    assert not space.basis["b"].any()
-
-
-def test_filter_axes_of_an_equinox_model_and_of_a_tree():
-    model = eqx.nn.MLP(3, 2, 5, 1, key=KEY)
-    params = eqx.filter(model, eqx.is_inexact_array)
-    space = js.random_subspace(KEY, params, dim=1, normalization="filter", filter_axes=0)
-    for layer, own in zip(space.basis.layers, params.layers, strict=True):
-        norms = [jnp.linalg.norm(w, axis=-1) for w in (layer.weight[0], own.weight)]
-        np.testing.assert_allclose(*norms, rtol=1e-5)
-        assert not layer.bias.any()
-    w = {"flax": jnp.ones((3, 4)), "torch": {"a": jnp.ones((4, 3)), "still": jnp.ones((2, 2))}}
-    axes = {"flax": -1, "torch": {"a": 0, "still": None}}
-    basis = js.random_subspace(KEY, w, dim=1, normalization="filter", filter_axes=axes).basis
-    np.testing.assert_allclose(jnp.linalg.norm(basis["flax"][0], axis=0), 3**0.5, rtol=1e-5)
-    np.testing.assert_allclose(jnp.linalg.norm(basis["torch"]["a"][0], axis=1), 3**0.5, rtol=1e-5)
-    assert not basis["torch"]["still"].any()
-    for wrong in (3, (0, 5), {"flax": 0}):
-        with pytest.raises(InputError, match="filter_axes"):
-            js.random_subspace(KEY, w, dim=1, normalization="filter", filter_axes=wrong)
-
-
-# Spectra
-
-
-def test_a_residual_that_is_large_beside_its_eigenvalue_is_not_converged():
-    values = jnp.concatenate([jnp.array([1e8]), 0.8 ** (2 * jnp.arange(40.0))])
-    turn = jnp.linalg.qr(jax.random.normal(KEY, (41, 41)))[0]
-    matrix = (turn * values) @ turn.T
-    found = js.top_eigenpairs(KEY, lambda v: matrix @ v, jnp.zeros(41), 3)
-    assert found.converged.tolist() == [True, False, False]
-    small = js.top_eigenpairs(KEY, lambda v: jnp.diag(jnp.arange(9.0)) @ v, jnp.zeros(9), 3)
-    assert small.converged.all()
-
-
-def test_a_hessian_without_numbers_says_which_samples_and_one_of_zeros_that_it_is():
-    for bad in ([3], [3, 17]):
-        data = {"x": X.copy(), "y": Y}
-        data["x"][bad] = np.nan
-        names = ", ".join(map(str, bad))
-        with pytest.raises(InputError, match=rf"for {len(bad)} samples \(at positions {names}\)"):
-            js.hessian_subspace(KEY, loss, P, data, dim=2)
-    root = lambda w, b: jnp.sqrt((b["x"] @ (0 * w["w"])) ** 2)  # noqa: E731
-    with pytest.raises(InputError, match="a derivative is not"):
-        js.hessian_subspace(KEY, root, P, DATA, dim=2)
-    for flat in (lambda w, b: abs(b["x"] @ w["w"] - b["y"]), lambda w, b: b["x"] @ w["w"]):
-        with pytest.raises(InputError, match="all 0"):
-            js.hessian_subspace(KEY, flat, P, DATA, dim=2)
-
-
-@jax.custom_vjp
-def squared(x):
-    return x**2
-
-
-squared.defvjp(lambda x: (x**2, x), lambda x, g: (2 * x * g,))
-
-
-@jax.custom_vjp
-def twice_wrapped(x):
-    return squared(x) / 2
-
-
-twice_wrapped.defvjp(lambda x: (squared(x) / 2, x), lambda x, g: (x * g,))
-
-
-def test_a_loss_without_forward_mode_has_its_derivatives():
-    for function, factor in ((squared, 2.0), (twice_wrapped, 1.0)):
-        own = lambda w, b, f=function: f(b["x"] @ w["w"] + w["b"] - b["y"])  # noqa: E731
-        found = js.project(own, SPACE, DATA)
-        want = js.project(loss, SPACE, DATA)
-        for one, other in zip(found, want, strict=True):
-            np.testing.assert_allclose(one, factor * other, rtol=1e-4, atol=1e-5)
-        product = js.hessian_operator(own, P, DATA)(P)["w"]
-        wanted = factor * js.hessian_operator(loss, P, DATA)(P)["w"]
-        np.testing.assert_allclose(product, wanted, rtol=1e-4)
-
-
-def test_weight_decay_adds_its_multiple_of_the_vector():
-    plain, decayed = (js.hessian_operator(loss, P, DATA, weight_decay=x) for x in (0.0, 0.3))
-    vector = {"w": jnp.arange(4.0), "b": jnp.ones(())}
-    for name in P:
-        want = plain(vector)[name] + 0.3 * vector[name]
-        np.testing.assert_allclose(decayed(vector)[name], want, rtol=1e-6)
-    values = [js.top_eigenpairs(KEY, x, P, 5, which="smallest").values for x in (plain, decayed)]
-    np.testing.assert_allclose(values[1], values[0] + 0.3, rtol=1e-4)
-
-
-def test_a_hessian_subspace_of_the_most_negative_eigenvalues():
-    saddle = lambda w, b: b["x"] @ jnp.cos(w["w"]) + w["b"] ** 2  # noqa: E731
-    hessian = np.diag([*(-X.mean(0, dtype=np.float64) * np.cos(0.3)), 2.0])
-    space = js.hessian_subspace(KEY, saddle, P, DATA, dim=2, which="smallest")
-    np.testing.assert_allclose(space.eigenvalues, np.linalg.eigvalsh(hessian)[:2], rtol=1e-4)
-
-
-def test_an_operator_of_numpy_has_its_eigenpairs():
-    matrix = np.diag(np.arange(8.0)).astype(np.float32)
-    for matvec in (lambda v: matrix @ np.asarray(v), lambda v: np.einsum("ab,b->a", matrix, v)):
-        found = js.top_eigenpairs(KEY, matvec, np.zeros(8, np.float32), 2)
-        np.testing.assert_allclose(found.values, [7, 6], rtol=1e-4)
-    with pytest.raises(InputError, match="product"):
-        js.top_eigenpairs(KEY, lambda v: matrix[:3] @ np.asarray(v), np.zeros(8, np.float32), 2)
-
-
-def test_filters_of_zeros_have_no_directions_of_their_norm():
-    zeros = {"kernel": jnp.zeros((4, 3)), "bias": jnp.ones(3)}
-    for kind in ("filter", "unit-filter"):
-        with pytest.raises(InputError, match="not 0"):
-            js.random_subspace(KEY, zeros, dim=2, normalization=kind)
-        some = {"kernel": zeros["kernel"].at[:, 1].set(1.0), "bias": zeros["bias"]}
-        space = js.random_subspace(KEY, some, dim=2, normalization=kind)
-        assert jnp.isfinite(space.basis["kernel"]).all()
-
-
-# Sizes and pilots
-
-
-def test_beyond_what_is_looked_for_nothing_is_reached():
-    for scale in (1e18, 1e30):
-        found = js.exceedance_size(jnp.full(1000, scale), 999, jnp.float32(1e-2))
-        assert not any(bool(size.reached) for size in found)
-    within = js.exceedance_size(jnp.full(1000, 1e10), 999, jnp.float32(1e-2))
-    assert abs(int(within.value.k) - 1e6) < 1e3
-
-
-def test_samples_that_are_in_an_order_are_told_from_a_random_selection():
-    rows = RNG.exponential(size=(4, 2000)).astype(np.float32)
-    trends = [js.estimate_loss_variance(js.evidence_of(x)).trend for x in (
-        rows, rows * np.linspace(0.2, 3, 2000), np.sort(rows, 1), rows[:, ::-1] ** 2
-    )]  # fmt: skip
-    beyond = [abs(float(trend)) > 3.3 for trend in trends]
-    assert beyond == [False, True, True, False]
-    by_chance = [
-        float(js.estimate_loss_variance(js.evidence_of(x)).trend)
-        for x in RNG.exponential(size=(200, 2, 300)).astype(np.float32)
-    ]
-    assert 0.8 < np.std(by_chance) < 1.2
-    assert abs(np.mean(by_chance)) < 0.3
-
-
-def test_an_order_is_seen_in_losses_far_from_zero():
-    ordered = np.sort(RNG.exponential(size=(2, 4000)), 1).astype(np.float32)
-    for offset in (0, 100, 1000):
-        trend = js.estimate_loss_variance(js.evidence_of(offset + ordered)).trend
-        assert float(trend) > 10, offset
-
-
 # Targets
 
 
@@ -489,6 +336,18 @@ def test_targets_are_classes_or_probabilities_of_the_logits_shape():
     for wrong in (y[:, None], y[:4], jnp.ones((5, 2)), y.astype(float)):
         with pytest.raises(InputError, match="classes of shape"):
             js.losses.cross_entropy(z, wrong)
+
+
+def test_masks_flat_logits_and_fractions_of_k_are_refused():
+    masked = {"x": np.ma.masked_array(X, X > 1), "y": Y}
+    for call in (
+        lambda: js.delta(loss, PROBE, masked),
+        lambda: js.hessian_operator(loss, P, masked),
+        lambda: js.losses.cross_entropy(jnp.ones(3), jnp.ones(3)),
+        lambda: js.surface(loss, PROBE, DATA, ks=(1.5,)),
+    ):
+        with pytest.raises(InputError, match="expected"):
+            call()
 
 
 # Batches
@@ -555,6 +414,12 @@ def test_a_surface_keeps_what_is_finite():
         js.surface(lambda w, b: loss(w, b) * jnp.nan, grid, DATA, ks=(1,))
 
 
+def test_numbers_among_the_parameters_of_an_isotropic_probe():
+    probe = js.isotropic(KEY, {"w": jnp.full(4, 0.3), "b": 2.0}, num_points=4, sigma=0.1)
+    want = (increments64(losses64(probe)) ** 2).mean(0)
+    np.testing.assert_allclose(js.delta(loss, probe, DATA).mean, want, rtol=1e-4)
+
+
 # One line, and no longer than a few
 
 WRONG = {
@@ -618,114 +483,3 @@ def test_one_k_is_a_k_and_python_numbers_are_parameters():
     probe = js.gaussian(KEY, js.random_subspace(KEY, params, dim=2), num_points=4, sigma=0.1)
     want = (increments64(losses64(probe)) ** 2).mean(0)
     np.testing.assert_allclose(js.delta(loss, probe, DATA).mean, want, rtol=1e-4)
-
-
-# What a second look at the same kinds brought
-
-
-def test_losses_that_stream_from_one_buffer_are_those_of_their_time():
-    rows, found = RNG.exponential(size=(2, 40_000)).astype(np.float32), []
-    for wrap in (np.copy, lambda buffer: buffer):
-        watch = js.monitor(num_points=2, tolerance=1e-5)
-        state, buffer = watch.init(), np.empty((2, 10_000), np.float32)
-        for i in range(4):
-            buffer[:] = (i + 1) * rows[:, 10_000 * i : 10_000 * (i + 1)]
-            state = watch.update(state, wrap(buffer))
-        found.append(float(watch.decide(state).loss_variance.interval.value))
-    assert found[0] == found[1]
-
-
-def test_arrays_of_jax_that_lie_in_a_loaders_buffer():
-    def batches():
-        buffer = np.zeros((20, 4), np.float32)
-        for i in range(3):
-            buffer[:] = X[20 * i : 20 * (i + 1)]
-            yield {"x": jnp.from_dlpack(buffer), "y": Y[20 * i : 20 * (i + 1)]}
-
-    np.testing.assert_allclose(js.delta(loss, PROBE, batches()).mean, delta64(), rtol=1e-4)
-
-
-class Scale:
-    """An operator that belongs to an object."""
-
-    def times(self, vector):
-        return self.scale * jnp.arange(9.0) * vector
-
-
-def test_a_compiled_loss_a_rule_of_jvp_and_an_operators_object_are_read_anew():
-    factor, scale = [1.0], Scale()
-
-    @jax.jit
-    def compiled(w, b):
-        return factor[0] * loss(w, b)
-
-    def ruled(w, b):
-        own = factor[0]
-
-        @jax.custom_jvp
-        def bent(x):
-            return x * 1.0
-
-        bent.defjvp(lambda p, t: (p[0], own * t[0]))
-        return bent(loss(w, b))
-
-    operator = jax.tree_util.Partial(scale.times)
-    found = []
-    for factor[0] in (1.0, 10.0):
-        scale.scale = factor[0]
-        top = js.top_eigenpairs(KEY, operator, jnp.zeros(9), 1).values
-        products = [js.hessian_operator(own, P, DATA)(P)["w"] for own in (compiled, ruled)]
-        found.append((js.per_sample_losses(compiled, P, DATA), *products, top))
-    for one, other in zip(*found, strict=True):
-        np.testing.assert_allclose(other, 10 * one, rtol=1e-4)
-
-
-def test_checkpoints_of_other_forms_are_refused():
-    for wrong in ([{"a": jnp.ones(3)}, {"b": jnp.ones(3)}], {0: jnp.ones(3), 1: jnp.zeros(3)}):
-        with pytest.raises(InputError, match="expected"):
-            js.trajectory_subspace(wrong, dim=1)
-
-
-def test_a_tolerance_that_none_can_meet_is_not_reached():
-    for tolerance in (jnp.nan, -1.0):
-        found = js.exceedance_size(jnp.ones(50), 49, jnp.float32(tolerance))
-        assert not any(bool(size.reached) for size in found)
-
-
-def test_numbers_among_the_parameters_of_an_isotropic_probe():
-    probe = js.isotropic(KEY, {"w": jnp.full(4, 0.3), "b": 2.0}, num_points=4, sigma=0.1)
-    want = (increments64(losses64(probe)) ** 2).mean(0)
-    np.testing.assert_allclose(js.delta(loss, probe, DATA).mean, want, rtol=1e-4)
-
-
-def test_a_gauss_newton_product_of_a_model_without_forward_mode():
-    model = lambda w, b: squared(b["x"] @ w["w"] + w["b"])  # noqa: E731
-    plain = lambda w, b: (b["x"] @ w["w"] + w["b"]) ** 2  # noqa: E731
-    out = lambda z, b: (z - b["y"]) ** 2  # noqa: E731
-    one, other = (js.ggn_operator(own, out, P, DATA)(P)["w"] for own in (model, plain))
-    np.testing.assert_allclose(one, other, rtol=1e-4)
-
-
-def test_masks_flat_logits_and_fractions_of_k_are_refused():
-    masked = {"x": np.ma.masked_array(X, X > 1), "y": Y}
-    for call in (
-        lambda: js.delta(loss, PROBE, masked),
-        lambda: js.hessian_operator(loss, P, masked),
-        lambda: js.losses.cross_entropy(jnp.ones(3), jnp.ones(3)),
-        lambda: js.surface(loss, PROBE, DATA, ks=(1.5,)),
-    ):
-        with pytest.raises(InputError, match="expected"):
-            call()
-
-
-@pytest.mark.parametrize("scale", [1e25, 1e-25])
-def test_filters_far_from_one_keep_their_norm(scale):
-    w = jnp.full((2, 3), scale)
-    basis = js.random_subspace(KEY, w, dim=1, normalization="filter").basis[0]
-    np.testing.assert_allclose(jnp.linalg.norm(basis / scale, axis=0), 2**0.5, rtol=1e-5)
-
-
-def test_a_level_of_losses_far_from_zero_is_doubted():
-    far = lambda w, b: 1e9 + loss(w, b)  # noqa: E731
-    with pytest.warns(UserWarning, match="few digits"):
-        js.loss_variance(far, PROBE, DATA)
