@@ -245,7 +245,14 @@ def _moments(
     return jnp.append(before[:6] + jnp.sum(jnp.where(own, rows, 0), 1), first)
 
 
-def trend_of(moments: Float[Array, "7"]) -> Float[Array, ""]:
+@jax.jit
+def trend_of(losses: Float[Array, "n"]) -> Float[Array, ""]:
+    """``LossVariance.trend`` of the losses at one point."""
+    zeros = jnp.zeros(7, losses.dtype)
+    return _trend(_moments(zeros, jnp.arange(losses.size), jnp.abs(losses)))
+
+
+def _trend(moments: Float[Array, "7"]) -> Float[Array, ""]:
     """The correlation of position and y, over the standard error that it has in random orders."""
     count, *sums = moments[:6]
     x, y, xx, yy, xy = (total / count for total in sums)
@@ -287,7 +294,7 @@ def estimate_loss_variance(
     samples = Terms(evidence.prefix.num_samples - 1, tally.by_point[0].mean(), tally.squares[0])
     points = None if fixed_points else terms_of(tally.by_point[0])
     interval = mean_interval(samples, tally.largest[0], points, level=level)
-    return LossVariance(interval, samples.effective, trend_of(evidence.moments))
+    return LossVariance(interval, samples.effective, _trend(evidence.moments))
 
 
 def _check(part: str, level: float, num_points: int, fixed_points: bool) -> None:
@@ -376,7 +383,8 @@ HALVINGS = 40
 MANY = 30.0  # degrees of freedom from which on the expansion is exact to float32
 
 
-def two_sided(level: Scalar, freedom: Real[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+@partial(jax.jit, static_argnames="level")
+def two_sided(level: float, freedom: Real[ArrayLike, "*s"]) -> Float[Array, "*s"]:
     """The t with P(|T| ≤ t) = ``level``, for T with any real ν = ``freedom`` degrees of freedom.
 
     Bisects log t in P(|T| > t) = I_x(ν/2, ½), x = ν/(ν + t²), the regularised incomplete beta

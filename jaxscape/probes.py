@@ -5,6 +5,7 @@ A probe makes one point at a time: a million points of a large network never exi
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import no_type_check
 
 import jax
@@ -137,9 +138,8 @@ def sobol(
             f"expected at least 2 randomisations of 1, 2, 4, 8, ... points each, found "
             f"{num_points} points in {randomisations}; change one of the two"
         )
-    net = _net(num_points // randomisations, space.dim)
-    normals = jax.vmap(lambda key: _scrambled(key, net))(jax.random.split(key, randomisations))
-    found = points(space, sigma * normals.reshape(num_points, space.dim))
+    net = jnp.asarray(_net(num_points // randomisations, space.dim))
+    found = points(space, sigma * _normals(key, net, randomisations))
     return replace(found, groups=randomisations)
 
 
@@ -159,7 +159,16 @@ def _net(size: int, dim: int) -> UInt32[np.ndarray, "size d"]:
     return np.asarray(qmc.Sobol(dim, scramble=False, bits=BITS).random(size) * 2**BITS, np.uint32)
 
 
-def _scrambled(key: Key[Array, ""], net: UInt32[np.ndarray, "size d"]) -> Float[Array, "size d"]:
+@partial(jax.jit, static_argnames="randomisations")
+def _normals(
+    key: Key[Array, ""], net: UInt32[Array, "size d"], randomisations: int
+) -> Float[Array, "m d"]:
+    """Standard normals from the net, scrambled anew each time."""
+    found = jax.vmap(lambda key: _scrambled(key, net))(jax.random.split(key, randomisations))
+    return found.reshape(-1, net.shape[1])
+
+
+def _scrambled(key: Key[Array, ""], net: UInt32[Array, "size d"]) -> Float[Array, "size d"]:
     """Standard normals from one scrambled net: each digit flips random lower ones along with it."""
     for_digits, for_shift = jax.random.split(key)
     d = net.shape[1]

@@ -23,10 +23,14 @@ from jaxscape import InputError, quadratic, reductions, sweep
 from jaxscape.batching import cut
 from jaxscape.lab import checkpoint, stream
 from jaxscape.reductions import Delta
+from jaxscape.trees import num_parameters
 from jaxscape.types import Batch, Probe
 
 SIZE = 4000
-"""Samples between two chances to report, save or stop."""
+"""Samples between two chances to report, save or stop, on a CPU a second of work or less."""
+
+WORK, BYTES = 5e13, 2**30
+"""Of a longer segment off the CPU: its floating-point operations, a second or so; its size."""
 
 MAX_LAW_DIM = 32
 """Second derivatives cost d² forward passes; for a larger subspace the law is left out."""
@@ -41,9 +45,19 @@ class Segment(NamedTuple):
     samples: Batch
 
 
-def length_of(problem: Problem) -> int:
-    """How many samples each segment holds, at most ``SIZE``."""
-    return cut(len(problem.order), SIZE).size
+def length_of(problem: Problem, points: int = 128) -> int:
+    """How many samples each segment holds: off the CPU all, where that is a second of work.
+
+    A sample costs 2·P·``points`` operations, times its positions where it is a sequence.
+    """
+    most = SIZE
+    if jax.default_backend() != "cpu":
+        inputs = problem.dataset.train_inputs
+        positions = inputs.shape[1] if problem.dataset.has_tokens else 1
+        work = 2 * num_parameters(problem.initial) * positions * points
+        size = inputs.dtype.itemsize * int(np.prod(inputs.shape[1:]))
+        most = max(SIZE, int(min(WORK / work, BYTES / size)))
+    return cut(len(problem.order), most).size
 
 
 def of(problem: Problem, length: int, done: int = 0) -> Iterator[Segment]:
@@ -134,7 +148,7 @@ def run(
 
     The state is saved in ``store`` every ``checkpoint_every`` seconds, and restored from there.
     """
-    state, length = _begin(problem, probes), length_of(problem)
+    state, length = _begin(problem, probes), length_of(problem, probes[0].num_points)
     curves: list[Delta] = []
     if checkpoint.exists(store, "sweep"):
         state = checkpoint.restore(store, "sweep", state)
@@ -177,7 +191,8 @@ def fresh(
     if new is None:
         return []
     curves: list[Delta] = []
-    state, length, started = _begin(new, probes), length_of(problem), time.monotonic()
+    state, started = _begin(new, probes), time.monotonic()
+    length = length_of(problem, probes[0].num_points)
     try:
         for _ in _advance(new, probes, state, curves, length, precision, mesh):
             pass

@@ -97,9 +97,6 @@ def decay_exponent(k: Int[Array, "K"], y: Float[Array, "K"], *, steps: int = 100
     return Decay(*jnp.where(known, jnp.stack([2 - beta[1], jnp.sqrt(covariance[1, 1])]), jnp.nan))
 
 
-_two_sided = jax.jit(two_sided, static_argnums=0)
-
-
 def agreement(
     arrays: dict[str, np.ndarray],
     index: int,
@@ -130,7 +127,7 @@ def agreement(
     middle = float(np.median((law / np.where(measured > 0, measured, np.nan))[measured > 0]))
     groups = arrays.get("point_groups")  # of Sobol' points, whose errors come from few nets
     freedom = min(effective, num_points if groups is None else groups) - 1
-    margin = error * float(_two_sided(0.95, freedom))
+    margin = error * float(two_sided(0.95, freedom))
     off = max(abs(ratio - 1), abs(middle - 1))
     return {
         "law_over_monte_carlo": float(ratio),

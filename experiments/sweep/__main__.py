@@ -48,10 +48,12 @@ class SweepConfig(RunConfig):
     """Number of directions; isotropic takes all and does not use it."""
     sigmas: Annotated[tuple[float, ...], at_least(0)] = (0.01, 1.0)
     """Standard deviations σ along each direction, in units of the parameters."""
-    points: Annotated[int, at_least(2)] = 256
+    points: Annotated[int | None, at_least(2), default("128 of sobol, 256 of gaussian")] = None
     """Random points at each σ, at least 2."""
-    points_from: Literal["gaussian", "sobol"] = "gaussian"
-    """Independent points, or 8 scrambled Sobol' nets: smaller errors; 8 times a power of two."""
+    points_from: Annotated[
+        Literal["sobol", "gaussian"] | None, default("sobol where it can, else gaussian")
+    ] = None
+    """8 scrambled Sobol' nets (8 times a power of two; not isotropic), or independent points."""
     tolerances: Annotated[tuple[float, ...], above(0)] = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
     """Tolerances of Δ_k for which K is reported, in nats² (squared units of the loss)."""
     holdout: Annotated[int, HOLDOUT] = 0
@@ -67,11 +69,24 @@ class SweepConfig(RunConfig):
     precision: Literal["highest", "high", "default"] = "highest"
     """Precision of matrix products on a GPU or TPU; highest is float32."""
 
+    def __post_init__(self) -> None:
+        """See ``ProblemConfig``."""
+        super().__post_init__()
+        if self.points_from is None:
+            kind = "sobol" if self._nets else "gaussian"
+            object.__setattr__(self, "points_from", kind)
+        if self.points is None:
+            object.__setattr__(self, "points", 128 if self.points_from == "sobol" else 256)
+
+    @property
+    def _nets(self) -> bool:
+        """Whether the points can be Sobol' nets."""
+        return self.subspace != "isotropic" and (self.points is None or fits(self.points))
+
     def check(self) -> None:
         """See ``ProblemConfig.check``."""
         super().check()
-        nets = fits(self.points) and self.subspace != "isotropic"
-        if self.points_from == "sobol" and not nets:
+        if self.points_from == "sobol" and not self._nets:
             raise InputError(
                 f"expected for --points-from sobol --points {RANDOMISATIONS} times a power of two "
                 f"and --subspace not isotropic, found {self.points} and {self.subspace}; change it"

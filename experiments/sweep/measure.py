@@ -21,7 +21,6 @@ from jaxscape.lanczos import Eigenpairs
 from jaxscape.loss_variance import (
     Interval,
     Terms,
-    evidence_of,
     mean_interval,
     terms_of,
     trend_of,
@@ -111,7 +110,7 @@ def summary_of(
         "train_loss": float(arrays["loss_at_origin"].mean(dtype=np.float64)),
         **_tests(problem, params),
         "near_sigma": near_sigma(arrays),
-        "trend": float(trend_of(evidence_of(arrays["loss_at_origin"][None]).moments)),
+        "trend": float(trend_of(arrays["loss_at_origin"])),
         "fresh": fresh_words(problem),
         "whole_sequences": dataset.has_tokens,
         "unit": f"{problem.unit}²",

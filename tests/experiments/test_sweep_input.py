@@ -10,6 +10,7 @@ from command import ROOT, process
 from sweeps import run
 
 from experiments.common import run_folder
+from experiments.sweep.__main__ import SweepConfig
 
 pytestmark = pytest.mark.usefixtures("in_haste")
 
@@ -115,3 +116,18 @@ def test_a_mistyped_flag_is_one_plain_line_in_a_terminal_too():
     assert said.startswith("python -m experiments.sweep: ")
     assert "--k-mx" in said
     assert not [mark for mark in ("\x1b", "│", "╮") if mark in said]
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({}, ("sobol", 128)),
+        ({"points": 64}, ("sobol", 64)),
+        ({"points": 100}, ("gaussian", 100)),
+        ({"points_from": "gaussian"}, ("gaussian", 256)),
+        ({"subspace": "isotropic"}, ("gaussian", 256)),
+    ],
+)
+def test_points_are_sobol_nets_where_they_can_be(given, found):
+    config = SweepConfig(**given)
+    assert (config.points_from, config.points) == found
