@@ -267,9 +267,8 @@ def write(config: Any, folder: Path, record: Record, facts: dict[str, Any]) -> N
     found, arrays = record.summary, record.arrays
     levels, sizes, laws = tables_of(found)
     values, residuals = arrays["eigenvalues"], arrays["eigenvalue_residuals"]
-    told = "dataset", "data_sha256"  # each thing once
-    settings = {name: x for name, x in facts["settings"].items() if name not in told}
-    spent = [(f"seconds, {stage}", value) for stage, value in found["seconds"].items()]
+    rest = {name: facts[name] for name in ("dataset", "versions")}  # the command has the settings
+    rest |= {"devices": ", ".join(facts["devices"]), "seconds": found["seconds"]}
     report.write(
         folder, "report.html.j2", [Picture(name, CAPTIONS[name]) for name in record.figures],
         title=found["dataset_title"], notes=notes(found),
@@ -278,7 +277,7 @@ def write(config: Any, folder: Path, record: Record, facts: dict[str, Any]) -> N
         sizes=sizes, levels=levels, laws=laws, mark=MARK if is_marked(sizes) else "",
         eigenvalues=list(zip(values, residuals, found["eigenvalues_converged"], strict=True)),
         command=command(config, found["dataset"]),
-        facts=[*network(found), *_flat(facts | {"settings": settings}), *spent],
+        facts=[*network(found), *_flat(rest)],
     )  # fmt: skip
 
 
@@ -303,6 +302,6 @@ def command(config: Any, dataset: str) -> str:
 def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     rows: list[tuple[str, Any]] = []
     for name, value in tree.items():
-        label = f"{prefix}{name}"
+        label = f"{prefix}{name}".replace("_", " ")
         rows += _flat(value, f"{label}, ") if isinstance(value, dict) else [(label, value)]
     return rows
