@@ -22,7 +22,7 @@ from jaxscape import losses
 from jaxscape.arguments import explained
 from jaxscape.batching import cut, length_of, take
 from jaxscape.curvature import MeanOperator, hessian_operator
-from jaxscape.lanczos import dot, flatten
+from jaxscape.lanczos import COMPILED, dot, flatten
 from jaxscape.quadratic import project
 from jaxscape.quadrature import tridiagonal
 from jaxscape.sample_size import SufficientSize, distance_law, distance_size
@@ -128,7 +128,7 @@ def _takeuchi(
 
     def one(row: Int[Array, ""]) -> tuple[Array, Array, Array]:
         gradient = _gradient(operator.params, loss, take(data, row, 1)) - mean
-        matrix = tridiagonal(product, gradient, steps)
+        matrix = tridiagonal(product, gradient, steps, COMPILED)
         few = max(1, 3 * steps // 4)
         (whole, smallest), (fewer, _) = at(matrix), at(matrix[:few, :few])
         square = dot(gradient, gradient)
