@@ -124,7 +124,7 @@ def _density(matvec: Matvec, like: Params, keys: Key[Array, "probes"], num_steps
 
     def one(carry: None, key: Key[Array, ""]) -> tuple[None, Density]:
         signs = jax.random.rademacher(key, flat.shape, flat.dtype)
-        nodes, vectors = jnp.linalg.eigh(tridiagonal(product, signs, num_steps, loops))
+        nodes, vectors = jnp.linalg.eigh(tridiagonal(product, signs, num_steps, loops)[0])
         return carry, Density(nodes, vectors[0] ** 2)
 
     return loops.scan(one, None, keys)[1]
@@ -132,14 +132,14 @@ def _density(matvec: Matvec, like: Params, keys: Key[Array, "probes"], num_steps
 
 def tridiagonal(
     matvec: Callable[[Array], Array], start: Float[Array, "p"], steps: int, loops: Loops
-) -> Float[Array, "steps steps"]:
-    """T = V H Vᵀ of the Krylov space of ``start``."""
+) -> tuple[Float[Array, "steps steps"], Float[Array, "steps p"]]:
+    """T = V H Vᵀ of the Krylov space of ``start``, and its basis V."""
     grow = loops.step(_grow)
     basis = jnp.zeros((steps, len(start)), start.dtype)
     carry = (basis, start / jnp.linalg.norm(start), jnp.zeros((), start.dtype))
     step = lambda carry, i: grow(carry, i, matvec(carry[1]))  # noqa: E731
-    _, (diagonal, beta) = loops.scan(step, carry, jnp.arange(steps))
-    return jnp.diag(diagonal) + jnp.diag(beta[:-1], 1) + jnp.diag(beta[:-1], -1)
+    (basis, *_), (diagonal, beta) = loops.scan(step, carry, jnp.arange(steps))
+    return jnp.diag(diagonal) + jnp.diag(beta[:-1], 1) + jnp.diag(beta[:-1], -1), basis
 
 
 def _grow(carry: tuple[Array, Array, Array], i: Array, image: Float[Array, "p"]):
