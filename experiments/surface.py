@@ -114,10 +114,11 @@ def _directions(
         space, path, explained = js.trajectory_subspace(jax.tree.map(jnp.asarray, points), 2)
         return space, np.asarray(path), np.asarray(explained).tolist()
     params = prepare.trained(problem, config, store)
-    space, _ = prepare.directions(
+    found = prepare.directions(
         problem, params, config.subspace, 2, store, weight_decay=config.weight_decay
     )
-    return space, None, None
+    assert found.space is not None
+    return found.space, None, None
 
 
 def write_html(
