@@ -35,8 +35,10 @@ class SurfaceConfig(RunConfig):
         python -m experiments.surface --dataset glyphs --k-max 3000 --num 21 --ks 10 100 3000
     """
 
-    subspace: Literal["hessian", "random", "filter", "unit-filter", "trajectory"] = "hessian"
-    """Directions: top Hessian eigenvectors, random (see sweep --help), or those of training."""
+    subspace: Literal[
+        "hessian", "influence", "random", "filter", "unit-filter", "trajectory"
+    ] = "hessian"  # fmt: skip
+    """Directions: those of training, or as sweep --help says."""
     radius: Annotated[float | None, above(0), default("1, or as far as training went")] = None
     """Half the grid's width, in units of the parameters (filter: of the filters' norms)."""
     num: Annotated[int, Range(lambda num: num >= 3 and num % 2 == 1, "odd and at least 3")] = 41
@@ -112,9 +114,11 @@ def _directions(
         space, path, explained = js.trajectory_subspace(jax.tree.map(jnp.asarray, points), 2)
         return space, np.asarray(path), np.asarray(explained).tolist()
     params = prepare.trained(problem, config, store)
-    if config.subspace == "hessian":
-        return prepare.eigenspace(problem, params, 2, store).space, None, None
-    return prepare.at_random(problem, params, config.subspace, 2, store), None, None
+    found = prepare.directions(
+        problem, params, config.subspace, 2, store, weight_decay=config.weight_decay
+    )
+    assert found.space is not None
+    return found.space, None, None
 
 
 def write_html(

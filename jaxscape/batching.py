@@ -128,12 +128,48 @@ def segments(data: Any) -> Iterator[Batch]:
         yield jax.block_until_ready(owned(copied))  # an array of JAX may lie in a loader's buffer
 
 
+def first_of(data: Any) -> Batch:
+    """``data``, or the first of batches, which must be such that they can be read again.
+
+    Raises:
+        InputError: an iterator, which one pass uses up; no batch; a call while JAX traces.
+    """
+    if not are_batches(data):
+        return data
+    check_eager()
+    again = "that can be read again: a list, a loader, a function that returns an iterator"
+    if isinstance(data, Iterator):
+        raise InputError(
+            f"expected batches {again}; found {short(type(data).__name__)}, which one pass uses "
+            "up; pass the function that makes it"
+        )
+    for batch in segments(data):
+        return batch
+    raise InputError(f"expected at least one batch {again}; found none; check the loader")
+
+
+def check_eager() -> None:
+    """Raise an ``InputError`` while JAX traces, when no batch can be read."""
+    if not is_eager():
+        raise InputError(
+            "expected an operator over batches outside of jit, vmap, grad and loops of JAX, found "
+            "it inside, where no batch can be read; call it outside, hand it itself (no function "
+            "around it) to top_eigenpairs and the like, or give arrays in memory"
+        )
+
+
+def is_eager() -> bool:
+    """Whether JAX computes at once what it is told, and traces no program."""
+    with take_current_trace() as trace:
+        return type(trace).__name__ == "EvalTrace"
+
+
 def length_of(data: Batch) -> int:
     """The common leading axis of all arrays in ``data``; an ``InputError`` where there is none."""
     if are_batches(data):
         raise InputError(
-            f"expected arrays, found batches ({type(data).__name__}), which only the sweeps take "
-            "(evaluate, delta, surface, loss_variance); concatenate them first"
+            f"expected arrays, found batches ({type(data).__name__}), which only sweeps (delta, "
+            "surface, loss_variance) and operators (hessian_operator) take; concatenate them first"
         )
     leaves = jax.tree.leaves(data)
     for leaf in leaves:
@@ -198,9 +234,7 @@ def compiler_options(loss: PerSampleLoss, params: Params, data: Batch) -> dict[s
     The calls of Eigen for many small products, as in attention, must take at most a quarter of the
     whole. A program within another takes no options.
     """
-    with take_current_trace() as trace:
-        alone = type(trace).__name__ == "EvalTrace"
-    if not alone or jax.default_backend() != "cpu" or not all(map(is_known, EIGEN)):
+    if not is_eager() or jax.default_backend() != "cpu" or not all(map(is_known, EIGEN)):
         return {}
     found = products(loss, params, data)
     calls = sum(product.beside for product in found if product.each < SMALL)

@@ -1,7 +1,7 @@
 """The Hessian and the Gauss-Newton matrix of a mean loss, as operators on pytrees."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, no_type_check
 
@@ -14,7 +14,16 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxscape import devices, losses
 from jaxscape.arguments import explained
-from jaxscape.batching import cut, in_chunks, length_of, take
+from jaxscape.batching import (
+    are_batches,
+    check_eager,
+    cut,
+    first_of,
+    in_chunks,
+    length_of,
+    segments,
+    take,
+)
 from jaxscape.trees import check_floating, check_like, is_traced, owned, working
 from jaxscape.types import Batch, InputError, Matvec, Params, PerSampleLoss, Scalar
 
@@ -37,11 +46,17 @@ def hessian_operator(
     reverse over reverse where a loss (``jax.custom_vjp``) knows no forward mode. The operator is a
     pytree, compiled once for each ``loss`` and set of shapes.
 
+    Data larger than the device are given as batches that can be read again. Each product then
+    reads them on the host, the next one while the device works, and so do ``top_eigenpairs``,
+    ``spectral_density`` and ``trace``. No such operator can be used under ``jit``.
+
     Args:
         loss: ``loss(params, batch) -> [n]``, one value per sample.
         params: w, a pytree of floating-point arrays.
-        data: n samples, a pytree of arrays with a common leading axis.
-        batch_size: Samples per chunk. A product costs ⌈k/batch_size⌉ chunks.
+        data: n samples, a pytree of arrays with a common leading axis; or batches of such arrays,
+            the same in each pass: a list, a loader, a function that returns an iterator.
+        batch_size: Samples per chunk. A product costs ⌈k/batch_size⌉ chunks. Shorter batches are
+            filled up to the longest, whose length makes the chunks.
         count: k, by default n. It may be traced: one program serves every k.
         weight_decay: λ of a term (λ/2)‖w‖² beside the mean loss, which adds λ v.
         mesh: All its devices (``devices.mesh``) share the samples; one exchange of P numbers ends
@@ -50,7 +65,7 @@ def hessian_operator(
     Raises:
         InputError: ``loss`` does not return ``[n]``, parameters that are not floating point,
             samples without a common axis, ``batch_size`` below 1, a ``count`` outside 1..n, or a
-            vector of another shape.
+            vector of another shape; batches that one pass uses up, or of another n in a later pass.
 
     Example:
         >>> import jax.numpy as jnp
@@ -75,9 +90,10 @@ def hessian_operator(
         last [15.]
     """
     check_floating(params)
-    n, bound = losses.ready(loss, params, data)
+    few = first_of(data)
+    n, bound = losses.ready(loss, params, few)
     w, fresh = jax.eval_shape(working, params), jax.ShapeDtypeStruct((n,), bool)
-    forward = losses.has_forward_mode(_hessian_chunk, bound, w, data, fresh, w)
+    forward = losses.has_forward_mode(_hessian_chunk, bound, w, few, fresh, w)
     chunk = Partial(_hessian_chunk if forward else _reverse_chunk, bound)
     return _build(n, chunk, params, data, batch_size, count, mesh, weight_decay)
 
@@ -113,11 +129,12 @@ def ggn_operator(
         return output_loss(model(weights, batch), batch)
 
     check_floating(params)
-    n = losses.check(loss, params, data)
-    own, outputs = losses.bind(model, working(params), data)
-    held = own, losses.bind(output_loss, outputs, data)[0]
+    few = first_of(data)
+    n = losses.check(loss, params, few)
+    own, outputs = losses.bind(model, working(params), few)
+    held = own, losses.bind(output_loss, outputs, few)[0]
     w, fresh = jax.eval_shape(working, params), jax.ShapeDtypeStruct((n,), bool)
-    forward = losses.has_forward_mode(_ggn_chunk, *held, w, data, fresh, w)
+    forward = losses.has_forward_mode(_ggn_chunk, *held, w, few, fresh, w)
     chunk = Partial(_ggn_chunk if forward else _reverse_ggn_chunk, *held)
     return _build(n, chunk, params, data, batch_size, count, mesh)
 
@@ -137,11 +154,15 @@ def _reverse_chunk(loss, params: Params, batch: Batch, fresh: Array, vector: Par
     return jax.vjp(_gradient(loss, batch, fresh), params)[1](vector)[0]
 
 
-def nonfinite_samples(operator: "MeanOperator") -> Int[np.ndarray, "bad"]:
+def nonfinite_samples(operator: "MeanOperator | OverBatches") -> Int[np.ndarray, "bad"]:
     """Positions of the samples whose loss at the operator's parameters is NaN or infinite."""
-    at = functools.partial(operator.chunk.args[0], operator.params)
-    values = in_chunks(at, operator.data, operator.batch_size)[: operator.count]
-    return np.flatnonzero(~np.isfinite(values))
+
+    def bad(part: MeanOperator) -> np.ndarray:
+        at = functools.partial(part.chunk.args[0], part.params)
+        return ~np.isfinite(in_chunks(at, part.data, part.batch_size)[: part.count])
+
+    parts = operator.parts() if isinstance(operator, OverBatches) else [operator]
+    return np.flatnonzero(np.concatenate([bad(part) for part in parts]))
 
 
 def _ggn_chunk(model, output_loss, params: Params, batch: Batch, fresh: Array, vector: Params):
@@ -176,15 +197,71 @@ class MeanOperator:
 
     def __call__(self, vector: Params) -> Params:
         """The product with ``vector``, a pytree shaped like the parameters."""
+        product = _apply(self, self.taken(vector))
+        return product if self.mesh is None else devices.local(product)
+
+    def taken(self, vector: Params) -> Params:
+        """The vector, checked, in the types and on the devices of the parameters."""
         check_like(vector, self.params)
         vector = jax.tree.map(lambda leaf, own: jnp.asarray(leaf, own.dtype), vector, self.params)
-        if self.mesh is None:
-            return _apply(self, vector)
-        return devices.local(_apply(self, devices.place(vector, self.mesh)))
+        return vector if self.mesh is None else devices.place(vector, self.mesh)
 
 
-def _build(n, chunk, params, data, batch_size, count, mesh, weight_decay=0.0) -> MeanOperator:
+@dataclass(frozen=True, eq=False)
+class OverBatches:
+    """The same over batches, which each product reads anew on the host: nothing for ``jit``."""
+
+    mean: MeanOperator
+    """Without data, ``count`` and ``weight_decay`` those of all batches."""
+    batches: Any
+    length: int
+    """Samples of the longest batch."""
+    num: int
+    """Samples of all batches."""
+
+    def __call__(self, vector: Params) -> Params:
+        """The product with ``vector``, a pytree shaped like the parameters."""
+        check_eager()
+        vector = self.mean.taken(vector)
+        total = jax.tree.map(jnp.zeros_like, vector)
+        for part in self.parts():  # two batches at a time: one at work, one being read
+            total = _add(jax.block_until_ready(total), part, vector)
+        product = _mean(self.mean, total, vector)
+        return product if self.mean.mesh is None else devices.local(product)
+
+    def parts(self) -> Iterator[MeanOperator]:
+        """The operator of each batch, filled up to ``length``, its ``count`` that of own samples.
+
+        Raises:
+            InputError: another number of samples than in the first pass.
+        """
+        seen, mesh = 0, self.mean.mesh
+        for batch in segments(self.batches):
+            here = length_of(batch)
+            if here < self.length:
+                batch = _filled(batch, here, self.length)
+            batch = batch if mesh is None else devices.share(batch, mesh)
+            own = jnp.clip(self.mean.count - seen, 0, here)
+            yield replace(self.mean, data=batch, count=own)
+            seen += here
+        if seen != self.num:
+            raise InputError(
+                f"expected the same {self.num} samples in every pass over the batches, found "
+                f"{seen}; keep the data still, and let a function return a new iterator each time"
+            )
+
+
+def _filled(batch: Batch, here: int, length: int) -> Batch:
+    """The batch with its last sample repeated: by NumPy, as JAX compiles for every length."""
+    rows = np.minimum(np.arange(length), here - 1)
+    plain = lambda x: not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
+    return jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[rows]) if plain(x) else x[rows], batch)
+
+
+def _build(n, chunk, params, data, batch_size, count, mesh, weight_decay=0.0) -> Matvec:
     """The operator, once its arguments are checked, with its arrays where they are needed."""
+    lengths = list(map(length_of, segments(data))) if are_batches(data) else [n]
+    n = sum(lengths)
     cut(n, batch_size)
     if count is not None and not isinstance(count, jax.core.Tracer) and not 1 <= count <= n:
         raise InputError(f"expected a count from 1 to {n} (the samples), found {count}; change it")
@@ -194,18 +271,32 @@ def _build(n, chunk, params, data, batch_size, count, mesh, weight_decay=0.0) ->
     decay = jnp.asarray(weight_decay, jnp.result_type(float))
     params = jax.tree.map(jnp.asarray, working(owned(params)))
     held = params, first, decay, chunk
-    if mesh is None:
-        data = jax.tree.map(jnp.asarray, owned(data))
-    else:
-        data, held = devices.share(data, mesh), devices.place(held, mesh)
+    if mesh is not None:
+        held = devices.place(held, mesh)
+    if are_batches(data):
+        return OverBatches(MeanOperator(*held, None, batch_size, mesh), data, max(lengths), n)
+    data = jax.tree.map(jnp.asarray, owned(data)) if mesh is None else devices.share(data, mesh)
     return MeanOperator(*held, data, batch_size, mesh)
 
 
 @jax.jit
 def _apply(operator: MeanOperator, vector: Params) -> Params:
     """The sum over the first k samples, divided by k once."""
-    k, decay, mesh = operator.count, operator.weight_decay, operator.mesh
-    total = _sum(operator, vector, k) if mesh is None else _sum_of_all(operator, vector, mesh)
+    return _mean(operator, _total(operator, vector), vector)
+
+
+@jax.jit
+def _add(total: Params, operator: MeanOperator, vector: Params) -> Params:
+    return jax.tree.map(jnp.add, total, _total(operator, vector))
+
+
+def _total(operator: MeanOperator, vector: Params) -> Params:
+    k, mesh = operator.count, operator.mesh
+    return _sum(operator, vector, k) if mesh is None else _sum_of_all(operator, vector, mesh)
+
+
+def _mean(operator: MeanOperator, total: Params, vector: Params) -> Params:
+    k, decay = operator.count, operator.weight_decay
     mean = lambda x, v: x / k.astype(x.dtype) + decay.astype(v.dtype) * v  # noqa: E731
     return jax.tree.map(mean, total, vector)
 

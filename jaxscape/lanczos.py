@@ -1,15 +1,17 @@
 """The leading eigenpairs of a symmetric operator, by thick-restart Lanczos.
 
-``_solve`` is the compiled loop: a basis grows by one vector and one product at a time (``_extend``)
-and shrinks to its leading Ritz vectors when it is full (``_restart``). The vector operations at the
-end also serve ``quadrature``.
+``_solve`` is the compiled loop: a basis grows by one vector (``_propose``) and its product
+(``_absorb``) at a time, and shrinks to its leading Ritz vectors when it is full (``_restart``). Of
+an operator over batches the host goes through the same loop, each step compiled (``Loops``). The
+vector operations at the end also serve ``quadrature``.
 """
 
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxscape.arguments import check_choice, explained
+from jaxscape.batching import check_eager
+from jaxscape.curvature import OverBatches
 from jaxscape.losses import bind
 from jaxscape.trees import check_floating, check_key, check_like, num_parameters, working
 from jaxscape.types import InputError, Matvec, Params, Scalar
@@ -64,6 +68,17 @@ class State(NamedTuple):
     key: Key[Array, ""]
 
 
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Options:
+    """What the compiled steps are specialised to."""
+
+    num: int
+    which: str
+    dim: int
+    find_repeated: bool
+
+
 WHICH = {"largest": lambda x: x, "smallest": lambda x: -x, "magnitude": jnp.abs}
 """The rank of an eigenvalue; the highest is wanted first."""
 
@@ -94,7 +109,7 @@ def top_eigenpairs(
             otherwise depend on rounding.
         matvec: H. A pytree (``hessian_operator``, or ``jax.tree_util.Partial(f, arrays)``) is
             compiled once per set of shapes; a plain closure once per call. One of NumPy's arrays is
-            called from the compiled program.
+            called from the compiled program, one over batches from the host.
         like: A pytree with the structure, shapes and types of an eigenvector, half precision
             raised to float32; values are not read.
         num: How many, 1 ≤ num ≤ P.
@@ -133,8 +148,8 @@ def top_eigenpairs(
     leaves, tree = jax.tree.flatten(like)
     # Hashable, and without the values, which may lie on other devices than the operator.
     shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in leaves)
-    options = {"num": num, "which": which, "dim": dim, "find_repeated": find_repeated}
-    return _solve(hoist(matvec, like), key, tol, max_restarts, like=(tree, shapes), **options)
+    options = Options(num, which, dim, find_repeated)
+    return _solve(hoist(matvec, like), key, tol, max_restarts, options, like=(tree, shapes))
 
 
 def _check(p: int, num: int, which: str, tol: Scalar, max_restarts: int, dim: int) -> None:
@@ -151,37 +166,85 @@ def _check(p: int, num: int, which: str, tol: Scalar, max_restarts: int, dim: in
         )
 
 
-@partial(jax.jit, static_argnames=("like", "num", "which", "dim", "find_repeated"))
+class Loops(NamedTuple):
+    """The loops of a compiled program, or the same on the host; ``step`` compiles what is in one.
+
+    A step on the host writes its result over its first argument.
+    """
+
+    while_loop: Callable
+    scan: Callable
+    step: Callable
+
+
+def _while(unfinished: Callable, step: Callable, state: Any) -> Any:
+    while unfinished(state):
+        state = step(state)
+    return state
+
+
+def _scan(step: Callable, carry: Any, xs: Any) -> tuple[Any, Any]:
+    rows = []
+    for x in xs:
+        carry, row = step(carry, x)
+        rows.append(row)
+    return carry, jax.tree.map(lambda *parts: jnp.stack(parts), *rows)
+
+
+COMPILED = Loops(jax.lax.while_loop, jax.lax.scan, lambda function: function)
+HOST = Loops(_while, _scan, functools.cache(partial(jax.jit, donate_argnums=0)))
+
+
+def loops_of(matvec: Matvec) -> Loops:
+    """The loops around this operator's products."""
+    return HOST if isinstance(matvec, OverBatches) else COMPILED
+
+
+def compiled(function: Callable, **options: Any) -> Callable:
+    """``function(matvec, ...)`` under ``jax.jit``; on the host for an operator over batches."""
+    program = jax.jit(function, **options)
+
+    def run(matvec: Matvec, *args: Any, **named: Any) -> Any:
+        if not isinstance(matvec, OverBatches):
+            return program(matvec, *args, **named)
+        check_eager()
+        return function(matvec, *args, **named)
+
+    return run
+
+
+@partial(compiled, static_argnames="like")
 def _solve(
     matvec: Matvec,
     key: Key[Array, ""],
     tol: Float[Array, ""],
     max_restarts: Int[Array, ""],
+    options: Options,
     *,
     like: tuple,
-    num: int,
-    which: str,
-    dim: int,
-    find_repeated: bool,
 ) -> Eigenpairs:
     tree, leaves = like
     zeros = tree.unflatten(jnp.zeros(x.shape, x.dtype) for x in leaves)
     product, unravel, flat = flatten(matvec, zeros)
-    project = partial(_rayleigh_ritz, num=num, which=which, tol=tol)
-    start = _empty(flat, dim, key, project)
+    loops, num, start = loops_of(matvec), options.num, _empty(flat, key, tol, options)
+    propose, absorb, restart = map(loops.step, (_propose, _absorb, _restart))
 
     def unfinished(state: State) -> Bool[Array, ""]:
-        complete = _searched_enough(state.searched, state.matvecs, flat.size) | (not find_repeated)
+        complete = _searched_enough(state.searched, state.matvecs, flat.size)
+        complete |= not options.find_repeated
         done = complete & state.ritz.converged.all()
         return ~done & (state.size < flat.size) & jnp.isfinite(state.projected).all()
 
+    def grow(state: State) -> State:
+        state, vector = propose(state)
+        return absorb(state, vector, product(vector), tol, options)
+
     def cycle(state: State) -> State:
-        state = _restart(state, keep=num + (dim - num) // 2)
-        grow = partial(_extend, matvec=product, project=project)
-        return jax.lax.while_loop(lambda s: unfinished(s) & (s.size < dim), grow, state)
+        room = lambda s: unfinished(s) & (s.size < options.dim)  # noqa: E731
+        return loops.while_loop(room, grow, restart(state, options))
 
     # Two nested loops, so that the product is compiled once and no step copies the basis.
-    end = jax.lax.while_loop(lambda s: unfinished(s) & (s.restarts < max_restarts), cycle, start)
+    end = loops.while_loop(lambda s: unfinished(s) & (s.restarts < max_restarts), cycle, start)
     found = end.ritz
     vectors = dot(found.coefficients[:num], end.basis)
     # Each with the sign that points along one random vector. It would otherwise depend on rounding,
@@ -195,19 +258,21 @@ def _solve(
     return Eigenpairs(values, vectors, found.residuals, converged, end.matvecs)
 
 
-def _empty(flat: Float[Array, "p"], dim: int, key: Key[Array, ""], project: Callable) -> State:
+def _empty(flat: Float[Array, "p"], key: Key[Array, ""], tol: Scalar, options: Options) -> State:
     """A basis with room for ``dim`` vectors."""
-    zeros = jnp.zeros((dim, flat.size), flat.dtype)
-    square, count = jnp.zeros((dim, dim), flat.dtype), jnp.zeros((), jnp.int32)
-    shapes = jax.eval_shape(project, zeros, zeros, square, count)
+    zeros = lambda *shape: jnp.zeros(shape, flat.dtype)  # noqa: E731
+    dim, p, count = options.dim, flat.size, lambda: jnp.zeros((), jnp.int32)
+    project = partial(_rayleigh_ritz, tol=tol, options=options)
+    shapes = jax.eval_shape(project, zeros(dim, p), zeros(dim, p), zeros(dim, dim), count())
     ritz = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    restarts = count - 1  # the first cycle starts without one
-    return State(zeros, zeros, square, count, zeros[0], ritz, count, restarts, count, key)
+    basis = zeros(dim, p), zeros(dim, p), zeros(dim, dim), count(), zeros(p)
+    # the first cycle starts without a restart
+    return State(*basis, ritz, count(), count() - 1, count(), jnp.copy(key))
 
 
-def _restart(state: State, keep: int) -> State:
-    """The basis shrunk to its ``keep`` leading Ritz vectors, if it has as many."""
-    size = jnp.minimum(state.size, keep)
+def _restart(state: State, options: Options) -> State:
+    """The basis shrunk to its leading Ritz vectors, if it has as many as are to be kept."""
+    size = jnp.minimum(state.size, options.num + (options.dim - options.num) // 2)
     kept = jnp.arange(len(state.projected)) < size
     rows = jnp.where(kept[:, None], state.ritz.coefficients, 0)
     basis = dot(rows, state.basis)
@@ -225,19 +290,24 @@ def _restart(state: State, keep: int) -> State:
     )
 
 
-def _extend(state: State, matvec: Callable, project: Callable) -> State:
-    """One more basis vector, its product, and the Ritz pairs of the larger basis."""
+def _propose(state: State) -> tuple[State, Float[Array, "p"]]:
+    """The next basis vector."""
     key, noise_key = jax.random.split(state.key)
     noise = jax.random.normal(noise_key, state.last.shape, state.last.dtype)
     vector, share = orthonormalise(_direction(state, noise), state.basis)
     other = lambda: orthonormalise(noise, state.basis)[0]  # noqa: E731
-    vector = jax.lax.cond(share > 0.1, lambda: vector, other)
-    image = matvec(vector)
+    return state._replace(key=key), jax.lax.cond(share > 0.1, lambda: vector, other)
+
+
+def _absorb(
+    state: State, vector: Float[Array, "p"], image: Array, tol: Scalar, options: Options
+) -> State:
+    """The basis with one more vector and its product, and the Ritz pairs of the larger basis."""
     basis = state.basis.at[state.size].set(vector)
     images = state.images.at[state.size].set(image)
     row = dot(basis, image)
     projected = state.projected.at[state.size].set(row).at[:, state.size].set(row)
-    found = project(basis, images, projected, state.size + 1)
+    found = _rayleigh_ritz(basis, images, projected, state.size + 1, tol, options)
     quiet = jnp.where(state.searched > 0, found.nearly.all(), found.converged.all())
     return state._replace(
         basis=basis,
@@ -248,7 +318,6 @@ def _extend(state: State, matvec: Callable, project: Callable) -> State:
         ritz=found,
         searched=jnp.where(quiet, state.searched + 1, 0),
         matvecs=state.matvecs + 1,
-        key=key,
     )
 
 
@@ -272,21 +341,19 @@ def _rayleigh_ritz(
     images: Float[Array, "r p"],
     projected: Float[Array, "r r"],
     size: Int[Array, ""],
-    *,
-    num: int,
-    which: str,
     tol: Scalar,
+    options: Options,
 ) -> Ritz:
     """The eigenpairs of T over its first ``size`` rows, with the true residuals of the wanted."""
     # Unused rows get a value below all others, so that eigh mixes none of them with a used one
     # and puts them first.
-    rows = jnp.arange(len(projected))
+    rows, num = jnp.arange(len(projected)), options.num
     bound = jnp.max(jnp.sum(jnp.abs(projected), 0))
     below = jnp.where(bound > 0, -2 * bound, -1)
     values, columns = jnp.linalg.eigh(projected + jnp.diag(jnp.where(rows < size, 0, below)))
     used = rows >= len(rows) - size
     norm = jnp.max(jnp.where(used, jnp.abs(values), 0))
-    order = jnp.argsort(jnp.where(used, -WHICH[which](values), jnp.inf))
+    order = jnp.argsort(jnp.where(used, -WHICH[options.which](values), jnp.inf))
     values, coefficients = values[order], columns.T[order]
 
     wanted, present = coefficients[:num], rows[:num] < size
@@ -373,6 +440,8 @@ def hoist(matvec: Matvec, like: Params) -> Matvec:
     of its kind. A plain closure is traced here, each time, so that no array becomes a constant of a
     compiled program nor outlives the call.
     """
+    if isinstance(matvec, OverBatches):
+        return matvec
     is_partial = isinstance(matvec, jax.tree_util.Partial)
     if not is_partial and not jax.tree_util.all_leaves([matvec]):
         return matvec

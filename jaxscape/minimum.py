@@ -1,4 +1,4 @@
-"""How far the minimum itself moves as samples arrive: the trace of H⁻¹C, and its laws.
+"""How far the minimum itself moves as samples arrive, and where to: tr(H⁻¹C), H⁻¹CH⁻¹, and laws.
 
 Let w_N minimise L_N + (λ/2)‖w‖², λ the weight decay, H the Hessian there and C the covariance of
 the per-sample gradients. For k of the N samples at random, to first order, w_k − w_N is
@@ -8,6 +8,7 @@ curvature"). Whether a network is so close to a minimum that this holds is to be
 ``TakeuchiTrace``, and from networks refitted at a few k.
 """
 
+import warnings
 from functools import partial
 from typing import NamedTuple
 
@@ -22,12 +23,12 @@ from jaxscape import losses
 from jaxscape.arguments import explained
 from jaxscape.batching import cut, length_of, take
 from jaxscape.curvature import MeanOperator, hessian_operator
-from jaxscape.lanczos import dot, flatten
+from jaxscape.lanczos import COMPILED, dot, flatten
 from jaxscape.quadratic import project
 from jaxscape.quadrature import tridiagonal
 from jaxscape.sample_size import SufficientSize, distance_law, distance_size
-from jaxscape.subspace import Subspace
-from jaxscape.trees import check_key, num_parameters, working
+from jaxscape.subspace import Subspace, check_dim
+from jaxscape.trees import check_key, is_traced, num_parameters, working
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss, Scalar
 
 
@@ -90,18 +91,26 @@ def takeuchi_trace(
         >>> excess = js.excess_law(found.value, k=100, to=500)    # of the loss of refitted networks
     """
     own = data if gradient_data is None else gradient_data
-    n, p = length_of(own), num_parameters(params)
+    rows, steps = _drawn(key, params, own, num_samples, num_steps)
+    operator = hessian_operator(loss, params, data, batch_size=batch_size)
+    _, bound = losses.ready(loss, params, own)
+    decay = jnp.asarray(weight_decay, jnp.result_type(float))
+    return _takeuchi(operator, bound, own, rows, decay, steps, batch_size)
+
+
+def _drawn(
+    key: Key[Array, ""], params: Params, data: Batch, num_samples: int, num_steps: int
+) -> tuple[Int[Array, "R"], int]:
+    """Which samples' gradients are taken, and how many Lanczos steps start at each."""
+    n = length_of(data)
     if not 2 <= num_samples <= n:
         raise InputError(
             f"expected num_samples from 2 to {n} (the samples), found {num_samples}; change it"
         )
     if num_steps < 1:
         raise InputError(f"expected num_steps of at least 1, found {num_steps}; raise it")
-    operator = hessian_operator(loss, params, data, batch_size=batch_size)
-    _, bound = losses.ready(loss, params, own)
     rows = jax.random.choice(check_key(key), n, (num_samples,), replace=False)
-    decay = jnp.asarray(weight_decay, jnp.result_type(float))
-    return _takeuchi(operator, bound, own, rows, decay, min(num_steps, p), batch_size)
+    return rows, min(num_steps, num_parameters(params))
 
 
 @partial(jax.jit, static_argnums=(5, 6))
@@ -128,7 +137,7 @@ def _takeuchi(
 
     def one(row: Int[Array, ""]) -> tuple[Array, Array, Array]:
         gradient = _gradient(operator.params, loss, take(data, row, 1)) - mean
-        matrix = tridiagonal(product, gradient, steps)
+        matrix, _ = tridiagonal(product, gradient, steps, COMPILED)
         few = max(1, 3 * steps // 4)
         (whole, smallest), (fewer, _) = at(matrix), at(matrix[:few, :few])
         square = dot(gradient, gradient)
@@ -183,6 +192,93 @@ def takeuchi_trace_in(
     covariance = dot(centred.T, centred) / (len(centred) - 1)
     hessian = model.hessian.mean(0) + weight_decay * jnp.eye(space.dim)
     return jnp.trace(jnp.linalg.solve(hessian, covariance))
+
+
+@explained
+def influence_subspace(
+    key: Key[Array, ""],
+    loss: PerSampleLoss,
+    params: Params,
+    data: Batch,
+    dim: int,
+    *,
+    weight_decay: Scalar = 0.0,
+    num_samples: int = 64,
+    num_steps: int = 64,
+    batch_size: int = 1000,
+) -> Subspace:
+    """The directions along which the minimum moves most when the samples are others.
+
+    Refitted on k of the samples at random, it moves by the mean of their influences −(H + λ)⁻¹
+    (∇ℓ_i − ḡ) (Hampel 1974; Koh and Liang 2017, "Understanding black-box predictions via influence
+    functions"), whose covariance is the sandwich (H + λ)⁻¹ C (H + λ)⁻¹ / k. The directions are its
+    leading eigenvectors, and ``eigenvalues`` its leading eigenvalues without the 1/k, as R samples
+    show them: few samples see less than all do, and the products with (H + λ)⁻¹ are as exact as
+    num_steps Lanczos steps make them. Warns, where not traced, unless H + λ is positive there.
+
+    Args:
+        key, loss, params, data, weight_decay, num_samples, num_steps, batch_size: As for
+            ``takeuchi_trace``; memory is num_samples·P numbers more.
+        dim: The number d of directions, at most num_samples and P.
+
+    Raises:
+        InputError: dim out of range; what ``takeuchi_trace`` raises.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxscape as js
+        >>> x = jax.random.normal(jax.random.key(0), (500, 3)) * jnp.array([1.0, 1.0, 0.1])
+        >>> loss = lambda w, x: (x @ w - jnp.tanh(x.sum(1))) ** 2    # flat along the third
+        >>> w = jnp.linalg.lstsq(x, jnp.tanh(x.sum(1)))[0]
+        >>> space = js.influence_subspace(jax.random.key(1), loss, w, x, dim=1)
+        >>> abs(space.basis).round(1).tolist()
+        [[0.0, 0.0, 1.0]]
+    """
+    check_dim(dim, params)
+    rows, steps = _drawn(key, params, data, num_samples, num_steps)
+    if dim > num_samples:
+        raise InputError(f"expected dim of at most num_samples, {num_samples}, found {dim}")
+    operator = hessian_operator(loss, params, data, batch_size=batch_size)
+    _, bound = losses.ready(loss, params, data)
+    decay = jnp.asarray(weight_decay, jnp.result_type(float))
+    values, basis, smallest = _influences(
+        operator, bound, data, rows, decay, steps, batch_size, dim
+    )
+    if not is_traced(smallest) and not smallest > -decay:
+        warnings.warn(
+            f"H has a Ritz value of {smallest:.2g}, at or below −λ = {-decay:.2g}: the parameters "
+            "are at no minimum, and the directions mean little; train on, or raise weight_decay",
+            stacklevel=3,
+        )
+    return Subspace(params, basis, values)
+
+
+@partial(jax.jit, static_argnums=(5, 6, 7))
+def _influences(
+    operator: MeanOperator,
+    loss: Partial,
+    data: Batch,
+    rows: Int[Array, "R"],
+    decay: Float[Array, ""],
+    steps: int,
+    batch_size: int,
+    dim: int,
+) -> tuple[Float[Array, "d"], Params, Float[Array, ""]]:
+    product, unravel, flat = flatten(operator, working(operator.params))
+    n, mean = length_of(data), _mean_gradient(operator.params, loss, data, batch_size)
+
+    def one(row: Int[Array, ""]) -> tuple[Array, Array]:
+        gradient = _gradient(operator.params, loss, take(data, row, 1)) - mean
+        matrix, basis = tridiagonal(product, gradient, steps, COMPILED)
+        nodes, vectors = jnp.linalg.eigh(matrix)
+        own = vectors[0] ** 2 > jnp.finfo(flat.dtype).eps ** 2  # not of an exhausted Krylov space
+        first = jnp.where(own, vectors[0] / jnp.where(own, nodes + decay, 1), 0)
+        moved = dot(dot(vectors, first), basis) * jnp.linalg.norm(gradient)
+        return moved, jnp.min(jnp.where(own, nodes, jnp.inf))
+
+    moved, smallest = jax.lax.map(one, rows)
+    _, scales, directions = jnp.linalg.svd(moved, full_matrices=False)
+    values = scales[:dim] ** 2 * n / (n - 1) / len(rows)
+    return values, jax.vmap(unravel)(directions[:dim]), smallest.min()
 
 
 @explained

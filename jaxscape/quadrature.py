@@ -1,8 +1,8 @@
 """Spectral density and trace of a symmetric operator, by stochastic Lanczos quadrature."""
 
-import functools
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxscape.arguments import explained
-from jaxscape.lanczos import dot, flatten, hoist, length, orthonormalise
+from jaxscape.lanczos import Loops, compiled, dot, flatten, hoist, length, loops_of, orthonormalise
 from jaxscape.trees import check_floating, num_parameters, working
 from jaxscape.types import InputError, Matvec, Params
 
@@ -107,52 +107,54 @@ def trace(key: Key[Array, ""], matvec: Matvec, like: Params, *, num_probes: int)
     return _trace(hoist(matvec, like), like, jax.random.split(key, num_probes))
 
 
-@jax.jit
+@compiled
 def _trace(matvec: Matvec, like: Params, keys: Key[Array, "probes"]) -> Estimate:
     product, _, flat = flatten(matvec, like)
 
-    def one(key: Key[Array, ""]) -> Float[Array, ""]:
+    def one(carry: None, key: Key[Array, ""]) -> tuple[None, Float[Array, ""]]:
         signs = jax.random.rademacher(key, flat.shape, flat.dtype)
-        return dot(signs, product(signs))
+        return carry, dot(signs, product(signs))
 
-    return _estimate(jax.lax.map(one, keys))
+    return _estimate(loops_of(matvec).scan(one, None, keys)[1])
 
 
-@functools.partial(jax.jit, static_argnames="num_steps")
+@partial(compiled, static_argnames="num_steps")
 def _density(matvec: Matvec, like: Params, keys: Key[Array, "probes"], num_steps: int) -> Density:
-    product, _, flat = flatten(matvec, like)
+    (product, _, flat), loops = flatten(matvec, like), loops_of(matvec)
 
-    def one(key: Key[Array, ""]) -> Density:
+    def one(carry: None, key: Key[Array, ""]) -> tuple[None, Density]:
         signs = jax.random.rademacher(key, flat.shape, flat.dtype)
-        nodes, vectors = jnp.linalg.eigh(tridiagonal(product, signs, num_steps))
-        return Density(nodes, vectors[0] ** 2)
+        nodes, vectors = jnp.linalg.eigh(tridiagonal(product, signs, num_steps, loops)[0])
+        return carry, Density(nodes, vectors[0] ** 2)
 
-    return jax.lax.map(one, keys)
+    return loops.scan(one, None, keys)[1]
 
 
 def tridiagonal(
-    matvec: Callable[[Array], Array], start: Float[Array, "p"], steps: int
-) -> Float[Array, "steps steps"]:
-    """T = V H Vᵀ of the Krylov space of ``start``."""
-
-    def step(carry: tuple[Array, Array, Array], i: Array):
-        basis, vector, scale = carry
-        basis = basis.at[i].set(vector)
-        image = matvec(vector)
-        diagonal = dot(vector, image)
-        norm = length(image)
-        scale = jnp.maximum(scale, norm)
-        following, share = orthonormalise(image, basis)
-        beta = share * norm
-        # An exhausted space goes on with zero vectors, which decouple: their nodes weigh nothing.
-        alive = beta > 10 * jnp.finfo(scale.dtype).eps * scale
-        beta, following = jnp.where(alive, beta, 0), jnp.where(alive, following, 0)
-        return (basis, following, scale), (diagonal, beta)
-
+    matvec: Callable[[Array], Array], start: Float[Array, "p"], steps: int, loops: Loops
+) -> tuple[Float[Array, "steps steps"], Float[Array, "steps p"]]:
+    """T = V H Vᵀ of the Krylov space of ``start``, and its basis V."""
+    grow = loops.step(_grow)
     basis = jnp.zeros((steps, len(start)), start.dtype)
     carry = (basis, start / jnp.linalg.norm(start), jnp.zeros((), start.dtype))
-    _, (diagonal, beta) = jax.lax.scan(step, carry, jnp.arange(steps))
-    return jnp.diag(diagonal) + jnp.diag(beta[:-1], 1) + jnp.diag(beta[:-1], -1)
+    step = lambda carry, i: grow(carry, i, matvec(carry[1]))  # noqa: E731
+    (basis, *_), (diagonal, beta) = loops.scan(step, carry, jnp.arange(steps))
+    return jnp.diag(diagonal) + jnp.diag(beta[:-1], 1) + jnp.diag(beta[:-1], -1), basis
+
+
+def _grow(carry: tuple[Array, Array, Array], i: Array, image: Float[Array, "p"]):
+    """One Lanczos step: the basis with its next vector, of product ``image``, and that after it."""
+    basis, vector, scale = carry
+    basis = basis.at[i].set(vector)
+    diagonal = dot(vector, image)
+    norm = length(image)
+    scale = jnp.maximum(scale, norm)
+    following, share = orthonormalise(image, basis)
+    beta = share * norm
+    # An exhausted space goes on with zero vectors, which decouple: their nodes weigh nothing.
+    alive = beta > 10 * jnp.finfo(scale.dtype).eps * scale
+    beta, following = jnp.where(alive, beta, 0), jnp.where(alive, following, 0)
+    return (basis, following, scale), (diagonal, beta)
 
 
 def _estimate(values: Float[Array, "probes ..."]) -> Estimate:

@@ -53,7 +53,7 @@ class Subspace:
     origin: Params
     basis: Params
     eigenvalues: Float[Array, "d"] | None = None
-    """Of a Hessian subspace: λ_j of each direction."""
+    """λ_j of each direction: of the Hessian, or of what else ``influence_subspace`` says."""
     residuals: Float[Array, "d"] | None = None
     """Of a Hessian subspace: ‖H v_j − λ_j v_j‖."""
 

@@ -102,6 +102,8 @@ def calls():
         "trace": (js.trace, {**solve, "num_probes": 2}),
         "takeuchi_trace": (js.takeuchi_trace, {"key": KEY, **of, "weight_decay": 0.1,
                            "num_samples": 4, "num_steps": 3}),
+        "influence_subspace": (js.influence_subspace, {"key": KEY, **of, "dim": 2,
+                               "weight_decay": 0.1, "num_samples": 4, "num_steps": 3}),
         "takeuchi_trace_in": (js.takeuchi_trace_in, {"space": space, "loss": loss, "data": data}),
         "excess_law": (js.excess_law, {"trace": 1.0, "k": jnp.arange(1, 5), "to": 9}),
         "excess_size": (js.excess_size, {"trace": 1.0, "epsilon": 0.1, "to": 9}),

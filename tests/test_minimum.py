@@ -131,6 +131,33 @@ def test_in_a_subspace_it_is_that_of_the_projected_problem():
     )
 
 
+def test_the_minimum_moves_most_along_the_leading_directions_of_the_sandwich():
+    decay, k = 0.1, 100
+    w = ridge(slice(None), decay)
+    hessian, gradients = linear64(w)
+    inverse = np.linalg.inv(hessian + decay * np.eye(P))
+    sandwich = inverse @ np.cov(gradients.T, ddof=1) @ inverse
+    values, vectors = np.linalg.eigh(sandwich)
+    space = js.influence_subspace(
+        KEY, squared, jnp.asarray(w, jnp.float32), DATA, 3, weight_decay=decay, num_samples=N,
+        batch_size=70,
+    )  # fmt: skip
+    np.testing.assert_allclose(space.eigenvalues, values[::-1][:3], rtol=1e-3)
+    along = abs(np.sum(np.asarray(space.basis) * vectors.T[::-1][:3], 1))
+    np.testing.assert_allclose(along, 1, atol=1e-3)
+    moves = [ridge(RNG.choice(N, k, replace=False), decay) - w for _ in range(1000)]
+    seen = np.var(np.asarray(moves) @ np.asarray(space.basis, np.float64).T, axis=0)
+    assert np.all(abs(seen / (values[::-1][:3] * (1 / k - 1 / N)) - 1) < 0.2)
+
+
+def test_directions_at_no_minimum_are_told():
+    w = {"in": 0.3 * jax.random.normal(KEY, (P, 3)), "b": jnp.ones(3), "out": jnp.ones(3)}
+    with pytest.warns(UserWarning, match="at no minimum"):
+        js.influence_subspace(KEY, network, w, DATA, 2, num_samples=20)
+    with pytest.raises(InputError, match="dim of at most num_samples, 20, found 21"):
+        js.influence_subspace(KEY, network, w, DATA, 21, num_samples=20)
+
+
 def test_the_law_is_the_excess_of_refitted_models():
     decay, k = 0.1, 100
     trace = trace64(*linear64(ridge(slice(None), decay)), decay)

@@ -2,6 +2,7 @@
 
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,11 +79,14 @@ def trajectory(problem: Problem, config: ProblemConfig, store: Path) -> Params:
 
 
 def directions(
-    problem: Problem, params: Params, kind: str, dim: int, store: Path, mesh: Mesh | None = None
-) -> Directions:
-    """The subspace through ``params``: "hessian", "isotropic" for none, else ``at_random``."""
+    problem: Problem, params: Params, kind: str, dim: int, store: Path, mesh: Mesh | None = None,
+    weight_decay: float = 0.0,
+) -> Directions:  # fmt: skip
+    """The subspace through ``params``, None for "isotropic"; see each kind's own function."""
     if kind == "hessian":
         return Directions(*eigenspace(problem, params, dim, store, mesh))
+    if kind == "influence":
+        return Directions(influence(problem, params, dim, store, weight_decay), None)
     if kind == "isotropic":
         problem.seconds["subspace"] = 0.0
         console.directions(kind, None, 0.0)
@@ -130,6 +134,36 @@ def eigenspace(
     pairs = _kept(problem, "subspace", store, "subspace", "pairs", like, find)
     console.directions("hessian", pairs, problem.seconds["subspace"])
     return Eigenspace(js.Subspace(params, pairs.vectors), pairs)
+
+
+GRADIENTS = 32
+"""Samples whose influence is taken, and Lanczos steps of each."""
+
+
+def influence(
+    problem: Problem, params: Params, dim: int, store: Path, weight_decay: float
+) -> js.Subspace:
+    """Where the minimum moves (``js.influence_subspace``), computed or restored from ``store``."""
+
+    def find() -> dict[str, Any]:
+        products = f"{GRADIENTS**2:,} products with the Hessian over {len(problem.order):,} samples"
+        print(f"subspace: influences of {GRADIENTS} samples, {products} ...", file=sys.stderr)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            space = js.influence_subspace(
+                problem.keys["subspace"], problem.loss, params, problem.samples, dim,
+                weight_decay=weight_decay, num_samples=min(GRADIENTS, len(problem.order)),
+                num_steps=GRADIENTS,
+            )  # fmt: skip
+        for warning in told:
+            print(f"note: {warning.message}", file=sys.stderr)
+        return {"basis": space.basis, "eigenvalues": space.eigenvalues}
+
+    many = lambda leaf: jax.ShapeDtypeStruct((dim, *leaf.shape), leaf.dtype)  # noqa: E731
+    like = {"basis": jax.tree.map(many, params), "eigenvalues": many(np.zeros((), np.float32))}
+    found = _kept(problem, "subspace", store, "influence", "space", like, find)
+    console.directions("influence", None, problem.seconds["subspace"])
+    return js.Subspace(params, **found)
 
 
 def probe(

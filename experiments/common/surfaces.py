@@ -117,6 +117,7 @@ MARGIN = 0.25
 
 WORDS = {
     "hessian": "top two Hessian eigenvectors",
+    "influence": "where other samples move the minimum most",
     "random": "two random directions of unit norm",
     "filter": "two random filter-normalised directions, about as long as $w^*$",
     "unit-filter": "two random filter-normalised directions of unit norm",

@@ -42,8 +42,11 @@ class SweepConfig(RunConfig):
         python -m experiments.sweep --k-max 60000 --distributed          # in every process of many
     """
 
-    subspace: Literal["hessian", "random", "filter", "unit-filter", "isotropic"] = "hessian"
-    """Directions: top Hessian eigenvectors, random (norm 1; filters as in w*; both), or all."""
+    subspace: Literal["hessian", "influence", "random", "filter", "unit-filter", "isotropic"] = (
+        "hessian"
+    )
+    """Directions: top Hessian eigenvectors, those along which other samples move the minimum most
+    (influence functions), random (norm 1; filters as in w*; both), or all."""
     dim: Annotated[int, at_least(1)] = 10
     """Number of directions; isotropic takes all and does not use it."""
     sigmas: Annotated[tuple[float, ...], at_least(0)] = (0.01, 1.0)
@@ -138,7 +141,9 @@ def _find(problem: Problem, config: SweepConfig, mesh: Mesh | None, store: Path)
     if jax.process_count() > 1:  # which may have rounded differently
         params = multihost_utils.broadcast_one_to_all(params)
     dim = config.dim
-    space, pairs = prepare.directions(problem, params, config.subspace, dim, store, mesh)
+    space, pairs = prepare.directions(
+        problem, params, config.subspace, dim, store, mesh, config.weight_decay
+    )
     problem.release()  # what follows reads them segment by segment
     probes = [
         prepare.probe(problem, params, space, config.points, sigma, config.points_from)

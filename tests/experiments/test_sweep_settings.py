@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("in_haste")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["filter", "isotropic"])
+@pytest.mark.parametrize("kind", ["filter", "influence", "isotropic"])
 def test_other_directions(clouds, kind, tmp_path, capsys):
     out = tmp_path / kind
     assert run([*clouds, "--subspace", kind, "--sigmas", "0.1"], out, capsys)[0] == 0
