@@ -217,8 +217,8 @@ def compiled(function: Callable, **options: Any) -> Callable:
 def _solve(
     matvec: Matvec,
     key: Key[Array, ""],
-    tol: Float[Array, ""],
-    max_restarts: Int[Array, ""],
+    tol: Scalar,
+    max_restarts: Scalar,
     options: Options,
     *,
     like: tuple,

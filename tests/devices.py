@@ -18,6 +18,7 @@ import jaxscape as js
 from jaxscape import devices, reductions, sweep
 
 KS = (1, 2, 50, 100, 101)
+RAGGED = slice(0, 30), slice(30, 71), slice(71, 101)
 
 
 def largest():
@@ -57,6 +58,14 @@ def answer(question, mesh):
         "project": lambda: js.project(mlp_loss, space, data, batch_size=5, mesh=mesh),
         "hessian": lambda: hessian()(params),
         "prefix_hessian": lambda: hessian(count=40)(params),
+        "batches": lambda: js.hessian_operator(
+            mlp_loss,
+            params,
+            [jax.tree.map(lambda x, r=r: x[r], data) for r in RAGGED],
+            batch_size=5,
+            mesh=mesh,
+            weight_decay=0.1,
+        )(params),
         "gauss_newton": lambda: js.ggn_operator(model, output_loss, params, data, mesh=mesh)(
             params
         ),

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("in_haste")
 EIGHT = {
     "8x1": ["delta", "losses", "shared"],
     "2x4": ["delta", "shared", "surface", "largest", "project",
-            "hessian", "prefix_hessian", "gauss_newton", "pairs"],
+            "hessian", "prefix_hessian", "batches", "gauss_newton", "pairs"],
 }  # fmt: skip
 TWO = {"1x2": ["delta", "hessian", "pairs"]}
 
