@@ -28,7 +28,13 @@ from jaxscape import devices, losses, reductions
 from jaxscape.curvature import ggn_operator, hessian_operator
 from jaxscape.lanczos import top_eigenpairs
 from jaxscape.loss_variance import estimate_loss_variance, evidence_of, loss_variance
-from jaxscape.minimum import excess_law, excess_size, takeuchi_trace, takeuchi_trace_in
+from jaxscape.minimum import (
+    excess_law,
+    excess_law_holds,
+    excess_size,
+    takeuchi_trace,
+    takeuchi_trace_in,
+)
 from jaxscape.monitor import monitor
 from jaxscape.prefix_spectra import prefix_spectra, ritz_values
 from jaxscape.probes import gaussian, grid, isotropic, line, points, single, sobol
@@ -52,7 +58,7 @@ from jaxscape.types import InputError
 __all__ = [
     "InputError", "Reduction", "Subspace", "combine", "delta", "devices", "distance_law",
     "distance_size", "estimate_loss_variance", "evaluate", "evidence_of", "exceedance_size",
-    "excess_law", "excess_size",
+    "excess_law", "excess_law_holds", "excess_size",
     "gaussian", "ggn_operator", "grid", "hessian_operator", "hessian_subspace",
     "increment_size", "isotropic", "line", "loss_variance", "losses", "monitor", "order_law",
     "partition", "per_sample_losses", "points", "prefix_spectra", "project", "quadratic_delta",
