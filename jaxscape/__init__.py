@@ -30,6 +30,7 @@ from jaxscape.lanczos import top_eigenpairs
 from jaxscape.loss_variance import estimate_loss_variance, evidence_of, loss_variance
 from jaxscape.minimum import (
     excess_law,
+    excess_law_holds,
     excess_size,
     influence_subspace,
     takeuchi_trace,
@@ -58,9 +59,9 @@ from jaxscape.types import InputError
 __all__ = [
     "InputError", "Reduction", "Subspace", "combine", "delta", "devices", "distance_law",
     "distance_size", "estimate_loss_variance", "evaluate", "evidence_of", "exceedance_size",
-    "excess_law", "excess_size", "gaussian", "ggn_operator", "grid", "hessian_operator",
-    "hessian_subspace", "increment_size", "influence_subspace", "isotropic", "line",
-    "loss_variance", "losses", "monitor", "order_law", "partition", "per_sample_losses",
+    "excess_law", "excess_law_holds", "excess_size", "gaussian", "ggn_operator", "grid",
+    "hessian_operator", "hessian_subspace", "increment_size", "influence_subspace", "isotropic",
+    "line", "loss_variance", "losses", "monitor", "order_law", "partition", "per_sample_losses",
     "points", "prefix_spectra", "project", "quadratic_delta", "random_orders",
     "random_subspace", "reductions", "ritz_values", "single", "sobol", "spectral_density",
     "sufficient_size", "surface", "takeuchi_trace", "takeuchi_trace_in", "top_eigenpairs",

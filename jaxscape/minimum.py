@@ -5,7 +5,7 @@ the per-sample gradients. For k of the N samples at random, to first order, w_k 
 −H⁻¹(∇L_k − ∇L_N)(w_N), so that E[L_N(w_k) − L_N(w_N)] = ½ (1/k − 1/N) T with T = tr(H⁻¹C), and the
 generalisation gap is T/N (Takeuchi 1976; Thomas et al. 2020, "On the interplay between noise and
 curvature"). Whether a network is so close to a minimum that this holds is to be seen from
-``TakeuchiTrace``, and from networks refitted at a few k.
+``excess_law_holds``, and from networks refitted at a few k.
 """
 
 import warnings
@@ -17,19 +17,26 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, Key, Real
+from jaxtyping import Array, Bool, Float, Int, Key, Real
 
 from jaxscape import losses
 from jaxscape.arguments import explained
 from jaxscape.batching import cut, length_of, take
 from jaxscape.curvature import MeanOperator, hessian_operator
 from jaxscape.lanczos import COMPILED, dot, flatten
+from jaxscape.loss_variance import TRUSTED
 from jaxscape.quadratic import project
 from jaxscape.quadrature import tridiagonal
 from jaxscape.sample_size import SufficientSize, distance_law, distance_size
 from jaxscape.subspace import Subspace, check_dim
 from jaxscape.trees import check_key, is_traced, num_parameters, working
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss, Scalar
+
+AGREE = 2.0
+"""The factor up to which the gap that T predicts and the gap seen count as the same."""
+
+SETTLED = 0.1
+"""The relative change of T in the last Lanczos steps up to which it counts as converged."""
 
 
 class TakeuchiTrace(NamedTuple):
@@ -167,6 +174,49 @@ def _mean_gradient(params: Params, loss: Partial, data: Batch, batch_size: int) 
     zeros = jnp.zeros_like(ravel_pytree(params)[0])
     pairs = jnp.asarray(chunks.starts), jnp.asarray(chunks.fresh)
     return jax.lax.scan(add, zeros, pairs)[0] / length_of(data)
+
+
+class Regime(NamedTuple):
+    """Whether a network is so close to a minimum that ``excess_law`` holds, for each damping."""
+
+    holds: Bool[Array, "*l"]
+    known: Bool[Array, "*l"]
+    """Where False, these numbers cannot tell."""
+
+
+@explained
+def excess_law_holds(
+    found: TakeuchiTrace,
+    n: Scalar,
+    gap: Scalar,
+    *,
+    gap_sem: Scalar = 0.0,
+    weight_decay: Float[ArrayLike, "*#l"] = 0.0,
+) -> Regime:
+    """From the signs that T gives: it does not hold where the smallest Ritz value is below −λ, or
+    the generalisation gap seen is not T/n within a factor of 2, beyond two standard errors of both.
+
+    It cannot be told where these errors leave both possible, where T depends on fewer than 10
+    gradients, or where the quadrature has not converged.
+
+    Args:
+        found: From ``takeuchi_trace``.
+        n: The number of samples that the network was trained on.
+        gap: Mean loss of new samples less that of those n.
+        gap_sem: Its standard error.
+        weight_decay: λ, as in ``found``.
+
+    >>> found = TakeuchiTrace(*map(jnp.asarray, (30.0, 2.0, 40.0, 1e-3, 0.01)))
+    >>> [bool(excess_law_holds(found, 1000, gap).holds) for gap in (0.033, 0.3)]
+    [True, False]
+    """
+    low, high = (found.value + side * found.sem * 2 for side in (-1, 1))
+    least, most = (gap + side * gap_sem * 2 for side in (-1, 1))
+    within = (low / n >= most / AGREE) & (high / n <= least * AGREE) & (least > 0)
+    apart = (low / n > most * AGREE) | (high / n < least / AGREE)
+    saddle = found.smallest + jnp.asarray(weight_decay) < 0
+    sound = (found.effective >= TRUSTED) & (found.change <= SETTLED)
+    return Regime(~saddle & sound & within, saddle | (sound & (within | apart)))
 
 
 @explained

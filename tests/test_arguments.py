@@ -14,6 +14,7 @@ import pytest
 
 import jaxscape as js
 from jaxscape.arguments import explained
+from jaxscape.minimum import TakeuchiTrace
 
 
 class OwnError(Exception):
@@ -106,6 +107,8 @@ def calls():
                                "weight_decay": 0.1, "num_samples": 4, "num_steps": 3}),
         "takeuchi_trace_in": (js.takeuchi_trace_in, {"space": space, "loss": loss, "data": data}),
         "excess_law": (js.excess_law, {"trace": 1.0, "k": jnp.arange(1, 5), "to": 9}),
+        "excess_law_holds": (js.excess_law_holds, {"found": TakeuchiTrace(*jnp.ones((4, 1)),
+                             jnp.zeros(1)), "n": 9, "gap": 0.1, "weight_decay": 0.1}),
         "excess_size": (js.excess_size, {"trace": 1.0, "epsilon": 0.1, "to": 9}),
         "prefix_spectra": (js.prefix_spectra, {"key": KEY, **of, "num": 2, "ks": (20, 60),
                            "which": "largest", "batch_size": 30}),

@@ -7,6 +7,7 @@ import pytest
 
 import jaxscape as js
 from jaxscape import InputError
+from jaxscape.minimum import TakeuchiTrace
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -172,6 +173,38 @@ def test_the_law_is_the_excess_of_refitted_models():
     assert abs(excess / law - 1) < 0.1
     size = js.excess_size(jnp.float32(trace), jnp.float32(law * 1.0001), to=N)
     assert abs(int(size.k) - k) <= 1
+
+
+def test_the_regime_of_a_ridge_regression_is_told_by_its_gap():
+    """The mean gap over training sets is T/N; ten times T is not."""
+    trace, gaps = trace64(*linear64(ridge(slice(None), 0.1)), 0.1), []
+    for _ in range(1000):  # of one training set alone, its noise outweighs the gap
+        x = RNG.normal(size=(2 * N, P)) * [3, 2, 1, 1, 0.3]
+        y = x @ np.ones(P) + RNG.standard_t(5, size=2 * N)
+        w = np.linalg.solve(x[:N].T @ x[:N] / N + 0.1 * np.eye(P), x[:N].T @ y[:N] / N)
+        squares = 0.5 * (x @ w - y) ** 2
+        gaps.append(squares[N:].mean() - squares[:N].mean())
+    gap = np.mean(gaps)
+    assert 0.7 < gap / (trace / N) < 1.4
+    smallest = np.linalg.eigvalsh(X.T @ X / N)[0]
+    good = [trace, 0.0, 100.0, smallest, 0.0]
+
+    def verdict(weight_decay=0.1, gap=gap, gap_sem=0.0, **changes):
+        fields = dict(zip(TakeuchiTrace._fields, good, strict=True)) | changes
+        found = TakeuchiTrace(**{name: jnp.float32(value) for name, value in fields.items()})
+        holds, known = js.excess_law_holds(found, N, gap, gap_sem=gap_sem,
+                                           weight_decay=weight_decay)  # fmt: skip
+        return bool(holds) if known else None
+
+    assert verdict() is True
+    assert verdict(gap=10 * gap) is False
+    assert verdict(value=trace * 10) is False
+    assert verdict(smallest=-0.2) is False
+    assert verdict(smallest=-0.2, weight_decay=0.3) is True
+    assert verdict(smallest=-0.2, effective=2) is False
+    for unsure in ({"sem": trace}, {"gap_sem": gap}, {"effective": 9.0}, {"change": 0.2}):
+        assert verdict(**unsure) is None
+    assert verdict(gap=-gap) is False  # no gap that T/N could be
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from experiments.common.config import RunConfig, above, at_least, default
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record
 from jaxscape.trees import num_parameters
+from jaxscape.types import InputError
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,15 @@ class CollectConfig(RunConfig):
         super().__post_init__()
         if self.arrivals is None:
             object.__setattr__(self, "arrivals", max(2, min(1000, self.k_max // 10)))
+
+    def check(self) -> None:
+        """See ``ProblemConfig.check``."""
+        super().check()
+        if self.finish or self.schedule != "constant":
+            raise InputError(
+                "expected training at a constant rate while samples arrive, found --schedule or "
+                "--finish; leave them out"
+            )
 
 
 def _find(problem: Problem, config: CollectConfig, work: Path) -> Record:

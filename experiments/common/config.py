@@ -80,6 +80,10 @@ class ProblemConfig:
     """Adam's learning rate: the size of its first steps, in units of the parameters."""
     weight_decay: Annotated[float, at_least(0)] = 0.0
     """λ of (λ/2)‖w‖² in the training loss (L2, not decoupled); losses and spectra are without."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """The learning rate stays as it is, or falls to 0 at the last step as half a cosine does."""
+    finish: Annotated[int, at_least(0)] = 0
+    """Most steps of L-BFGS, along all samples, with which the training ends, nearer a minimum."""
     seed: Annotated[int, between(0, 2**32 - 1)] = 0
     """Seed of every random choice, an integer from 0 to 4294967295."""
 
@@ -95,6 +99,18 @@ class ProblemConfig:
             for bound in getattr(hint, "__metadata__", ()):
                 if isinstance(bound, Range):
                     bound.check(name, getattr(self, name))
+
+    def training(self) -> dict[str, Any]:
+        """How ``jaxscape.lab.train.fit`` trains; it tells the gradient's norm where it is small."""
+        names = "epochs", "batch_size", "learning_rate", "weight_decay", "schedule"
+        near = self.finish or self.schedule != "constant"
+        found = {name: getattr(self, name) for name in names}
+        return found | {"finish": self.finish if near else None}
+
+    @property
+    def visits(self) -> int:
+        """How often the training shows its network: after each epoch, and after a finish."""
+        return self.epochs + (self.finish > 0)
 
     def settings(self) -> dict[str, Any]:
         """Every setting that the result depends on."""

@@ -41,18 +41,20 @@ def fit(
 ) -> Params:
     """w*, trained on the problem's samples; ``visit`` gets the parameters after each epoch."""
     samples = problem.samples if config.epochs else problem.read(slice(1))  # only its shape is used
-    with console.progress("training", config.epochs, "epochs") as advance:
+    with console.progress("training", config.visits, "epochs") as advance:
 
         def on_epoch(number: int, params: Params) -> None:
             del number
             visit(params)
             advance(1)
 
-        return train.fit(
-            problem.keys["train"], problem.loss, problem.initial, samples,
-            epochs=config.epochs, batch_size=config.batch_size,
-            learning_rate=config.learning_rate, weight_decay=config.weight_decay, on_epoch=on_epoch,
-        ).params  # fmt: skip
+        fitted = train.fit(
+            problem.keys["train"], problem.loss, problem.initial, samples, on_epoch=on_epoch,
+            **config.training(),
+        )  # fmt: skip
+    if fitted.gradient_norm is not None:
+        print(f"gradient of the training loss: norm {fitted.gradient_norm:.2g}", flush=True)
+    return fitted.params
 
 
 def trained(problem: Problem, config: ProblemConfig, store: Path) -> Params:
@@ -64,14 +66,14 @@ def trained(problem: Problem, config: ProblemConfig, store: Path) -> Params:
 
 
 def trajectory(problem: Problem, config: ProblemConfig, store: Path) -> Params:
-    """The network before training and after each epoch, leaves ``[epochs + 1, ...]``."""
+    """The network before training and after each epoch, leaves ``[visits + 1, ...]``."""
 
     def find() -> Params:
         visited = [problem.initial]
         fit(problem, config, visited.append)
         return jax.tree.map(lambda *leaves: np.stack(leaves), *visited)
 
-    many = lambda leaf: np.zeros((config.epochs + 1, *leaf.shape), leaf.dtype)  # noqa: E731
+    many = lambda leaf: np.zeros((config.visits + 1, *leaf.shape), leaf.dtype)  # noqa: E731
     like = jax.tree.map(many, problem.initial)
     points = _kept(problem, "train", store, "trajectory", "points", like, find)
     console.stage("trained", f"{config.epochs} epochs", problem.seconds["train"])

@@ -205,11 +205,10 @@ class Bench:
     ) -> train.Fitted:
         """One or many networks, trained side by side with the settings of the run."""
         config, loss = self.config, more.pop("loss", self.problem.loss)
-        with progress("networks", config.epochs, "epochs") as advance:
+        with progress("networks", config.visits, "epochs") as advance:
             return train.fit(
-                key, loss, params, samples, epochs=config.epochs, batch_size=config.batch_size,
-                learning_rate=config.learning_rate, weight_decay=config.weight_decay,
-                on_epoch=lambda *_: advance(1), **more,
+                key, loss, params, samples, **config.training(), on_epoch=lambda *_: advance(1),
+                **more,
             )  # fmt: skip
 
     def networks(self, count: int, samples: Batch) -> train.Fitted:

@@ -1,4 +1,4 @@
-"""Training by mini-batch Adam (Optax): one network, or many side by side in one program.
+"""Training by mini-batch Adam and L-BFGS (Optax): one network, or many in one program.
 
 Networks side by side are stacked: their parameters have leaves ``[R, ...]`` and each has a key.
 """
@@ -14,22 +14,28 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from jaxscape import losses
+from jaxscape.arguments import check_choice
 from jaxscape.batching import cut, length_of, take
 from jaxscape.lab import stream
-from jaxscape.types import Batch, InputError, Params, PerSampleLoss
+from jaxscape.types import Batch, InputError, Params, PerSampleLoss, Scalar
 
 CACHE = 32 * 2**20
 """Bytes of optimiser's state that a CPU keeps in its cache."""
 
+CHUNK = 1000
+"""Samples at a time of L-BFGS, which takes the gradient of them all."""
+
 
 class Fitted(NamedTuple):
-    """Parameters after the last epoch, leaves ``[R, ...]`` where there were R keys.
+    """Parameters at the end, leaves ``[R, ...]`` where there were R keys.
 
     With the mean training loss during each epoch, each sample at the parameters of its step.
     """
 
     params: Params
     epoch_losses: Float[np.ndarray, "epochs *R"]
+    gradient_norm: Float[np.ndarray, "*R"] | None = None
+    """‖∇L_k + λw‖ at the end, 0 at a minimum; None unless ``finish`` was given."""
 
 
 class State(NamedTuple):
@@ -56,6 +62,8 @@ def fit(
     batch_size: int,
     learning_rate: float,
     weight_decay: float = 0.0,
+    schedule: str = "constant",
+    finish: int | None = None,
     ks: Sequence[int] | Int[np.ndarray, "R"] | None = None,
     together: int | None = None,
     on_epoch: Callable[[int, Params], Any] | None = None,
@@ -75,23 +83,20 @@ def fit(
         batch_size: the largest number of samples in a step.
         learning_rate: above 0.
         weight_decay: as for ``adam``.
+        schedule: the learning rate stays as it is, or falls to 0 at the last step.
+        finish: at most so many steps of L-BFGS thereafter, each along all samples of its network
+            (Liu and Nocedal 1989); 0 gives the norm of the gradient alone.
         ks: network r sees only the first ``ks[r]`` samples, in as many steps as the others.
         together: how many of R networks run under one ``jax.vmap``, group after group; by default
             ``group_size``.
-        on_epoch: called as ``on_epoch(number, params)`` after each epoch, from 1 on.
+        on_epoch: called as ``on_epoch(number, params)`` after each epoch, from 1 on, and once more
+            after a ``finish`` above 0.
 
     Raises:
         InputError: a setting out of range, parameters that do not hold one network per key, a loss
             that is not per sample, or a loss or parameter that is no longer finite.
     """
-    if epochs < 0:
-        raise InputError(f"expected at least 0 epochs, found {epochs}; raise --epochs")
-    if not 0 < learning_rate < float("inf"):
-        raise InputError(f"expected a learning rate above 0, found {learning_rate}; change it")
-    if not 0 <= weight_decay < float("inf"):
-        raise InputError(f"expected a weight decay of at least 0, found {weight_decay}; change it")
-    if together is not None and together < 1:
-        raise InputError(f"expected together of at least 1, found {together}; raise it")
+    _check_settings(epochs, learning_rate, weight_decay, schedule, finish, together)
     single = key.ndim == 0  # then a stack of one network, whose axis is dropped in the end
     keys, params = jax.tree.map(lambda leaf: leaf[None], (key, params)) if single else (key, params)
     num, shapes = len(keys), [jnp.shape(leaf) for leaf in jax.tree.leaves(params)]
@@ -103,34 +108,53 @@ def fit(
     n, bound = losses.ready(loss, _first(params), data)
     seen = None if ks is None else _check_ks(np.asarray(ks), num, n)
     together = min(num, together or group_size(jax.default_backend(), params))
-    run = partial(_epoch, batch_size, (learning_rate, weight_decay), together, bound)
-    states = State(params, jax.vmap(adam(learning_rate, weight_decay).init)(params))
+    last = epochs * len(cut(n, batch_size).starts) if schedule == "cosine" else None
+    rates = learning_rate, weight_decay, last
+    run = partial(_epoch, batch_size, rates, together, bound)
+    states = State(params, jax.vmap(adam(*rates).init)(params))
     epoch_keys = jax.vmap(lambda key: jax.random.split(key, epochs), out_axes=1)(keys)
-    means = np.zeros((epochs, num), np.float32)
+    means, norms = np.zeros((epochs, num), np.float32), None
+
+    def visit(number: int, params: Params, found: Array, where: str) -> None:
+        stream.wait((params, found))
+        _check_finite(params, np.asarray(found), seen, where)
+        if on_epoch is not None:
+            on_epoch(number, _first(params) if single else params)
+
     for number, step_keys in enumerate(epoch_keys, start=1):
         states, found = run(states, step_keys, data, seen)
-        stream.wait(states)
+        where = f"epoch {number} of {epochs} at --learning-rate {learning_rate}"
+        visit(number, states.params, found, where)
         means[number - 1] = found
-        _check_finite(states.params, means[number - 1], seen, f"epoch {number} of {epochs}"
-                      f" at --learning-rate {learning_rate}")  # fmt: skip
-        if on_epoch is not None:
-            on_epoch(number, _first(states.params) if single else states.params)
-    return Fitted(_first(states.params), means[:, 0]) if single else Fitted(states.params, means)
+    params = states.params
+    if finish is not None:
+        ends = jnp.full(num, n) if seen is None else seen
+        params, norms = _finish(together, bound, params, data, ends, weight_decay, finish)
+        if finish:
+            visit(epochs + 1, params, norms, "L-BFGS")
+        norms = np.asarray(norms)
+    if single:
+        return Fitted(_first(params), means[:, 0], None if norms is None else norms[0])
+    return Fitted(params, means, norms)
 
 
-def adam(learning_rate: float, weight_decay: float = 0.0) -> optax.GradientTransformation:
+def adam(
+    learning_rate: float, weight_decay: float = 0.0, last: int | None = None
+) -> optax.GradientTransformation:
     """Adam on the mean loss plus (λ/2)‖w‖², λ the weight decay.
 
     λ w is added to the gradient before Adam scales it, so that the minimum is that of this sum. The
-    decoupled decay of AdamW shrinks w beside Adam's step and has no such loss.
+    decoupled decay of AdamW shrinks w beside Adam's step and has no such loss. With ``last``, the
+    learning rate falls to 0 at that step, as half a cosine does.
     """
-    steps = optax.adam(learning_rate)
+    falls = optax.cosine_decay_schedule(learning_rate, max(1, last)) if last is not None else None
+    steps = optax.adam(learning_rate if falls is None else falls)
     return optax.chain(optax.add_decayed_weights(weight_decay), steps) if weight_decay else steps
 
 
 @partial(jax.jit, static_argnums=range(3))
 def _epoch(
-    batch_size: int, rates: tuple[float, float], together: int, loss: PerSampleLoss,
+    batch_size: int, rates: tuple[float, float, int | None], together: int, loss: PerSampleLoss,
     states: State, keys: Key[Array, "R"], data: Batch, ks: Int[Array, "R"] | None,
 ) -> tuple[State, Float[Array, "R"]]:  # fmt: skip
     """One epoch of R networks, ``together`` at a time."""
@@ -201,6 +225,63 @@ def descend(
     return state, jnp.sum(totals) / jnp.sum(batches.counted)
 
 
+@partial(jax.jit, static_argnums=0)
+def _finish(
+    together: int, loss: PerSampleLoss, params: Params, data: Batch, ks: Int[Array, "R"],
+    weight_decay: Scalar, steps: Scalar,
+) -> tuple[Params, Float[Array, "R"]]:  # fmt: skip
+    """L-BFGS on L_k + (λ/2)‖w‖² until it falls no further, and the norm of the gradient there."""
+    solver = optax.lbfgs()
+
+    def one(network: tuple[Params, Array]) -> tuple[Params, Float[Array, ""]]:
+        params, k = network
+        objective = _objective(loss, data, k, weight_decay)
+        value_and_grad = optax.value_and_grad_from_state(objective)
+
+        def step(carry: tuple) -> tuple:
+            number, params, state, value, _ = carry
+            _, gradient = value_and_grad(params, state=state)
+            update, state = solver.update(
+                gradient, state, params, value=value, grad=gradient, value_fn=objective
+            )
+            reached = optax.tree_utils.tree_get(state, "value")
+            return number + 1, optax.apply_updates(params, update), state, reached, value
+
+        def falling(carry: tuple) -> Array:
+            number, _, _, value, before = carry
+            return (number < steps) & (value < before)
+
+        start = 0, params, solver.init(params), objective(params), jnp.inf
+        params = jax.lax.while_loop(falling, step, start)[1]
+        return params, optax.tree_utils.tree_norm(jax.grad(objective)(params))
+
+    return jax.lax.map(one, (params, ks), batch_size=together if together > 1 else None)
+
+
+def _objective(
+    loss: PerSampleLoss, data: Batch, k: Int[Array, ""], weight_decay: Scalar
+) -> Callable[[Params], Float[Array, ""]]:
+    """L_k(w) + (λ/2)‖w‖², with the gradient, from as many chunks as hold the first k samples."""
+    chunks = cut(length_of(data), CHUNK)
+    starts = jnp.asarray(chunks.starts)
+    counted = jnp.asarray(chunks.fresh) & (jnp.asarray(chunks.positions) < k)
+
+    def part(params: Params, index: Array) -> Array:
+        values = loss(params, take(data, starts[index], chunks.size))
+        return jnp.sum(jnp.where(counted[index], values, 0)) / k
+
+    def both(params: Params) -> tuple[Array, Params]:
+        def add(index: Array, total: tuple[Array, Params]) -> tuple[Array, Params]:
+            return jax.tree.map(jnp.add, total, jax.value_and_grad(part)(params, index))
+
+        decay = lambda w: weight_decay / 2 * optax.tree_utils.tree_norm(w, squared=True)  # noqa: E731
+        return jax.lax.fori_loop(0, -(-k // chunks.size), add, jax.value_and_grad(decay)(params))
+
+    objective = jax.custom_vjp(lambda params: both(params)[0])
+    objective.defvjp(both, lambda gradient, scale: (jax.tree.map(lambda g: scale * g, gradient),))
+    return objective
+
+
 def group_size(backend: str, params: Params) -> int:
     """How many of R networks (leaves ``[R, ...]``) to train under one ``vmap``: a divisor of R.
 
@@ -218,6 +299,23 @@ def group_size(backend: str, params: Params) -> int:
 
 def _first(params: Params) -> Params:
     return jax.tree.map(lambda leaf: leaf[0], params)
+
+
+def _check_settings(
+    epochs: int, learning_rate: float, weight_decay: float, schedule: str, finish: int | None,
+    together: int | None,
+) -> None:  # fmt: skip
+    if epochs < 0:
+        raise InputError(f"expected at least 0 epochs, found {epochs}; raise --epochs")
+    if not 0 < learning_rate < float("inf"):
+        raise InputError(f"expected a learning rate above 0, found {learning_rate}; change it")
+    if not 0 <= weight_decay < float("inf"):
+        raise InputError(f"expected a weight decay of at least 0, found {weight_decay}; change it")
+    check_choice("schedule", schedule, ("constant", "cosine"))
+    if finish is not None and finish < 0:
+        raise InputError(f"expected at least 0 steps of L-BFGS, found {finish}; raise --finish")
+    if together is not None and together < 1:
+        raise InputError(f"expected together of at least 1, found {together}; raise it")
 
 
 def _check_ks(ks: np.ndarray, num: int, n: int) -> Int[Array, "R"]:

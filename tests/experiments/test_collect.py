@@ -327,6 +327,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, capsys):
     for more, words in (
         (["--arrivals", "1"], "at least 2"),
         (["--growth", "0.9"], "at least 1"),
+        (["--finish", "9"], "constant rate"),
         (["--epochs", "0"], "--epochs of at least 1"),
         (["--points", "1"], "at least 2"),
         (["--tolerance", "0"], "above 0"),

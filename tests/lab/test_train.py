@@ -231,6 +231,8 @@ def test_overflow_in_the_very_last_step_is_seen():
         ({"batch_size": 0}, "at least 1, found 0"),
         ({"learning_rate": 0.0}, "learning rate above 0, found 0.0"),
         ({"learning_rate": float("nan")}, "learning rate above 0, found nan"),
+        ({"schedule": "linear"}, "constant, cosine, found"),
+        ({"finish": -1}, "steps of L-BFGS, found -1"),
         ({"together": 0}, "together of at least 1, found 0"),
         ({"ks": [38]}, r"1 values? of k from 1 to 37, .*found \[38\]"),
         ({"ks": [0]}, r"1 values? of k from 1 to 37, .*found \[0\]"),
@@ -251,3 +253,46 @@ def test_a_network_per_key_and_a_loss_per_sample_are_asked_for():
     settings = {"epochs": 1, "batch_size": 8, "learning_rate": 0.1}
     with pytest.raises(InputError, match="one loss per sample"):
         train.fit(keys[0], lambda p, b: squared(p, b).mean(), start, data, **settings)
+
+
+def test_a_schedule_ends_at_zero():
+    """In one full batch a step: the steps are those of Adam with rates that fall as a cosine."""
+    start, data, _ = regression()
+    found = fit(start, data, epochs=9, batch_size=N, schedule="cosine", weight_decay=0.1)
+    inputs, w, m, v = np.c_[np.float64(data["inputs"]), np.ones(N)], np.zeros((4, 1)), 0.0, 0.0
+    for t in range(1, 10):
+        gradient = inputs.T @ (inputs @ w - np.float64(data["targets"])) / N + 0.1 * w
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+        rate = RATE * (1 + np.cos(np.pi * (t - 1) / 9)) / 2
+        w = w - rate * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+    np.testing.assert_allclose(weights(found.params), w, rtol=1e-4)
+
+
+def test_a_finish_ends_at_the_minimum_of_each_network(monkeypatch):
+    """Of ridge regression on the first k samples, where the chunks do not divide k."""
+    monkeypatch.setattr(train, "CHUNK", 10)
+    _, data, _ = regression()
+    settings = {"epochs": 1, "weight_decay": 0.1, "ks": np.array(KS)}
+    keys, start, visited = jax.random.split(jax.random.key(3), 3), networks(3), []
+    for finish in (0, 50):
+        found = fit(start, data, keys, finish=finish, **settings,
+                    on_epoch=lambda number, params: visited.append((number, params)))  # fmt: skip
+        for row, k in enumerate(KS):
+            x = np.c_[np.float64(data["inputs"]), np.ones(N)][:k]
+            y, w = np.float64(data["targets"])[:k], np.float64(weights(found.params, row))
+            gradient = np.linalg.norm(x.T @ (x @ w - y) / k + 0.1 * w)
+            if finish == 0:
+                np.testing.assert_allclose(found.gradient_norm[row], gradient, rtol=1e-4)
+            else:
+                want = np.linalg.solve(x.T @ x / k + 0.1 * np.eye(4), x.T @ y / k)
+                np.testing.assert_allclose(w, want, atol=1e-5)
+                assert found.gradient_norm[row] < 1e-5
+    assert [number for number, _ in visited] == [1, 1, 2]
+    np.testing.assert_array_equal(visited[-1][1]["w"], found.params["w"])
+
+
+def test_a_finish_of_one_network_is_that_of_all_samples():
+    start, data, solution = regression()
+    found = fit(start, data, finish=50)
+    np.testing.assert_allclose(weights(found.params), solution, atol=1e-4)
+    assert found.gradient_norm.shape == ()
