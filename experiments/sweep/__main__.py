@@ -110,7 +110,7 @@ def run(config: SweepConfig) -> Record:
 
 
 def _run(config: SweepConfig) -> Record:
-    mesh = devices.mesh(config.devices, config.points)
+    mesh = devices.mesh(config.devices, config.points or 1)
     if config.out and not config.resume:  # before the data are loaded
         run_folder.refuse_occupied(run_folder.absolute(config.out))
     problem = problems.load(config)
@@ -145,10 +145,10 @@ def _find(problem: Problem, config: SweepConfig, mesh: Mesh | None, store: Path)
         problem, params, config.subspace, dim, store, mesh, config.weight_decay
     )
     problem.release()  # what follows reads them segment by segment
-    probes = [
-        prepare.probe(problem, params, space, config.points, sigma, config.points_from)
-        for sigma in config.sigmas
-    ]
+    assert config.points
+    assert config.points_from
+    draw = partial(prepare.probe, problem, params, space, config.points)
+    probes = [draw(sigma, config.points_from) for sigma in config.sigmas]
     swept = segments.run(
         problem, probes, store, checkpoint_every=config.checkpoint_every,
         precision=config.precision, mesh=mesh,
