@@ -67,7 +67,7 @@ def summarise(sheets: Sheets) -> dict[str, Any]:
             "k": int(k), "loss_at_origin": float(loss[origin]),
             "lowest_loss": float(loss[i, j]),
             "lowest_at": [float(sheets.steps[0, i]), float(sheets.steps[1, j])],
-            "mean_squared_increment": squared, "not_finite": int(np.isnan(loss).sum()),
+            "mean_squared_increment": squared,
         })  # fmt: skip
     return {"surfaces": entries}
 
@@ -75,13 +75,12 @@ def summarise(sheets: Sheets) -> dict[str, Any]:
 def table(found: dict[str, Any]) -> list[list[str]]:
     """Rows of text, the first one the header."""
     rows = [["k", "L_k at w*", "lowest L_k", "at (θ₁, θ₂)", "mean squared increment"]]
-    rows[0] += ["points not finite"]
     for entry in found["surfaces"]:
         mean, (first, second) = entry["mean_squared_increment"], entry["lowest_at"]
         losses = (f"{entry[name]:.4g}" for name in ("loss_at_origin", "lowest_loss"))
         step = "no next sample" if mean is None else f"{mean:.3g}"
         place = f"({first:.3g}, {second:.3g})"
-        rows.append([f"{entry['k']:,}", *losses, place, step, f"{entry['not_finite']}"])
+        rows.append([f"{entry['k']:,}", *losses, place, step])
     return rows
 
 
@@ -89,27 +88,19 @@ def figures_of(
     sheets: Sheets, words: str, path: np.ndarray | None = None, *, unit: str
 ) -> dict[str, Figure]:
     """L_k as contours and in three dimensions, and the squared increments."""
-    losses = {name(k): sheet for k, sheet in zip(sheets.k, sheets.loss, strict=True)}
-    pairs = zip(sheets.k, sheets.increment, strict=True)
-    steps = {name(k): sheet**2 for k, sheet in pairs if np.isfinite(sheet).any()}
-    about: list[dict[str, Any]] = [
-        {"title": f"{symbol} along {words}", "quantity": f"{symbol} ({of})"}
-        for symbol, of in (("$L_k$", unit), ("$(L_{k+1} - L_k)^2$", f"{unit}²"))
-    ]
-    loss, step = about
-    figures = {
-        "loss": plot.contours(sheets.steps, losses, path=path, **loss),
-        "loss_3d": plot.reliefs(sheets.steps, losses, **loss),
-    }
-    if steps:
-        figures["increment"] = plot.contours(sheets.steps, steps, **step)
-        figures["increment_3d"] = plot.reliefs(sheets.steps, steps, **step)
+    squares, figures = sheets.increment**2, {}
+    for name, symbol, values, of, line in (
+        ("loss", "$L_k$", sheets.loss, unit, path),
+        ("increment", "$(L_{k+1} - L_k)^2$", squares, f"{unit}²", None),
+    ):
+        pairs = zip(sheets.k, values, strict=True)
+        shown = {f"k = {k:,}": sheet for k, sheet in pairs if np.isfinite(sheet).any()}
+        if shown:
+            title, quantity = f"{symbol} along {words}", f"{symbol} ({of})"
+            about: dict[str, Any] = {"title": title, "quantity": quantity}
+            figures[name] = plot.contours(sheets.steps, shown, path=line, **about)
+            figures[f"{name}_3d"] = plot.reliefs(sheets.steps, shown, **about)
     return figures
-
-
-def name(k: int) -> str:
-    """The title of a panel."""
-    return f"k = {k:,}"
 
 
 MARGIN = 0.25

@@ -1,7 +1,6 @@
 """Every figure of the three papers, one folder each, and one page of all that have been made."""
 
 import json
-import shlex
 import time
 from collections.abc import Callable
 from functools import partial
@@ -27,10 +26,9 @@ from jaxscape import InputError
 FIGURES: dict[str, Callable[[Bench], Record]] = {
     "fig1": spectrum.fig1, "fig2": surfaces.fig2, "fig3": surfaces.fig3, "fig4": increments.fig4,
     "fig5": increments.fig5, "fig6": surfaces.fig6, "fig7": surfaces.fig7, "fig8": increments.fig8,
-    "fig9": theorem.fig9, "trajectory": surfaces.trajectory, "unraveling": unraveling.unraveling,
-    "family": curvature_aligned.family, "ratio": curvature_aligned.ratio,
-    "model-error": curvature_aligned.model_error, "convergence": curvature_aligned.convergence,
-    "error-map": curvature_aligned.error_map, "stages": curvature_aligned.stages,
+    "fig9": theorem.fig9, "unraveling": unraveling.unraveling,
+    "family": curvature_aligned.family, "model-error": curvature_aligned.model_error,
+    "convergence": curvature_aligned.convergence, "stages": curvature_aligned.stages,
     "claims": claims.claims,
 }  # fmt: skip
 
@@ -45,7 +43,8 @@ def run(config: PaperConfig) -> dict[str, Path]:
     config = config.sized()
     problem = problems.load(config)
     chosen = tuple(FIGURES) if config.all else config.figures
-    check_sizes(config, problem, chosen)
+    for figure in chosen:
+        check_sizes(config, problem, figure)
     console.problem(problem, config.order)
     print("settings: " + ", ".join(f"{n} {v}" for n, v in config.settings().items()), flush=True)
     out = run_folder.out_of("paper", config, problem)
@@ -73,20 +72,17 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
             wanted = "expected a new, empty or unfinished folder of figures"
             raise InputError(f"{wanted}, found {out} with other files; choose another --out")
         run_folder.check_settings(out, settings)
-    out.mkdir(parents=True, exist_ok=True)
+    (out / "shared" / "published").mkdir(parents=True, exist_ok=True)  # w* and its eigenvectors
     run_folder.write_json(out / run_folder.CONFIG, {"settings": settings})
-    # what was computed for one figure and serves others
-    (out / "shared" / "published").mkdir(parents=True, exist_ok=True)
 
 
 def _make(figure: str, bench: Bench, out: Path, settings: dict[str, Any]) -> Path:
     """One figure's run folder, and its tables on stdout."""
-    started = time.monotonic()
     if run_folder.is_finished(out, settings):
         print(f"\n{figure}: finished before, left as it is: {out}", flush=True)
         return out
+    started, own = time.monotonic(), bench.of(figure)
     print(f"\n{figure}: {_title(figure)}", flush=True)
-    own = bench.of(figure)
 
     def find(work: Path) -> Record:
         del work
@@ -107,30 +103,17 @@ def _title(figure: str) -> str:
 
 def write_report(out: Path, bench: Bench) -> None:
     """``out/report.html``: each figure that is there, with its tables."""
-    dataset, config, sections = bench.problem.dataset, bench.config, []
+    dataset, sections = bench.problem.dataset, []
     for name in FIGURES:
         if (out / name / "summary.json").exists():
             found = json.loads((out / name / "summary.json").read_text())
             names = sorted(path.stem for path in (out / name / "figures").glob("*.png"))
             pictures = [report.image(out / name / "figures", Picture(x, x)) for x in names]
             sections.append(found | {"name": name, "title": _title(name), "pictures": pictures})
-    template = Path(__file__).parent / "paper.html.j2"
-    words = {"dataset": dataset.name, "note": dataset.note, "flags": flags_of(config)}
-    report.render(out, template, sections=sections, settings=config.settings(), **words)
-
-
-def flags_of(config: PaperConfig) -> str:
-    """What to type after a figure's name to get it again."""
-    usual, words = PaperConfig().settings(), []
-    for name, value in config.settings().items():
-        flag = name.replace("_", "-")
-        if value == usual[name]:
-            continue
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            words += [f"--{flag}", *map(str, value if isinstance(value, tuple) else (value,))]
-    return shlex.join(words)
+    report.render(
+        out, Path(__file__).parent / "paper.html.j2", dataset=dataset.name, note=dataset.note,
+        sections=sections, settings=bench.config.settings(),
+    )  # fmt: skip
 
 
 main = partial(cli.main, "paper", PaperConfig, run)

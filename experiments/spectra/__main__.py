@@ -51,7 +51,7 @@ def _find(problem: Problem, config: SpectraConfig, work: Path) -> Record:
     found = report.summarise(arrays)
     found |= {"sigma": config.sigma, "num_samples": len(problem.order)}
     figures = report.figures_of(arrays, found, problem.unit)
-    rows = report.table(arrays), report.theorem_table(arrays, config.sigma), report.verdicts(found)
+    rows = report.table(arrays), report.theorem_table(arrays), report.verdicts(found)
     text = "\n\n".join([*map(tables.as_text, rows), report.WORDS])
     return Record(arrays, found, figures, text)
 

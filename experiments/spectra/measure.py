@@ -1,8 +1,5 @@
 """Eigenpairs of H_k on a grid of k, Ritz values and the law of every k, and Theorem 1."""
 
-import time
-from sys import stderr
-
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -29,15 +26,12 @@ def arrays_of(
     problem: Problem, space: js.Subspace, ks: Int[np.ndarray, "K"], sigma: float
 ) -> dict[str, np.ndarray]:
     """``PrefixSpectra`` [K, ...], Ritz values [n, d], Theorem 1 [c], the quadratic law [n-1]."""
-    print(f"spectra: eigenpairs of H_k at {len(ks)} values of k ...", file=stderr)
-    started = time.monotonic()
-    spectra = js.prefix_spectra(
-        problem.keys["subspace"], problem.loss, space.origin, problem.samples, space.dim,
-        ks=ks, batch_size=BATCH_SIZE, reference=space.basis,
-    )  # fmt: skip
-    jax.block_until_ready(spectra)
-    good = f"{int(spectra.converged.sum()):,} of {spectra.converged.size:,} eigenpairs converged"
-    console.stage("spectra", f"{good} at {len(ks)} values of k", time.monotonic() - started)
+    with console.timed("spectra", f"eigenpairs of H_k at {len(ks)} values of k"):
+        spectra = js.prefix_spectra(
+            problem.keys["subspace"], problem.loss, space.origin, problem.samples, space.dim,
+            ks=ks, batch_size=BATCH_SIZE, reference=space.basis,
+        )  # fmt: skip
+        jax.block_until_ready(spectra)
     with console.timed("theory", "Ritz values and the law of every k"):
         model = js.project(problem.loss, space, problem.samples)
         law = js.quadratic_delta(model, sigma)
@@ -90,7 +84,7 @@ def theorem_error(
 
 
 def eigenvalue_errors(spectra: PrefixSpectra) -> Float[np.ndarray, "K d"]:
-    """``rounding``, and min(r, r²/gap) of the residual r.
+    """The 10 ε λ_1 that Lanczos takes for rounding, and min(r, r²/gap) of the residual r.
 
     The gap is that to the nearest other eigenvalue that was solved for.
     """
@@ -99,10 +93,5 @@ def eigenvalue_errors(spectra: PrefixSpectra) -> Float[np.ndarray, "K d"]:
     apart[:, np.eye(values.shape[1], dtype=bool)] = np.inf
     gap = apart.min(2) if values.shape[1] > 1 else np.zeros_like(values)
     least = np.finfo(np.float64).tiny  # 0/0 of a double eigenvalue solved for exactly
-    shift = residuals**2 / np.maximum(np.maximum(gap, residuals), least)
-    return rounding(values) + shift
-
-
-def rounding(values: Float[np.ndarray, "K d"]) -> Float[np.ndarray, "K 1"]:
-    """The 10 ε λ_1 that Lanczos takes for rounding."""
-    return 10 * np.finfo(np.float32).eps * np.abs(values).max(1, keepdims=True)
+    rounding = 10 * np.finfo(np.float32).eps * np.abs(values).max(1, keepdims=True)
+    return rounding + residuals**2 / np.maximum(np.maximum(gap, residuals), least)

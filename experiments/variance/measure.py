@@ -6,67 +6,26 @@ good as its first 2^j.
 """
 
 import functools
-from collections.abc import Mapping
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
-from scipy.stats import t
+from jaxtyping import Float, Int
 
 import jaxscape as js
 from experiments.common.problem import Problem
 from jaxscape import InputError, reductions
 from jaxscape.probes import RANDOMISATIONS
-from jaxscape.quadratic import Quadratic
-from jaxscape.types import Batch, PerSampleLoss, Probe
+from jaxscape.types import Probe
 
 ERROR = 0.01
 """Standard error that is asked for, as a share of the mean."""
-LEVEL = 0.9
-"""Of the intervals whose coverage is counted."""
-FEW = 64
-"""Points from which such an interval is formed."""
 
 NETS = 16
 """Sobol' nets of the pool."""
 
-
-class Estimator(NamedTuple):
-    """A way to draw points, perhaps with the quadratic model as a control variate."""
-
-    name: str
-    draw: str  #: which pool
-    least: int  #: points of the smallest group
-    group: int  #: points of a group where there are ``FEW`` in all
-    control: bool
-
-
-ESTIMATORS = tuple(
-    Estimator(name + ", control" * control, draw, least, group, control)
-    for control in (False, True)
-    for name, draw, least, group in (
-        ("independent", "gaussian", 1, 1),
-        ("antithetic pairs", "pairs", 2, 2),
-        ("Sobol'", "sobol", 1, FEW // RANDOMISATIONS),
-    )
-)
-
-
-def controlled(
-    values: Float[np.ndarray, "g size q"],
-    model: Float[np.ndarray, "g size q"],
-    expected: Float[np.ndarray, "q"],
-    least: int,
-) -> Float[np.ndarray, "g size q"]:
-    """x − β (y − E y), y the ``model``'s value at the same point, whose mean is ``expected``.
-
-    β, one for each quantity, is fitted to the means over ``least`` points in a row.
-    """
-    x, y = (_blocks(v, least).reshape(-1, v.shape[-1]) for v in (values, model))
-    x, y = x - x.mean(0), y - y.mean(0)
-    return values - np.sum(x * y, 0) / np.sum(y**2, 0) * (model - expected)
+ESTIMATORS = {"independent": 1, "antithetic pairs": 2, "Sobol'": 1}
+"""Ways to draw points, and the points of the smallest group."""
 
 
 def points_needed(
@@ -88,25 +47,10 @@ def points_needed(
     return np.exp(np.array(found))
 
 
-def share_held(
-    values: Float[np.ndarray, "g size q"], mean: Float[np.ndarray, "q"], size: int
-) -> Bool[np.ndarray, "trials q"]:
-    """Whether intervals from ``FEW`` points in groups of ``size`` hold ``mean``."""
-    count = FEW // size
-    means = np.moveaxis(_blocks(values, size), 1, 0)
-    means = means[:, : means.shape[1] // count * count].reshape(-1, count, len(mean))
-    half = t.ppf((1 + LEVEL) / 2, count - 1) * means.std(1, ddof=1) / np.sqrt(count)
-    return abs(means.mean(1) - mean) < half
-
-
-def _blocks(values: Float[np.ndarray, "g size q"], size: int) -> Float[np.ndarray, "g blocks q"]:
-    """The means over ``size`` points of a group in a row."""
-    return values.reshape(len(values), -1, size, values.shape[-1]).mean(2)
-
-
 def _variance(values: Float[np.ndarray, "g size q"], size: int) -> Float[np.ndarray, "q"]:
     """The variance of the mean over a group of ``size`` points."""
-    means, whole = _blocks(values, size), values.mean(1)
+    means = values.reshape(len(values), -1, size, values.shape[-1]).mean(2)
+    whole = values.mean(1)
     # what the scatter around the mean of all groups leaves out is the variance of that mean
     return means.var((0, 1)) + whole.var(0, ddof=1) / len(whole)
 
@@ -122,17 +66,11 @@ def _crossing(have: Float[np.ndarray, "sizes"], needed: Float[np.ndarray, "sizes
 
 
 def measure(
-    problem: Problem,
-    space: js.Subspace,
-    model: Quadratic,
-    k: Int[np.ndarray, "K"],
-    sigma: float,
-    num_points: int,
+    problem: Problem, space: js.Subspace, k: Int[np.ndarray, "K"], sigma: float, num_points: int
 ) -> dict[str, np.ndarray]:
-    """The arrays of results.npz at one sigma, in the order of ``ESTIMATORS``.
+    """Numbers of points at one sigma, in the order of ``ESTIMATORS``.
 
-    ``needed_delta``, ``needed_centered`` [e, K] and ``needed_level`` [e] are numbers of points;
-    ``held_*`` alike how often intervals held the mean.
+    ``needed_delta`` and ``needed_centered`` are [e, K], ``needed_level`` is [e].
 
     Raises:
         InputError: a loss that is NaN or infinite, or that is the same for all samples.
@@ -141,71 +79,35 @@ def measure(
     half = js.gaussian(for_pairs, space, num_points // 2, sigma).coordinates
     pairs = jnp.stack([half, -half], 1).reshape(num_points, space.dim)
     nets = js.sobol(for_nets, space, num_points, sigma, randomisations=NETS).coordinates
-    flat = js.Subspace(jnp.zeros(space.dim), jnp.eye(space.dim))
-    pools, models = {}, {}
-    centre = model_centre = None
-    for name, theta, groups in (("sobol", nets, NETS), ("pairs", pairs, num_points // 2)):
-        seen, centre = _squares(problem.loss, js.points(space, theta), problem.samples, k, centre)
-        like, model_centre = _squares(_modelled, js.points(flat, theta), model, k, model_centre)
-        pools[name] = seen.reshape(groups, num_points // groups, -1)
-        models[name] = like.reshape(pools[name].shape)
-    if not all(np.isfinite(pool).all() for pool in pools.values()):
-        raise InputError("expected finite losses, found NaN or infinity; lower --sigmas")
-    if not all(pool.any((0, 1)).all() for pool in pools.values()):
-        raise InputError(
-            "expected losses that differ between samples and points, found a Δ_k of 0; raise "
-            "--sigmas, or change --dataset"
-        )
-    for each in (pools, models):
-        each["gaussian"] = each["pairs"][:, :1]
-    return _ask(pools, models, _expected(model, k, sigma))
-
-
-def _ask(
-    pools: Mapping[str, np.ndarray],
-    models: Mapping[str, np.ndarray],
-    expected: Float[np.ndarray, "q"],
-) -> dict[str, np.ndarray]:
-    values = [
-        controlled(pools[e.draw], models[e.draw], expected, e.least) if e.control else pools[e.draw]
-        for e in ESTIMATORS
-    ]
-    mean = values[-1].mean((0, 1))  # of all it has the smallest error, or nearly so
-    pairs = list(zip(ESTIMATORS, values, strict=True))
-    needed = [points_needed(v, mean, e.least) for e, v in pairs]
-    held = [share_held(v, mean, e.group).mean(0) for e, v in pairs]
-    size = (len(expected) - 1) // 2
-    places: dict[str, Any] = {"delta": slice(size), "centered": slice(size, 2 * size), "level": -1}
-    return {
-        f"{name}_{part}": np.stack(rows)[:, place]
-        for name, rows in (("needed", needed), ("held", held))
-        for part, place in places.items()
-    }
-
-
-def _modelled(theta: Float[Array, "d"], batch: Quadratic) -> Float[Array, "n"]:
-    bent = jnp.einsum("nij,i,j->n", batch.hessian, theta, theta)
-    return batch.value + batch.gradient @ theta + bent / 2
-
-
-def _expected(model: Quadratic, k: Int[np.ndarray, "K"], sigma: float) -> Float[np.ndarray, "q"]:
-    """What the means of the model's squares are, exactly."""
-    law = js.quadratic_delta(model, sigma)
-    total, centered = (np.asarray(part, np.float64) for part in (law.total, law.centered))
-    every = np.arange(1.0, len(total) + 1)
-    # Σ k(k+1) δ_k² over all k is (n − 1) S², see ``loss_variance``
-    return np.concatenate([total[k - 1], centered[k - 1], [np.mean(every * (every + 1) * total)]])
+    sobol, centre = _squares(problem, js.points(space, nets), k)
+    paired, _ = _squares(problem, js.points(space, pairs), k, centre)
+    for values in (sobol, paired):
+        if not np.isfinite(values).all():
+            raise InputError("expected finite losses, found NaN or infinity; lower --sigmas")
+        if not values.any(0).all():
+            raise InputError(
+                "expected losses that differ between samples and points, found a Δ_k of 0; raise "
+                "--sigmas, or change --dataset"
+            )
+    of_pairs = paired.reshape(num_points // 2, 2, -1)
+    pools = of_pairs[:, :1], of_pairs, sobol.reshape(NETS, num_points // NETS, -1)
+    mean = sobol.mean(0)  # of all it has the smallest error, or nearly so
+    needed = np.stack([
+        points_needed(pool, mean, least)
+        for pool, least in zip(pools, ESTIMATORS.values(), strict=True)
+    ])  # fmt: skip
+    delta, centered, level = np.split(needed, [len(k), 2 * len(k)], axis=1)
+    return {"needed_delta": delta, "needed_centered": centered, "needed_level": level[:, 0]}
 
 
 def _squares(
-    loss: PerSampleLoss,
+    problem: Problem,
     probe: Probe,
-    data: Batch,
     k: Int[np.ndarray, "K"],
-    centre: Float[np.ndarray, "K"] | None,
+    centre: Float[np.ndarray, "K"] | None = None,
 ) -> tuple[Float[np.ndarray, "m q"], Float[np.ndarray, "K"]]:
     """δ_k², (δ_k − centre)² and S² at every point; the centre, by default the mean of δ_k."""
-    found = js.evaluate(loss, probe, data, _kept(tuple(k.tolist())))
+    found = js.evaluate(problem.loss, probe, problem.samples, _kept(tuple(k.tolist())))
     steps, level = (np.asarray(x.T, np.float64) for x in found)
     centre = steps.mean(0) if centre is None else centre
     return np.concatenate([steps**2, (steps - centre) ** 2, level[:, None]], axis=1), centre

@@ -11,44 +11,9 @@ from experiments.variance.measure import ESTIMATORS
 from jaxscape.lab.style import canvas, curve, legend
 
 WORDS = """\
-For Δ_k, its centered part (medians over k), E S²: points for a standard error of 1 %, extrapolated
-from those of the run. Held: share of 90 % intervals from few points that hold the value of all."""
+Points for a standard error of 1 % of Δ_k and of its centered part (medians over k), and of E S²,
+extrapolated from those of the run."""
 """What the columns mean."""
-
-
-def entries_of(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-    """One entry per sigma: of each estimator the points it needs, and its coverage.
-
-    Points for Δ_k and its centered part are medians over k. Coverage is the mean over k.
-    """
-    numbers = {
-        "delta": np.median(arrays["needed_delta"], -1),
-        "centered": np.median(arrays["needed_centered"], -1),
-        "level": arrays["needed_level"],
-        "held": np.mean(arrays["held_delta"], -1),
-        "held_level": arrays["held_level"],
-    }
-    names = [estimator.name for estimator in ESTIMATORS]
-    return [
-        {"sigma": tables.short(sigma)}
-        | {"estimators": [
-            {"name": name} | {key: float(values[index, row]) for key, values in numbers.items()}
-            for row, name in enumerate(names)
-        ]}
-        for index, sigma in enumerate(arrays["sigma"])
-    ]  # fmt: skip
-
-
-def table(entries: list[dict[str, Any]]) -> list[list[str]]:
-    """Rows of text, the first one the header: points for an error of 1 %, coverage of 90 %."""
-    rows = [["sigma", "points", "for Δ_k", "centered part", "E S²", "held Δ_k", "E S²"]]
-    for entry in entries:
-        for found in entry["estimators"]:
-            needed = (f"{max(found[part], 1):,.0f}" for part in ("delta", "centered", "level"))
-            held = (f"{found[part]:.0%}" for part in ("held", "held_level"))
-            rows.append([f"{entry['sigma']:g}", found["name"], *needed, *held])
-    return rows
-
 
 PARTS = {
     "delta": r"$\Delta_k$, median over $k$",
@@ -57,23 +22,45 @@ PARTS = {
 }
 
 
-def points_needed(entries: Sequence[Mapping[str, Any]]) -> Figure:
-    """Points for a standard error of 1 % by each estimator, a panel per entry.
+def entries_of(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """One entry per sigma: of each estimator the points it needs, at least 1."""
+    needed = {
+        "delta": np.median(arrays["needed_delta"], -1),
+        "centered": np.median(arrays["needed_centered"], -1),
+        "level": arrays["needed_level"],
+    }
+    return [
+        {"sigma": tables.short(sigma)}
+        | {"estimators": [
+            {"name": name} | {key: max(float(x[index, row]), 1) for key, x in needed.items()}
+            for row, name in enumerate(ESTIMATORS)
+        ]}
+        for index, sigma in enumerate(arrays["sigma"])
+    ]  # fmt: skip
 
-    Less than one point is drawn as one.
-    """
+
+def table(entries: list[dict[str, Any]]) -> list[list[str]]:
+    """Rows of text, the first one the header."""
+    rows = [["sigma", "points", "for Δ_k", "centered part", "E S²"]]
+    for entry in entries:
+        for found in entry["estimators"]:
+            needed = (f"{found[part]:,.0f}" for part in PARTS)
+            rows.append([f"{entry['sigma']:g}", found["name"], *needed])
+    return rows
+
+
+def points_needed(entries: Sequence[Mapping[str, Any]]) -> Figure:
+    """Points for a standard error of 1 % by each estimator, a panel per entry."""
     title = "Points for a standard error of 1 %"
     panels = [rf"$\sigma$ = {entry['sigma']:g}" for entry in entries]
     figure, every = canvas(title, "points", "", panels)
     for axes, entry in zip(every, entries, strict=True):
-        found = entry["estimators"]
         for row, (part, label) in enumerate(PARTS.items()):
-            beside = np.arange(len(found)) + 0.2 * (row - 1)
-            needed = np.maximum([estimator[part] for estimator in found], 1)
+            beside = np.arange(len(ESTIMATORS)) + 0.2 * (row - 1)
+            needed = [found[part] for found in entry["estimators"]]
             axes.plot(needed, beside, label=label, **curve(row, ms=6, lw=0))
-        axes.set_yticks(range(len(found)), [estimator["name"] for estimator in found])
+        axes.set_yticks(range(len(ESTIMATORS)), [*ESTIMATORS])
         axes.set_xscale("log")
-        axes.grid(visible=False, axis="y")
     every[0].invert_yaxis()  # shared by all panels
-    legend(figure, "control: the quadratic model of every sample as a control variate")
+    legend(figure, "")
     return figure

@@ -102,14 +102,13 @@ def test_overlap_is_the_mean_squared_cosine(done):
 
 
 def test_ritz_values_of_every_k_lie_below(done):
-    _, arrays, found, (_, _, hessians), basis = done
+    _, arrays, _, (_, _, hessians), basis = done
     for k in range(1, K_MAX + 1):
         exact = np.linalg.eigvalsh(basis @ hessians[:k].mean(0) @ basis.T)[::-1]
         np.testing.assert_allclose(arrays["ritz_values"][k - 1], exact, rtol=1e-4, atol=1e-6)
     excess = arrays["ritz_values"][arrays["k"] - 1] - arrays["values"]
     limit = arrays["residuals"] + 3e-6 * arrays["values"][:, :1]
     assert np.all(excess <= limit)
-    assert found["interlacing_excess"] < 3
 
 
 def test_theorem_one_beside_the_law(done):
@@ -137,6 +136,7 @@ def test_theorem_one_beside_the_law(done):
     np.testing.assert_allclose(found["curvature_over_law"], [r[1] for r in ratios], rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_theorem_one_is_the_diagonal_law_where_eigenvectors_are_shared():
     """Linear regression on coordinate axes: every H_k is diagonal, in the same order."""
     inputs = np.concatenate([np.diag([9.0, 6, 3])] * 3)
@@ -160,19 +160,16 @@ def test_theorem_one_needs_a_k_and_its_successor():
 
 
 def test_figures_and_tables(done):
-    out, arrays, found, dense, _ = done
-    assert drawing.drawn(out) == {"eigenvalues", "overlap", "theorem"}
+    out, arrays, found, _, _ = done
+    assert drawing.drawn(out) == {"eigenvalues", "theorem"}
     rows = report.table(arrays)
     assert [int(row[0]) for row in rows[1:]] == arrays["k"].tolist()
     assert [float(row[2]) for row in rows[1:]] == pytest.approx(arrays["values"][:, 0], rel=1e-3)
-    k = arrays["pair_k"][0]
-    exact = np.linalg.eigvalsh(dense[2][:k].mean(0))[::-1][:DIM]
-    shrunk = exact * k / (k + 1) - exact  # H_{k+1} is k/(k+1) of H_k if sample k+1 adds nothing
-    flat = SIGMA**4 / 4 * (2 * (shrunk**2).sum() + shrunk.sum() ** 2)
-    theorems = report.theorem_table(arrays, SIGMA)
-    assert float(theorems[1][-1]) == pytest.approx(flat, rel=6e-3)
-    share = arrays["ritz_values"][arrays["k"] - 1].sum(1) / arrays["values"].sum(1)
-    assert [float(row[-1]) for row in rows[1:]] == pytest.approx(share, abs=1e-3)
+    assert [float(row[-1]) for row in rows[1:]] == pytest.approx(arrays["overlap"], abs=1e-3)
+    theorems = report.theorem_table(arrays)[1:]
+    assert [int(row[0]) for row in theorems] == arrays["pair_k"].tolist()
+    law = arrays["law_total"][arrays["pair_k"] - 1]
+    assert [float(row[-1]) for row in theorems] == pytest.approx(law, rel=6e-3)
     assert f"k = {found['alike_from']} on" in report.verdicts(found)[0][1]
 
 
@@ -202,25 +199,10 @@ def test_the_error_of_an_eigenvalue_is_its_residual_or_less():
     np.testing.assert_allclose(found, residuals, rtol=1e-6, atol=1e-15)
 
 
-def test_pairs_that_did_not_converge_are_marked(done):
-    arrays = done[1]
-    first = arrays["pair_k"][0]
-    for k in (first, first + 1):
-        converged = arrays["converged"].copy()
-        converged[arrays["k"] == k, -1] = False
-        rows = report.theorem_table(arrays | {"converged": converged}, SIGMA)
-        assert rows[1][1].endswith(" *")
-        assert not rows[-1][1].endswith(" *")
-    assert "*" not in str(report.theorem_table(arrays, SIGMA))
-
-
 def test_nothing_is_called_alike_that_is_not():
     """A subspace that comes close and leaves again counts from its last return on."""
     arrays = {
         "k": np.array([1, 2, 3, 4]),
-        "values": np.ones((4, 1), np.float32),
-        "residuals": np.full((4, 1), 0.5, np.float32),
-        "ritz_values": np.array([[0.0], [2.0], [1.0], [1.0]], np.float32),
         "converged": np.array([[True], [False], [True], [True]]),
         "overlap": np.array([0.95, 0.5, 0.95, 1.0]),
         "pair_k": np.array([1, 2]),
@@ -231,7 +213,6 @@ def test_nothing_is_called_alike_that_is_not():
     found = report.summarise(arrays)
     assert found["alike_from"] == 3
     assert found["converged"] == 3
-    assert found["interlacing_excess"] == pytest.approx(2)
     assert found["theorem1_over_curvature"] == [3, None]
     assert found["curvature_over_law"] == [0.5, 0]
     never = report.summarise(arrays | {"overlap": np.full(4, 0.1)})

@@ -74,12 +74,12 @@ def test_the_steps_around_a_path_hold_it_and_the_trained_point(num):
 
 def test_an_interactive_surface_holds_every_k(flags, tmp_path):
     pytest.importorskip("plotly")
-    steps = surfaces.square(1.0, 3)
-    sheet = np.arange(1.0, 10).reshape(3, 3)
-    names = {"k = 1": sheet, "k = 9": sheet**2}
-    surface.write_html(tmp_path / "s.html", steps, names, title="T", quantity="L")
+    sheet = np.arange(1.0, 10).reshape(1, 3, 3)
+    loss = np.concatenate([sheet, sheet**2])
+    sheets = surfaces.Sheets(surfaces.square(1.0, 3), np.array([1, 9]), loss, loss)
+    surface.write_html(tmp_path / "s.html", sheets, "T")
     page = (tmp_path / "s.html").read_text()
-    assert all(name in page for name in names)
+    assert all(name in page for name in ("k = 1", "k = 9"))
     assert "<script src=" not in page
 
 
