@@ -34,9 +34,10 @@ class SurfaceConfig(RunConfig):
     """
 
     subspace: Literal[
-        "hessian", "influence", "random", "filter", "unit-filter", "trajectory"
+        "hessian", "influence", "random", "filter", "unit-filter", "trajectory", "beside"
     ] = "hessian"  # fmt: skip
-    """Directions: those of training, or as sweep --help says."""
+    """Directions: those of training, or as sweep --help says; beside: L_k − L_N over three planes,
+    influence, hessian and random, each as wide as raises L_N by half."""
     radius: Annotated[float | None, above(0), default("1, or as far as training went")] = None
     """Half the grid's width, in units of the parameters (filter: of the filters' norms)."""
     num: Annotated[int, Range(lambda num: num >= 3 and num % 2 == 1, "odd and at least 3")] = 41
@@ -69,6 +70,8 @@ def run(config: SurfaceConfig) -> Record:
 
 
 def _find(problem: Problem, config: SurfaceConfig, work: Path) -> Record:
+    if config.subspace == "beside":
+        return _beside(problem, config, work / "checkpoint")
     space, path = _directions(problem, config, work / "checkpoint")
     if path is None or config.radius is not None:
         steps = surfaces.square(config.radius or 1.0, config.num)
@@ -108,6 +111,36 @@ def _directions(
     )
     assert found.space is not None
     return found.space, None
+
+
+PLANES = "influence", "hessian", "random"
+RISE = 0.5
+"""Of L_N at the rim of each plane over L_N at w*, by the quadratic model."""
+
+
+def _beside(problem: Problem, config: SurfaceConfig, store: Path) -> Record:
+    """L_k − L_N over three planes: which of them shows a surface that data reshape?"""
+    params, n = prepare.trained(problem, config, store), len(problem.order)
+    ks = [k for k in config.ks or (n // 100, n // 30, n // 10) if 1 <= k < n]
+    rows, radii = [], []
+    for kind in PLANES:
+        space, _ = prepare.directions(
+            problem, params, kind, 2, store / kind, weight_decay=config.weight_decay
+        )
+        assert space is not None
+        model = js.project(problem.loss, space, problem.samples)
+        curvature = float(jnp.trace(model.hessian.mean(0))) / 2 + config.weight_decay
+        rise = RISE * float(model.value.mean())
+        radii.append(math.sqrt(2 * rise / curvature) if curvature > 0 else 1.0)
+        rows.append(
+            surfaces.evaluate(problem, space, surfaces.square(radii[-1], config.num), [*ks, n])
+        )
+    loss = np.stack([row.loss for row in rows]).astype(np.float64)
+    found = {"k": np.array([*ks, n]), "radius": np.array(radii), "loss": loss}
+    moves = surfaces.moves(found)
+    figure = surfaces.moves_figure(found, moves, PLANES, problem.unit)
+    text = tables.as_text(surfaces.moves_table(found, moves, PLANES))
+    return Record(found | moves, {"planes": list(PLANES)}, {"moves": figure}, text)
 
 
 def write_html(path: Path, sheets: Sheets, title: str) -> None:

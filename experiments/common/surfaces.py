@@ -1,6 +1,6 @@
 """Loss surfaces on a square grid: their values, what they say, how they are drawn."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 import jaxscape as js
 from experiments.common.problem import Problem
 from jaxscape.lab import plot
+from jaxscape.lab.style import canvas, legend
 
 
 class Sheets(NamedTuple):
@@ -101,6 +102,63 @@ def figures_of(
             figures[name] = plot.contours(sheets.steps, shown, path=line, **about)
             figures[f"{name}_3d"] = plot.reliefs(sheets.steps, shown, **about)
     return figures
+
+
+def moves(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """From L_k over planes, ``loss`` [p, K + 1, a, a], the last of all samples: ``change``
+    [p, K, a, a], L_k − L_N less that at w*, which is no change of shape; ``change_rms`` [p, K];
+    ``lowest`` [p, K + 1, 2], where L_k is lowest, in units of the plane's radius.
+    """
+    loss = found["loss"]
+    middle = loss.shape[-1] // 2
+    change = loss[:, :-1] - loss[:, -1:]
+    change -= change[..., middle : middle + 1, middle : middle + 1]
+    flat = loss.reshape(*loss.shape[:2], -1).argmin(-1)
+    lowest = np.stack(np.unravel_index(flat, loss.shape[2:]), -1) / middle - 1
+    return {"change": change, "change_rms": np.sqrt((change**2).mean((2, 3))), "lowest": lowest}
+
+
+def moves_table(
+    found: Mapping[str, np.ndarray], moved: Mapping[str, np.ndarray], planes: Sequence[str]
+) -> list[list[str]]:
+    """A row per plane and k."""
+    rows = [["plane", "radius", "k", "change of L_k − L_N", "lowest L_k, in radii"]]
+    for p, plane in enumerate(planes):
+        for i, k in enumerate(found["k"]):
+            change = f"{moved['change_rms'][p, i]:.3g}" if i < len(found["k"]) - 1 else "-"
+            place = "({:.2g}, {:.2g})".format(*moved["lowest"][p, i])
+            rows.append([plane, f"{found['radius'][p]:.3g}", f"{k:,}", change, place])
+    return rows
+
+
+def moves_figure(
+    found: Mapping[str, np.ndarray],
+    moved: Mapping[str, np.ndarray],
+    planes: Sequence[str],
+    unit: str,
+) -> Figure:
+    """L_k − L_N, a row per plane and a column per k, all in the same colours."""
+    change, k = moved["change"], found["k"]
+    names = [f"k = {k[i]:,}" for _ in planes for i in range(len(k) - 1)]
+    title = "$L_k - L_N$, less that at $w^*$: where do more samples reshape the surface?"
+    along = [rf"$\theta_{j}$ / radius" for j in (1, 2)]
+    figure, panels = canvas(title, along[0], along[1], names, columns=len(k) - 1)
+    steps, most = np.linspace(-1, 1, change.shape[-1]), np.abs(change).max() or 1.0
+    for p, plane in enumerate(planes):
+        row = panels[p * (len(k) - 1) : (p + 1) * (len(k) - 1)]
+        for i, axes in enumerate(row):
+            look: dict[str, Any] = {"cmap": "PuOr", "vmin": -most, "vmax": most}
+            mesh = axes.pcolormesh(steps, steps, change[p, i].T, shading="gouraud", **look)
+            mesh.set_rasterized(True)
+            axes.contour(steps, steps, found["loss"][p, -1].T, 8, colors="0.4", linewidths=0.6)
+            axes.plot(0, 0, "k+", ms=11, mew=1.6, label="$w^*$; grey lines: equal $L_N$")
+            axes.plot(*moved["lowest"][p, i], "o", color="k", ms=6, label="lowest $L_k$")
+            axes.set(xlim=(-1, 1), ylim=(-1, 1))
+            axes.grid(False)
+        row[0].set_ylabel(f"{plane} plane, radius {found['radius'][p]:.2g}\n{along[1]}")
+    figure.colorbar(mesh, ax=list(panels), label=unit, shrink=0.6)
+    legend(figure, "")
+    return figure
 
 
 MARGIN = 0.25
