@@ -128,11 +128,13 @@ class PaperConfig(RunConfig):
 
 
 def check_sizes(config: PaperConfig, problem: Problem, figure: str) -> None:
-    """Raise an ``InputError`` for fewer parameters than directions, or tokens for unraveling."""
-    if problem.dataset.has_tokens and figure == "unraveling":
+    """Raise an ``InputError`` for other data than the papers', or too few parameters."""
+    dataset = problem.dataset
+    if dataset.has_tokens or not dataset.num_classes:
         raise InputError(
-            "expected images or vectors for unraveling, found sequences of tokens in "
-            f"{problem.dataset.name}; name the other figures one by one, or another --dataset"
+            "expected images or vectors with classes, which the papers are of, found "
+            f"{'sequences of tokens' if dataset.has_tokens else 'numbers to be predicted'} in "
+            f"{dataset.name}; take another --dataset"
         )
     others = {"fig1": config.network_dim, "fig2": 2, "fig3": 2, "fig4": 2, "fig5": 256,
               "unraveling": 1, "claims": 256}  # fmt: skip
@@ -151,8 +153,7 @@ class Bench:
 
     def of(self, figure: str) -> "Bench":
         """The bench of a figure: the same, or that of the reference code."""
-        wanted = figure in OF_NIKITIN and not self.problem.dataset.has_tokens
-        return self._as_published if wanted else self
+        return self._as_published if figure in OF_NIKITIN else self
 
     @functools.cached_property
     def _as_published(self) -> "Bench":
@@ -162,11 +163,8 @@ class Bench:
     @property
     def network(self) -> str:
         """What the figures are around, in words."""
-        samples = f"{len(self.problem.order):,} samples"
-        if not self.published:
-            return f"network of this project, {samples}"
-        how = f"the first {samples}, standardised, from PyTorch's initial distribution"
-        return f"network trained as published: {how}"
+        whose = "trained as published" if self.published else "of this project"
+        return f"network {whose}, {len(self.problem.order):,} samples"
 
     @functools.cached_property
     def trained(self) -> Params:

@@ -77,7 +77,7 @@ def family(bench: Bench) -> Record:
     size = num_parameters(bench.problem.initial)
     longer = f"{np.sqrt(size / FAMILY_DIMS[-1]):.0f}, for D = {FAMILY_DIMS[-1]}"
     notes = [f"a step along all P = {size:,} parameters is longer by √(P/D), {longer}"]
-    ylabel = rf"$k\,\sqrt{{\Delta_k}}$   ({bench.problem.unit})"
+    ylabel = r"$k\,\sqrt{\Delta_k}$   (nats)"
     note = "root of the mean square per logarithmic bin of k"
     over = r"$\Delta_k^{\mathrm{top}\ D}\ /\ \Delta_k^{\mathrm{all}}$"
     about = "Subspace over full space", PREFIX, over, shares, "means per logarithmic bin of k"
@@ -138,7 +138,7 @@ def last_within(off: Float[np.ndarray, "s"]) -> float | None:
 
 
 def _errors(bench: Bench) -> dict[str, np.ndarray]:
-    """Levels of Δ_k·k², [D, s]: by direct Monte-Carlo, at its points by the model, closed form."""
+    """Levels of Δ_k·k², [D, s]: by direct Monte-Carlo, and at its points by the model."""
     space, model = bench.directions("hessian", TOP), project(bench)
     rows = []
     with progress("errors", len(ERROR_DIMS), "dimensions") as advance:
@@ -155,8 +155,6 @@ def _errors_of_dim(
     """The numbers of every σ, [s]; the points of all σ are evaluated at once."""
     m = max(2, bench.config.points // 2)
     used = np.arange(TOP) < dim
-    # derivatives of 0 along the others: one shape, and program, for every span
-    within = Quadratic(model.value, model.gradient * used, model.hessian * (used & used[:, None]))
     points = [sigma * np.where(used, bench.normals(m, TOP), 0) for sigma in ERROR_SIGMAS]
     losses = bench.losses_at(space, np.concatenate(points))
     model_losses = np.concatenate([modelled_losses(model, rows) for rows in points])
@@ -168,7 +166,6 @@ def _errors_of_dim(
         "direct": each.mean(1),
         "direct_sem": each.std(1, ddof=1) / np.sqrt(m),
         "quadratic": modelled.mean(1),
-        "closed": law_levels(within, ERROR_SIGMAS),
         "pointwise": np.sqrt(apart.mean(1) / each.mean(1)),
     }
 

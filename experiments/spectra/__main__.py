@@ -9,7 +9,6 @@ from experiments.common.config import RunConfig, above, at_least, between
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record
 from experiments.spectra import measure, report
-from jaxscape.types import InputError
 
 
 @dataclass(frozen=True)
@@ -28,25 +27,16 @@ class SpectraConfig(RunConfig):
     dim: Annotated[int, between(1, segments.MAX_LAW_DIM)] = 10
     """Number of eigenpairs, at most 32."""
     num_ks: Annotated[int, at_least(2)] = 24
-    """Number of values of k; fewer where a short grid repeats itself."""
-    pairs: Annotated[int, at_least(1)] = 4
-    """Number of those k at which k + 1 is solved for too, as Theorem 1 needs."""
+    """Number of values of k, at four of which k + 1 is solved for too, as Theorem 1 needs."""
     sigma: Annotated[float, above(0)] = 0.01
     """Standard deviation σ along each direction, in units of the parameters."""
-
-    def check(self) -> None:
-        """See ``ProblemConfig.check``."""
-        super().check()
-        if self.pairs >= self.num_ks:
-            wanted = f"--pairs below --num-ks, {self.num_ks}"
-            raise InputError(f"expected {wanted}, found {self.pairs}; lower it")
 
 
 def _find(problem: Problem, config: SpectraConfig, work: Path) -> Record:
     store = work / "checkpoint"
     params = prepare.trained(problem, config, store)
     space, _ = prepare.eigenspace(problem, params, config.dim, store)
-    ks = measure.grid(config.k_max, config.num_ks, config.pairs)
+    ks = measure.grid(config.k_max, config.num_ks)
     arrays = measure.arrays_of(problem, space, ks, config.sigma)
     found = report.summarise(arrays)
     found |= {"sigma": config.sigma, "num_samples": len(problem.order)}

@@ -15,10 +15,10 @@ BATCH_SIZE = 1000
 """Samples per chunk of a Hessian product."""
 
 
-def grid(k_max: int, num_ks: int, pairs: int) -> Int[np.ndarray, "K"]:
-    """The increasing values of k to solve for: a geometric grid, and ``pairs`` successors."""
+def grid(k_max: int, num_ks: int) -> Int[np.ndarray, "K"]:
+    """The increasing values of k to solve for: a geometric grid, and four successors."""
     ks = geometric(max(1, min(10, k_max // 2)), k_max, num_ks)
-    chosen = np.rint(np.linspace(0, len(ks) - 2, pairs)).astype(int)
+    chosen = np.rint(np.linspace(0, len(ks) - 2, 4)).astype(int)
     return np.union1d(ks, ks[chosen] + 1)
 
 

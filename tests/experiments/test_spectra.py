@@ -30,7 +30,7 @@ def flags(folder):
     np.savez(path, inputs=inputs.astype(np.float32), targets=targets)
     return [
         *("--dataset", f"npz:{path}", "--k-max", str(K_MAX), "--hidden", "5", "--layers", "1"),
-        *("--epochs", "1", "--dim", str(DIM), "--num-ks", "5", "--pairs", "2"),
+        *("--epochs", "1", "--dim", str(DIM), "--num-ks", "4"),
         *("--sigma", str(SIGMA)),
     ]
 
@@ -221,12 +221,12 @@ def test_nothing_is_called_alike_that_is_not():
 
 
 def test_the_grid():
-    ks = measure.grid(60_000, 24, 4)
+    ks = measure.grid(60_000, 24)
     assert ks[0] == 10
     assert ks[-1] == 60_000
     assert len(ks) == 28
     assert np.sum(np.diff(ks) == 1) == 4
-    assert measure.grid(2, 24, 4).tolist() == [1, 2]
+    assert measure.grid(2, 24).tolist() == [1, 2]
 
 
 def test_bad_input_is_one_line(tmp_path, capsys):
@@ -234,7 +234,6 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     for more, word in (
         (["--dim", "33"], "from 1 to 32"),
         (["--num-ks", "1"], "at least 2"),
-        (["--pairs", "5"], "below --num-ks"),
         (["--sigma", "0"], "above 0"),
         (["--k-max", "81"], "at most 80"),
         (["--hidden", "1", "--layers", "0", "--dim", "16"], "from 1 to 15"),
