@@ -6,7 +6,7 @@ loss. stages: how the time of three estimators of Δ_k is spent.
 
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 
 import jax
@@ -195,7 +195,7 @@ def convergence(bench: Bench) -> Record:
         "quadratic": modelled_losses(model, points),
         "direct": bench.losses_at(bench.directions("hessian", TOP), points),
     }
-    (closed,) = law_levels(model, [SIGMA])
+    closed = level(np.asarray(js.quadratic_delta(model, SIGMA).total))
     counts = np.asarray([2**e for e in range(1, total.bit_length()) if 2**e <= total // 4])
     arrays = {"points": counts, "closed_form": np.asarray(closed)}
     few, most = (f"error, {m} points" for m in (counts[0], counts[-1]))
@@ -303,9 +303,3 @@ def levels_of(scaled: Float[ArrayLike, "m n-1"]) -> Float[np.ndarray, "m"]:
     values = np.asarray(scaled)
     late = tables.late(np.arange(1, values.shape[1] + 1))
     return np.mean(np.square(values[:, late], dtype=np.float64), axis=1)
-
-
-def law_levels(model: Quadratic, sigmas: Sequence[float]) -> Float[np.ndarray, "s"]:
-    """The mean over k ≥ 100 of k²Δ_k in closed form, at each σ."""
-    laws = np.asarray(js.quadratic_delta(model, np.asarray(sigmas)).total)
-    return np.asarray([level(law) for law in laws])

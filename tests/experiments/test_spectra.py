@@ -11,10 +11,9 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import jaxscape as js
+from experiments import spectra
 from experiments.common import prepare
 from experiments.common import problem as problems
-from experiments.spectra import __main__ as spectra
-from experiments.spectra import measure, report
 from jaxscape import losses
 from jaxscape.prefix_spectra import PrefixSpectra
 
@@ -147,7 +146,7 @@ def test_theorem_one_is_the_diagonal_law_where_eigenvectors_are_shared():
         return (batch @ w) ** 2 / 2
 
     found = js.prefix_spectra(jax.random.key(0), loss, params, data, 3, ks=range(3, 10))
-    k, delta = measure.eigenvalue_delta(found, 0.1)
+    k, delta = spectra.eigenvalue_delta(found, 0.1)
     law = js.quadratic_delta(js.project(loss, js.Subspace(params, jnp.eye(3)), data), 0.1)
     np.testing.assert_array_equal(k, range(3, 9))
     np.testing.assert_allclose(delta, law.diagonal[2:], rtol=1e-3)
@@ -156,21 +155,21 @@ def test_theorem_one_is_the_diagonal_law_where_eigenvectors_are_shared():
 def test_theorem_one_needs_a_k_and_its_successor():
     nothing = PrefixSpectra(jnp.asarray([1, 3]), jnp.ones((2, 2)), *[None] * 5)
     with pytest.raises(js.InputError, match="k followed by k"):
-        measure.eigenvalue_delta(nothing, 1.0)
+        spectra.eigenvalue_delta(nothing, 1.0)
 
 
 def test_figures_and_tables(done):
     out, arrays, found, _, _ = done
-    assert drawing.drawn(out) == {"eigenvalues", "theorem"}
-    rows = report.table(arrays)
+    assert drawing.drawn(out) == {"eigenvalues"}
+    rows = spectra.table(arrays)
     assert [int(row[0]) for row in rows[1:]] == arrays["k"].tolist()
     assert [float(row[2]) for row in rows[1:]] == pytest.approx(arrays["values"][:, 0], rel=1e-3)
     assert [float(row[-1]) for row in rows[1:]] == pytest.approx(arrays["overlap"], abs=1e-3)
-    theorems = report.theorem_table(arrays)[1:]
+    theorems = spectra.theorem_table(arrays)[1:]
     assert [int(row[0]) for row in theorems] == arrays["pair_k"].tolist()
     law = arrays["law_total"][arrays["pair_k"] - 1]
     assert [float(row[-1]) for row in theorems] == pytest.approx(law, rel=6e-3)
-    assert f"k = {found['alike_from']} on" in report.verdicts(found)[0][1]
+    assert f"k = {found['alike_from']} on" in spectra.verdicts(found, SIGMA)[0][1]
 
 
 def test_the_error_of_an_eigenvalue_is_its_residual_or_less():
@@ -183,19 +182,19 @@ def test_the_error_of_an_eigenvalue_is_its_residual_or_less():
     residuals = np.array([[bent * np.cos(0.01)] * dim, [0, 0]])
     solved = PrefixSpectra(np.array([7, 8]), values, residuals, *[None] * 4)
     rounding = 10 * np.finfo(np.float32).eps * values[:, :1].repeat(dim, 1)
-    found = measure.eigenvalue_errors(solved) - rounding
+    found = spectra.eigenvalue_errors(solved) - rounding
     off = np.abs(values - [4, 3])
     assert np.all(found >= off * (1 - 1e-6))
     np.testing.assert_allclose(found, off, rtol=1e-3)
     step = off[0] + rounding.sum(0)
     own = SIGMA**4 / 4 * (2 * (step**2).sum() + step.sum() ** 2)
     np.testing.assert_allclose(
-        measure.theorem_error(solved, np.array([0.25]), SIGMA),
+        spectra.theorem_error(solved, np.array([0.25]), SIGMA),
         2 * np.sqrt(0.25 * own) + own,
         rtol=1e-3,
     )
     together = solved._replace(values=np.full((2, 2), 4.0))
-    found = measure.eigenvalue_errors(together) - 40 * np.finfo(np.float32).eps
+    found = spectra.eigenvalue_errors(together) - 40 * np.finfo(np.float32).eps
     np.testing.assert_allclose(found, residuals, rtol=1e-6, atol=1e-15)
 
 
@@ -210,23 +209,23 @@ def test_nothing_is_called_alike_that_is_not():
         "law_curvature": np.array([1.0, 0.0, 1.0]),
         "law_total": np.array([2.0, 4.0, 1.0]),
     }
-    found = report.summarise(arrays)
+    found = spectra.summarise(arrays)
     assert found["alike_from"] == 3
     assert found["converged"] == 3
     assert found["theorem1_over_curvature"] == [3, None]
     assert found["curvature_over_law"] == [0.5, 0]
-    never = report.summarise(arrays | {"overlap": np.full(4, 0.1)})
+    never = spectra.summarise(arrays | {"overlap": np.full(4, 0.1)})
     assert never["alike_from"] is None
-    assert report.verdicts(never | {"sigma": 1.0})[0][1] == "at no k"
+    assert spectra.verdicts(never, SIGMA)[0][1] == "at no k"
 
 
 def test_the_grid():
-    ks = measure.grid(60_000, 24)
+    ks = spectra.grid(60_000, 24)
     assert ks[0] == 10
     assert ks[-1] == 60_000
     assert len(ks) == 28
     assert np.sum(np.diff(ks) == 1) == 4
-    assert measure.grid(2, 24).tolist() == [1, 2]
+    assert spectra.grid(2, 24).tolist() == [1, 2]
 
 
 def test_bad_input_is_one_line(tmp_path, capsys):
