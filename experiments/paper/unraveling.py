@@ -83,13 +83,15 @@ def trained(bench: Bench) -> tuple[Float[np.ndarray, "d w n"], list[dict[str, An
     problem, config, values, entries = bench.problem, bench.config, [], []
     samples, count = task_of(problem), len(config.widths)
     for depth in config.depths:
-        build = partial(_network, problem.dataset.num_classes, depth)
+        build = partial(
+            models.build, "mlp", num_outputs=problem.dataset.num_classes, layers=depth, bias=False
+        )
         init, fit = (
             jax.random.split(jax.random.fold_in(problem.keys[name], depth), count)
             for name in ("init", "train")
         )
         initial = stacked_initial(build, config.widths, init, samples["inputs"])
-        apply = build(max(config.widths)).apply
+        apply = build(hidden=max(config.widths)).apply
         loss = losses.supervised(apply)
         with console.timed(f"depth {depth}", f"{count} networks, {config.epochs} epochs"):
             params = bench.fit(fit, initial, samples, loss=loss, together=count).params
@@ -104,25 +106,20 @@ def trained(bench: Bench) -> tuple[Float[np.ndarray, "d w n"], list[dict[str, An
     return np.reshape(values, (len(config.depths), count, -1)), entries
 
 
-def _network(num_outputs: int, depth: int, width: int) -> Model:
-    """A network without biases."""
-    return models.build("mlp", num_outputs=num_outputs, hidden=width, layers=depth, bias=False)
-
-
 def stacked_initial(
-    build: Callable[[int], Model],
+    build: Callable[..., Model],
     widths: Sequence[int],
     keys: Key[Array, "R"],
     inputs: Float[Array, "n ..."],
 ) -> Params:
     """Initial parameters, leaves ``[R, a, b]``.
 
-    Each network, an mlp without biases ``build(width)``, is a corner of one of the widest, drawn
-    from its key, times √(fan-in of the widest / own fan-in): LeCun's normal, which is Flax's
+    Each network, an mlp without biases ``build(hidden=width)``, is a corner of one of the widest,
+    drawn from its key, times √(fan-in of the widest / own fan-in): LeCun's normal, which is Flax's
     default, has a standard deviation of 1/√fan-in. Thus one compiled program draws them all.
     """
-    wide = jax.vmap(lambda key: build(max(widths)).init(key, inputs))(keys)
-    shapes = [jax.eval_shape(build(width).init, keys[0], inputs) for width in widths]
+    wide = jax.vmap(lambda key: build(hidden=max(widths)).init(key, inputs))(keys)
+    shapes = [jax.eval_shape(build(hidden=width).init, keys[0], inputs) for width in widths]
 
     def corners(drawn: Float[Array, "R a b"], *kept: jax.ShapeDtypeStruct) -> np.ndarray:
         leaf = np.asarray(drawn)

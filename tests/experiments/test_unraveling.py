@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +19,8 @@ WIDTHS = (2, 5)
 pytestmark = pytest.mark.usefixtures("in_haste")
 
 
-def build(width, layers=2, num_outputs=4):
-    return models.build("mlp", num_outputs=num_outputs, hidden=width, layers=layers, bias=False)
+def build(hidden, layers=2, num_outputs=4):
+    return models.build("mlp", num_outputs=num_outputs, hidden=hidden, layers=layers, bias=False)
 
 
 def corner(leaf, row, like):
@@ -150,7 +151,7 @@ def test_inputs_go_from_minus_one_to_one(tmp_path):
     np.testing.assert_allclose(samples["inputs"], want, atol=1e-6)
     losses, _ = unraveling.trained(given)
     keys = jax.random.split(jax.random.fold_in(given.problem.keys["init"], 1), 2)
-    only = lambda width: build(width, layers=1, num_outputs=3)  # noqa: E731
+    only = partial(build, layers=1, num_outputs=3)
     w = unraveling.stacked_initial(only, (5, 2), keys, samples["inputs"])  # no epochs
     hidden = np.maximum(np.float64(samples["inputs"]) @ w["Dense_0"]["kernel"][1], 0)
     outputs = hidden @ w["Dense_1"]["kernel"][1]
