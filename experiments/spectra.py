@@ -158,8 +158,6 @@ def summarise(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     alike = k[unlike[-1] + 1 :] if unlike.size else k
     curvature = arrays["law_curvature"][at]
     return {
-        "converged": int(arrays["converged"].sum()),
-        "eigenpairs": int(arrays["converged"].size),
         "alike_from": int(alike[0]) if alike.size else None,
         "theorem1_over_curvature": _ratios(arrays["theorem1"], curvature),
         "curvature_over_law": _ratios(curvature, arrays["law_total"][at]),

@@ -136,10 +136,9 @@ def _curves(bench: Bench, values: Float[np.ndarray, "d w n"]) -> dict[str, np.nd
     """Everything that depends on k, and what the order law needs."""
     *shape, n = values.shape
     flat, count = values.reshape(-1, n), bench.config.orders
+    keys = jax.random.split(bench.problem.keys["order"], count)
     with console.timed("orders", f"{count} of {n:,} samples"):
-        increment = np.asarray(
-            over_orders(jax.random.split(bench.problem.keys["order"], count), flat)
-        )
+        increment = np.asarray(over_orders(keys, flat))
     found = {
         "increment": increment,
         "smoothed": exponential(increment),
