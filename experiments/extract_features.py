@@ -1,6 +1,5 @@
 """Features of a data set's images by a Vision Transformer, as an npz: data set."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -70,13 +69,12 @@ def run(config: ExtractConfig) -> Path:
     if found.note:
         print(f"note: {found.note}")
     print(f"data: {found.name} ({found.source})", flush=True)
-    started = time.monotonic()
-    with data.replacing(config.out) as file:  # opened first: an unwritable place is told now
+    with (
+        console.timed("features", "of each image"),
+        data.replacing(config.out) as file,  # opened first: an unwritable place is told now
+    ):
         arrays: dict[str, Any] = _arrays(found, extract)
         np.savez(file, **arrays)
-    number = sum(len(arrays[name]) for name in arrays if "inputs" in name)
-    dim = arrays["inputs"].shape[1]
-    console.stage("features", f"{dim} of each of {number:,} images", time.monotonic() - started)
     print(f"use it: --dataset npz:{config.out}")
     return config.out
 

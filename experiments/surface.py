@@ -3,7 +3,6 @@
 import importlib.util
 import math
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,7 +12,7 @@ import numpy as np
 import tyro
 
 import jaxscape as js
-from experiments.common import cli, console, prepare, run_folder, surfaces, tables
+from experiments.common import cli, console, prepare, surfaces, tables
 from experiments.common.config import Range, RunConfig, above, default
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record
@@ -57,16 +56,11 @@ class SurfaceConfig(RunConfig):
             raise InputError(
                 f"expected --epochs of at least 2 for a trajectory, found {self.epochs}; raise it"
             )
-
-
-def run(config: SurfaceConfig) -> Record:
-    """Evaluate, print the table, and write the run folder; see ``run_folder.run``."""
-    if config.interactive and importlib.util.find_spec("plotly") is None:
-        raise InputError(
-            "expected the package plotly for an interactive surface, found none; "
-            "pip install plotly (in a checkout: pip install -e '.[interactive]')"
-        )
-    return run_folder.run("surface", _find, config)
+        if self.interactive and importlib.util.find_spec("plotly") is None:
+            raise InputError(
+                "expected the package plotly for an interactive surface, found none; "
+                "pip install plotly (in a checkout: pip install -e '.[interactive]')"
+            )
 
 
 def _find(problem: Problem, config: SurfaceConfig, work: Path) -> Record:
@@ -162,7 +156,7 @@ def write_html(path: Path, sheets: Sheets, title: str) -> None:
     figure.write_html(path, include_plotlyjs=True)
 
 
-main = partial(cli.main, "surface", SurfaceConfig, run)
+main = cli.command("surface", SurfaceConfig, _find)
 """The command; its exit status."""
 
 if __name__ == "__main__":

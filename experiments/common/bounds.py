@@ -86,13 +86,7 @@ def log_hessian_norm(constants: NetworkConstants) -> Bound:
     Corrected: the published bound over M_W². The proof counts the weights s = p..L in
     ∂z^(L)/∂z^(p), which has s = p+1..L only, so where M_W < 1 the published bound is too small.
     Off the kinks it bounds the Gauss-Newton part, and where M_W ≥ 1 the whole Hessian.
-
-    Raises:
-        InputError: no layer.
     """
-    if constants.layers < 1:
-        found = f"found {constants.layers}; count the output layer"
-        raise InputError(f"expected at least 1 layer, {found}")
     square = 2 * jnp.log(constants.weight_norm)
     inputs = 2 * jnp.log(constants.input_norm) + jnp.log(float(constants.layers))
     # M_W^{2p}, p = 0..L−1; as a product with 0, ln 0 would leave NaN for M_W = 0.

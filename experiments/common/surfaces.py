@@ -63,12 +63,11 @@ def summarise(sheets: Sheets) -> dict[str, Any]:
     for k, loss, increment in zip(sheets.k, sheets.loss, sheets.increment, strict=True):
         i, j = np.unravel_index(int(np.nanargmin(loss)), loss.shape)
         known = increment[np.isfinite(increment)].astype(np.float64)
-        squared = float(np.mean(known**2)) if known.size else None
         entries.append({
             "k": int(k), "loss_at_origin": float(loss[origin]),
             "lowest_loss": float(loss[i, j]),
             "lowest_at": [float(sheets.steps[0, i]), float(sheets.steps[1, j])],
-            "mean_squared_increment": squared,
+            "mean_squared_increment": float(np.mean(known**2)) if known.size else None,
         })  # fmt: skip
     return {"surfaces": entries}
 
@@ -80,8 +79,7 @@ def table(found: dict[str, Any]) -> list[list[str]]:
         mean, (first, second) = entry["mean_squared_increment"], entry["lowest_at"]
         losses = (f"{entry[name]:.4g}" for name in ("loss_at_origin", "lowest_loss"))
         step = "no next sample" if mean is None else f"{mean:.3g}"
-        place = f"({first:.3g}, {second:.3g})"
-        rows.append([f"{entry['k']:,}", *losses, place, step])
+        rows.append([f"{entry['k']:,}", *losses, f"({first:.3g}, {second:.3g})", step])
     return rows
 
 

@@ -33,8 +33,8 @@ FIGURES: dict[str, Callable[[Bench], Record]] = {
 }  # fmt: skip
 
 
-def run(config: PaperConfig) -> dict[str, Path]:
-    """Make the chosen figures that are not there yet, and return the folder of each.
+def run(config: PaperConfig) -> None:
+    """Make the chosen figures that are not there yet.
 
     Raises:
         InputError: settings or data that cannot be used; figures that failed, after all others.
@@ -46,15 +46,14 @@ def run(config: PaperConfig) -> dict[str, Path]:
     for figure in chosen:
         check_sizes(config, problem, figure)
     console.problem(problem, config.order)
-    print("settings: " + ", ".join(f"{n} {v}" for n, v in config.settings().items()), flush=True)
     out = run_folder.out_of("paper", config, problem)
     settings = run_folder.settings_of(config, problem)
     _claim(out, settings)
     bench = Bench(problem, config, out / "shared")
-    folders, failed = {}, []
+    failed = []
     for figure in chosen:
         try:
-            folders[figure] = _make(figure, bench, out / figure, settings)
+            _make(figure, bench, out / figure, settings)
         except InputError as error:
             failed.append(f"{figure}: {error}")
         else:
@@ -62,7 +61,6 @@ def run(config: PaperConfig) -> dict[str, Path]:
     if failed:
         raise InputError("; ".join(failed))
     print(f"\nreport: {out / 'report.html'}")
-    return folders
 
 
 def _claim(out: Path, settings: dict[str, Any]) -> None:
@@ -76,11 +74,11 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
     run_folder.write_json(out / run_folder.CONFIG, {"settings": settings})
 
 
-def _make(figure: str, bench: Bench, out: Path, settings: dict[str, Any]) -> Path:
+def _make(figure: str, bench: Bench, out: Path, settings: dict[str, Any]) -> None:
     """One figure's run folder, and its tables on stdout."""
     if run_folder.is_finished(out, settings):
         print(f"\n{figure}: finished before, left as it is: {out}", flush=True)
-        return out
+        return
     started, own = time.monotonic(), bench.of(figure)
     print(f"\n{figure}: {_title(figure)}", flush=True)
 
@@ -94,7 +92,6 @@ def _make(figure: str, bench: Bench, out: Path, settings: dict[str, Any]) -> Pat
     texts = map(tables.as_text, found.summary["tables"])
     print("\n".join([*texts, *found.summary["notes"]]))
     print(f"{time.monotonic() - started:.0f} s, {out}", flush=True)
-    return out
 
 
 def _title(figure: str) -> str:

@@ -33,9 +33,6 @@ Name = Literal[
 ]  # fmt: skip
 
 SAMPLES = 9984  # of the reference code of Nikitin et al.: 156 whole batches
-OF_NIKITIN = ("fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", "claims")
-"""Figures whose network is trained as in the reference code."""
-
 LEAST = 256  # samples without which some figure would be empty: four published batches
 QUICK = {
     "k_max": 3000, "epochs": 5, "points": 16, "num": 21, "networks": 8, "network_dim": 16,
@@ -128,11 +125,13 @@ class PaperConfig(RunConfig):
 
 
 def check_sizes(config: PaperConfig, problem: Problem, figure: str) -> None:
-    """Raise an ``InputError`` for fewer parameters than directions, or tokens for unraveling."""
-    if problem.dataset.has_tokens and figure == "unraveling":
+    """Raise an ``InputError`` for other data than the papers', or too few parameters."""
+    dataset = problem.dataset
+    if dataset.has_tokens or not dataset.num_classes:
         raise InputError(
-            "expected images or vectors for unraveling, found sequences of tokens in "
-            f"{problem.dataset.name}; name the other figures one by one, or another --dataset"
+            "expected images or vectors with classes, which the papers are of, found "
+            f"{'sequences of tokens' if dataset.has_tokens else 'numbers to be predicted'} in "
+            f"{dataset.name}; take another --dataset"
         )
     others = {"fig1": config.network_dim, "fig2": 2, "fig3": 2, "fig4": 2, "fig5": 256,
               "unraveling": 1, "claims": 256}  # fmt: skip
@@ -151,8 +150,8 @@ class Bench:
 
     def of(self, figure: str) -> "Bench":
         """The bench of a figure: the same, or that of the reference code."""
-        wanted = figure in OF_NIKITIN and not self.problem.dataset.has_tokens
-        return self._as_published if wanted else self
+        of_nikitin = figure.startswith("fig") or figure == "claims"
+        return self._as_published if of_nikitin else self
 
     @functools.cached_property
     def _as_published(self) -> "Bench":
@@ -162,11 +161,8 @@ class Bench:
     @property
     def network(self) -> str:
         """What the figures are around, in words."""
-        samples = f"{len(self.problem.order):,} samples"
-        if not self.published:
-            return f"network of this project, {samples}"
-        how = f"the first {samples}, standardised, from PyTorch's initial distribution"
-        return f"network trained as published: {how}"
+        whose = "trained as published" if self.published else "of this project"
+        return f"network {whose}, {len(self.problem.order):,} samples"
 
     @functools.cached_property
     def trained(self) -> Params:

@@ -47,9 +47,7 @@ def claims(bench: Bench) -> Record:
             rows.append(numbers_of(bench, w, number))
             advance(1)
     arrays = tables.stacked(rows)
-    found = claims_of(arrays)
-    if not bench.problem.dataset.has_tokens:
-        found += of_sizes(unraveling.unraveling(bench).summary["networks"])
+    found = claims_of(arrays) + of_sizes(unraveling.unraveling(bench).summary["networks"])
     table = [["claim", "where", "verdict", "number", "mean", "least", "most"]]
     for claim in found:
         numbers, about = claim.numbers, (claim.text, claim.where, verdict(claim), claim.what)

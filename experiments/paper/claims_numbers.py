@@ -72,7 +72,7 @@ def numbers_of(bench: Bench, w: Params, number: int) -> dict[str, Any]:
     measured = np.stack([np.asarray(curve_of(x).mean) for x in losses])
     found = _levels(at) | _theory(at, ten, measured) | _published(at) | _aligned(at, model)
     found["roughness"] = _surfaces(at)
-    if bench.config.model == "mlp" and at.problem.dataset.num_classes:
+    if bench.config.model == "mlp":
         found["looseness"] = _bounds(at, ten, losses[0])
     late = jnp.asarray(measured[1][at.late])
     found["exponent"] = np.asarray(tables.decay_exponent(at.k[at.late], late).exponent)

@@ -6,7 +6,7 @@ loss. stages: how the time of three estimators of Δ_k is spent.
 
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 
 import jax
@@ -77,7 +77,7 @@ def family(bench: Bench) -> Record:
     size = num_parameters(bench.problem.initial)
     longer = f"{np.sqrt(size / FAMILY_DIMS[-1]):.0f}, for D = {FAMILY_DIMS[-1]}"
     notes = [f"a step along all P = {size:,} parameters is longer by √(P/D), {longer}"]
-    ylabel = rf"$k\,\sqrt{{\Delta_k}}$   ({bench.problem.unit})"
+    ylabel = r"$k\,\sqrt{\Delta_k}$   (nats)"
     note = "root of the mean square per logarithmic bin of k"
     over = r"$\Delta_k^{\mathrm{top}\ D}\ /\ \Delta_k^{\mathrm{all}}$"
     about = "Subspace over full space", PREFIX, over, shares, "means per logarithmic bin of k"
@@ -138,7 +138,7 @@ def last_within(off: Float[np.ndarray, "s"]) -> float | None:
 
 
 def _errors(bench: Bench) -> dict[str, np.ndarray]:
-    """Levels of Δ_k·k², [D, s]: by direct Monte-Carlo, at its points by the model, closed form."""
+    """Levels of Δ_k·k², [D, s]: by direct Monte-Carlo, and at its points by the model."""
     space, model = bench.directions("hessian", TOP), project(bench)
     rows = []
     with progress("errors", len(ERROR_DIMS), "dimensions") as advance:
@@ -155,8 +155,6 @@ def _errors_of_dim(
     """The numbers of every σ, [s]; the points of all σ are evaluated at once."""
     m = max(2, bench.config.points // 2)
     used = np.arange(TOP) < dim
-    # derivatives of 0 along the others: one shape, and program, for every span
-    within = Quadratic(model.value, model.gradient * used, model.hessian * (used & used[:, None]))
     points = [sigma * np.where(used, bench.normals(m, TOP), 0) for sigma in ERROR_SIGMAS]
     losses = bench.losses_at(space, np.concatenate(points))
     model_losses = np.concatenate([modelled_losses(model, rows) for rows in points])
@@ -168,7 +166,6 @@ def _errors_of_dim(
         "direct": each.mean(1),
         "direct_sem": each.std(1, ddof=1) / np.sqrt(m),
         "quadratic": modelled.mean(1),
-        "closed": law_levels(within, ERROR_SIGMAS),
         "pointwise": np.sqrt(apart.mean(1) / each.mean(1)),
     }
 
@@ -198,7 +195,7 @@ def convergence(bench: Bench) -> Record:
         "quadratic": modelled_losses(model, points),
         "direct": bench.losses_at(bench.directions("hessian", TOP), points),
     }
-    (closed,) = law_levels(model, [SIGMA])
+    closed = level(np.asarray(js.quadratic_delta(model, SIGMA).total))
     counts = np.asarray([2**e for e in range(1, total.bit_length()) if 2**e <= total // 4])
     arrays = {"points": counts, "closed_form": np.asarray(closed)}
     few, most = (f"error, {m} points" for m in (counts[0], counts[-1]))
@@ -306,9 +303,3 @@ def levels_of(scaled: Float[ArrayLike, "m n-1"]) -> Float[np.ndarray, "m"]:
     values = np.asarray(scaled)
     late = tables.late(np.arange(1, values.shape[1] + 1))
     return np.mean(np.square(values[:, late], dtype=np.float64), axis=1)
-
-
-def law_levels(model: Quadratic, sigmas: Sequence[float]) -> Float[np.ndarray, "s"]:
-    """The mean over k ≥ 100 of k²Δ_k in closed form, at each σ."""
-    laws = np.asarray(js.quadratic_delta(model, np.asarray(sigmas)).total)
-    return np.asarray([level(law) for law in laws])

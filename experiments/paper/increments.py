@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from matplotlib.figure import Figure
 
 import jaxscape as js
 from experiments.common import tables
@@ -46,21 +45,21 @@ def fig4(bench: Bench) -> Record:
     """Δ_k at four σ along two random filter-normalised directions of unit norm."""
     space = bench.directions("unit-filter", 2)
     cases = [Case(f"σ = {sigma:g}", space, sigma) for sigma in (0.1, 1.0, 5.0, 10.0)]
-    return _record(bench, f"2 {RANDOM}", cases, _measured(bench, cases), [])
+    return _record(f"2 {RANDOM}", cases, _measured(bench, cases))
 
 
 def fig5(bench: Bench) -> Record:
     """Δ_k in four dimensions at σ = 1, random filter-normalised directions of unit norm."""
     space = bench.directions("unit-filter", max(DIMS))
     cases = [Case(f"d = {dim}", leading(space, dim), 1.0) for dim in DIMS]
-    return _record(bench, f"{RANDOM}, σ = 1", cases, _measured(bench, cases), [])
+    return _record(f"{RANDOM}, σ = 1", cases, _measured(bench, cases))
 
 
 def fig8(bench: Bench) -> Record:
     """Δ_k along the top ten Hessian eigenvectors, close to w* and far from it."""
     notes = [f"published on MNIST, σ = 1: {LEVEL}", *bench.inexact()]
-    measured = along_eigenvectors(bench)
-    return _record(bench, f"top {DIM} Hessian eigenvectors", _leading(bench), measured, notes)
+    where, measured = f"top {DIM} Hessian eigenvectors", along_eigenvectors(bench)
+    return _record(where, _leading(bench), measured, notes)
 
 
 @functools.lru_cache(maxsize=2)
@@ -108,14 +107,10 @@ def curve_of(losses: Float[Array, "m n"]) -> Delta:
 
 
 def _record(
-    bench: Bench,
-    where: str,
-    cases: Sequence[Case],
-    measured: dict[str, np.ndarray],
-    notes: list[str],
+    where: str, cases: Sequence[Case], measured: dict[str, np.ndarray], notes: Sequence[str] = ()
 ) -> Record:
     """The figure of ``cases`` and the levels of its curves."""
-    labels, unit = [case.label for case in cases], bench.problem.unit
+    labels = [case.label for case in cases]
     arrays = measured | {
         "sigma": np.asarray([case.sigma for case in cases], np.float32),
         "dim": np.asarray([case.space.dim for case in cases]),
@@ -125,17 +120,14 @@ def _record(
         levels = [level(measured[name][row]) for name in COLUMNS]
         rows.append(row_of(label, [*levels, measured["loss_variance"][row]]))
     notes = [
-        f"mean of Δ_k·k² over late k along the {where}, in {unit}²",
+        f"mean of Δ_k·k² over late k along the {where}, in nats²",
         "k in batches of 64 alone makes the published level 64 times lower",
         *notes,
     ]
-    return record(arrays, rows, notes, {"delta_k2": _draw(unit, where, labels, measured)})
-
-
-def _draw(unit: str, where: str, labels: list[str], measured: dict[str, np.ndarray]) -> Figure:
     panels = {
         title: {n: scaled(x) for n, x in zip(labels, measured[name], strict=True)}
         for name, title in PANELS.items()
     }
-    ylabel = rf"$\Delta_k \cdot k^2$   ({unit}²)"
-    return lines(where, PREFIX, ylabel, panels, "mean per logarithmic bin of k")
+    ylabel, note = r"$\Delta_k \cdot k^2$   (nats²)", "mean per logarithmic bin of k"
+    figure = lines(where, PREFIX, ylabel, panels, note)
+    return record(arrays, rows, notes, {"delta_k2": figure})

@@ -41,7 +41,7 @@ def fig1(bench: Bench) -> Record:
     for j in sorted({0, values.shape[1] // 2, values.shape[1] - 1}):
         x = values[:, j]
         rows.append(row_of(str(j + 1), (x.mean(), x.std(ddof=1), x.min(), x.max())))
-    figure = _draw(arrays, f"Leading Hessian eigenvalues of {what}", bench.problem.unit)
+    figure = _draw(arrays, f"Leading Hessian eigenvalues of {what}")
     return record(arrays, rows, notes, {"eigenvalues": figure})
 
 
@@ -69,9 +69,9 @@ def _solve(bench: Bench, params: Params, samples: Batch) -> Eigenpairs:
     return jax.tree.map(lambda *parts: np.stack(parts), *solved)
 
 
-def _draw(arrays: dict[str, np.ndarray], title: str, unit: str) -> Figure:
+def _draw(arrays: dict[str, np.ndarray], title: str) -> Figure:
     """Eigenvalues in descending order: mean over R networks, their range as a band."""
-    ylabel = rf"eigenvalue $\lambda_j$ ({unit} per unit of $w$ squared)"
+    ylabel = r"eigenvalue $\lambda_j$ (nats per unit of $w$ squared)"
     figure, (axes,) = canvas(title, "index $j$", ylabel)
     values, magnitudes = arrays["eigenvalues"], arrays["published_eigenvalues"]
     index, mean, spread = np.arange(1, values.shape[1] + 1), values.mean(0), values.std(0, ddof=1)

@@ -54,10 +54,9 @@ def _record(bench: Bench, kind: str, row: int) -> Record:
         f"batches of its own, {roughness(rough):.2g}; with the same samples {roughness(new):.2g}"
         for symbol, new, rough in zip(("L_k", "(L_{k+1} − L_k)²"), own, theirs, strict=True)
     ]
-    unit = bench.problem.unit
     common: dict[str, Any] = {
         "title": f"One more sample, along {WORDS[kind]}",
-        "quantity": [f"$L_k$ ({unit})", rf"$(L_{{k+1}} - L_k)^2$ ({unit}²)"] * 2,
+        "quantity": ["$L_k$ (nats)", "$(L_{k+1} - L_k)^2$ (nats²)"] * 2,
     }
     figures = {
         "relief": plot.reliefs(found.steps, shown, is_log=False, **common),

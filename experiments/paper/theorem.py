@@ -43,8 +43,8 @@ def fig9(bench: Bench) -> Record:
         {"sigma": sigma} | tables.agreement(arrays, index, late)
         for index, sigma in enumerate(SIGMAS)
     ]
-    notes, unit = bench.inexact() + _notes(arrays), bench.problem.unit
-    figures = {"theorem": _draw(arrays, unit), **_draw_published(arrays, unit)}
+    notes, figures = bench.inexact() + _notes(arrays), _draw_published(arrays)
+    figures["theorem"] = _draw(arrays)
     made = record(arrays, tables.law_table(entries), notes, figures)
     made.summary["tables"].append(sizes(arrays))
     return made
@@ -121,7 +121,7 @@ def _sizes(delta: np.ndarray, step: int, first: int = 1) -> list[str]:
     return [f"{step * (k + first - 1):,}" if reached else "not by the end" for k, reached in pairs]
 
 
-def _draw(arrays: Arrays, unit: str) -> Figure:
+def _draw(arrays: Arrays) -> Figure:
     """Δ_k·k² by experiment and by theory, a panel per σ; k of published curves is in batches."""
     k, theory, _ = _both(arrays)
     own = {"Theorem 1, as published (no σ)": scaled(theory, k[0])}
@@ -130,11 +130,11 @@ def _draw(arrays: Arrays, unit: str) -> Figure:
         for row, sigma in enumerate(SIGMAS)
     }
     note = "lines: mean per logarithmic bin of k; as published: k in batches of 64"
-    ylabel = rf"$\Delta_k \cdot k^2$   ({unit}²)"
+    ylabel = r"$\Delta_k \cdot k^2$   (nats²)"
     return lines("Theory against experiment", PREFIX, ylabel, panels, note)
 
 
-def _draw_published(arrays: Arrays, unit: str) -> dict[str, Figure]:
+def _draw_published(arrays: Arrays) -> dict[str, Figure]:
     """Theorem 1 and experiment at σ = 1 as the reference code draws them: over k, over the loss."""
     k, theory, seen = _both(arrays)
     smooth, few, loss = published.sliding(theory), slice(-LAST, None), arrays["published_loss"]
@@ -147,8 +147,8 @@ def _draw_published(arrays: Arrays, unit: str) -> dict[str, Figure]:
         },
     }  # fmt: skip
     over_loss = {"": {"experiment": (loss, seen), "Theorem 1": (loss, smooth)}}
-    title, ylabel = "Theory against experiment as published, σ = 1", rf"$\Delta_k$   ({unit}²)"
-    xlabel, note = f"$L_k(w^*)$   ({unit})", "as in the notebooks of the reference code"
+    title, ylabel = "Theory against experiment as published, σ = 1", r"$\Delta_k$   (nats²)"
+    xlabel, note = "$L_k(w^*)$   (nats)", "as in the notebooks of the reference code"
     return {
         "as-published": lines(title, "prefix length $k$ (batches)", ylabel, over_k, note),
         "loss": lines(title, xlabel, ylabel, over_loss, note, dots=True),

@@ -64,69 +64,62 @@ def unraveling(bench: Bench) -> Record:
 
 
 def task_of(problem: Problem) -> Batch:
-    """The problem's samples, their inputs scaled to span −1 to 1, numbers as targets in rows.
+    """The problem's samples, their inputs scaled to span −1 to 1.
 
     Raises:
         InputError: inputs that are all equal.
     """
-    inputs, targets = problem.samples["inputs"], problem.samples["targets"]
+    inputs = problem.samples["inputs"]
     low, high = float(jnp.min(inputs)), float(jnp.max(inputs))
     if not low < high:
         wanted = "inputs that differ, to be scaled to [-1, 1]"
         raise InputError(f"expected {wanted}, found {low} everywhere; look at the data")
-    if not jnp.issubdtype(targets.dtype, jnp.integer):
-        targets = targets.reshape(len(targets), -1)
-    return {"inputs": 2 * (inputs - low) / (high - low) - 1, "targets": targets}
+    scaled = 2 * (inputs - low) / (high - low) - 1
+    return {"inputs": scaled, "targets": problem.samples["targets"]}
 
 
 def trained(bench: Bench) -> tuple[Float[np.ndarray, "d w n"], list[dict[str, Any]]]:
     """ℓ_i(w*) of d depths by w widths, and an entry per network, depth after depth."""
     problem, config, values, entries = bench.problem, bench.config, [], []
-    samples, classes, count = task_of(problem), problem.dataset.num_classes, len(config.widths)
-    example = samples["inputs"][:1]
-    outputs = jax.eval_shape(problem.model.apply, problem.initial, example).shape[-1]
+    samples, count = task_of(problem), len(config.widths)
     for depth in config.depths:
-        build = partial(_network, outputs, depth)
+        build = partial(
+            models.build, "mlp", num_outputs=problem.dataset.num_classes, layers=depth, bias=False
+        )
         init, fit = (
             jax.random.split(jax.random.fold_in(problem.keys[name], depth), count)
             for name in ("init", "train")
         )
         initial = stacked_initial(build, config.widths, init, samples["inputs"])
-        apply = build(max(config.widths)).apply
-        loss = losses.supervised(apply, losses.cross_entropy if classes else losses.squared_error)
+        apply = build(hidden=max(config.widths)).apply
+        loss = losses.supervised(apply)
         with console.timed(f"depth {depth}", f"{count} networks, {config.epochs} epochs"):
             params = bench.fit(fit, initial, samples, loss=loss, together=count).params
         for row, width in enumerate(config.widths):
             w = jax.tree.map(lambda leaf, row=row: leaf[row], params)
             values.append(np.asarray(js.per_sample_losses(loss, w, samples)))
-            accuracy = train.accuracy(apply, w, **samples, batch_size=1000) if classes else None
             entries.append({
                 "depth": depth, "width": width,
                 "train_loss": float(values[-1].mean(dtype=np.float64)),
-                "train_accuracy": accuracy if accuracy is None else float(accuracy),
+                "train_accuracy": float(train.accuracy(apply, w, **samples, batch_size=1000)),
             })  # fmt: skip
     return np.reshape(values, (len(config.depths), count, -1)), entries
 
 
-def _network(num_outputs: int, depth: int, width: int) -> Model:
-    """A network without biases."""
-    return models.build("mlp", num_outputs=num_outputs, hidden=width, layers=depth, bias=False)
-
-
 def stacked_initial(
-    build: Callable[[int], Model],
+    build: Callable[..., Model],
     widths: Sequence[int],
     keys: Key[Array, "R"],
     inputs: Float[Array, "n ..."],
 ) -> Params:
     """Initial parameters, leaves ``[R, a, b]``.
 
-    Each network, an mlp without biases ``build(width)``, is a corner of one of the widest, drawn
-    from its key, times √(fan-in of the widest / own fan-in): LeCun's normal, which is Flax's
+    Each network, an mlp without biases ``build(hidden=width)``, is a corner of one of the widest,
+    drawn from its key, times √(fan-in of the widest / own fan-in): LeCun's normal, which is Flax's
     default, has a standard deviation of 1/√fan-in. Thus one compiled program draws them all.
     """
-    wide = jax.vmap(lambda key: build(max(widths)).init(key, inputs))(keys)
-    shapes = [jax.eval_shape(build(width).init, keys[0], inputs) for width in widths]
+    wide = jax.vmap(lambda key: build(hidden=max(widths)).init(key, inputs))(keys)
+    shapes = [jax.eval_shape(build(hidden=width).init, keys[0], inputs) for width in widths]
 
     def corners(drawn: Float[Array, "R a b"], *kept: jax.ShapeDtypeStruct) -> np.ndarray:
         leaf = np.asarray(drawn)
@@ -143,10 +136,9 @@ def _curves(bench: Bench, values: Float[np.ndarray, "d w n"]) -> dict[str, np.nd
     """Everything that depends on k, and what the order law needs."""
     *shape, n = values.shape
     flat, count = values.reshape(-1, n), bench.config.orders
+    keys = jax.random.split(bench.problem.keys["order"], count)
     with console.timed("orders", f"{count} of {n:,} samples"):
-        increment = np.asarray(
-            over_orders(jax.random.split(bench.problem.keys["order"], count), flat)
-        )
+        increment = np.asarray(over_orders(keys, flat))
     found = {
         "increment": increment,
         "smoothed": exponential(increment),
@@ -254,7 +246,7 @@ def _draw(bench: Bench, arrays: Arrays, law: Float[np.ndarray, "d w K"], average
     size, k = "$|L_{k+1} - L_k|$", geometric(1, len(arrays["k"]), DRAWN)
     title = f"{size} at $w^*$, mean of {bench.config.orders} orders, {AVERAGES[average]}"
     names = [f"hidden layers: {depth}" for depth in arrays["depth"]]
-    figure, panels = canvas(title, PREFIX, f"{size}   ({bench.problem.unit})", names)
+    figure, panels = canvas(title, PREFIX, f"{size}   (nats)", names)
     for axes, *curves in zip(panels, arrays[average][..., k - 1], law[..., k - 1], strict=True):
         for row, (width, values, own) in enumerate(zip(arrays["width"], *curves, strict=True)):
             some = values > 0

@@ -71,8 +71,7 @@ def _find(problem: Problem, config: SampleSizeConfig, work: Path) -> Record:
     fresh, by_sigma = problem.fresh or problem, []  # ``_check`` has seen to it
     for sigma in config.sigmas:
         probe = prepare.probe(problem, params, space, config.points, sigma)
-        what = f"{config.points} points, {config.trials} random orders"
-        with console.timed(f"pilots, σ = {sigma:g}", what):
+        with console.timed(f"pilots, σ = {sigma:g}", f"{config.trials} random orders"):
             losses = segments.losses_at(fresh, probe)
             by_sigma.append(measure.arrays_of(losses, config))
     arrays = tables.stacked(by_sigma)
@@ -81,7 +80,6 @@ def _find(problem: Problem, config: SampleSizeConfig, work: Path) -> Record:
     arrays["pilot"] = np.asarray(measure.doubling(config.first_pilot, num))
     summary = {
         "num_samples": num,
-        "trained_on": len(problem.order),
         "tolerance": config.tolerance,
         "epsilon": config.epsilon,
         "answers": report.answers_of(arrays, num),

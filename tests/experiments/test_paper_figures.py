@@ -189,7 +189,7 @@ def test_a_network_trained_as_published_starts_and_sees_what_the_reference_code_
     np.testing.assert_allclose(samples["inputs"], expected[:300], rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(samples["targets"], dataset.train_targets[:300])
     assert own.published
-    assert "trained as published: the first 300 samples" in own.network
+    assert own.network == "network trained as published, 300 samples"
     assert bench.of("family") is bench
     assert not bench.published
 

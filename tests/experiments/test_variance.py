@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from cases import at64, increments64
 
+from experiments import variance
 from experiments.common import cli, prepare, problem
-from experiments.variance import __main__ as variance
-from experiments.variance import measure
 
 pytestmark = [pytest.mark.usefixtures("in_haste"), pytest.mark.slow]
 SIGMA = 0.5
@@ -16,7 +15,7 @@ SIGMA = 0.5
 
 def test_of_independent_points_it_is_the_variance_by_the_square_of_the_error():
     values = np.random.default_rng(0).normal(5, 2, (40_000, 1, 3))
-    needed = measure.points_needed(values, np.full(3, 5.0), 1)
+    needed = variance.points_needed(values, np.full(3, 5.0), 1)
     np.testing.assert_allclose(needed, (2 / 5 / 0.01) ** 2, rtol=0.03)
 
 
@@ -33,11 +32,11 @@ def test_of_nets_it_is_where_the_falling_variance_is_small_enough():
         np.testing.assert_allclose(found, 4.0**-j / 12, rtol=0.1)
     mean = np.array([0.5])
     # 8 nets of n/8 points: (n/8)^−2 / 12 / 8 = (0.01 / 2)²
-    want = 8 / np.sqrt(96 * (measure.ERROR / 2) ** 2)
-    np.testing.assert_allclose(measure.points_needed(values, mean, 1), want, rtol=0.05)
+    want = 8 / np.sqrt(96 * (variance.ERROR / 2) ** 2)
+    np.testing.assert_allclose(variance.points_needed(values, mean, 1), want, rtol=0.05)
     # beyond the largest measured net, of 4 points: variance per point as there
-    want = 4 * 4.0**-2 / 12 / (measure.ERROR / 2) ** 2
-    found = measure.points_needed(values[:, :4], mean, 1)
+    want = 4 * 4.0**-2 / 12 / (variance.ERROR / 2) ** 2
+    found = variance.points_needed(values[:, :4], mean, 1)
     np.testing.assert_allclose(found, want, rtol=0.05)
 
 
@@ -87,7 +86,7 @@ def test_nets_need_fewer_points_than_independent_ones(line):
     assert needed[2] < 0.4 * needed[0]
     (entry,) = json.loads((out / "summary.json").read_text())["sigmas"]
     assert [found["delta"] for found in entry["estimators"]] == needed.tolist()
-    assert [found["name"] for found in entry["estimators"]] == list(measure.ESTIMATORS)
+    assert [found["name"] for found in entry["estimators"]] == list(variance.ESTIMATORS)
     assert (out / "figures" / "points.pdf").read_bytes().startswith(b"%PDF")
 
 
