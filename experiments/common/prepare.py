@@ -40,7 +40,10 @@ def fit(
     problem: Problem, config: ProblemConfig, visit: Callable[[Params], Any] = lambda params: None
 ) -> Params:
     """w*, trained on the problem's samples; ``visit`` gets the parameters after each epoch."""
-    samples = problem.samples if config.epochs else problem.read(slice(1))  # only its shape is used
+    if problem.is_large:
+        samples = stream.Stored(len(problem.order), problem.read)
+    else:  # without epochs only the shape is used
+        samples = problem.samples if config.epochs else problem.read(slice(1))
     with console.progress("training", config.visits, "epochs") as advance:
 
         def on_epoch(number: int, params: Params) -> None:
@@ -117,7 +120,9 @@ def eigenspace(
     def find() -> Eigenpairs:
         samples = f"{len(problem.order):,} samples"
         print(f"subspace: eigenpairs of the Hessian over {samples} ...", file=sys.stderr)
-        if mesh is None:
+        if problem.is_large:
+            data = problem.parts
+        elif mesh is None:
             data = problem.samples
         else:  # each device gets its part alone
             problem.release()

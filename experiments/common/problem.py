@@ -2,6 +2,7 @@
 
 import functools
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +17,10 @@ from jaxscape.lab.data import Dataset
 from jaxscape.lab.models import Model
 from jaxscape.types import Batch, Params, PerSampleLoss
 
+ROOM = 2**29
+"""Bytes of samples in files, as float32, above which they are never in memory all at once."""
+PART = 4000
+"""Samples of them that are read at a time."""
 KEYS = ("order", "init", "train", "subspace", "probe")
 
 
@@ -37,7 +42,7 @@ class Problem:
         """The unit of a loss."""
         return "nats" if self.dataset.num_classes else "loss"
 
-    def read(self, positions: slice) -> Batch:
+    def read(self, positions: slice | np.ndarray) -> Batch:
         """Inputs and targets at these positions of the order, in memory."""
         split = {"inputs": self.dataset.train_inputs, "targets": self.dataset.train_targets}
         return stream.take(split, self.order[positions])
@@ -52,6 +57,18 @@ class Problem:
                 f"expected room for {len(self.order):,} samples on the device, which training and "
                 f"the Hessian need at once, found: {error}; lower --k-max"
             ) from error
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the samples stay in their files, to be read part by part."""
+        inputs = self.dataset.train_inputs
+        size = 4 * len(self.order) * int(np.prod(inputs.shape[1:]))
+        return isinstance(inputs, stream.Mapped) and size > ROOM
+
+    def parts(self) -> Iterator[Batch]:
+        """All samples part by part, in the order of the files."""
+        split = {"inputs": self.dataset.train_inputs, "targets": self.dataset.train_targets}
+        return stream.batches(split, PART, order=np.sort(self.order), ahead=0)
 
     @functools.cached_property
     def fresh(self) -> "Problem | None":

@@ -21,6 +21,8 @@ from jaxscape.types import Batch, InputError, Params, PerSampleLoss, Scalar
 
 CACHE = 32 * 2**20
 """Bytes of optimiser's state that a CPU keeps in its cache."""
+PIECE = 4000
+"""Stored samples that are read at a time, those of one step at least."""
 
 CHUNK = 1000
 """Samples at a time of L-BFGS, which takes the gradient of them all."""
@@ -56,7 +58,7 @@ def fit(
     key: Key[Array, "*R"],
     loss: PerSampleLoss,
     params: Params,
-    data: Batch,
+    data: Batch | stream.Stored,
     *,
     epochs: int,
     batch_size: int,
@@ -78,7 +80,8 @@ def fit(
         key: one key for one network, or R keys for R networks side by side.
         loss: ``loss(params, batch) -> [n]``.
         params: where training starts; R networks are stacked, leaves ``[R, ...]``.
-        data: n samples, which all networks share.
+        data: n samples, which all networks share; those of one network may be ``stream.Stored``,
+            which are read piece by piece, the next one while the device works.
         epochs: at least 0.
         batch_size: the largest number of samples in a step.
         learning_rate: above 0.
@@ -105,12 +108,20 @@ def fit(
             f"expected parameters of {num} networks, one per key, found shapes {shapes}; stack "
             "the networks along a new first axis"
         )
-    n, bound = losses.ready(loss, _first(params), data)
+    stored = isinstance(data, stream.Stored)
+    few = data.read(np.arange(min(data.n, batch_size))) if stored else data
+    n, bound = losses.ready(loss, _first(params), few)
+    if stored and (not single or ks is not None or finish is not None):
+        raise InputError(
+            "expected one network, no ks and no finish for samples that are stored; load them"
+        )
     seen = None if ks is None else _check_ks(np.asarray(ks), num, n)
     together = min(num, together or group_size(jax.default_backend(), params))
     last = epochs * len(cut(n, batch_size).starts) if schedule == "cosine" else None
     rates = learning_rate, weight_decay, last
-    run = partial(_epoch, batch_size, rates, together, bound)
+    run: Callable = partial(_epoch, batch_size, rates, together, bound)
+    if stored:
+        run = partial(_pieces, batch_size, rates, bound)
     states = State(params, jax.vmap(adam(*rates).init)(params))
     epoch_keys = jax.vmap(lambda key: jax.random.split(key, epochs), out_axes=1)(keys)
     means, norms = np.zeros((epochs, num), np.float32), None
@@ -171,6 +182,36 @@ def _epoch(
         return descend(loss, optimizer, state, data, batches)
 
     return jax.lax.map(one, (states, keys, ks), batch_size=together if together > 1 else None)
+
+
+def _pieces(
+    batch_size: int, rates: tuple[float, float, int | None], loss: PerSampleLoss,
+    states: State, keys: Key[Array, "1"], data: stream.Stored, ks: Any,
+) -> tuple[State, Float[np.ndarray, "1"]]:  # fmt: skip
+    """One epoch of one network, by the steps of ``_epoch``, over pieces of the shuffled samples."""
+    del ks
+    rows, counted = map(np.asarray, shuffled(keys[0], data.n, batch_size=batch_size))
+    steps, means = max(1, PIECE // rows.shape[1]), []
+    for start in range(0, len(rows), steps):
+        own, fresh = rows[start : start + steps], counted[start : start + steps]
+        piece = jax.device_put(data.read(own.ravel()))
+        here = Batches(jnp.arange(own.size).reshape(own.shape), jnp.asarray(fresh))
+        states, mean = _piece(rates, loss, jax.block_until_ready(states), piece, here)
+        means.append((mean, fresh.sum()))
+    values, weights = map(np.asarray, zip(*means, strict=True))
+    return states, np.average(values, weights=weights)[None]
+
+
+@partial(jax.jit, static_argnums=0)
+def _piece(
+    rates: tuple[float, float, int | None],
+    loss: PerSampleLoss,
+    states: State,
+    data: Batch,
+    batches: Batches,
+) -> tuple[State, Float[Array, ""]]:
+    state, mean = descend(loss, adam(*rates), _first(states), data, batches)
+    return jax.tree.map(lambda leaf: leaf[None], state), mean
 
 
 def shuffled(key: Key[Array, ""], n: int, *, batch_size: int) -> Batches:
