@@ -37,6 +37,12 @@ class Chunks(NamedTuple):
         """Where each entry lies on the whole axis."""
         return self.starts[:, None] + np.arange(self.size, dtype=np.int32)
 
+    def computed(self) -> tuple[Int[Array, "c size"], Bool[Array, "c size"]]:
+        """``positions`` and ``fresh`` computed: as constants they would make a program long."""
+        count, size = self.fresh.shape
+        positions = jnp.asarray(self.starts)[:, None] + jnp.arange(size, dtype=jnp.int32)
+        return positions, positions >= size * jnp.arange(count, dtype=jnp.int32)[:, None]
+
 
 def cut(length: int, size: int, hands: int = 1) -> Chunks:
     """Cut ``range(length)`` into the fewest chunks of at most ``size``, as equal as possible.

@@ -228,7 +228,7 @@ def _sum_of_all(operator: MeanOperator, vector: Params, mesh: Mesh) -> Params:
 def _sum(operator: MeanOperator, vector: Params, count: Int[Array, ""]) -> Params:
     """The products of the chunks that hold the first ``count`` samples, summed."""
     chunks = cut(length_of(operator.data), operator.batch_size)
-    starts, fresh = jnp.asarray(chunks.starts), jnp.asarray(chunks.fresh)
+    starts, fresh = jnp.asarray(chunks.starts), chunks.computed()[1]
 
     def add(index: Int[Array, ""], total: Params) -> Params:
         start = starts[index]
