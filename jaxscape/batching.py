@@ -7,7 +7,7 @@ are not ``fresh`` and must weigh nothing. No data is padded or copied.
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -227,20 +227,35 @@ def products(loss: PerSampleLoss, params: Params, data: Batch) -> list[Product]:
     """The products in the loss of all samples."""
     partial = jax.tree_util.Partial
     own = loss if isinstance(loss, partial) else partial(loss)
-    found = equations(_call.trace(own, params, data).jaxpr)
+    return products_in(_call.trace(own, params, data).jaxpr)
+
+
+def products_in(program: Any, loops: Sequence[int] = ()) -> list[Product]:
+    """The products in a program, with ``loops`` as for ``equations``."""
+    found = equations(program, loops=loops)
     return [_measure(e, times) for e, times in found if e.primitive.name in PRODUCTS]
 
 
 _call = jax.jit(lambda loss, params, data: loss(params, data))
 
 
-def equations(program: Any, times: int = 1) -> Iterator[tuple[JaxprEqn, int]]:
-    """All operations of a program, those of the programs within it too, and how often each runs."""
+def equations(
+    program: Any, times: int = 1, loops: Sequence[int] = ()
+) -> Iterator[tuple[JaxprEqn, int]]:
+    """All operations of a program, those of the programs within it too, and how often each runs.
+
+    ``loops`` are the lengths of nested loops that end by a condition, the outermost first; by
+    default each counts once.
+    """
     for equation in program.eqns:
         yield equation, times
-        again = times * equation.params["length"] if equation.primitive.name == "scan" else times
+        again, rest = times, loops
+        if equation.primitive.name == "scan":
+            again *= equation.params["length"]
+        elif equation.primitive.name == "while" and loops:
+            again, rest = times * loops[0], loops[1:]
         for inner in jaxprs_in_params(equation.params):
-            yield from equations(inner, again)
+            yield from equations(inner, again, rest)
 
 
 def num_terms(equation: JaxprEqn, first: tuple[int, ...], second: tuple[int, ...]) -> int:
