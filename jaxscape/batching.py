@@ -73,6 +73,20 @@ def take(data: Batch, start: Int[ArrayLike, ""], size: int) -> Batch:
     return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), data)
 
 
+def taker(data: Batch) -> Callable[[Int[ArrayLike, ""], int], Batch]:
+    """``take(data, start, size)`` as a function of the start and the size, for a loop.
+
+    Cut from flat rows, as a TPU is slow to cut images: make it outside the loop that calls it.
+    """
+    flat = jax.tree.map(lambda leaf: leaf.reshape(len(leaf), -1) if leaf.ndim > 2 else leaf, data)
+
+    def cut_out(start: Int[ArrayLike, ""], size: int) -> Batch:
+        shaped = lambda leaf, like: leaf.reshape(size, *like.shape[1:])  # noqa: E731
+        return jax.tree.map(shaped, take(flat, start, size), data)
+
+    return cut_out
+
+
 def join(chunks: Chunks, rows: Batch) -> Batch:
     """Undo ``cut``: the fresh entries of arrays ``[c, size, ...]`` in order, ``[length, ...]``."""
     whole = int(chunks.fresh.all(1).sum())  # then perhaps a ragged one, then perhaps empty ones
@@ -89,8 +103,8 @@ def join(chunks: Chunks, rows: Batch) -> Batch:
 
 def in_chunks(function: Callable[[Batch], Any], data: Batch, size: int) -> Any:
     """``function(data)``, of arrays ``[length, ...]``, from at most ``size`` entries at a time."""
-    chunks = cut(length_of(data), size)
-    some = lambda start: function(take(data, start, chunks.size))  # noqa: E731
+    chunks, take = cut(length_of(data), size), taker(data)
+    some = lambda start: function(take(start, chunks.size))  # noqa: E731
     return join(chunks, jax.lax.map(some, jnp.asarray(chunks.starts)))
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxscape import devices, losses
 from jaxscape.arguments import explained
-from jaxscape.batching import cut, in_chunks, length_of, take
+from jaxscape.batching import cut, in_chunks, length_of, taker
 from jaxscape.trees import check_floating, check_like, is_traced, owned, working
 from jaxscape.types import Batch, InputError, Matvec, Params, PerSampleLoss, Scalar
 
@@ -228,12 +228,12 @@ def _sum_of_all(operator: MeanOperator, vector: Params, mesh: Mesh) -> Params:
 def _sum(operator: MeanOperator, vector: Params, count: Int[Array, ""]) -> Params:
     """The products of the chunks that hold the first ``count`` samples, summed."""
     chunks = cut(length_of(operator.data), operator.batch_size)
-    starts, fresh = jnp.asarray(chunks.starts), chunks.computed()[1]
+    starts, fresh, take = jnp.asarray(chunks.starts), chunks.computed()[1], taker(operator.data)
 
     def add(index: Int[Array, ""], total: Params) -> Params:
         start = starts[index]
         counted = fresh[index] & (start + jnp.arange(chunks.size) < count)
-        batch = take(operator.data, start, chunks.size)
+        batch = take(start, chunks.size)
         product = operator.chunk(operator.params, batch, counted, vector)
         return jax.tree.map(jnp.add, total, product)
 

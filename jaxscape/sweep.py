@@ -357,11 +357,11 @@ def _walk(settings: _Settings, loss, probe, data, carry, samples, points) -> tup
     reduction, mesh = settings.reduction, settings.mesh
     size, here = samples[1].shape[1], points[1].shape[1]
     axis, update = devices.axis(mesh), devices.update(reduction, mesh)
-    dtype = carry.prefix.mean.dtype
+    dtype, take = carry.prefix.mean.dtype, batching.taker(data)
 
     def chunk(carry: Carry, cut: tuple[Array, Array]) -> tuple[Carry, Any]:
         start, fresh = cut
-        batch = batching.take(data, start, size)
+        batch = take(start, size)
         with jax.default_matmul_precision(settings.precision):
             losses_at = _losses_at(settings, loss, probe, batch)
 

@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from jaxscape import devices, losses
-from jaxscape.batching import cut, length_of, take
+from jaxscape.batching import cut, length_of, taker
 from jaxscape.lab import stream
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
@@ -263,12 +263,12 @@ def mean_loss(
 
 @partial(jax.jit, static_argnums=3)
 def _mean(loss: PerSampleLoss, params: Params, data: Batch, batch_size: int) -> Float[Array, ""]:
-    n = length_of(data)
+    n, take = length_of(data), taker(data)
     chunks = cut(n, batch_size)
 
     def step(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
         start, fresh = chunk
-        values = loss(params, take(data, start, chunks.size))
+        values = loss(params, take(start, chunks.size))
         return total + jnp.sum(jnp.where(fresh, values, 0)), None
 
     pieces = jnp.asarray(chunks.starts), chunks.computed()[1]
