@@ -5,6 +5,7 @@ not divide the length, the last chunk starts early: entries that an earlier one 
 are not ``fresh`` and must weigh nothing. No data is padded or copied.
 """
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -173,6 +174,20 @@ def length_of(data: Batch) -> int:
     if shapes[0][0] == 0:
         raise InputError("expected at least one sample, found none; check how it was selected")
     return shapes[0][0]
+
+
+def host() -> contextlib.AbstractContextManager:
+    """What is made within is made on this process's CPU, where JAX has one beside an accelerator.
+
+    For small or sequential work, such as a sort of random keys: its compilation for a TPU takes
+    longer than all else. Random bits are the same. What is made there goes where it is used.
+    """
+    if jax.default_backend() == "cpu":
+        return contextlib.nullcontext()
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:  # JAX_PLATFORMS leaves it out
+        return contextlib.nullcontext()
 
 
 # What follows chooses sizes and compiler options from the products in the loss function's program.

@@ -1,6 +1,5 @@
 """Many devices: meshes, where arrays live on them, and what devices exchange in a sweep."""
 
-import contextlib
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -44,20 +43,6 @@ def mesh(*, points: int = 1, samples: int = 1, devices: Sequence[jax.Device] | N
         )
     used, types = list(found)[: points * samples], (jax.sharding.AxisType.Auto,) * 2
     return jax.make_mesh((points, samples), ("points", "samples"), axis_types=types, devices=used)
-
-
-def host() -> contextlib.AbstractContextManager:
-    """What is made within is made on this process's CPU, where JAX has one beside an accelerator.
-
-    For small or sequential work, such as a sort of random keys: its compilation for a TPU takes
-    longer than all else. Random bits are the same. What is made there goes where it is used.
-    """
-    if jax.default_backend() == "cpu":
-        return contextlib.nullcontext()
-    try:
-        return jax.default_device(jax.local_devices(backend="cpu")[0])
-    except RuntimeError:  # JAX_PLATFORMS leaves it out
-        return contextlib.nullcontext()
 
 
 def sizes(mesh: Mesh | None) -> tuple[int, int]:

@@ -138,7 +138,7 @@ def programs(problem: Problem, config: ProblemConfig, dim: int, points: int) -> 
     """What ``experiments.sweep`` runs on the device, at shapes alone, with an accelerator's sizes."""
     loss, key, n = problem.loss, _shapes(problem.keys["train"]), len(problem.order)
     params, data = _shapes(problem.initial), _rows(_shapes(problem.read(slice(1))), n)
-    length = segments.length_of(problem)
+    length = segments.length_of(problem, "tpu")
     segment, calls, size = _rows(data, length), math.ceil(n / length), batching.ELSEWHERE
 
     many = _shapes(problem.initial, 1)
@@ -162,11 +162,12 @@ def programs(problem: Problem, config: ProblemConfig, dim: int, points: int) -> 
     carry = jax.eval_shape(lambda: sweep.begin(zeros(probe), keep))
 
     def swept(probe, data, carry, skip):
-        sizes = {"batch_size": size, "point_batch": sweep.POINTS}
+        sizes: dict[str, Any] = {"batch_size": size, "point_batch": sweep.POINTS}
         return sweep.advance(loss, probe, data, carry, keep, skip=skip, **sizes)
 
     skip = jax.ShapeDtypeStruct((), jnp.int32)
-    yield Program("sweep, a segment", swept, (probe, segment, carry, skip), SIGMAS * calls)
+    new = math.ceil(len(problem.fresh.order) / length) if problem.fresh else 0
+    yield Program("sweep, a segment", swept, (probe, segment, carry, skip), SIGMAS * (calls + new))
     at_origin = partial(js.per_sample_losses, loss, batch_size=size)
     yield Program("losses at w*, a segment", at_origin, (params, segment), calls)
     model = jax.eval_shape(partial(js.project, loss), space, segment)

@@ -52,7 +52,7 @@ def keep_programs() -> None:
     In ``JAX_COMPILATION_CACHE_DIR``, by default beside the downloads. To be called before the
     first program is compiled.
     """
-    if jax.default_backend() == "cpu" or jax.config.jax_compilation_cache_dir is not None:
+    if jax.default_backend() == "cpu" or jax.config.read("jax_compilation_cache_dir"):
         return
     jax.config.update("jax_compilation_cache_dir", str(data.cache_folder() / "programs"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -11,7 +11,8 @@ import numpy as np
 
 from experiments.common.config import ProblemConfig
 from experiments.common.devices import keep_programs
-from jaxscape import InputError, devices, losses
+from jaxscape import InputError, losses
+from jaxscape.batching import host
 from jaxscape.lab import data, models, stream, train
 from jaxscape.lab.data import Dataset
 from jaxscape.lab.models import Model
@@ -85,7 +86,7 @@ def load(config: ProblemConfig) -> Problem:
             f"found {config.k_max}{more}; lower it"
         )
     model, loss = network(config, dataset)
-    with devices.host():
+    with host():
         drawn = jax.random.split(jax.random.key(config.seed), len(KEYS))
         keys = dict(zip(KEYS, drawn, strict=True))
         order = np.arange(total)

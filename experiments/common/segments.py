@@ -20,13 +20,16 @@ from experiments.common import console
 from experiments.common.console import progress
 from experiments.common.problem import Problem
 from jaxscape import InputError, quadratic, reductions, sweep
-from jaxscape.batching import cut
+from jaxscape.batching import cut, host
 from jaxscape.lab import checkpoint, stream
 from jaxscape.reductions import Delta
 from jaxscape.types import Batch, Probe
 
 SIZE = 4000
-"""Samples between two chances to report, save or stop."""
+"""Samples between two chances to report, save or stop, on a CPU."""
+
+SIZE_ELSEWHERE, ROOM = 2**16, 2**30
+"""On an accelerator: all of MNIST at once, as long as they take no more than so many bytes."""
 
 MAX_LAW_DIM = 32
 """Second derivatives cost d² forward passes; for a larger subspace the law is left out."""
@@ -41,9 +44,13 @@ class Segment(NamedTuple):
     samples: Batch
 
 
-def length_of(problem: Problem) -> int:
-    """How many samples each segment holds, at most ``SIZE``."""
-    return cut(len(problem.order), SIZE).size
+def length_of(problem: Problem, backend: str | None = None) -> int:
+    """How many samples each segment holds, about a second of work for the device."""
+    most = SIZE
+    if (backend or jax.default_backend()) != "cpu":
+        each = sum(leaf.nbytes for leaf in jax.tree.leaves(problem.read(slice(1))))
+        most = max(SIZE, min(SIZE_ELSEWHERE, ROOM // each))
+    return cut(len(problem.order), most).size
 
 
 def of(problem: Problem, length: int, done: int = 0) -> Iterator[Segment]:
@@ -94,7 +101,9 @@ def law(
     if space is None or space.dim > MAX_LAW_DIM:
         return {}
     started = time.monotonic()
-    wanted, carry, found = np.asarray(sigmas, np.float32), quadratic.begin(space.dim), []
+    wanted, found = np.asarray(sigmas, np.float32), []
+    with host():
+        carry = quadratic.begin(space.dim)
     for segment in of(problem, length_of(problem)):
         model = js.project(problem.loss, space, segment.samples, mesh=mesh)
         carry, laws = quadratic.advance(carry, model, wanted, segment.skip)
@@ -196,7 +205,8 @@ def _begin(problem: Problem, probes: Sequence[Probe]) -> Sweep:
         keep = reductions.delta_of(probe)
         row = jax.eval_shape(lambda keep=keep: keep.init(1, len(problem.order))[1])
         rows.append(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), row))
-        carries.append(sweep.begin(probe, keep))
+        with host():
+            carries.append(sweep.begin(probe, keep))
     done = [(np.zeros(1, np.int32), carry) for carry in carries]
     return Sweep(done, rows, np.zeros(1, np.float32))
 
@@ -231,6 +241,8 @@ def _advance(
             # one assignment, so that an interruption never separates the position from the carry
             state.done[index] = (np.array([segment.stop], np.int32), carry)
             yield new.stop - new.start
-        curve = sweep.finish(state.done[index][1], state.rows[index], keep)
+        with host():
+            carry = jax.tree.map(np.asarray, state.done[index][1])
+            curve = sweep.finish(carry, state.rows[index], keep)
         sweep.check_delta(curve, probe.num_points)
         curves.append(jax.tree.map(np.asarray, curve))

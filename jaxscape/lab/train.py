@@ -13,8 +13,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
-from jaxscape import devices, losses
-from jaxscape.batching import cut, length_of, taker
+from jaxscape import losses
+from jaxscape.batching import cut, host, length_of, taker
 from jaxscape.lab import stream
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
@@ -93,7 +93,9 @@ def fit(
     if together is not None and together < 1:
         raise InputError(f"expected together of at least 1, found {together}; raise it")
     single = key.ndim == 0  # then a stack of one network, whose axis is dropped in the end
-    keys, params = jax.tree.map(lambda leaf: leaf[None], (key, params)) if single else (key, params)
+    with host():
+        stack = lambda tree: jax.tree.map(lambda leaf: leaf[None], tree)  # noqa: E731
+        keys, params = stack((key, params)) if single else (key, params)
     num, shapes = len(keys), [jnp.shape(leaf) for leaf in jax.tree.leaves(params)]
     if num < 1 or any(shape[:1] != (num,) for shape in shapes):
         raise InputError(
@@ -104,11 +106,12 @@ def fit(
     seen = None if ks is None else _check_ks(np.asarray(ks), num, n)
     together = min(num, together or group_size(jax.default_backend(), params))
     run = partial(epoch, batch_size, (learning_rate, weight_decay), together, bound)
-    states = State(params, jax.vmap(adam(learning_rate, weight_decay).init)(params))
-    epoch_keys = jax.vmap(lambda key: jax.random.split(key, epochs), out_axes=1)(keys)
+    with host():
+        states = State(params, jax.vmap(adam(learning_rate, weight_decay).init)(params))
+        epoch_keys = list(jax.vmap(lambda key: jax.random.split(key, epochs), out_axes=1)(keys))
     means = np.zeros((epochs, num), np.float32)
     for number, step_keys in enumerate(epoch_keys, start=1):
-        with devices.host():
+        with host():
             draws = orders(step_keys, n) if seen is None else step_keys
         states, found = run(states, draws, data, seen)
         stream.wait(states)
@@ -223,6 +226,7 @@ def group_size(backend: str, params: Params) -> int:
     return max(fitting, default=1)
 
 
+@jax.jit
 def _first(params: Params) -> Params:
     return jax.tree.map(lambda leaf: leaf[0], params)
 
