@@ -17,6 +17,7 @@ from experiments.common import console
 from experiments.common.config import ProblemConfig
 from experiments.common.problem import Problem
 from jaxscape import devices
+from jaxscape.batching import host
 from jaxscape.lab import checkpoint, stream, train
 from jaxscape.lanczos import Eigenpairs
 from jaxscape.types import Params, Probe
@@ -186,7 +187,8 @@ def probe(
     if space is None:
         return js.isotropic(key, params, num_points, sigma)
     draw = js.sobol if points_from == "sobol" else js.gaussian
-    return draw(key, space, num_points, sigma)
+    with host():
+        return draw(key, space, num_points, sigma)
 
 
 def _kept(

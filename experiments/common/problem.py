@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common.config import ProblemConfig
+from experiments.common.devices import keep_programs
 from jaxscape import InputError, losses
+from jaxscape.batching import host
 from jaxscape.lab import data, models, stream, train
 from jaxscape.lab.data import Dataset
 from jaxscape.lab.models import Model
@@ -89,6 +91,7 @@ class Problem:
 def load(config: ProblemConfig) -> Problem:
     """The data set's first k_max samples in order, and an untrained network for them."""
     config.check()
+    keep_programs()
     started = time.monotonic()
     dataset = data.load(config.dataset, data_dir=config.data_dir)
     total = len(dataset.train_inputs)
@@ -99,12 +102,14 @@ def load(config: ProblemConfig) -> Problem:
             f"expected --k-max{both} of at most {total}, the samples of {dataset.name}, "
             f"found {config.k_max}{more}; lower it"
         )
-    keys = dict(zip(KEYS, jax.random.split(jax.random.key(config.seed), len(KEYS)), strict=True))
-    order = np.arange(total)
-    if config.order == "shuffled":
-        order = np.asarray(jax.random.permutation(keys["order"], total))
     model, loss = network(config, dataset)
-    initial = model.init(keys["init"], dataset.train_inputs[:1])
+    with host():
+        drawn = jax.random.split(jax.random.key(config.seed), len(KEYS))
+        keys = dict(zip(KEYS, drawn, strict=True))
+        order = np.arange(total)
+        if config.order == "shuffled":
+            order = np.asarray(jax.random.permutation(keys["order"], total))
+        initial = model.init(keys["init"], dataset.train_inputs[:1])
     seconds = {"data": time.monotonic() - started}
     own, held_out = order[: config.k_max], order[config.k_max :][:holdout]
     return Problem(dataset, own, held_out, model, loss, initial, keys, seconds)
