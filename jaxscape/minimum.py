@@ -68,7 +68,7 @@ def takeuchi_trace(
 
     Args:
         key: Draws the samples whose gradients are taken.
-        loss, params, data, batch_size: As for ``hessian_operator``; w is ``params``.
+        loss, params, data, batch_size: As for ``hessian_operator``, no batches; w is ``params``.
         weight_decay: λ, or several.
         gradient_data: Samples whose gradients are taken in place of those of ``data``. Of a network
             that fits its training samples, those of new samples are far larger.
@@ -90,7 +90,7 @@ def takeuchi_trace(
         >>> excess = js.excess_law(found.value, k=100, to=500)    # of the loss of refitted networks
     """
     own = data if gradient_data is None else gradient_data
-    n, p = length_of(own), num_parameters(params)
+    n, p, _ = length_of(own), num_parameters(params), length_of(data)
     if not 2 <= num_samples <= n:
         raise InputError(
             f"expected num_samples from 2 to {n} (the samples), found {num_samples}; change it"
