@@ -97,9 +97,7 @@ def refit(rows, ks, seed):
 
 
 most = max(PILOT_KS)
-pilots = np.array(
-    [refit(shuffled[r * most : (r + 1) * most], PILOT_KS, r) for r in range(ORDERS)]
-)
+pilots = np.array([refit(shuffled[r * most : (r + 1) * most], PILOT_KS, r) for r in range(ORDERS)])
 curve = learning_curve.fit(jax.random.key(1), np.array(PILOT_KS), pilots)
 print(source.note or source.label)
 print(f"E(k) = {curve.floor[0]:.3g} + {curve.scale[0]:.3g} k^-{curve.exponent[0]:.2g}")
