@@ -21,8 +21,9 @@ class CollectConfig(RunConfig):
     Samples arrive up to k_max. At looks, whose k grow by a ratio, networks are trained from scratch
     on the first k samples, several times, all in the same number of optimiser steps. What arrives
     next validates them and those of fewer samples, since no network was trained on it. The learning
-    curve E(k) = c + a·k^(−b) through these losses forecasts E(k) − E(k_max), what all samples would
-    still gain. The rule stops once the upper limit of that forecast is below the price.
+    curve E(k) = c + a·k^(−b) through the losses of the five largest k forecasts E(k) − E(k_max),
+    what all samples would still gain. The rule stops once the upper limit of that is below the
+    price.
 
     The command trains on past the stop, up to all samples, to see on the test split what the stop
     really cost. Beside the forecast stand stopping at a random k, the monitor of the landscape,
@@ -43,7 +44,7 @@ class CollectConfig(RunConfig):
     """The learning rate stays as it is, or falls to 0 at the last step as half a cosine does."""
     repeats: Annotated[int, at_least(1)] = 3
     """Networks of each k: other minibatches, and below the first look other samples."""
-    price: Annotated[float, above(0)] = 0.01
+    price: Annotated[float, above(0)] = 0.03
     """Test loss, in nats (units of the loss), that the samples not collected may be worth."""
     growth: Annotated[float, above(1)] = 1.5
     """Ratio of the samples of a look to those of the one before."""
@@ -58,7 +59,7 @@ class CollectConfig(RunConfig):
     tolerance: Annotated[float, above(0)] = 1e-5
     """The monitor: it stops once Δ_k stays below this, in nats² (squared units of the loss)."""
     at_least: Annotated[int | None, above(7), default("1000, at most k_max / 8")] = None
-    """Samples of the first look, at least 8. Its curve goes through an eighth, a quarter, a half."""
+    """Samples of the first look, at least 8; its curve also has an eighth, a quarter, a half."""
 
     def __post_init__(self) -> None:
         """See ``ProblemConfig``."""

@@ -38,6 +38,9 @@ TOL = 1e-2
 PILOTS = 3
 """Sizes below the first look."""
 
+NEWEST = 5
+"""Largest k that a curve is fitted to: over more, losses are no single power law."""
+
 AHEAD = 60
 """Values of k at which each look's curve is kept."""
 
@@ -106,9 +109,7 @@ def _networks(
     return networks
 
 
-def means(
-    metric: Any, networks: list[list[Params]], samples: Batch
-) -> Float[np.ndarray, "R S"]:
+def means(metric: Any, networks: list[list[Params]], samples: Batch) -> Float[np.ndarray, "R S"]:
     """The mean of ``metric`` over the samples, of every network."""
     of = lambda w: float(train.mean_loss(metric, w, samples, batch_size=BATCH))  # noqa: E731
     return np.array([[of(w) for w in row] for row in networks])
@@ -117,7 +118,7 @@ def means(
 def forecasts(
     problem: Problem, config: Any, ks: np.ndarray, networks: list[list[Params]]
 ) -> Arrays:
-    """What the learning curve says at each look.
+    """What the learning curve through the losses of the largest k says at each look.
 
     ``validated`` [J, R, S], mean losses on the arrival that follows the look, NaN of networks still
     to come; ``gain`` [J, 3], E(k) − E(k_max) as forecast: low, value, high; ``forecast`` [J, 3, G],
@@ -126,12 +127,12 @@ def forecasts(
     at = np.geomspace(ks[0], ks[-1], AHEAD)
     rows = []
     for index in range(PILOTS, len(ks) - 1):
-        k, upto = int(ks[index]), index + 1
+        k, upto, few = int(ks[index]), index + 1, slice(max(0, index + 1 - NEWEST), index + 1)
         new = jax.tree.map(lambda x, k=k: x[k : k + config.validation], problem.samples)
         validated = np.full((len(networks), len(ks)), np.nan)
         validated[:, :upto] = means(problem.loss, [row[:upto] for row in networks], new)
         key = jax.random.fold_in(problem.keys["probe"], index)
-        curve = learning_curve.fit(key, ks[:upto], validated[:, :upto], level=LEVEL)
+        curve = learning_curve.fit(key, ks[few], validated[:, few], level=LEVEL)
         rows.append({
             "validated": validated, "gain": np.array(curve.gain(k, ks[-1])),
             "forecast": np.array(curve.at(at)), "misfit": np.array(curve.misfit),

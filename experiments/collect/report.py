@@ -24,12 +24,18 @@ RULES = {
 }
 """What each rule asks for."""
 
+PRICED = ("forecast", "estimate", "best")
+"""Those that depend on the price."""
+
 WORDS = """\
 trained on: the first k samples. Met: with the arrival that the look judges by; at random and by the
 test split none is needed. Paid: test loss above that of all samples, mean ± standard error over
 the repeats. Random: k uniform from the first look to all; the share of these that keep the price,
-and of those that do so with no more samples than the rule met."""
+and of those that do so with no more samples than the rule met. !: dearer than the price."""
 """What the columns of the rules mean."""
+
+PRICES = (0.01, 0.02, 0.05, 0.1, 0.2)
+"""At which the rules of the forecast are tried besides."""
 
 SETTLED = 0.1
 """Relative change since the last look up to which an eigenvalue counts as settled."""
@@ -37,23 +43,25 @@ SETTLED = 0.1
 
 def summarise(arrays: Arrays, price: float, tolerance: float) -> dict[str, Any]:
     """Where each rule stopped and what it paid, beside stopping at random; what each look said."""
-    said, ks = rules(arrays, price, tolerance), arrays["k"]
-    stops = {name: int(np.argmax(row)) if row.any() else None for name, row in said.items()}
+    ks = arrays["k"]
     k = np.arange(_looks(arrays)[0], ks[-1] + 1)
     paid = np.interp(np.log(k), np.log(ks), arrays["test_loss"].mean(0) - _all(arrays).mean())
-    found = {
+    looks = [_look(arrays, row) for row in range(len(arrays["look_k"]))]
+    found: dict[str, Any] = {
         "num_samples": int(ks[-1]), "price": price, "tolerance": tolerance,
         "random": {
             "k": float(k.mean()), "saved": float(np.mean(ks[-1] - k)), "paid": float(paid.mean()),
             "keeps_price": float(np.mean(paid < price)),
         },
-        "test_loss": float(_all(arrays).mean()),
-        "rules": {}, "looks": [_look(arrays, row) for row in range(len(arrays["look_k"]))],
+        "test_loss": float(_all(arrays).mean()), "rules": {}, "prices": [], "looks": looks,
     }  # fmt: skip
-    for name, row in stops.items():
-        entry = _stop(arrays, row, price, met=name != "best")
+    for name, entry in _stops(arrays, price, tolerance).items():
         good = (paid < price) & (k <= entry["met"])
         found["rules"][name] = entry | {"random_as_good": float(np.mean(good))}
+    for other in sorted({price, *PRICES}):
+        entries = _stops(arrays, other, tolerance)
+        kept = {"random_keeps_price": float(np.mean(paid < other))}
+        found["prices"].append({"price": other} | kept | {name: entries[name] for name in PRICED})
     return found
 
 
@@ -86,6 +94,14 @@ def _all(arrays: Arrays, name: str = "test_loss") -> Float[np.ndarray, "R 1"]:
 def _paid(arrays: Arrays) -> Float[np.ndarray, "R J"]:
     """The test loss of the networks of each look above that of all samples."""
     return arrays["test_loss"][:, -1 - len(arrays["look_k"]) : -1] - _all(arrays)
+
+
+def _stops(arrays: Arrays, price: float, tolerance: float) -> dict[str, dict[str, Any]]:
+    """Where each rule stops."""
+    return {
+        name: _stop(arrays, int(np.argmax(row)) if row.any() else None, price, name != "best")
+        for name, row in rules(arrays, price, tolerance).items()
+    }
 
 
 def _stop(arrays: Arrays, row: int | None, price: float, met: bool) -> dict[str, Any]:
@@ -134,7 +150,8 @@ def text(found: dict[str, Any]) -> str:
     held = sum(entry["held"] for entry in looks)
     verdict += f"\nthe forecast's 90 % interval held at {held} of {len(looks)} looks"
     asked = f"K: from where on Δ_k stays below {found['tolerance']:g} (--tolerance)"
-    parts = verdict, as_text(_rules(found)), WORDS, as_text(_table(looks)), asked
+    tables = (as_text(part(found)) for part in (_prices, _table))
+    parts = verdict, as_text(_rules(found)), WORDS, *tables, asked
     return "\n\n".join(parts)
 
 
@@ -157,11 +174,23 @@ def _rules(found: dict[str, Any]) -> list[list[str]]:
     return [*rows, ["all samples", n, n, "0", f"{loss:.4g}", "0", "yes", "-"]]
 
 
-def _table(looks: list[dict[str, Any]]) -> list[list[str]]:
+def _prices(found: dict[str, Any]) -> list[list[str]]:
+    """A row per price: where the rules that depend on it stop, and what they pay."""
+    rows = [["price", "upper limit: trained on", "paid", "estimate", "paid", "fewest", "paid"]]
+    rows[0] += ["random keeps it"]
+    for entry in found["prices"]:
+        rows.append([f"{entry['price']:g}"])
+        for stop in (entry[name] for name in PRICED):
+            rows[-1] += [f"{stop['k']:,}", f"{stop['paid']:.3g}" + "!" * (not stop["kept"])]
+        rows[-1].append(f"{entry['random_keeps_price']:.0%}")
+    return rows
+
+
+def _table(found: dict[str, Any]) -> list[list[str]]:
     """A row per look."""
     rows = [["k", "all gain, 90 %", "really", "misfit", "K, any order, 90 %", "the monitor"]]
     rows[0] += ["λ_1", "Theorem 1"]
-    for entry in looks:
+    for entry in found["looks"]:
         low, value, high = (f"{x:.3g}" for x in entry["gain"])
         misfit = "-" if entry["misfit"] is None else f"{entry['misfit']:.2g}"
         rows.append([
@@ -186,10 +215,9 @@ def forecast(arrays: Arrays, found: dict[str, Any]) -> Figure:
     low, middle, high = arrays["forecast"][row]
     left.fill_between(arrays["forecast_k"], low, high, color=colour(0), alpha=0.25, lw=0)
     left.plot(arrays["forecast_k"], middle, color=colour(0), label="fitted curve, as of the stop")
-    fitted = arrays["k"] <= looks[row]
-    losses = np.nanmean(arrays["validated"][row], 0, where=fitted)
-    left.plot(arrays["k"][fitted], losses[fitted], "o", ms=5, color=colour(0),
-              label="fitted to: losses on the next arrival")  # fmt: skip
+    losses = arrays["validated"][row].mean(0)
+    left.plot(arrays["k"], losses, "o", ms=5, color=colour(0),
+              label="losses on the next arrival")  # fmt: skip
     left.plot(arrays["k"], arrays["test_loss"].mean(0), "s", ms=5, mfc="none", color=colour(1),
               label="test split, seen afterwards")  # fmt: skip
     gain, middle = arrays["gain"][:, [0, 2]], arrays["gain"][:, 1]
