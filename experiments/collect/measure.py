@@ -79,7 +79,7 @@ def sizes(n: int, first: int, growth: float, new: int) -> Int[np.ndarray, "S"]:
     while round(k) + new <= n:
         found.append(round(k))
         k = max(k * growth, found[-1] + 1)
-    return np.array([*found, n] if found[-1] < n else found)
+    return np.array([*found, n])
 
 
 def orders(problem: Problem, config: Any) -> Int[np.ndarray, "R n"]:

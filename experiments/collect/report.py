@@ -21,6 +21,7 @@ RULES = {
     "theorem1": "Nikitin et al., Theorem 1 below it",
     "plateau": "the same, eigenvalues settled too",
     "best": "fewest that keep the price, seen after",
+    "all": "all samples",
 }
 """What each rule asks for."""
 
@@ -28,10 +29,10 @@ PRICED = ("forecast", "estimate", "best")
 """Those that depend on the price."""
 
 WORDS = """\
-trained on: the first k samples. Met: with the arrival that the look judges by; at random and by the
-test split none is needed. Paid: test loss above that of all samples, mean ± standard error over
-the repeats. Random: k uniform from the first look to all; the share of these that keep the price,
-and of those that do so with no more samples than the rule met. !: dearer than the price."""
+k: samples trained on. Saved: samples never met; a look also meets the arrival that it judges by, a
+random stop does not. Paid: test loss above that of all samples, mean ± standard error over the
+repeats; !: the price or more. Random: k uniform from the first look to all. As good: random stops
+that keep the price and save no less."""
 """What the columns of the rules mean."""
 
 PRICES = (0.01, 0.02, 0.05, 0.1, 0.2)
@@ -53,7 +54,7 @@ def summarise(arrays: Arrays, price: float, tolerance: float) -> dict[str, Any]:
             "k": float(k.mean()), "saved": float(np.mean(ks[-1] - k)), "paid": float(paid.mean()),
             "keeps_price": float(np.mean(paid < price)),
         },
-        "test_loss": float(_all(arrays).mean()), "rules": {}, "prices": [], "looks": looks,
+        "rules": {}, "prices": [], "looks": looks,
     }  # fmt: skip
     for name, entry in _stops(arrays, price, tolerance).items():
         good = (paid < price) & (k <= entry["met"])
@@ -79,6 +80,7 @@ def rules(arrays: Arrays, price: float, tolerance: float) -> dict[str, Bool[np.n
         "theorem1": below,
         "plateau": below & np.append(False, change.all(1)),
         "best": _paid(arrays).mean(0) < price,
+        "all": np.zeros(len(below), bool),
     }
 
 
@@ -87,8 +89,8 @@ def _looks(arrays: Arrays) -> np.ndarray:
     return arrays["k"][-1 - len(arrays["look_k"]) : -1]
 
 
-def _all(arrays: Arrays, name: str = "test_loss") -> Float[np.ndarray, "R 1"]:
-    return arrays[name][:, -1:]
+def _all(arrays: Arrays) -> Float[np.ndarray, "R 1"]:
+    return arrays["test_loss"][:, -1:]
 
 
 def _paid(arrays: Arrays) -> Float[np.ndarray, "R J"]:
@@ -140,12 +142,12 @@ def text(found: dict[str, Any]) -> str:
     stop, k = found["rules"]["forecast"], f"k = {found['num_samples']:,}"
     verdict = f"not stopped by {k}: no upper limit is below the price of {found['price']:g} {unit}"
     if stop["stopped"]:
-        (look,) = (entry for entry in looks if entry["k"] == stop["k"])
-        low, value, high = look["gain"]
+        (gain,) = (entry["gain"] for entry in looks if entry["k"] == stop["k"])
+        low, value, high = gain
         verdict = (
             f"stopped at k = {stop['k']:,}, {stop['met']:,} met: all {found['num_samples']:,} are "
             f"forecast to gain {value:.3g} {unit} ({low:.3g} to {high:.3g}, 90 %),\n"
-            f"below the price of {found['price']:g}; they really gain {look['gained']:.3g}"
+            f"below the price of {found['price']:g}; they really gain {_cost(stop)}"
         )
     held = sum(entry["held"] for entry in looks)
     verdict += f"\nthe forecast's 90 % interval held at {held} of {len(looks)} looks"
@@ -155,28 +157,32 @@ def text(found: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def _cost(entry: dict[str, Any]) -> str:
+    """The test loss that a stop paid."""
+    mean, error = entry["paid"], entry["paid_sem"]
+    return f"{mean:.3g}" if error is None else plus_minus(mean, error)
+
+
 def _rules(found: dict[str, Any]) -> list[list[str]]:
-    """A row per rule, then stopping at random and all samples."""
-    rows = [["rule", "trained on", "met", "saved", "test loss", "paid", "price kept"]]
-    rows[0] += ["random as good"]
+    """A row per rule, then the mean of stopping at random."""
+    rows = [["rule", "k", "saved", "test loss", "accuracy", "paid", "price kept", "random as good"]]
+    mean, n = found["random"], found["num_samples"]
     for name, entry in found["rules"].items():
-        error = entry["paid_sem"]
-        paid = f"{entry['paid']:.3g}" if error is None else plus_minus(entry["paid"], error)
+        right, kept = entry.get("test_accuracy"), entry["kept"]
         rows.append([
-            RULES[name], f"{entry['k']:,}", f"{entry['met']:,}", f"{entry['saved']:,}",
-            f"{entry['test_loss']:.4g}", paid if entry["stopped"] else "never stops",
-            "yes" if entry["kept"] else "no", f"{entry['random_as_good']:.0%}",
+            RULES[name], f"{entry['k']:,}", f"{entry['saved']:,}", f"{entry['test_loss']:.4g}",
+            "-" if right is None else f"{right:.2%}",
+            _cost(entry) if entry["stopped"] else "never stops", "yes" if kept else "no",
+            f"{entry['random_as_good']:.0%}" if kept else "-",
         ])  # fmt: skip
-    n, mean = f"{found['num_samples']:,}", found["random"]
-    loss, kept = found["test_loss"], f"{mean['keeps_price']:.0%}"
-    rows.append(["random, mean", f"{mean['k']:,.0f}", f"{mean['k']:,.0f}", f"{mean['saved']:,.0f}",
-                 f"{loss + mean['paid']:.4g}", f"{mean['paid']:.3g}", kept, "-"])  # fmt: skip
-    return [*rows, ["all samples", n, n, "0", f"{loss:.4g}", "0", "yes", "-"]]
+    loss = found["rules"]["all"]["test_loss"] + mean["paid"]
+    row = ["random, mean", f"{mean['k']:,.0f}", f"{n - mean['k']:,.0f}", f"{loss:.4g}", "-"]
+    return [*rows, [*row, f"{mean['paid']:.3g}", f"{mean['keeps_price']:.0%}", "-"]]
 
 
 def _prices(found: dict[str, Any]) -> list[list[str]]:
     """A row per price: where the rules that depend on it stop, and what they pay."""
-    rows = [["price", "upper limit: trained on", "paid", "estimate", "paid", "fewest", "paid"]]
+    rows = [["price", "upper limit: k", "paid", "estimate: k", "paid", "fewest: k", "paid"]]
     rows[0] += ["random keeps it"]
     for entry in found["prices"]:
         rows.append([f"{entry['price']:g}"])
