@@ -44,7 +44,7 @@ class CollectConfig(RunConfig):
     """The learning rate stays as it is, or falls to 0 at the last step as half a cosine does."""
     repeats: Annotated[int, at_least(1)] = 3
     """Networks of each k: other minibatches, and below the first look other samples."""
-    price: Annotated[float, above(0)] = 0.03
+    price: Annotated[float, above(0)] = 0.05
     """Test loss, in nats (units of the loss), that the samples not collected may be worth."""
     growth: Annotated[float, above(1)] = 1.5
     """Ratio of the samples of a look to those of the one before."""
