@@ -122,7 +122,7 @@ def forecasts(
 
     ``validated`` [J, R, S], mean losses on the arrival that follows the look, NaN of networks still
     to come; ``gain`` [J, 3], E(k) − E(k_max) as forecast: low, value, high; ``forecast`` [J, 3, G],
-    E at ``forecast_k`` [G], NaN below what it was fitted to; ``misfit`` [J], as of ``LearningCurve``.
+    E at ``forecast_k`` [G], NaN below the k it was fitted to; ``misfit`` [J] of ``LearningCurve``.
     """
     at = np.geomspace(ks[0], ks[-1], AHEAD)
     rows = []
@@ -135,7 +135,8 @@ def forecasts(
         curve = learning_curve.fit(key, ks[few], validated[:, few], level=LEVEL)
         rows.append({
             "validated": validated, "gain": np.array(curve.gain(k, ks[-1])),
-            "forecast": np.where(at >= ks[few][0], curve.at(at), np.nan), "misfit": np.array(curve.misfit),
+            "forecast": np.where(at >= ks[few][0], curve.at(at), np.nan),
+            "misfit": np.array(curve.misfit),
         })  # fmt: skip
     return {"forecast_k": at, **stacked(rows)}
 
