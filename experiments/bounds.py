@@ -1,28 +1,23 @@
 """The command ``bounds``: how loose the published bounds are on a trained network."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import jax
 import numpy as np
-from jaxtyping import Int
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 import jaxscape as js
-from experiments.common import bounds, cli, console, prepare, run_folder, segments, tables
+from experiments.common import bounds, cli, console, prepare, segments, tables
 from experiments.common.bounds import FORMS
 from experiments.common.config import RunConfig, above, at_least, between
 from experiments.common.console import progress
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record
-from jaxscape import batching
-from jaxscape.lab import style
-from jaxscape.lab.style import PREFIX, Keywords, canvas, colour, curve, legend
+from jaxscape.lab.style import Keywords, canvas, curve, legend
 from jaxscape.types import InputError, Params
 
 NOTE = (
@@ -31,7 +26,7 @@ NOTE = (
     "network has kinks."
 )
 
-SEGMENT = 1000  # gauss-Newton norms between two signs of progress
+SEGMENT = 1000  # Gauss-Newton norms between two signs of progress
 
 
 @dataclass(frozen=True)
@@ -44,7 +39,7 @@ class BoundsConfig(RunConfig):
 
     Examples:
         python -m experiments.bounds --dataset mnist
-        python -m experiments.bounds --dataset glyphs --k-max 3000 --norms 3000  # a first look
+        python -m experiments.bounds --dataset glyphs --k-max 3000  # a first look
     """
 
     dim: Annotated[int, between(1, segments.MAX_LAW_DIM)] = 10
@@ -53,8 +48,6 @@ class BoundsConfig(RunConfig):
     """Standard deviation σ along each direction, in units of the parameters."""
     points: Annotated[int, at_least(2)] = 64
     """Random points at which losses are evaluated, at least 2."""
-    norms: Annotated[int, at_least(1)] = 60_000
-    """Samples whose Gauss-Newton norm is computed, at most k_max."""
 
     def check(self) -> None:
         """See ``ProblemConfig.check``."""
@@ -82,40 +75,27 @@ def _find(problem: Problem, config: BoundsConfig, work: Path) -> Record:
         values = segments.losses_at(problem, probe)
     with console.timed("theory", "the quadratic law of every k"):
         model = js.project(problem.loss, space, problem.samples)
-        inputs, points = problem.samples["inputs"], probe.coordinates
-        found = bounds.against(params, inputs, model, points, values, sigma)
-    arrays = {"order": problem.order, "coordinates": np.asarray(points), **found.arrays}
-    arrays |= norms(problem, params, config.norms)
-    summary: dict[str, Any] = {
-        "num_samples": len(problem.order),
-        "norms": len(arrays["norm_samples"]),
-        "sigma": sigma,
-        "radius": found.radius,
-        "network": {name: float(value) for name, value in found.network._asdict().items()},
-        "sample": {name: float(value) for name, value in found.sample._asdict().items()},
-        "bounds": bounds.compare(arrays),
-    }
-    figures = figures_of(arrays, summary, problem.unit)
-    both = map(tables.as_text, (table(summary["bounds"]), constants_table(summary)))
-    text = "\n\n".join([*both, f"{NOTE}\n{verdict(summary)}"])
-    return Record(arrays, summary, figures, text)
+        inputs, points = problem.samples["inputs"], np.asarray(probe.coordinates)
+        arrays, constants = bounds.against(params, inputs, model, points, values, sigma)
+    arrays |= {"order": problem.order, "coordinates": points}
+    arrays["gauss_newton_norms"] = norms(problem, params)
+    entries = bounds.compare(arrays)
+    measured = [[*constants], [f"{value:.4g}" for value in constants.values()]]
+    text = "\n\n".join([*map(tables.as_text, (table(entries), measured)), NOTE, verdict(entries)])
+    summary = {"constants": constants, "bounds": entries}
+    return Record(arrays, summary, {"looseness": _looseness(entries)}, text)
 
 
-def norms(problem: Problem, params: Params, num: int) -> dict[str, np.ndarray]:
-    """Exact Gauss-Newton norms of samples drawn without replacement."""
-    key = jax.random.fold_in(problem.keys["probe"], 1)
-    chosen = np.sort(jax.random.permutation(key, len(problem.order))[:num])
-    cut = batching.cut(len(chosen), SEGMENT)
-    name, rows = "Gauss-Newton norms", []
-    what = f"exact, of {len(chosen):,} of {len(problem.order):,} samples"
-    with console.timed(name, what), progress(name, len(chosen), "samples") as advance:
-        for start, fresh in zip(cut.starts, cut.fresh, strict=True):
-            at = chosen[start : start + cut.size]
-            batch = jax.tree.map(lambda leaf, at=at: leaf[at], problem.samples)
-            rows.append(np.asarray(bounds.class_norms(problem.model, params, batch)))
-            advance(int(fresh.sum()))
-    found = np.asarray(batching.join(cut, np.stack(rows)))
-    return {"norm_samples": chosen, "gauss_newton_norms": found}
+def norms(problem: Problem, params: Params) -> np.ndarray:
+    """The exact Gauss-Newton norm of every sample."""
+    num, name, found = len(problem.order), "Gauss-Newton norms", []
+    with console.timed(name, "exact"), progress(name, num, "samples") as advance:
+        for start in range(0, num, SEGMENT):
+            few = slice(start, start + SEGMENT)
+            batch = jax.tree.map(lambda leaf, few=few: leaf[few], problem.samples)
+            found.append(np.asarray(bounds.gauss_newton_norms(problem.model, params, batch)))
+            advance(len(found[-1]))
+    return np.concatenate(found)
 
 
 def table(entries: list[dict[str, Any]]) -> list[list[str]]:
@@ -129,46 +109,15 @@ def table(entries: list[dict[str, Any]]) -> list[list[str]]:
     return rows
 
 
-def constants_table(found: dict[str, Any]) -> list[list[str]]:
-    """Rows of text: the measured constants of the network and of its samples."""
-    network, sample = found["network"], found["sample"]
-    named = {
-        "L": network["layers"], "M_x": network["input_norm"], "M_W": network["weight_norm"],
-        "M_ℓ": sample["loss"], "M_g": sample["gradient"], "M_H": sample["hessian"],
-        "D": sample["dim"], "R": found["radius"], "σ": found["sigma"], "norms of": found["norms"],
-    }  # fmt: skip
-    return [list(named), [f"{value:.4g}" for value in named.values()]]
-
-
-def verdict(found: dict[str, Any]) -> str:
+def verdict(entries: list[dict[str, Any]]) -> str:
     """Which bounds are exceeded, in one line."""
-    every = itertools.product(found["bounds"], FORMS)
     exceeded = [
         f"the {form} bound on the {entry['name']}"
-        for entry, form in every
+        for entry in entries
+        for form in FORMS
         if entry[f"{form}_looseness"] < 0
     ]
     return "exceeded: " + "; ".join(exceeded) if exceeded else "no bound is exceeded"
-
-
-def figures_of(
-    arrays: dict[str, np.ndarray], found: dict[str, Any], unit: str
-) -> dict[str, Figure]:
-    """How loose each bound is, and steps and rates beside theirs along k."""
-    steps: list[tuple[int, str, np.ndarray]] = []
-    places = {"at $w^*$": "step_at_origin", "within $R$": "step_in_probe"}
-    for row, (where, name) in enumerate(places.items()):
-        steps.append((row, f"measured {where}", arrays[name]))
-        steps.append((row, f" {where}", arrays[f"bound_{name}"]))
-    rates = [(0, "Monte-Carlo", arrays["delta"]), (1, "quadratic law", arrays["law_total"])]
-    rates.append((2, "", arrays["bound_rate"]))
-    ball = f"The loss-step bound at $w^*$ and within $R = {found['radius']:.2g}$ of it"
-    rate = rf"The rate bound at $\sigma = {found['sigma']:g}$"
-    return {
-        "looseness": _looseness(found["bounds"]),
-        "step": _along_k(ball, rf"$|L_{{k+1}} - L_k|$   ({unit})", arrays["k"], steps),
-        "rate": _along_k(rate, rf"$\Delta_k$   ({unit}²)", arrays["k"], rates),
-    }
 
 
 def _looseness(entries: Sequence[Mapping[str, Any]]) -> Figure:
@@ -194,28 +143,7 @@ def _looseness(entries: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def _along_k(
-    title: str, ylabel: str, k: Int[np.ndarray, "K"], curves: Sequence[tuple[int, str, np.ndarray]]
-) -> Figure:
-    """Measured values [K] and log10 of bounds [2, K], each with its colour and its label."""
-    figure, (axes,) = canvas(title, PREFIX, ylabel)
-    for row, label, values in curves:
-        if values.ndim == 1:
-            style.draw_extremes(axes, row, k, values)
-            style.draw_mean(axes, row, k, values, 0.0, label)
-            continue
-        same = np.allclose(values[0], values[1], rtol=0, atol=0.01)  # to the eye
-        names = ("bound",) if same else [f"{form} bound" for form in FORMS]
-        for name, bound, dash in zip(names, values, ("--", ":"), strict=False):
-            drawn = 10.0 ** np.minimum(bound, 300)  # of a deep network it may leave float64
-            axes.plot(k, drawn, dash, color=colour(row), lw=2, label=name + label)
-    return style.finish(figure, dots=True)
-
-
-run = partial(run_folder.run, "bounds", _find, check=_check)
-"""The whole command, from its settings; see ``run_folder.run``."""
-
-main = partial(cli.main, "bounds", BoundsConfig, run)
+main = cli.command("bounds", BoundsConfig, _find, check=_check)
 """The command; its exit status."""
 
 if __name__ == "__main__":

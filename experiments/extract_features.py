@@ -1,6 +1,5 @@
 """Features of a data set's images by a Vision Transformer, as an npz: data set."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,8 @@ from jaxscape.lab.stream import blocks
 
 Extract = Callable[[Float[np.ndarray, "n h w c"]], Float[np.ndarray, "n p"]]
 """From images in [0, 1] to features."""
+
+BATCH = 64  # images per pass
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,9 @@ class ExtractConfig:
     """Folder with the data set's files."""
     model: str = "google/vit-base-patch16-224-in21k"
     """Name on the Hugging Face hub, or a folder saved with save_pretrained."""
-    batch_size: int = 64
-    """Images per pass."""
 
     def check(self) -> None:
         """Raise an ``InputError`` for a setting that cannot be used."""
-        if self.batch_size < 1:
-            raise InputError(
-                f"expected --batch-size at least 1, found {self.batch_size}; change it"
-            )
         if self.out.suffix != ".npz":
             raise InputError(f"expected --out to end in .npz, found {self.out}; change it")
         if self.out.exists():
@@ -74,13 +69,12 @@ def run(config: ExtractConfig) -> Path:
     if found.note:
         print(f"note: {found.note}")
     print(f"data: {found.name} ({found.source})", flush=True)
-    started = time.monotonic()
-    with data.replacing(config.out) as file:  # opened first: an unwritable place is told now
-        arrays: dict[str, Any] = _arrays(found, extract, config.batch_size)
+    with (
+        console.timed("features", "of each image"),
+        data.replacing(config.out) as file,  # opened first: an unwritable place is told now
+    ):
+        arrays: dict[str, Any] = _arrays(found, extract)
         np.savez(file, **arrays)
-    number = sum(len(arrays[name]) for name in arrays if "inputs" in name)
-    dim = arrays["inputs"].shape[1]
-    console.stage("features", f"{dim} of each of {number:,} images", time.monotonic() - started)
     print(f"use it: --dataset npz:{config.out}")
     return config.out
 
@@ -159,7 +153,7 @@ def _check_images(found: Dataset) -> None:
         )
 
 
-def _arrays(found: Dataset, extract: Extract, batch_size: int) -> dict[str, np.ndarray]:
+def _arrays(found: Dataset, extract: Extract) -> dict[str, np.ndarray]:
     """What the file holds: features and targets of each split."""
     arrays = {}
     splits = {"": (found.train_inputs, found.train_targets)}
@@ -168,8 +162,8 @@ def _arrays(found: Dataset, extract: Extract, batch_size: int) -> dict[str, np.n
     for split, (images, targets) in splits.items():
         rows = []
         with progress("features", len(images), "images") as advance:
-            for first in range(0, len(images), batch_size):
-                rows.append(extract(images[first : first + batch_size]))
+            for first in range(0, len(images), BATCH):
+                rows.append(extract(images[first : first + BATCH]))
                 advance(len(rows[-1]))
         arrays[f"{split}targets"] = np.asarray(targets)
         arrays[f"{split}inputs"] = np.concatenate(rows)

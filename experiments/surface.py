@@ -2,9 +2,7 @@
 
 import importlib.util
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,14 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from jaxtyping import Float
 
 import jaxscape as js
-from experiments.common import cli, console, prepare, run_folder, surfaces, tables
+from experiments.common import cli, console, prepare, surfaces, tables
 from experiments.common.config import Range, RunConfig, above, default
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record
-from experiments.common.surfaces import WORDS
+from experiments.common.surfaces import WORDS, Sheets
 from jaxscape import InputError
 
 
@@ -36,9 +33,10 @@ class SurfaceConfig(RunConfig):
     """
 
     subspace: Literal[
-        "hessian", "influence", "random", "filter", "unit-filter", "trajectory"
+        "hessian", "influence", "random", "filter", "unit-filter", "trajectory", "beside"
     ] = "hessian"  # fmt: skip
-    """Directions: those of training, or as sweep --help says."""
+    """Directions: those of training, or as sweep --help says; beside: L_k − L_N over three planes,
+    influence, hessian and random, each as wide as raises L_N by half."""
     radius: Annotated[float | None, above(0), default("1, or as far as training went")] = None
     """Half the grid's width, in units of the parameters (filter: of the filters' norms)."""
     num: Annotated[int, Range(lambda num: num >= 3 and num % 2 == 1, "odd and at least 3")] = 41
@@ -58,110 +56,107 @@ class SurfaceConfig(RunConfig):
             raise InputError(
                 f"expected --epochs of at least 2 for a trajectory, found {self.epochs}; raise it"
             )
-
-
-def run(config: SurfaceConfig) -> Record:
-    """Evaluate, print the table, and write the run folder; see ``run_folder.run``."""
-    if config.interactive and importlib.util.find_spec("plotly") is None:
-        raise InputError(
-            "expected the package plotly for an interactive surface, found none; "
-            "pip install plotly (in a checkout: pip install -e '.[interactive]')"
-        )
-    return run_folder.run("surface", _find, config)
+        if self.interactive and importlib.util.find_spec("plotly") is None:
+            raise InputError(
+                "expected the package plotly for an interactive surface, found none; "
+                "pip install plotly (in a checkout: pip install -e '.[interactive]')"
+            )
 
 
 def _find(problem: Problem, config: SurfaceConfig, work: Path) -> Record:
-    space, path, explained = _directions(problem, config, work / "checkpoint")
-    if path is not None and not np.abs(path).max() > 0:
-        raise InputError("expected a training trajectory that moves, found one that stays; train")
+    if config.subspace == "beside":
+        return _beside(problem, config, work / "checkpoint")
+    space, path = _directions(problem, config, work / "checkpoint")
     if path is None or config.radius is not None:
         steps = surfaces.square(config.radius or 1.0, config.num)
     else:
         steps = surfaces.around(path, config.num)
-    n = len(problem.order)
+    n, words = len(problem.order), WORDS[config.subspace]
     with console.timed("surface", f"{config.num} by {config.num} points"):
         found = surfaces.evaluate(problem, space, steps, config.ks or (1, math.isqrt(n), n))
     arrays = found._asdict() | ({} if path is None else {"trajectory": path})
-    numbers = surfaces.summarise(found) | {
-        "num_samples": n,
-        "subspace": config.subspace,
-        "from": steps[:, 0].tolist(),
-        "to": steps[:, -1].tolist(),
-        "trajectory_explained": explained,
-        "unit": problem.unit,
-    }
-    if config.interactive:
-        (work / "figures").mkdir(exist_ok=True)
-        shown = {surfaces.name(k): z for k, z in zip(found.k, found.loss, strict=True)}
-        title = f"{WORDS[config.subspace]}: {problem.dataset.title}"
-        write_html(
-            work / "figures" / "surface.html", found.steps, shown,
-            title=title, quantity=f"L_k ({problem.unit})",
-        )  # fmt: skip
-    figures = surfaces.figures_of(found, WORDS[config.subspace], path, unit=problem.unit)
+    numbers = surfaces.summarise(found)
     text = tables.as_text(surfaces.table(numbers))
     if config.interactive:
+        (work / "figures").mkdir(exist_ok=True)
+        title = f"log₁₀ L_k ({problem.unit}), {words}: {problem.dataset.title}"
+        write_html(work / "figures" / "surface.html", found, title)
         text += "\n\nfor the browser: surface.html, beside the figures"
+    figures = surfaces.figures_of(found, words, path, unit=problem.unit)
     return Record(arrays, numbers, figures, text)
 
 
 def _directions(
     problem: Problem, config: SurfaceConfig, store: Path
-) -> tuple[js.Subspace, np.ndarray | None, list[float] | None]:
-    """The plane; of a trajectory also its coordinates and the share of each direction."""
+) -> tuple[js.Subspace, np.ndarray | None]:
+    """The plane; of a trajectory also its coordinates."""
     if config.subspace == "trajectory":
         points = prepare.trajectory(problem, config, store)
         space, path, explained = js.trajectory_subspace(jax.tree.map(jnp.asarray, points), 2)
-        return space, np.asarray(path), np.asarray(explained).tolist()
+        if not np.abs(path).max() > 0:
+            raise InputError(
+                "expected a training trajectory that moves, found one that stays; train"
+            )
+        print(f"trajectory: the plane holds {np.sum(explained):.0%} of its squared distances")
+        return space, np.asarray(path)
     params = prepare.trained(problem, config, store)
     found = prepare.directions(
         problem, params, config.subspace, 2, store, weight_decay=config.weight_decay
     )
     assert found.space is not None
-    return found.space, None, None
+    return found.space, None
 
 
-def write_html(
-    path: Path,
-    steps: Float[np.ndarray, "2 a"],
-    sheets: Mapping[str, Float[np.ndarray, "a a"]],
-    *,
-    title: str,
-    quantity: str,
-) -> None:
-    """One self-contained HTML file (Plotly) with a button for each named sheet z[i, j].
+PLANES = "influence", "hessian", "random"
+RISE = 0.5
+"""Of L_N at the rim of each plane over L_N at w*, by the quadratic model."""
 
-    Heights are decimal logarithms. What lies at 0 or below is left out.
-    """
+
+def _beside(problem: Problem, config: SurfaceConfig, store: Path) -> Record:
+    """L_k − L_N over three planes: which of them shows a surface that data reshape?"""
+    params, n = prepare.trained(problem, config, store), len(problem.order)
+    ks = [k for k in config.ks or (n // 100, n // 30, n // 10) if 1 <= k < n]
+    rows, radii = [], []
+    for kind in PLANES:
+        space, _ = prepare.directions(
+            problem, params, kind, 2, store / kind, weight_decay=config.weight_decay
+        )
+        assert space is not None
+        model = js.project(problem.loss, space, problem.samples)
+        curvature = float(jnp.trace(model.hessian.mean(0))) / 2 + config.weight_decay
+        rise = RISE * float(model.value.mean())
+        radii.append(math.sqrt(2 * rise / curvature) if curvature > 0 else 1.0)
+        rows.append(
+            surfaces.evaluate(problem, space, surfaces.square(radii[-1], config.num), [*ks, n])
+        )
+    loss = np.stack([row.loss for row in rows]).astype(np.float64)
+    found = {"k": np.array([*ks, n]), "radius": np.array(radii), "loss": loss}
+    moves = surfaces.moves(found)
+    figure = surfaces.moves_figure(found, moves, PLANES, problem.unit)
+    text = tables.as_text(surfaces.moves_table(found, moves, PLANES))
+    return Record(found | moves, {"planes": list(PLANES)}, {"moves": figure}, text)
+
+
+def write_html(path: Path, sheets: Sheets, title: str) -> None:
+    """One self-contained HTML file (Plotly) with a button for each L_k, its decimal logarithm."""
     import plotly.graph_objects as go
 
-    drawn = [
-        go.Surface(
-            x=steps[0],
-            y=steps[1],
-            z=np.log10(np.where(sheet > 0, sheet, np.nan)).T,  # heights have θ_2 first
-            colorscale="Viridis",
-            hovertemplate="θ₁ %{x:.3g}<br>θ₂ %{y:.3g}<br>log₁₀ %{z:.4g}<extra></extra>",
-            name=name,
-            visible=index == 0,
-            colorbar={"title": f"log₁₀ {quantity}"},
-        )
-        for index, (name, sheet) in enumerate(sheets.items())
-    ]
-    buttons = [
-        {"label": name, "method": "update", "args": [{"visible": list(row)}]}
-        for name, row in zip(sheets, np.eye(len(sheets), dtype=bool).tolist(), strict=True)
-    ]
+    drawn, buttons = [], []
+    for row, (k, loss) in enumerate(zip(sheets.k, sheets.loss, strict=True)):
+        heights = np.log10(np.where(loss > 0, loss, np.nan)).T  # heights have θ_2 first
+        drawn.append(go.Surface(x=sheets.steps[0], y=sheets.steps[1], z=heights, visible=row == 0))
+        visible = (np.arange(len(sheets.k)) == row).tolist()
+        buttons.append({"label": f"k = {k:,}", "method": "update", "args": [{"visible": visible}]})
     figure = go.Figure(drawn)
     figure.update_layout(
         title=title,
-        scene={"xaxis_title": "θ₁", "yaxis_title": "θ₂", "zaxis_title": f"log₁₀ {quantity}"},
+        scene={"xaxis_title": "θ₁", "yaxis_title": "θ₂", "zaxis_title": "log₁₀ L_k"},
         updatemenus=[{"type": "buttons", "direction": "right", "y": 1.05, "buttons": buttons}],
     )
     figure.write_html(path, include_plotlyjs=True)
 
 
-main = partial(cli.main, "surface", SurfaceConfig, run)
+main = cli.command("surface", SurfaceConfig, _find)
 """The command; its exit status."""
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@ not divide the length, the last chunk starts early: entries that an earlier one 
 are not ``fresh`` and must weigh nothing. No data is padded or copied.
 """
 
+import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -36,6 +37,12 @@ class Chunks(NamedTuple):
     def positions(self) -> Int[np.ndarray, "c size"]:
         """Where each entry lies on the whole axis."""
         return self.starts[:, None] + np.arange(self.size, dtype=np.int32)
+
+    def computed(self) -> tuple[Int[Array, "c size"], Bool[Array, "c size"]]:
+        """``positions`` and ``fresh`` computed: as constants they would make a program long."""
+        count, size = self.fresh.shape
+        positions = jnp.asarray(self.starts)[:, None] + jnp.arange(size, dtype=jnp.int32)
+        return positions, positions >= size * jnp.arange(count, dtype=jnp.int32)[:, None]
 
 
 def cut(length: int, size: int, hands: int = 1) -> Chunks:
@@ -67,6 +74,20 @@ def take(data: Batch, start: Int[ArrayLike, ""], size: int) -> Batch:
     return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), data)
 
 
+def taker(data: Batch) -> Callable[[Int[ArrayLike, ""], int], Batch]:
+    """``take(data, start, size)`` as a function of the start and the size, for a loop.
+
+    Cut from flat rows, as a TPU is slow to cut images: make it outside the loop that calls it.
+    """
+    flat = jax.tree.map(lambda leaf: leaf.reshape(len(leaf), -1) if leaf.ndim > 2 else leaf, data)
+
+    def cut_out(start: Int[ArrayLike, ""], size: int) -> Batch:
+        shaped = lambda leaf, like: leaf.reshape(size, *like.shape[1:])  # noqa: E731
+        return jax.tree.map(shaped, take(flat, start, size), data)
+
+    return cut_out
+
+
 def join(chunks: Chunks, rows: Batch) -> Batch:
     """Undo ``cut``: the fresh entries of arrays ``[c, size, ...]`` in order, ``[length, ...]``."""
     whole = int(chunks.fresh.all(1).sum())  # then perhaps a ragged one, then perhaps empty ones
@@ -83,8 +104,8 @@ def join(chunks: Chunks, rows: Batch) -> Batch:
 
 def in_chunks(function: Callable[[Batch], Any], data: Batch, size: int) -> Any:
     """``function(data)``, of arrays ``[length, ...]``, from at most ``size`` entries at a time."""
-    chunks = cut(length_of(data), size)
-    some = lambda start: function(take(data, start, chunks.size))  # noqa: E731
+    chunks, take = cut(length_of(data), size), taker(data)
+    some = lambda start: function(take(start, chunks.size))  # noqa: E731
     return join(chunks, jax.lax.map(some, jnp.asarray(chunks.starts)))
 
 
@@ -191,6 +212,20 @@ def length_of(data: Batch) -> int:
     return shapes[0][0]
 
 
+def host() -> contextlib.AbstractContextManager:
+    """What is made within is made on this process's CPU, where JAX has one beside an accelerator.
+
+    For small or sequential work, such as a sort of random keys: its compilation for a TPU takes
+    longer than all else. Random bits are the same. What is made there goes where it is used.
+    """
+    if jax.default_backend() == "cpu":
+        return contextlib.nullcontext()
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:  # JAX_PLATFORMS leaves it out
+        return contextlib.nullcontext()
+
+
 # What follows chooses sizes and compiler options from the products in the loss function's program.
 
 PRODUCTS = {"dot_general", "conv_general_dilated"}  # the operations that multiply matrices
@@ -255,20 +290,35 @@ def products(loss: PerSampleLoss, params: Params, data: Batch) -> list[Product]:
     """The products in the loss of all samples."""
     partial = jax.tree_util.Partial
     own = loss if isinstance(loss, partial) else partial(loss)
-    found = equations(_call.trace(own, params, data).jaxpr)
+    return products_in(_call.trace(own, params, data).jaxpr)
+
+
+def products_in(program: Any, loops: Sequence[int] = ()) -> list[Product]:
+    """The products in a program, with ``loops`` as for ``equations``."""
+    found = equations(program, loops=loops)
     return [_measure(e, times) for e, times in found if e.primitive.name in PRODUCTS]
 
 
 _call = jax.jit(lambda loss, params, data: loss(params, data))
 
 
-def equations(program: Any, times: int = 1) -> Iterator[tuple[JaxprEqn, int]]:
-    """All operations of a program, those of the programs within it too, and how often each runs."""
+def equations(
+    program: Any, times: int = 1, loops: Sequence[int] = ()
+) -> Iterator[tuple[JaxprEqn, int]]:
+    """All operations of a program, those of the programs within it too, and how often each runs.
+
+    ``loops`` are the lengths of nested loops that end by a condition, the outermost first; by
+    default each counts once.
+    """
     for equation in program.eqns:
         yield equation, times
-        again = times * equation.params["length"] if equation.primitive.name == "scan" else times
+        again, rest = times, loops
+        if equation.primitive.name == "scan":
+            again *= equation.params["length"]
+        elif equation.primitive.name == "while" and loops:
+            again, rest = times * loops[0], loops[1:]
         for inner in jaxprs_in_params(equation.params):
-            yield from equations(inner, again)
+            yield from equations(inner, again, rest)
 
 
 def num_terms(equation: JaxprEqn, first: tuple[int, ...], second: tuple[int, ...]) -> int:

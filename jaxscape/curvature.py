@@ -22,7 +22,7 @@ from jaxscape.batching import (
     in_chunks,
     length_of,
     segments,
-    take,
+    taker,
 )
 from jaxscape.trees import check_floating, check_like, is_traced, owned, working
 from jaxscape.types import Batch, InputError, Matvec, Params, PerSampleLoss, Scalar
@@ -319,12 +319,12 @@ def _sum_of_all(operator: MeanOperator, vector: Params, mesh: Mesh) -> Params:
 def _sum(operator: MeanOperator, vector: Params, count: Int[Array, ""]) -> Params:
     """The products of the chunks that hold the first ``count`` samples, summed."""
     chunks = cut(length_of(operator.data), operator.batch_size)
-    starts, fresh = jnp.asarray(chunks.starts), jnp.asarray(chunks.fresh)
+    starts, fresh, take = jnp.asarray(chunks.starts), chunks.computed()[1], taker(operator.data)
 
     def add(index: Int[Array, ""], total: Params) -> Params:
         start = starts[index]
         counted = fresh[index] & (start + jnp.arange(chunks.size) < count)
-        batch = take(operator.data, start, chunks.size)
+        batch = take(start, chunks.size)
         product = operator.chunk(operator.params, batch, counted, vector)
         return jax.tree.map(jnp.add, total, product)
 

@@ -28,6 +28,7 @@ LINEAR = {
     *("reshape", "broadcast_in_dim", "squeeze", "transpose", "slice", "rev", "copy"),
 }
 
+FEW = 16  # directions that are added one after another, on a CPU too the faster way
 PAYS = 4  # a product is shared if it sums over at least this many times as many terms as directions
 
 
@@ -170,10 +171,17 @@ def _read(coordinates: Float[Array, "d"], done: list[Sequence[Any]], value: Any)
     """A value at one point."""
     if isinstance(value, Affine):
         if value.again is None:
-            step = jnp.tensordot(coordinates, value.slopes, axes=1, precision="highest")
+            step = _along_all(coordinates, value.slopes)
             return value.origin + step.astype(value.origin.dtype)
         value = value.again
     return done[value.step][value.output] if isinstance(value, Point) else value
+
+
+def _along_all(coordinates: Float[Array, "d"], slopes: Float[Array, "d ..."]) -> Array:
+    """Σ_j θ_j y_j. A TPU's matrix unit would pad few directions to 128."""
+    if len(slopes) > FEW:
+        return jnp.tensordot(coordinates, slopes, axes=1, precision="highest")
+    return functools.reduce(jnp.add, (coordinates[j] * slopes[j] for j in range(len(slopes))))
 
 
 def _bind(equation: JaxprEqn, operands: Sequence[Any]) -> Sequence[Any]:

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Shaped
 
 from jaxscape.arguments import explained
-from jaxscape.batching import equations, length_of
+from jaxscape.batching import equations, host, length_of
 from jaxscape.trees import is_traced, short, working
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
@@ -313,11 +313,13 @@ def _check_apart(
     if is_traced(held) or any(isinstance(x, jax.ShapeDtypeStruct) for x in held):
         return
     rows = np.unique(np.linspace(0, n - 1, APART).astype(int))
-    few, last = jax.tree.map(lambda leaf: jnp.asarray(leaf[rows]), data), len(rows) - 1
+    with host():
+        few, last = jax.tree.map(lambda leaf: jnp.asarray(leaf[rows]), data), len(rows) - 1
     look, groups = _compiled(jax.default_backend()), (((0,), (last,)), ((0, last),))
     for each in groups:  # alone, or in pairs, as a model may refuse a single sample
         try:
-            found = look(bound, point, few, groups=each)
+            with host():
+                found = look(bound, point, few, groups=each)
             every, among, apart = (np.asarray(x, np.float64) for x in found)
             break
         except Exception:  # a loss of exactly so many samples, never cut into batches

@@ -27,6 +27,7 @@ from jaxscape.trees import is_traced, short
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss, Probe
 
 BATCHES = 8  # batches per chunk: a point's parameters, once made, serve so many
+POINTS_ON_CPU, POINTS = 8, 32  # points at a time, on other devices by default
 ROUNDING = 8  # losses that spread by fewer units of rounding than this have few digits left
 
 
@@ -342,7 +343,8 @@ def _advance(data, loss, probe, carry, skip, settings: _Settings) -> tuple[Carry
     walk: Callable = functools.partial(_walk, settings)
     if settings.mesh is not None:
         walk = devices.over(walk, samples, settings.mesh)
-    chunks = samples.starts, samples.fresh & (samples.positions >= skip)
+    positions, fresh = samples.computed()
+    chunks = samples.starts, fresh & (positions >= skip)
     carry, rows = walk(loss, probe, data, jax.tree.map(cut, carry), chunks, blocks)
     return jax.tree.map(join, carry), batching.join(samples, rows)
 
@@ -355,11 +357,11 @@ def _walk(settings: _Settings, loss, probe, data, carry, samples, points) -> tup
     reduction, mesh = settings.reduction, settings.mesh
     size, here = samples[1].shape[1], points[1].shape[1]
     axis, update = devices.axis(mesh), devices.update(reduction, mesh)
-    dtype = carry.prefix.mean.dtype
+    dtype, take = carry.prefix.mean.dtype, batching.taker(data)
 
     def chunk(carry: Carry, cut: tuple[Array, Array]) -> tuple[Carry, Any]:
         start, fresh = cut
-        batch = batching.take(data, start, size)
+        batch = take(start, size)
         with jax.default_matmul_precision(settings.precision):
             losses_at = _losses_at(settings, loss, probe, batch)
 
@@ -407,6 +409,6 @@ def _chunks(probe: Probe, settings: _Settings) -> batching.Chunks:
 
 
 def _blocks(probe: Probe, settings: _Settings) -> batching.Chunks:
-    default = 8 if jax.default_backend() == "cpu" else 32
+    default = POINTS_ON_CPU if jax.default_backend() == "cpu" else POINTS
     size = default if settings.point_batch is None else settings.point_batch
     return batching.cut(probe.num_points, size, devices.sizes(settings.mesh)[0])

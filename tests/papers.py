@@ -24,9 +24,9 @@ def bench(folder, **settings):
     """
     command.clouds(folder / "clouds.npz")
     small = {"k_max": 300, "hidden": 24, "layers": 1, "epochs": 2, "points": POINTS, "num": 3}
-    small |= {"networks": 2, "network_dim": 12, "network_samples": 90}
+    small |= {"networks": 2, "network_dim": 12}
     config = PaperConfig(
-        figures=("fig1",), dataset=f"npz:{folder / 'clouds.npz'}", many_points=8, **small | settings
+        figures=("fig1",), dataset=f"npz:{folder / 'clouds.npz'}", **small | settings
     )
     problem = problems.load(config)
     checkpoint.save(folder, "trained", {"params": problem.initial, "seconds": SECONDS})

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, NamedTuple
 
-from experiments.benchmark import measure
+from experiments.benchmark import compile_for, measure
 from experiments.common import cli, console, prepare
 from experiments.common import problem as problems
-from experiments.common.config import ProblemConfig, at_least
+from experiments.common.config import ProblemConfig, at_least, default
 from experiments.common.tables import as_text
 
 
@@ -22,6 +22,8 @@ class BenchmarkConfig(ProblemConfig):
     Examples:
         python -m experiments.benchmark --dataset mnist
         python -m experiments.benchmark --dataset glyphs --k-max 3000 --repeats 1  # a first look
+        python -m experiments.benchmark --compile-for v5e    # by libtpu, without a TPU
+        python -m experiments.benchmark --compile-for v5e --model transformer --dataset sums
     """
 
     points: Annotated[int, at_least(1)] = 32
@@ -30,6 +32,9 @@ class BenchmarkConfig(ProblemConfig):
     """Number of directions."""
     repeats: Annotated[int, at_least(1)] = 3
     """Measurements of each ratio, of which the smallest, median and largest are shown."""
+
+    compile_for: Annotated[str | None, default("nothing")] = None
+    """Compile the main job for v5e or v6e, which need not be there; 1 where a program fails."""
 
 
 class Ratio(NamedTuple):
@@ -43,6 +48,9 @@ class Ratio(NamedTuple):
 def run(config: BenchmarkConfig) -> list[Ratio]:
     """Every ratio, printed as a table."""
     config.check()
+    if config.compile_for:
+        compile_for.run(config, config.compile_for, config.dim, measure.ALONG)
+        return []
     problem = problems.load(config)
     console.problem(problem, config.order)
     params = prepare.fit(problem, config)

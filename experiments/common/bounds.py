@@ -7,21 +7,19 @@ Lipschitz. A ReLU network has kinks, across which the gradient jumps: there they
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 import jaxscape as js
-from jaxscape import batching, losses, prefix
+from jaxscape import losses, prefix
 from jaxscape.lab.models import Model
 from jaxscape.lanczos import dot
 from jaxscape.quadratic import Quadratic
-from jaxscape.trees import check_floating, working
 from jaxscape.types import Batch, InputError, Params
 
 FORMS = ("published", "corrected")
@@ -88,13 +86,7 @@ def log_hessian_norm(constants: NetworkConstants) -> Bound:
     Corrected: the published bound over M_W². The proof counts the weights s = p..L in
     ∂z^(L)/∂z^(p), which has s = p+1..L only, so where M_W < 1 the published bound is too small.
     Off the kinks it bounds the Gauss-Newton part, and where M_W ≥ 1 the whole Hessian.
-
-    Raises:
-        InputError: no layer.
     """
-    if constants.layers < 1:
-        found = f"found {constants.layers}; count the output layer"
-        raise InputError(f"expected at least 1 layer, {found}")
     square = 2 * jnp.log(constants.weight_norm)
     inputs = 2 * jnp.log(constants.input_norm) + jnp.log(float(constants.layers))
     # M_W^{2p}, p = 0..L−1; as a product with 0, ln 0 would leave NaN for M_W = 0.
@@ -144,61 +136,28 @@ def theorem1(steps: Float[Any, "*c d"], sigma: float) -> Float[Any, "*c"]:
     return sigma**4 / 4 * (2 * (steps**2).sum(-1) + steps.sum(-1) ** 2)
 
 
-def gauss_newton_norms(
-    model: Callable[[Params, Batch], Any],
-    output_loss: Callable[[Any, Batch], Float[Array, "n"]],
-    params: Params,
-    data: Batch,
-    *,
-    batch_size: int | None = None,
-) -> Float[Array, "n"]:
-    """‖G_i‖ = ‖J_iᵀ H_i J_i‖ of every sample, J_i the Jacobian [S, P] of its S outputs.
+@functools.partial(jax.jit, static_argnums=0)
+def gauss_newton_norms(model: Model, params: Params, data: Batch) -> Float[Array, "n"]:
+    """‖G_i‖ = ‖J_iᵀ H_i J_i‖ of every sample under cross-entropy, J_i the Jacobian [S, P].
 
     The eigenvalues of the [P, P] matrix that are not zero are those of K^½ H_i K^½ with
-    K = J_i J_iᵀ, both [S, S], whether or not H_i, the Hessian of the loss in the outputs, is
-    positive. ``model`` and ``output_loss`` are as for ``ggn_operator``.
-
-    Column s of K is J_i (J_iᵀ e_s), a backward then a forward pass, so memory is P numbers for each
-    of ``batch_size`` samples (by default 1 on a CPU, where a gradient stays in the cache, else 64).
-
-    Raises:
-        InputError: losses not one per sample, parameters not floating point, a batch_size below 1.
+    K = J_i J_iᵀ, both [S, S], H_i the Hessian of the loss in the S outputs. Column s of K is
+    J_i (J_iᵀ e_s), a backward then a forward pass, so memory is P numbers for each sample at work:
+    1 on a CPU, where a gradient stays in the cache, else 64.
     """
-    if batch_size is None:
-        batch_size = 1 if jax.default_backend() == "cpu" else 64
-    check_floating(params)
-    loss = lambda weights, batch: output_loss(model(weights, batch), batch)  # noqa: E731
-    batching.cut(losses.check(loss, params, data), batch_size)
-    params, data = jax.tree.map(jnp.asarray, (working(params), data))
-    own, outputs = losses.bind(model, params, data)
-    return _norms(own, losses.bind(output_loss, outputs, data)[0], params, data, batch_size)
 
-
-def class_norms(model: Model, params: Params, data: Batch) -> Float[Array, "n"]:
-    """The same for a network of the lab under cross-entropy."""
-    return gauss_newton_norms(
-        lambda weights, batch: model.apply(weights, batch["inputs"]),
-        lambda outputs, batch: losses.cross_entropy(outputs, batch["targets"]),
-        params,
-        data,
-    )
-
-
-@functools.partial(jax.jit, static_argnums=4)
-def _norms(model, output_loss, params, data, batch_size):
     def one(sample: Batch) -> Float[Array, ""]:
-        batch = jax.tree.map(lambda leaf: leaf[None], sample)
-        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(model, params, batch))
-        restore = ravel_pytree(zeros)[1]
-        outputs, push = jax.linearize(lambda w: ravel_pytree(model(w, batch))[0], params)
+        inputs, targets = sample["inputs"][None], sample["targets"][None]
+        outputs, push = jax.linearize(lambda w: model.apply(w, inputs)[0], params)
         pull = jax.linear_transpose(push, params)
         unit = jnp.eye(outputs.size, dtype=outputs.dtype)
         kernel = jax.lax.map(lambda row: push(pull(row)[0]), unit)
-        hessian = jax.hessian(lambda z: output_loss(restore(z), batch)[0])(outputs)
+        hessian = jax.hessian(lambda z: losses.cross_entropy(z[None], targets)[0])(outputs)
         values, vectors = jnp.linalg.eigh((kernel + kernel.T) / 2)
         root = vectors * jnp.sqrt(jnp.maximum(values, 0))
         return jnp.max(jnp.abs(jnp.linalg.eigvalsh(dot(root.T, dot(hessian, root)))))
 
+    batch_size = 1 if jax.default_backend() == "cpu" else 64
     with jax.default_matmul_precision("highest"):
         return jax.lax.map(one, data, batch_size=batch_size)
 
@@ -226,15 +185,6 @@ def entry_norms(layers: Layers) -> Bound:
     return Bound(units * most, jnp.max(jnp.stack(every)))
 
 
-class Comparison(NamedTuple):
-    """The constants of a network and of its samples, and what the bounds make of them."""
-
-    network: NetworkConstants
-    sample: SampleConstants
-    radius: float  #: R, the largest distance of a point from w*
-    arrays: dict[str, Any]  #: what is measured, and log10 of each bound, published then corrected
-
-
 def against(
     params: Params,
     inputs: Float[Array, "n ..."],
@@ -242,8 +192,8 @@ def against(
     points: Float[Any, "m d"],
     values: Float[Array, "m n"],
     sigma: float,
-) -> Comparison:
-    """The bounds on increments and on Δ_k, and what they bound.
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Arrays of what is bounded and log10 of each bound, published then corrected; the constants.
 
     Args:
         params: w*, of an mlp.
@@ -271,16 +221,19 @@ def against(
     }
     arrays = {name: np.stack(values) / np.log(10) for name, values in found.items()}
     steps = np.asarray(prefix.increments(values))
-    squares = np.square(steps, dtype=np.float64)
     arrays |= {
         "k": np.asarray(k),
         "step_at_origin": np.abs(np.asarray(prefix.increments(model.value[None])[0])),
         "step_in_probe": np.abs(steps).max(0),
         "law_total": np.asarray(js.quadratic_delta(model, sigma).total),
-        "delta": squares.mean(0),
-        "delta_sem": squares.std(0, ddof=1) / np.sqrt(len(squares)),
+        "delta": np.square(steps, dtype=np.float64).mean(0),
     }
-    return Comparison(network, sample, radius, arrays)
+    constants: dict[str, Any] = {
+        "L": network.layers, "M_x": network.input_norm, "M_W": network.weight_norm,
+        "M_ℓ": sample.loss, "M_g": sample.gradient, "M_H": sample.hessian,
+        "D": sample.dim, "R": radius, "σ": sigma,
+    }  # fmt: skip
+    return arrays, {name: float(value) for name, value in constants.items()}
 
 
 BOUNDS = (

@@ -12,6 +12,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jaxscape import InputError, devices
+from jaxscape.lab import data
 
 IDLE = 0.1
 """Share of the points that may be evaluated twice, so that samples need not be shared."""
@@ -43,6 +44,18 @@ def initialize() -> None:
             "expected for --distributed a cluster that JAX detects, or JAX_COORDINATOR_ADDRESS, "
             f"JAX_NUM_PROCESSES and JAX_PROCESS_ID, found: {str(error).splitlines()[0]}; set them"
         ) from error
+
+
+def keep_programs() -> None:
+    """Off the CPU keep compiled programs on disk: a TPU's compiler takes a second for each.
+
+    In ``JAX_COMPILATION_CACHE_DIR``, by default beside the downloads. To be called before the
+    first program is compiled.
+    """
+    if jax.default_backend() == "cpu" or jax.config.read("jax_compilation_cache_dir"):
+        return
+    jax.config.update("jax_compilation_cache_dir", str(data.cache_folder() / "programs"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 @contextlib.contextmanager

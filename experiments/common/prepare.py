@@ -17,6 +17,7 @@ from experiments.common import console
 from experiments.common.config import ProblemConfig
 from experiments.common.problem import Problem
 from jaxscape import devices
+from jaxscape.batching import host
 from jaxscape.lab import checkpoint, stream, train
 from jaxscape.lanczos import Eigenpairs
 from jaxscape.types import Params, Probe
@@ -40,7 +41,10 @@ def fit(
     problem: Problem, config: ProblemConfig, visit: Callable[[Params], Any] = lambda params: None
 ) -> Params:
     """w*, trained on the problem's samples; ``visit`` gets the parameters after each epoch."""
-    samples = problem.samples if config.epochs else problem.read(slice(1))  # only its shape is used
+    if problem.is_large:
+        samples = stream.Stored(len(problem.order), problem.read)
+    else:  # without epochs only the shape is used
+        samples = problem.samples if config.epochs else problem.read(slice(1))
     with console.progress("training", config.visits, "epochs") as advance:
 
         def on_epoch(number: int, params: Params) -> None:
@@ -117,7 +121,9 @@ def eigenspace(
     def find() -> Eigenpairs:
         samples = f"{len(problem.order):,} samples"
         print(f"subspace: eigenpairs of the Hessian over {samples} ...", file=sys.stderr)
-        if mesh is None:
+        if problem.is_large:
+            data = problem.parts
+        elif mesh is None:
             data = problem.samples
         else:  # each device gets its part alone
             problem.release()
@@ -181,7 +187,8 @@ def probe(
     if space is None:
         return js.isotropic(key, params, num_points, sigma)
     draw = js.sobol if points_from == "sobol" else js.gaussian
-    return draw(key, space, num_points, sigma)
+    with host():
+        return draw(key, space, num_points, sigma)
 
 
 def _kept(

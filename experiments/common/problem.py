@@ -2,6 +2,7 @@
 
 import functools
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,12 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common.config import ProblemConfig
+from experiments.common.devices import keep_programs
 from jaxscape import InputError, losses
+from jaxscape.batching import host
 from jaxscape.lab import data, models, stream, train
 from jaxscape.lab.data import Dataset
 from jaxscape.lab.models import Model
 from jaxscape.types import Batch, Params, PerSampleLoss
 
+ROOM = 2**29
+"""Bytes of samples in files, as float32, above which they are never in memory all at once."""
+PART = 4000
+"""Samples of them that are read at a time."""
 KEYS = ("order", "init", "train", "subspace", "probe")
 
 
@@ -37,7 +44,7 @@ class Problem:
         """The unit of a loss."""
         return "nats" if self.dataset.num_classes else "loss"
 
-    def read(self, positions: slice) -> Batch:
+    def read(self, positions: slice | np.ndarray) -> Batch:
         """Inputs and targets at these positions of the order, in memory."""
         split = {"inputs": self.dataset.train_inputs, "targets": self.dataset.train_targets}
         return stream.take(split, self.order[positions])
@@ -52,6 +59,18 @@ class Problem:
                 f"expected room for {len(self.order):,} samples on the device, which training and "
                 f"the Hessian need at once, found: {error}; lower --k-max"
             ) from error
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the samples stay in their files, to be read part by part."""
+        inputs = self.dataset.train_inputs
+        size = 4 * len(self.order) * int(np.prod(inputs.shape[1:]))
+        return isinstance(inputs, stream.Mapped) and size > ROOM
+
+    def parts(self) -> Iterator[Batch]:
+        """All samples part by part, in the order of the files."""
+        split = {"inputs": self.dataset.train_inputs, "targets": self.dataset.train_targets}
+        return stream.batches(split, PART, order=np.sort(self.order), ahead=0)
 
     @functools.cached_property
     def fresh(self) -> "Problem | None":
@@ -72,6 +91,7 @@ class Problem:
 def load(config: ProblemConfig) -> Problem:
     """The data set's first k_max samples in order, and an untrained network for them."""
     config.check()
+    keep_programs()
     started = time.monotonic()
     dataset = data.load(config.dataset, data_dir=config.data_dir)
     total = len(dataset.train_inputs)
@@ -82,12 +102,14 @@ def load(config: ProblemConfig) -> Problem:
             f"expected --k-max{both} of at most {total}, the samples of {dataset.name}, "
             f"found {config.k_max}{more}; lower it"
         )
-    keys = dict(zip(KEYS, jax.random.split(jax.random.key(config.seed), len(KEYS)), strict=True))
-    order = np.arange(total)
-    if config.order == "shuffled":
-        order = np.asarray(jax.random.permutation(keys["order"], total))
     model, loss = network(config, dataset)
-    initial = model.init(keys["init"], dataset.train_inputs[:1])
+    with host():
+        drawn = jax.random.split(jax.random.key(config.seed), len(KEYS))
+        keys = dict(zip(KEYS, drawn, strict=True))
+        order = np.arange(total)
+        if config.order == "shuffled":
+            order = np.asarray(jax.random.permutation(keys["order"], total))
+        initial = model.init(keys["init"], dataset.train_inputs[:1])
     seconds = {"data": time.monotonic() - started}
     own, held_out = order[: config.k_max], order[config.k_max :][:holdout]
     return Problem(dataset, own, held_out, model, loss, initial, keys, seconds)

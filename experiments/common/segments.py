@@ -20,7 +20,7 @@ from experiments.common import console
 from experiments.common.console import progress
 from experiments.common.problem import Problem
 from jaxscape import InputError, quadratic, reductions, sweep
-from jaxscape.batching import cut
+from jaxscape.batching import cut, host
 from jaxscape.lab import checkpoint, stream
 from jaxscape.reductions import Delta
 from jaxscape.trees import num_parameters
@@ -45,13 +45,13 @@ class Segment(NamedTuple):
     samples: Batch
 
 
-def length_of(problem: Problem, points: int = 128) -> int:
+def length_of(problem: Problem, points: int = 128, backend: str | None = None) -> int:
     """How many samples each segment holds: off the CPU all, where that is a second of work.
 
     A sample costs 2·P·``points`` operations, times its positions where it is a sequence.
     """
     most = SIZE
-    if jax.default_backend() != "cpu":
+    if (backend or jax.default_backend()) != "cpu":
         inputs = problem.dataset.train_inputs
         positions = inputs.shape[1] if problem.dataset.has_tokens else 1
         work = 2 * num_parameters(problem.initial) * positions * points
@@ -108,7 +108,9 @@ def law(
     if space is None or space.dim > MAX_LAW_DIM:
         return {}
     started = time.monotonic()
-    wanted, carry, found = np.asarray(sigmas, np.float32), quadratic.begin(space.dim), []
+    wanted, found = np.asarray(sigmas, np.float32), []
+    with host():
+        carry = quadratic.begin(space.dim)
     for segment in of(problem, length_of(problem)):
         model = js.project(problem.loss, space, segment.samples, mesh=mesh)
         carry, laws = quadratic.advance(carry, model, wanted, segment.skip)
@@ -211,7 +213,8 @@ def _begin(problem: Problem, probes: Sequence[Probe]) -> Sweep:
         keep = reductions.delta_of(probe)
         row = jax.eval_shape(lambda keep=keep: keep.init(1, len(problem.order))[1])
         rows.append(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), row))
-        carries.append(sweep.begin(probe, keep))
+        with host():
+            carries.append(sweep.begin(probe, keep))
     done = [(np.zeros(1, np.int32), carry) for carry in carries]
     return Sweep(done, rows, np.zeros(1, np.float32))
 
@@ -246,6 +249,8 @@ def _advance(
             # one assignment, so that an interruption never separates the position from the carry
             state.done[index] = (np.array([segment.stop], np.int32), carry)
             yield new.stop - new.start
-        curve = sweep.finish(state.done[index][1], state.rows[index], keep)
+        with host():
+            carry = jax.tree.map(np.asarray, state.done[index][1])
+            curve = sweep.finish(carry, state.rows[index], keep)
         sweep.check_delta(curve, probe.num_points)
         curves.append(jax.tree.map(np.asarray, curve))

@@ -1,6 +1,6 @@
 """Loss surfaces on a square grid: their values, what they say, how they are drawn."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 import jaxscape as js
 from experiments.common.problem import Problem
 from jaxscape.lab import plot
+from jaxscape.lab.style import canvas, legend
 
 
 class Sheets(NamedTuple):
@@ -62,12 +63,11 @@ def summarise(sheets: Sheets) -> dict[str, Any]:
     for k, loss, increment in zip(sheets.k, sheets.loss, sheets.increment, strict=True):
         i, j = np.unravel_index(int(np.nanargmin(loss)), loss.shape)
         known = increment[np.isfinite(increment)].astype(np.float64)
-        squared = float(np.mean(known**2)) if known.size else None
         entries.append({
             "k": int(k), "loss_at_origin": float(loss[origin]),
             "lowest_loss": float(loss[i, j]),
             "lowest_at": [float(sheets.steps[0, i]), float(sheets.steps[1, j])],
-            "mean_squared_increment": squared, "not_finite": int(np.isnan(loss).sum()),
+            "mean_squared_increment": float(np.mean(known**2)) if known.size else None,
         })  # fmt: skip
     return {"surfaces": entries}
 
@@ -75,13 +75,11 @@ def summarise(sheets: Sheets) -> dict[str, Any]:
 def table(found: dict[str, Any]) -> list[list[str]]:
     """Rows of text, the first one the header."""
     rows = [["k", "L_k at w*", "lowest L_k", "at (θ₁, θ₂)", "mean squared increment"]]
-    rows[0] += ["points not finite"]
     for entry in found["surfaces"]:
         mean, (first, second) = entry["mean_squared_increment"], entry["lowest_at"]
         losses = (f"{entry[name]:.4g}" for name in ("loss_at_origin", "lowest_loss"))
         step = "no next sample" if mean is None else f"{mean:.3g}"
-        place = f"({first:.3g}, {second:.3g})"
-        rows.append([f"{entry['k']:,}", *losses, place, step, f"{entry['not_finite']}"])
+        rows.append([f"{entry['k']:,}", *losses, f"({first:.3g}, {second:.3g})", step])
     return rows
 
 
@@ -89,27 +87,76 @@ def figures_of(
     sheets: Sheets, words: str, path: np.ndarray | None = None, *, unit: str
 ) -> dict[str, Figure]:
     """L_k as contours and in three dimensions, and the squared increments."""
-    losses = {name(k): sheet for k, sheet in zip(sheets.k, sheets.loss, strict=True)}
-    pairs = zip(sheets.k, sheets.increment, strict=True)
-    steps = {name(k): sheet**2 for k, sheet in pairs if np.isfinite(sheet).any()}
-    about: list[dict[str, Any]] = [
-        {"title": f"{symbol} along {words}", "quantity": f"{symbol} ({of})"}
-        for symbol, of in (("$L_k$", unit), ("$(L_{k+1} - L_k)^2$", f"{unit}²"))
-    ]
-    loss, step = about
-    figures = {
-        "loss": plot.contours(sheets.steps, losses, path=path, **loss),
-        "loss_3d": plot.reliefs(sheets.steps, losses, **loss),
-    }
-    if steps:
-        figures["increment"] = plot.contours(sheets.steps, steps, **step)
-        figures["increment_3d"] = plot.reliefs(sheets.steps, steps, **step)
+    squares, figures = sheets.increment**2, {}
+    for name, symbol, values, of, line in (
+        ("loss", "$L_k$", sheets.loss, unit, path),
+        ("increment", "$(L_{k+1} - L_k)^2$", squares, f"{unit}²", None),
+    ):
+        pairs = zip(sheets.k, values, strict=True)
+        shown = {f"k = {k:,}": sheet for k, sheet in pairs if np.isfinite(sheet).any()}
+        if shown:
+            title, quantity = f"{symbol} along {words}", f"{symbol} ({of})"
+            about: dict[str, Any] = {"title": title, "quantity": quantity}
+            figures[name] = plot.contours(sheets.steps, shown, path=line, **about)
+            figures[f"{name}_3d"] = plot.reliefs(sheets.steps, shown, **about)
     return figures
 
 
-def name(k: int) -> str:
-    """The title of a panel."""
-    return f"k = {k:,}"
+def moves(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """From L_k over planes, ``loss`` [p, K + 1, a, a], the last of all samples: ``change``
+    [p, K, a, a], L_k − L_N less that at w*, which is no change of shape; ``change_rms`` [p, K];
+    ``lowest`` [p, K + 1, 2], where L_k is lowest, in units of the plane's radius.
+    """
+    loss = found["loss"]
+    middle = loss.shape[-1] // 2
+    change = loss[:, :-1] - loss[:, -1:]
+    change -= change[..., middle : middle + 1, middle : middle + 1]
+    flat = loss.reshape(*loss.shape[:2], -1).argmin(-1)
+    lowest = np.stack(np.unravel_index(flat, loss.shape[2:]), -1) / middle - 1
+    return {"change": change, "change_rms": np.sqrt((change**2).mean((2, 3))), "lowest": lowest}
+
+
+def moves_table(
+    found: Mapping[str, np.ndarray], moved: Mapping[str, np.ndarray], planes: Sequence[str]
+) -> list[list[str]]:
+    """A row per plane and k."""
+    rows = [["plane", "radius", "k", "change of L_k − L_N", "lowest L_k, in radii"]]
+    for p, plane in enumerate(planes):
+        for i, k in enumerate(found["k"]):
+            change = f"{moved['change_rms'][p, i]:.3g}" if i < len(found["k"]) - 1 else "-"
+            place = "({:.2g}, {:.2g})".format(*moved["lowest"][p, i])
+            rows.append([plane, f"{found['radius'][p]:.3g}", f"{k:,}", change, place])
+    return rows
+
+
+def moves_figure(
+    found: Mapping[str, np.ndarray],
+    moved: Mapping[str, np.ndarray],
+    planes: Sequence[str],
+    unit: str,
+) -> Figure:
+    """L_k − L_N, a row per plane and a column per k, all in the same colours."""
+    change, k = moved["change"], found["k"]
+    names = [f"k = {k[i]:,}" for _ in planes for i in range(len(k) - 1)]
+    title = "$L_k - L_N$, less that at $w^*$: where do more samples reshape the surface?"
+    along = [rf"$\theta_{j}$ / radius" for j in (1, 2)]
+    figure, panels = canvas(title, along[0], along[1], names, columns=len(k) - 1)
+    steps, most = np.linspace(-1, 1, change.shape[-1]), np.abs(change).max() or 1.0
+    for p, plane in enumerate(planes):
+        row = panels[p * (len(k) - 1) : (p + 1) * (len(k) - 1)]
+        for i, axes in enumerate(row):
+            look: dict[str, Any] = {"cmap": "PuOr", "vmin": -most, "vmax": most}
+            mesh = axes.pcolormesh(steps, steps, change[p, i].T, shading="gouraud", **look)
+            mesh.set_rasterized(True)
+            axes.contour(steps, steps, found["loss"][p, -1].T, 8, colors="0.4", linewidths=0.6)
+            axes.plot(0, 0, "k+", ms=11, mew=1.6, label="$w^*$; grey lines: equal $L_N$")
+            axes.plot(*moved["lowest"][p, i], "o", color="k", ms=6, label="lowest $L_k$")
+            axes.set(xlim=(-1, 1), ylim=(-1, 1))
+            axes.grid(False)
+        row[0].set_ylabel(f"{plane} plane, radius {found['radius'][p]:.2g}\n{along[1]}")
+    figure.colorbar(mesh, ax=list(panels), label=unit, shrink=0.6)
+    legend(figure, "")
+    return figure
 
 
 MARGIN = 0.25

@@ -1,7 +1,6 @@
 """Every figure of the three papers, one folder each, and one page of all that have been made."""
 
 import json
-import shlex
 import time
 from collections.abc import Callable
 from functools import partial
@@ -27,16 +26,15 @@ from jaxscape import InputError
 FIGURES: dict[str, Callable[[Bench], Record]] = {
     "fig1": spectrum.fig1, "fig2": surfaces.fig2, "fig3": surfaces.fig3, "fig4": increments.fig4,
     "fig5": increments.fig5, "fig6": surfaces.fig6, "fig7": surfaces.fig7, "fig8": increments.fig8,
-    "fig9": theorem.fig9, "trajectory": surfaces.trajectory, "unraveling": unraveling.unraveling,
-    "family": curvature_aligned.family, "ratio": curvature_aligned.ratio,
-    "model-error": curvature_aligned.model_error, "convergence": curvature_aligned.convergence,
-    "error-map": curvature_aligned.error_map, "stages": curvature_aligned.stages,
+    "fig9": theorem.fig9, "unraveling": unraveling.unraveling,
+    "family": curvature_aligned.family, "model-error": curvature_aligned.model_error,
+    "convergence": curvature_aligned.convergence, "stages": curvature_aligned.stages,
     "claims": claims.claims,
 }  # fmt: skip
 
 
-def run(config: PaperConfig) -> dict[str, Path]:
-    """Make the chosen figures that are not there yet, and return the folder of each.
+def run(config: PaperConfig) -> None:
+    """Make the chosen figures that are not there yet.
 
     Raises:
         InputError: settings or data that cannot be used; figures that failed, after all others.
@@ -45,17 +43,17 @@ def run(config: PaperConfig) -> dict[str, Path]:
     config = config.sized()
     problem = problems.load(config)
     chosen = tuple(FIGURES) if config.all else config.figures
-    check_sizes(config, problem, chosen)
+    for figure in chosen:
+        check_sizes(config, problem, figure)
     console.problem(problem, config.order)
-    print("settings: " + ", ".join(f"{n} {v}" for n, v in config.settings().items()), flush=True)
     out = run_folder.out_of("paper", config, problem)
     settings = run_folder.settings_of(config, problem)
     _claim(out, settings)
     bench = Bench(problem, config, out / "shared")
-    folders, failed = {}, []
+    failed = []
     for figure in chosen:
         try:
-            folders[figure] = _make(figure, bench, out / figure, settings)
+            _make(figure, bench, out / figure, settings)
         except InputError as error:
             failed.append(f"{figure}: {error}")
         else:
@@ -63,7 +61,6 @@ def run(config: PaperConfig) -> dict[str, Path]:
     if failed:
         raise InputError("; ".join(failed))
     print(f"\nreport: {out / 'report.html'}")
-    return folders
 
 
 def _claim(out: Path, settings: dict[str, Any]) -> None:
@@ -73,20 +70,17 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
             wanted = "expected a new, empty or unfinished folder of figures"
             raise InputError(f"{wanted}, found {out} with other files; choose another --out")
         run_folder.check_settings(out, settings)
-    out.mkdir(parents=True, exist_ok=True)
+    (out / "shared" / "published").mkdir(parents=True, exist_ok=True)  # w* and its eigenvectors
     run_folder.write_json(out / run_folder.CONFIG, {"settings": settings})
-    # what was computed for one figure and serves others
-    (out / "shared" / "published").mkdir(parents=True, exist_ok=True)
 
 
-def _make(figure: str, bench: Bench, out: Path, settings: dict[str, Any]) -> Path:
+def _make(figure: str, bench: Bench, out: Path, settings: dict[str, Any]) -> None:
     """One figure's run folder, and its tables on stdout."""
-    started = time.monotonic()
     if run_folder.is_finished(out, settings):
         print(f"\n{figure}: finished before, left as it is: {out}", flush=True)
-        return out
+        return
+    started, own = time.monotonic(), bench.of(figure)
     print(f"\n{figure}: {_title(figure)}", flush=True)
-    own = bench.of(figure)
 
     def find(work: Path) -> Record:
         del work
@@ -98,7 +92,6 @@ def _make(figure: str, bench: Bench, out: Path, settings: dict[str, Any]) -> Pat
     texts = map(tables.as_text, found.summary["tables"])
     print("\n".join([*texts, *found.summary["notes"]]))
     print(f"{time.monotonic() - started:.0f} s, {out}", flush=True)
-    return out
 
 
 def _title(figure: str) -> str:
@@ -107,30 +100,17 @@ def _title(figure: str) -> str:
 
 def write_report(out: Path, bench: Bench) -> None:
     """``out/report.html``: each figure that is there, with its tables."""
-    dataset, config, sections = bench.problem.dataset, bench.config, []
+    dataset, sections = bench.problem.dataset, []
     for name in FIGURES:
         if (out / name / "summary.json").exists():
             found = json.loads((out / name / "summary.json").read_text())
             names = sorted(path.stem for path in (out / name / "figures").glob("*.png"))
             pictures = [report.image(out / name / "figures", Picture(x, x)) for x in names]
             sections.append(found | {"name": name, "title": _title(name), "pictures": pictures})
-    template = Path(__file__).parent / "paper.html.j2"
-    words = {"dataset": dataset.name, "note": dataset.note, "flags": flags_of(config)}
-    report.render(out, template, sections=sections, settings=config.settings(), **words)
-
-
-def flags_of(config: PaperConfig) -> str:
-    """What to type after a figure's name to get it again."""
-    usual, words = PaperConfig().settings(), []
-    for name, value in config.settings().items():
-        flag = name.replace("_", "-")
-        if value == usual[name]:
-            continue
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            words += [f"--{flag}", *map(str, value if isinstance(value, tuple) else (value,))]
-    return shlex.join(words)
+    report.render(
+        out, Path(__file__).parent / "paper.html.j2", dataset=dataset.name, note=dataset.note,
+        sections=sections, settings=bench.config.settings(),
+    )  # fmt: skip
 
 
 main = partial(cli.main, "paper", PaperConfig, run)

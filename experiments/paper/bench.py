@@ -1,7 +1,7 @@
 """What all figures share: settings, data, w*, directions and points around it, tables, curves."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 from matplotlib.figure import Figure
 
 import jaxscape as js
-from experiments.common import prepare, run_folder, segments
+from experiments.common import prepare, segments, tables
 from experiments.common.config import Range, RunConfig, above, at_least
 from experiments.common.console import progress
 from experiments.common.prepare import Eigenspace
@@ -24,22 +24,19 @@ from experiments.common.run_folder import Record
 from jaxscape import InputError
 from jaxscape.lab import train
 from jaxscape.lab.style import canvas, curve, legend, log_bins
-from jaxscape.trees import num_parameters
+from jaxscape.subspace import check_dim
 from jaxscape.types import Batch, Params
 
 Name = Literal[
-    "fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", "trajectory",
-    "unraveling", "family", "ratio", "model-error", "convergence", "error-map", "stages", "claims",
+    "fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", "unraveling",
+    "family", "model-error", "convergence", "stages", "claims",
 ]  # fmt: skip
 
 SAMPLES = 9984  # of the reference code of Nikitin et al.: 156 whole batches
-OF_NIKITIN = ("fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", "claims")
-"""Figures whose network is trained as in the reference code."""
-
 LEAST = 256  # samples without which some figure would be empty: four published batches
 QUICK = {
-    "k_max": 3000, "epochs": 5, "points": 16, "num": 21, "networks": 8, "network_samples": 1000,
-    "network_dim": 16, "orders": 20, "many_points": 64,
+    "k_max": 3000, "epochs": 5, "points": 16, "num": 21, "networks": 8, "network_dim": 16,
+    "orders": 20,
 }  # fmt: skip
 """Upper limits that --quick sets."""
 
@@ -49,11 +46,6 @@ TOP = 16  # eigenvectors that the figures share; each takes the leading ones
 SIGMAS = (0.01, 1.0)
 """Standard deviations close to w* and far from it, for the figures that the papers give one σ."""
 
-DIRECTIONS = {
-    "fig2": 2, "fig3": 2, "fig4": 2, "fig5": 256, "trajectory": 2, "unraveling": 0, "claims": 256,
-}  # fmt: skip
-"""Numbers of directions of the figures that use other directions than the top eigenvectors."""
-
 
 @dataclass(frozen=True)
 class PaperConfig(RunConfig):
@@ -62,23 +54,22 @@ class PaperConfig(RunConfig):
     Each figure makes a folder of its own, with arrays and a table of what is seen; a figure
     that is there is left as it is. Where the published computation differs (only the first
     direction applied, k in batches of 64, the samples reshuffled for each draw, magnitudes of
-    eigenvalues), it is laid over.
+    eigenvalues), it stands beside the corrected one.
 
     Nikitin et al. 2025, on networks trained as in its code: on the first 9,984 samples,
-    standardised, from PyTorch's initial distribution (with --no-as-published as all others are):
+    standardised, from PyTorch's initial distribution:
       fig1         eigenvalues of many networks
       fig2, fig3   L_k and its squared increment on two random filter-normalised unit directions,
                    for the smallest and for the largest k
       fig4, fig5   Δ_k at four σ; in four dimensions
       fig6, fig7   as fig2 and fig3, on the top two eigenvectors
       fig8, fig9   Δ_k on the top ten eigenvectors; theory against experiment
-      trajectory   L_k along the path of training
 
     Kiselev and Grabovoy 2024:
       unraveling   |L_{k+1} − L_k| over widths and depths, fully connected whatever the model
 
     "Curvature-Aligned Probing" 2026:
-      family, ratio, model-error, convergence, error-map, stages
+      family, model-error, convergence, stages
 
     All of them, on networks trained as in the code of Nikitin et al.:
       claims       what is claimed, and whether it holds, over five networks
@@ -97,20 +88,14 @@ class PaperConfig(RunConfig):
     """Make every figure."""
     quick: tyro.conf.FlagCreatePairsOff[bool] = False
     """At most 3000 samples, 16 points, grids of 21, 8 networks."""
-    as_published: bool = True
-    """Train networks of fig1 to fig9 and claims as published, lay published computations over."""
     points: Annotated[int, at_least(2)] = 64
-    """Random points per curve, at least 2."""
-    many_points: Annotated[int, at_least(8)] = 256
-    """Most random points of the figure convergence, at least 8."""
+    """Random points per curve, at least 2; convergence takes up to four times as many."""
     num: Annotated[int, Range(lambda num: num >= 3 and num % 2 == 1, "odd and at least 3")] = 41
     """Grid points along each direction of a surface, odd."""
     radius: Annotated[float, above(0)] = 1.0
     """Half a surface's width, in units of the parameters."""
     networks: Annotated[int, at_least(2)] = 50
     """Number of networks whose eigenvalues fig1 averages, at least 2."""
-    network_samples: Annotated[int, at_least(2)] = SAMPLES
-    """Samples of those networks and their Hessians."""
     network_dim: Annotated[int, at_least(1)] = 32
     """Number of eigenvalues of each of them."""
     widths: Annotated[tuple[int, ...], at_least(1)] = (4, 8, 16, 32, 64)
@@ -128,9 +113,6 @@ class PaperConfig(RunConfig):
             raise InputError(f"expected --all, or else names of figures, found {found}; see --help")
         if self.k_max < LEAST and self.figures != ("unraveling",):
             raise InputError(f"expected --k-max of at least {LEAST}, found {self.k_max}; raise it")
-        if self.epochs < 2 and (self.all or "trajectory" in self.figures):
-            found = f"for a trajectory, found {self.epochs}"
-            raise InputError(f"expected --epochs of at least 2 {found}; raise it")
 
     def sized(self) -> "PaperConfig":
         """These settings made small where ``quick`` is set."""
@@ -142,21 +124,18 @@ class PaperConfig(RunConfig):
         return {n: x for n, x in super().settings().items() if n not in ("figures", "all", "quick")}
 
 
-def check_sizes(config: PaperConfig, problem: Problem, figures: Sequence[str]) -> None:
-    """Raise an ``InputError`` for fewer parameters than directions, or tokens for unraveling."""
-    if problem.dataset.has_tokens and "unraveling" in figures:
+def check_sizes(config: PaperConfig, problem: Problem, figure: str) -> None:
+    """Raise an ``InputError`` for other data than the papers', or too few parameters."""
+    dataset = problem.dataset
+    if dataset.has_tokens or not dataset.num_classes:
         raise InputError(
-            "expected images or vectors for unraveling, found sequences of tokens in "
-            f"{problem.dataset.name}; name the other figures one by one, or another --dataset"
+            "expected images or vectors with classes, which the papers are of, found "
+            f"{'sequences of tokens' if dataset.has_tokens else 'numbers to be predicted'} in "
+            f"{dataset.name}; take another --dataset"
         )
-    for figure in figures:
-        size, flags = num_parameters(problem.initial), "raise --hidden"
-        least = DIRECTIONS.get(figure, TOP)
-        if figure == "fig1":
-            least, flags = config.network_dim, "lower --network-dim, or raise --hidden"
-        if size < least:
-            wanted = f"at least {least} parameters, one per direction of {figure}"
-            raise InputError(f"expected {wanted}, found {size}; {flags}")
+    others = {"fig1": config.network_dim, "fig2": 2, "fig3": 2, "fig4": 2, "fig5": 256,
+              "unraveling": 1, "claims": 256}  # fmt: skip
+    check_dim(others.get(figure, TOP), problem.initial)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,9 +150,8 @@ class Bench:
 
     def of(self, figure: str) -> "Bench":
         """The bench of a figure: the same, or that of the reference code."""
-        tokens = self.problem.dataset.has_tokens
-        wanted = figure in OF_NIKITIN and self.config.as_published and not tokens
-        return self._as_published if wanted else self
+        of_nikitin = figure.startswith("fig") or figure == "claims"
+        return self._as_published if of_nikitin else self
 
     @functools.cached_property
     def _as_published(self) -> "Bench":
@@ -183,11 +161,8 @@ class Bench:
     @property
     def network(self) -> str:
         """What the figures are around, in words."""
-        samples = f"{len(self.problem.order):,} samples"
-        if not self.published:
-            return f"network of this project, {samples}"
-        how = f"the first {samples}, standardised, from PyTorch's initial distribution"
-        return f"network trained as published: {how}"
+        whose = "trained as published" if self.published else "of this project"
+        return f"network {whose}, {len(self.problem.order):,} samples"
 
     @functools.cached_property
     def trained(self) -> Params:
@@ -197,8 +172,7 @@ class Bench:
     @functools.cached_property
     def hessian(self) -> Eigenspace:
         """The top eigenpairs of the Hessian over all samples, as many as any figure needs."""
-        dim = min(TOP, num_parameters(self.trained))
-        return prepare.eigenspace(self.problem, self.trained, dim, self.store)
+        return prepare.eigenspace(self.problem, self.trained, TOP, self.store)
 
     def fit(
         self, key: Key[Array, "..."], params: Params, samples: Batch, **more: Any
@@ -245,14 +219,6 @@ class Bench:
         points = js.points(space, jnp.asarray(rows, jnp.float32))
         return segments.losses_at(self.problem, points)
 
-    def kept(self, name: str, find: Callable[[], dict[str, Any]]) -> dict[str, np.ndarray]:
-        """The arrays that ``find`` gives, or gave for another figure: ``store/name.npz``."""
-        path = self.store / f"{name}.npz"
-        if not path.exists():
-            run_folder.write_arrays(path, jax.tree.map(np.asarray, find()))
-        with np.load(path) as arrays:
-            return dict(arrays)
-
 
 def as_published(problem: Problem) -> Problem:
     """The problem of the reference code: its samples, standardised, and its initial distribution.
@@ -290,8 +256,10 @@ def leading(space: js.Subspace, dim: int) -> js.Subspace:
     return js.Subspace(space.origin, jax.tree.map(lambda leaf: leaf[:dim], space.basis))
 
 
-def record(arrays: Arrays, found: Mapping, table: list, notes: list, figures: Mapping) -> Record:
-    """A figure's record; to the numbers ``found`` come a table and notes on how to read it."""
+def record(
+    arrays: Arrays, table: list, notes: list, figures: Mapping[str, Figure], **found: Any
+) -> Record:
+    """A figure's record: its arrays, a table, notes on how to read it, pictures, and more."""
     return Record(dict(arrays), {**found, "tables": [table], "notes": notes}, figures)
 
 
@@ -300,14 +268,15 @@ def row_of(label: str, numbers: Iterable[float], style: str = ".3g") -> list[str
     return [label, *(f"{number:{style}}" for number in numbers)]
 
 
-def stacked(rows: Sequence[Arrays]) -> dict[str, np.ndarray]:
-    """The same arrays of several curves or networks, as one array of each name."""
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+def level(delta: Float[np.ndarray, "K"]) -> float:
+    """The mean over late k of k²Δ_k, k = 1..K."""
+    return tables.level(np.arange(1, len(delta) + 1), delta)
 
 
-def scaled(k: Int[np.ndarray, "K"], delta: Float[np.ndarray, "K"]) -> tuple[np.ndarray, np.ndarray]:
-    """k and the mean of k²Δ_k in logarithmic bins of k."""
-    bins = log_bins(k, delta * k.astype(np.float64) ** 2)
+def scaled(delta: Float[np.ndarray, "K"], first: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """k and the mean of k²Δ_k in logarithmic bins of k = first, first + 1, ..."""
+    k = np.arange(first, first + len(delta))
+    bins = log_bins(k, delta * k**2.0)
     return bins.k, bins.mean
 
 
@@ -317,18 +286,23 @@ def lines(
     ylabel: str,
     panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]],
     note: str,
+    *,
+    level: float | None = None,
+    dots: bool = False,
 ) -> Figure:
-    """Curves (x, y) by label, a panel per name, both axes logarithmic.
+    """Curves (x, y) by label, a panel per name, both axes logarithmic; a dashed line at ``level``.
 
-    Later curves are thinner: where two coincide, the rim of the lower one shows.
+    Later curves are thinner: where two coincide, the rim of the lower one shows. ``dots`` are not
+    joined by lines.
     """
     figure, grid = canvas(title, xlabel, ylabel, list(panels))
     for axes, curves in zip(grid, panels.values(), strict=True):
         for row, (label, (x, y)) in enumerate(curves.items()):
-            every = (2 * row, 10) if len(x) > 20 else None
-            axes.plot(
-                x, y, label=label, **curve(row, lw=max(1.0, 3.4 - 0.6 * row), markevery=every)
-            )
+            every = (2 * row, 10) if len(x) > 20 and not dots else None
+            width = 0 if dots else max(1.0, 3.4 - 0.6 * row)
+            axes.plot(x, y, label=label, **curve(row, lw=width, markevery=every))
+        if level is not None:
+            axes.axhline(level, color="0.4", lw=1, ls="--")
         axes.set(xscale="log", yscale="log")
     legend(figure, note)
     return figure

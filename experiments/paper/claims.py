@@ -14,16 +14,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jaxtyping import Float
-from matplotlib.figure import Figure
 
-from experiments.common import bounds
+from experiments.common import bounds, tables
 from experiments.common.console import progress
 from experiments.common.run_folder import Record
 from experiments.paper import unraveling
-from experiments.paper.bench import SIGMAS, Arrays, Bench, record, stacked
+from experiments.paper.bench import SIGMAS, Arrays, Bench, record
 from experiments.paper.claims_numbers import ALIGNED, DIMS, RANDOM_DIMS, RANDOM_SIGMAS, numbers_of
 from experiments.paper.increments import DIM
-from jaxscape.lab.style import canvas, curve, legend
 
 ALIKE = 2.0  # levels within this factor of each other count as insensitive
 NETWORKS = 5  # from their own initialisations, trained side by side on the same samples
@@ -48,18 +46,13 @@ def claims(bench: Bench) -> Record:
             w = jax.tree.map(lambda leaf, number=number: leaf[number], trained)
             rows.append(numbers_of(bench, w, number))
             advance(1)
-    arrays = stacked(rows)
-    found = claims_of(arrays)
-    if not bench.problem.dataset.has_tokens:
-        found += of_sizes(unraveling.unraveling(bench).summary["networks"])
+    arrays = tables.stacked(rows)
+    found = claims_of(arrays) + of_sizes(unraveling.unraveling(bench).summary["networks"])
     table = [["claim", "where", "verdict", "number", "mean", "least", "most"]]
-    entries = []
     for claim in found:
         numbers, about = claim.numbers, (claim.text, claim.where, verdict(claim), claim.what)
         cells = (f"{value:.3g}" for value in (numbers.mean(), numbers.min(), numbers.max()))
         table.append([*about, *cells])
-        entry = dict(zip(("claim", "where", "verdict", "what"), about, strict=True))
-        entries.append(entry | {"numbers": numbers.tolist()})
     loss, n, m = arrays["train_loss"].mean(), len(bench.problem.order), bench.config.points
     notes = [
         f"{NETWORKS} networks of {n:,} samples, {m} points, training loss {loss:.3g}",
@@ -67,24 +60,7 @@ def claims(bench: Bench) -> Record:
         "N: Nikitin et al. 2025; U: Unraveling the Hessian 2024; C: Curvature-Aligned Probing 2026",
         "at σ up to 0.01 Δ_k is nearly all the move of L_k(w*), which any directions reproduce",
     ]
-    return record(arrays, {"claims": entries}, table, notes, {"levels": _draw(bench, arrays)})
-
-
-def _draw(bench: Bench, arrays: Arrays) -> Figure:
-    """The level of Δ_k·k² of every network over dimensions and over σ."""
-    shown = {
-        "eigenvectors, σ = 1": ("level_dim", DIMS, "directions $d$"),
-        "random, σ = 1": ("level_random_dim", RANDOM_DIMS, "directions $d$"),
-        "random, d = 2": ("level_random_sigma", RANDOM_SIGMAS, r"$\sigma$"),
-    }
-    ylabel = rf"$\Delta_k \cdot k^2$   ({bench.problem.unit}²)"
-    figure, panels = canvas("Level over dimension and σ", "", ylabel, list(shown))
-    for axes, (name, at, xlabel) in zip(panels, shown.values(), strict=True):
-        axes.plot(at, arrays[name].T, color="0.7", lw=1)
-        axes.plot(at, arrays[name].mean(0), label="mean", **curve(0))
-        axes.set(xscale="log", yscale="log", xlabel=xlabel)
-    legend(figure, "grey: each network; random: filter-normalised, of unit norm")
-    return figure
+    return record(arrays, table, notes, {})
 
 
 def verdict(claim: Claim) -> str:

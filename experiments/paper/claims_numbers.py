@@ -72,7 +72,7 @@ def numbers_of(bench: Bench, w: Params, number: int) -> dict[str, Any]:
     measured = np.stack([np.asarray(curve_of(x).mean) for x in losses])
     found = _levels(at) | _theory(at, ten, measured) | _published(at) | _aligned(at, model)
     found["roughness"] = _surfaces(at)
-    if bench.config.model == "mlp" and at.problem.dataset.num_classes:
+    if bench.config.model == "mlp":
         found["looseness"] = _bounds(at, ten, losses[0])
     late = jnp.asarray(measured[1][at.late])
     found["exponent"] = np.asarray(tables.decay_exponent(at.k[at.late], late).exponent)
@@ -160,7 +160,7 @@ def _bounds(at: Around, model: Quadratic, losses: Float[Any, "m n"]) -> Float[np
     """How loose the published bounds are, in log10, at σ = 0.01."""
     problem, sigma = at.problem, SIGMAS[0]
     points = sigma * at.bench.normals(at.bench.config.points, DIM)
-    found = bounds.against(at.w, problem.samples["inputs"], model, points, losses, sigma).arrays
+    found, _ = bounds.against(at.w, problem.samples["inputs"], model, points, losses, sigma)
     few = jax.tree.map(lambda leaf: leaf[:NORMS], problem.samples)
-    found["gauss_newton_norms"] = np.asarray(bounds.class_norms(problem.model, at.w, few))
+    found["gauss_newton_norms"] = np.asarray(bounds.gauss_newton_norms(problem.model, at.w, few))
     return np.array([entry["published_looseness"] for entry in bounds.compare(found)])

@@ -8,7 +8,7 @@ import jaxscape as js
 from experiments.common.console import progress
 from experiments.common.run_folder import Record
 from experiments.paper import published
-from experiments.paper.bench import Arrays, Bench, record, row_of
+from experiments.paper.bench import SAMPLES, Bench, record, row_of
 from jaxscape.lab import train
 from jaxscape.lab.style import Keywords, canvas, colour, curve, legend
 from jaxscape.lanczos import Eigenpairs
@@ -16,49 +16,38 @@ from jaxscape.trees import num_parameters
 from jaxscape.types import Batch, Params
 
 TOLERANCE = 1e-2  # relative residual of the eigenpairs: far below the spread between networks
-NAMES = {"eigenvalues": "with their sign", "published_eigenvalues": "as published: ‖Hv‖"}
 
 
 def fig1(bench: Bench) -> Record:
     """Eigenvalues of largest magnitude, in descending order, over networks of other seeds."""
-    config = bench.config
     samples, fitted = networks(bench)
-    count, loss = len(samples["targets"]), float(fitted.epoch_losses[-1].mean())
-    solved = _solve(bench, fitted.params, samples)
+    loss, solved = float(fitted.epoch_losses[-1].mean()), _solve(bench, fitted.params, samples)
     values, residuals = np.asarray(solved.values), np.asarray(solved.residuals)
     order = np.argsort(-values, -1)
     values, residuals = (np.take_along_axis(x, order, -1) for x in (values, residuals))
-    arrays = {"eigenvalues": values, "eigenvalue_residuals": residuals}
-    arrays["epoch_losses"] = fitted.epoch_losses
-    if config.as_published:
-        arrays["published_eigenvalues"] = published.sharp(values)
-    found = {
-        "num_samples": count,
-        "converged": int(solved.converged.sum()),
-        "eigenpairs": values.size,
-        "products": int(solved.matvecs.sum()),
-        "negative": int((values < 0).sum()),
-        "mean": values.mean(0).tolist(),
-        "standard_deviation": values.std(0, ddof=1).tolist(),
-        "train_loss": loss,
+    arrays = {
+        "eigenvalues": values,
+        "eigenvalue_residuals": residuals,
+        "published_eigenvalues": published.sharp(values),
     }
+    what = f"{len(values)} networks, {len(samples['targets']):,} samples"
+    negative, lost = (values < 0).sum(), (~solved.converged).sum()
     notes = [
-        f"{config.networks} networks, {count:,} samples, training loss {loss:.3g}",
-        f"{found['negative']} of {values.size} eigenvalues are negative, which ‖Hv‖ cannot show",
-        f"{values.size - found['converged']} did not reach the relative residual {TOLERANCE:g}",
+        f"{what}, training loss {loss:.3g}",
+        f"{negative} of {values.size} eigenvalues are negative, which ‖Hv‖ cannot show",
+        f"{lost} did not reach the relative residual {TOLERANCE:g}",
     ]
     rows = [["index j", "mean λ_j", "standard deviation", "least", "most"]]
     for j in sorted({0, values.shape[1] // 2, values.shape[1] - 1}):
         x = values[:, j]
         rows.append(row_of(str(j + 1), (x.mean(), x.std(ddof=1), x.min(), x.max())))
-    title = f"Leading Hessian eigenvalues of {config.networks} networks, {count:,} samples"
-    return record(arrays, found, rows, notes, {"eigenvalues": _draw(arrays, title, bench)})
+    figure = _draw(arrays, f"Leading Hessian eigenvalues of {what}")
+    return record(arrays, rows, notes, {"eigenvalues": figure})
 
 
 def networks(bench: Bench) -> tuple[Batch, train.Fitted]:
-    """The samples, and the networks trained on them."""
-    count = min(bench.config.network_samples, len(bench.problem.order))
-    samples = jax.tree.map(lambda leaf: leaf[:count], bench.problem.samples)
+    """The samples, as many as published, and the networks trained on them."""
+    samples = jax.tree.map(lambda leaf: leaf[:SAMPLES], bench.problem.samples)
     return samples, bench.networks(bench.config.networks, samples)
 
 
@@ -80,20 +69,17 @@ def _solve(bench: Bench, params: Params, samples: Batch) -> Eigenpairs:
     return jax.tree.map(lambda *parts: np.stack(parts), *solved)
 
 
-def _draw(arrays: Arrays, title: str, bench: Bench) -> Figure:
+def _draw(arrays: dict[str, np.ndarray], title: str) -> Figure:
     """Eigenvalues in descending order: mean over R networks, their range as a band."""
-    curves = {label: arrays[name] for name, label in NAMES.items() if name in arrays}
-    ylabel = rf"eigenvalue $\lambda_j$ ({bench.problem.unit} per unit of $w$ squared)"
+    ylabel = r"eigenvalue $\lambda_j$ (nats per unit of $w$ squared)"
     figure, (axes,) = canvas(title, "index $j$", ylabel)
-    for number, (label, values) in enumerate(curves.items()):
-        index, mean = np.arange(1, values.shape[1] + 1), values.mean(0)
-        look: Keywords = {"ms": 8, "mfc": "none"} if number else {}
-        axes.plot(index, mean, label=label, **curve(number, lw=1.6, **look))
-        if not number:
-            spread, ink = values.std(0, ddof=1), colour(number)
-            axes.fill_between(index, values.min(0), values.max(0), color=ink, alpha=0.15)
-            axes.fill_between(index, mean - spread, mean + spread, color=ink, alpha=0.3, lw=0)
-    positive = all(values.min() > 0 for values in curves.values())
-    axes.set_yscale("log" if positive else "linear")
+    values, magnitudes = arrays["eigenvalues"], arrays["published_eigenvalues"]
+    index, mean, spread = np.arange(1, values.shape[1] + 1), values.mean(0), values.std(0, ddof=1)
+    band: Keywords = {"color": colour(0), "alpha": 0.2, "lw": 0}
+    axes.plot(index, mean, label="with their sign", **curve(0))
+    axes.fill_between(index, values.min(0), values.max(0), **band)
+    axes.fill_between(index, mean - spread, mean + spread, **band)
+    axes.plot(index, magnitudes.mean(0), label="as published: ‖Hv‖", **curve(1, ms=8, mfc="none"))
+    axes.set_yscale("log" if values.min() > 0 else "linear")
     legend(figure, "line: mean over networks; bands: one standard deviation, and the extremes")
     return figure

@@ -1,17 +1,16 @@
-"""Loss surfaces of Nikitin et al., figures 2, 3, 6 and 7, and along the path of training.
+"""Loss surfaces of Nikitin et al., figures 2, 3, 6 and 7.
 
 Figures 2 and 3 (6 and 7) are one evaluation: L_k, beside its squared increment, for two k.
 """
 
+import functools
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 import jaxscape as js
-from experiments.common import prepare, surfaces
+from experiments.common import surfaces
 from experiments.common.run_folder import Record
 from experiments.common.surfaces import WORDS, Sheets
 from experiments.paper import published
@@ -43,42 +42,38 @@ def fig7(bench: Bench) -> Record:
 
 def _record(bench: Bench, kind: str, row: int) -> Record:
     """A figure of the small k, ``row`` 0, or of the large one, 1: one sample, and all but two."""
-    config, n, unit = bench.config, len(bench.problem.order), bench.problem.unit
-    plane = bench.directions(kind, 2)
-    ks = (SMALL, n - 2, n)  # of the last the published sheets take the mean
-    steps = surfaces.square(config.radius, config.num)
-    evaluate = lambda: surfaces.evaluate(bench.problem, plane, steps, ks)._asdict()  # noqa: E731
-    corrected = Sheets(**bench.kept(f"surface-{kind}", evaluate))
-    arrays, own = corrected._asdict(), (corrected.loss[row], corrected.increment[row])
-    sheets, notes = {f"k = {ks[row]:,}": own}, bench.inexact() if kind == "hessian" else []
-    if config.as_published:
-        old = bench.kept(f"surface-{kind}-published", lambda: _published(bench, plane, corrected))
-        arrays |= old
-        k = int(old["published_k"][row])
-        theirs = old["published_loss"][row], old["published_increment"][row]
-        sheets[f"published, {k:,} batch{'es' * (k > 1)}"] = theirs
-        notes += [
-            f"roughness of {symbol} (noise 1, smooth 0): as published, each grid point with "
-            f"batches of its own, {roughness(old):.2g}; with the same samples {roughness(new):.2g}"
-            for symbol, new, old in (
-                ("L_k", own[0], theirs[0]),
-                ("(L_{k+1} − L_k)²", own[1] ** 2, theirs[1] ** 2),
-            )
-        ]
-    shown: dict[str, np.ndarray] = {}
-    for name, (loss, increment) in sheets.items():
-        shown |= {f"$L_k$, {name}": loss, f"increment², {name}": increment**2}
-    quantities = [f"$L_k$ ({unit})", rf"$(L_{{k+1}} - L_k)^2$ ({unit}²)"] * len(sheets)
+    found, old = evaluated(bench, kind)
+    own = found.loss[row], found.increment[row] ** 2
+    theirs = old["published_loss"][row], old["published_increment"][row] ** 2
+    titles = f"k = {found.k[row]:,}", f"published, k = {old['published_k'][row]:,} (batches)"
+    names = [f"{what}, {title}" for title in titles for what in ("$L_k$", "increment²")]
+    shown = dict(zip(names, (*own, *theirs), strict=True))
+    notes = bench.inexact() if kind == "hessian" else []
+    notes += [
+        f"roughness of {symbol} (noise 1, smooth 0): as published, each grid point with "
+        f"batches of its own, {roughness(rough):.2g}; with the same samples {roughness(new):.2g}"
+        for symbol, new, rough in zip(("L_k", "(L_{k+1} − L_k)²"), own, theirs, strict=True)
+    ]
     common: dict[str, Any] = {
-        "title": f"One more sample, along {WORDS[kind]}", "quantity": quantities,
-    }  # fmt: skip
-    figures = {
-        "relief": plot.reliefs(steps, shown, is_log=False, **common),
-        "relief_log10": plot.reliefs(steps, shown, **common),
-        "contours": plot.contours(steps, shown, **common),
+        "title": f"One more sample, along {WORDS[kind]}",
+        "quantity": ["$L_k$ (nats)", "$(L_{k+1} - L_k)^2$ (nats²)"] * 2,
     }
-    found = surfaces.summarise(corrected) | {"radius": config.radius}
-    return record(arrays, found, surfaces.table(found), notes, figures)
+    figures = {
+        "relief": plot.reliefs(found.steps, shown, is_log=False, **common),
+        "relief_log10": plot.reliefs(found.steps, shown, **common),
+        "contours": plot.contours(found.steps, shown, **common),
+    }
+    table = surfaces.table(surfaces.summarise(found))
+    return record(found._asdict() | old, table, notes, figures)
+
+
+@functools.lru_cache(maxsize=4)
+def evaluated(bench: Bench, kind: str) -> tuple[Sheets, dict[str, np.ndarray]]:
+    """The sheets of one sample, of all but two, and of all; the first two also as published."""
+    n, config = len(bench.problem.order), bench.config
+    plane, steps = bench.directions(kind, 2), surfaces.square(config.radius, config.num)
+    found = surfaces.evaluate(bench.problem, plane, steps, (SMALL, n - 2, n))
+    return found, _published(bench, plane, found)
 
 
 def _published(bench: Bench, plane: js.Subspace, corrected: Sheets) -> dict[str, np.ndarray]:
@@ -104,24 +99,3 @@ def roughness(sheet: Float[np.ndarray, "a a"]) -> float:
     bends = np.diff(sheet, 2, axis=0), np.diff(sheet, 2, axis=1)
     spread = max(sheet.std(), np.finfo(np.float32).tiny)
     return float(np.sqrt(np.mean([np.mean(bend**2) for bend in bends]) / 6) / spread)
-
-
-def trajectory(bench: Bench) -> Record:
-    """L_k on the two principal components of the training trajectory, with the trajectory."""
-    problem = bench.problem
-    points = prepare.trajectory(problem, bench.config, bench.store)
-    space, along, parts = js.trajectory_subspace(jax.tree.map(jnp.asarray, points), 2)
-    path, explained = np.asarray(along), np.asarray(parts).tolist()
-    steps = surfaces.around(path, bench.config.num)
-    found = surfaces.evaluate(problem, space, steps, (SMALL, len(problem.order)))
-    figures = surfaces.figures_of(found, WORDS["trajectory"], path, unit=problem.unit)
-    numbers = surfaces.summarise(found) | {"explained": explained}
-    i, j = np.abs(found.steps - path[0][:, None]).argmin(1)
-    shares = " and ".join(f"{share:.0%}" for share in explained)
-    notes = [
-        f"two principal components hold {shares} of the summed squared distance from w*",
-        f"loss of all samples where training starts, projected: {found.loss[-1][i, j]:.3g}",
-    ]
-    arrays, table = found._asdict() | {"trajectory": path}, surfaces.table(numbers)
-    drawn = {name: figures[name] for name in ("loss", "loss_3d")}
-    return record(arrays, numbers, table, notes, drawn)

@@ -1,7 +1,5 @@
 """Theory against experiment along the top ten eigenvectors, Nikitin et al., figure 9."""
 
-from typing import Any
-
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -9,10 +7,10 @@ import jaxscape as js
 from experiments.common import console, tables
 from experiments.common.run_folder import Record
 from experiments.paper import curvature_aligned, published
-from experiments.paper.bench import SIGMAS, Arrays, Bench, lines, record, scaled, stacked
+from experiments.paper.bench import SIGMAS, Arrays, Bench, lines, record, scaled
 from experiments.paper.increments import DIM, along_eigenvectors
 from jaxscape import prefix
-from jaxscape.lab.style import PREFIX, canvas, colour, legend
+from jaxscape.lab.style import PREFIX
 
 FIRST = 51  # the first k, in batches, at which the latest reference code evaluates Theorem 1
 LAST, SHIFT = 49, 1.2e-4
@@ -30,30 +28,25 @@ THEORY = {
 
 def fig9(bench: Bench) -> Record:
     """Δ_k along the top ten eigenvectors: Monte-Carlo, the full law, Theorem 1's part alone."""
-    whole = curvature_aligned.project(bench)
+    whole, measured = curvature_aligned.project(bench), along_eigenvectors(bench)
     model = curvature_aligned.along(whole, slice(DIM))
     laws = js.quadratic_delta(model, np.asarray(SIGMAS, np.float32))._asdict()
-    measured = stacked(along_eigenvectors(bench))
     arrays: dict[str, np.ndarray] = {
         "sigma": np.asarray(SIGMAS, np.float32),
         "k": np.arange(1, measured["delta"].shape[1] + 1, dtype=np.int32),
-        **{name: measured[name] for name in ("delta", "delta_sem")},
+        **{name: measured[name] for name in ("delta", "delta_sem", "published_delta")},
         **{f"law_{name}": np.asarray(values) for name, values in laws.items()},
+        **published_theory(bench, np.asarray(whole.value)),
     }
-    notes, late, figures = bench.inexact(), tables.late(arrays["k"]), {}
+    late = tables.late(arrays["k"])
     entries = [
         {"sigma": sigma} | tables.agreement(arrays, index, late)
         for index, sigma in enumerate(SIGMAS)
     ]
-    if bench.config.as_published:
-        arrays["published_delta"] = measured["published_delta"]
-        arrays |= published_theory(bench, np.asarray(whole.value))
-        notes += _notes(arrays)
-        figures = _draw_published(arrays, bench.problem.unit)
-    figures["theorem"] = _draw(arrays, bench.problem.unit)
-    found = {"sigmas": entries, "sizes": sizes(arrays)}
-    made = record(arrays, found, tables.law_table(entries), notes, figures)
-    made.summary["tables"].append(_sizes_table(found["sizes"]))
+    notes, figures = bench.inexact() + _notes(arrays), _draw_published(arrays)
+    figures["theorem"] = _draw(arrays)
+    made = record(arrays, tables.law_table(entries), notes, figures)
+    made.summary["tables"].append(sizes(arrays))
     return made
 
 
@@ -73,7 +66,6 @@ def published_theory(bench: Bench, at_origin: np.ndarray) -> dict[str, np.ndarra
         "published_theory_k": ks[:-1],
         "published_theory": published.theorem(values[:-1], values[1:]),
         "published_loss": means[ks[:-1] * published.BATCH - 1],
-        "published_eigenvalues_k": ks,
         "published_eigenvalues": values,
         "published_eigenvalues_converged": np.asarray(spectra.converged),
     }
@@ -110,81 +102,54 @@ def _notes(arrays: Arrays) -> list[str]:
     return [ratio, f"Theorem 1 above experiment at {each}; {drawn}"]
 
 
-def sizes(arrays: Arrays) -> list[dict[str, Any]]:
-    """K by Definition 4, in samples, of each curve at each tolerance; None is not by the end."""
-    found: list[dict[str, Any]] = []
+def sizes(arrays: Arrays) -> list[list[str]]:
+    """Rows of text: K by Definition 4, in samples, of each curve at each tolerance."""
+    rows = [["σ", "K (samples) of", *(f"tolerance {tolerance:g}" for tolerance in TOLERANCES)]]
     for index, sigma in enumerate(SIGMAS):
         for name, label in THEORY.items():
-            if name in arrays:
-                step = published.BATCH if name.startswith("published") else 1
-                k = _size(arrays[name][index], step)
-                found.append({"sigma": sigma, "curve": label, "k": k})
-    if "published_theory" in arrays:
-        first = int(arrays["published_theory_k"][0])
-        k = _size(arrays["published_theory"], published.BATCH, first)
-        found.append({"sigma": 1.0, "curve": "Theorem 1, as published", "k": k, "from": first})
-    return found
+            step = published.BATCH if name.startswith("published") else 1
+            rows.append([f"{sigma:g}", label, *_sizes(arrays[name][index], step)])
+    first = int(arrays["published_theory_k"][0])
+    cells = _sizes(arrays["published_theory"], published.BATCH, first)
+    return [*rows, ["1", f"Theorem 1, as published, from {first * published.BATCH:,} on", *cells]]
 
 
-def _size(delta: np.ndarray, step: int, first: int = 1) -> list[int | None]:
+def _sizes(delta: np.ndarray, step: int, first: int = 1) -> list[str]:
     """K of Δ at k = first, first + 1, ... in steps of ``step`` samples."""
     size = js.sufficient_size(delta, np.asarray(TOLERANCES, np.float32))
     pairs = zip(np.asarray(size.k).tolist(), np.asarray(size.reached).tolist(), strict=True)
-    return [step * (k + first - 1) if reached else None for k, reached in pairs]
+    return [f"{step * (k + first - 1):,}" if reached else "not by the end" for k, reached in pairs]
 
 
-def _sizes_table(found: list[dict[str, Any]]) -> list[list[str]]:
-    rows = [["σ", "K (samples) of", *(f"tolerance {tolerance:g}" for tolerance in TOLERANCES)]]
-    for entry in found:
-        least = published.BATCH * entry.get("from", 0)
-        cells = [
-            "not by the end" if k is None else f"{k:,}" + " or less" * (k == least)
-            for k in entry["k"]
-        ]
-        rows.append([f"{entry['sigma']:g}", entry["curve"], *cells])
-    return rows
-
-
-def _draw(arrays: Arrays, unit: str) -> Figure:
+def _draw(arrays: Arrays) -> Figure:
     """Δ_k·k² by experiment and by theory, a panel per σ; k of published curves is in batches."""
-    panels = {}
-    for index, sigma in enumerate(SIGMAS):
-        curves = {THEORY[name]: arrays[name][index] for name in THEORY if name in arrays}
-        panel = {label: scaled(np.arange(1, len(x) + 1), x) for label, x in curves.items()}
-        if "published_theory" in arrays:
-            k, theory, _ = _both(arrays)
-            panel["Theorem 1, as published (no σ)"] = scaled(k, theory)
-        panels[f"σ = {sigma:g}"] = panel
+    k, theory, _ = _both(arrays)
+    own = {"Theorem 1, as published (no σ)": scaled(theory, k[0])}
+    panels = {
+        f"σ = {sigma:g}": {label: scaled(arrays[n][row]) for n, label in THEORY.items()} | own
+        for row, sigma in enumerate(SIGMAS)
+    }
     note = "lines: mean per logarithmic bin of k; as published: k in batches of 64"
-    ylabel = rf"$\Delta_k \cdot k^2$   ({unit}²)"
+    ylabel = r"$\Delta_k \cdot k^2$   (nats²)"
     return lines("Theory against experiment", PREFIX, ylabel, panels, note)
 
 
-def _draw_published(arrays: Arrays, unit: str) -> dict[str, Figure]:
+def _draw_published(arrays: Arrays) -> dict[str, Figure]:
     """Theorem 1 and experiment at σ = 1 as the reference code draws them: over k, over the loss."""
     k, theory, seen = _both(arrays)
-    mean, few = published.sliding(theory), slice(-LAST, None)
-    shapes = {
-        "the latest notebook:\nmeans over 11 neighbouring k": (k, mean, published.sliding(seen)),
-        f"the paper's figure:\nhalf of Theorem 1, plus {SHIFT:g}": (
-            k[few], (theory / 2 + SHIFT)[few], seen[few],
-        ),
+    smooth, few, loss = published.sliding(theory), slice(-LAST, None), arrays["published_loss"]
+    over_k = {
+        "the latest notebook:\nmeans over 11 neighbouring k": {
+            "experiment": (k, published.sliding(seen)), "Theorem 1": (k, smooth),
+        },
+        f"the paper's figure:\nhalf of Theorem 1, plus {SHIFT:g}": {
+            "experiment": (k[few], seen[few]), "Theorem 1": (k[few], (theory / 2 + SHIFT)[few]),
+        },
     }  # fmt: skip
-    title, ylabel = "Theory against experiment as published, σ = 1", rf"$\Delta_k$   ({unit}²)"
-    along_k, panels = canvas(title, "prefix length $k$ (batches)", ylabel, list(shapes))
-    for axes, (at, line, points) in zip(panels, shapes.values(), strict=True):
-        axes.plot(at, points, color=colour(0), lw=1.8, label="experiment: first direction")
-        axes.plot(at, line, "--", color=colour(1), lw=1.8, label="theory")
-        axes.set_yscale("log")
-    legend(along_k, "as in the notebooks of the reference code")
-    title, xlabel = r"$\Delta_k$ against the loss, as published, σ = 1", f"$L_k(w^*)$   ({unit})"
-    shown, loss = {"experiment": seen, "Theorem 1": mean}, arrays["published_loss"]
-    over_loss, panels = canvas(title, xlabel, ylabel, list(shown), share_y=False)
-    for row, (axes, values) in enumerate(zip(panels, shown.values(), strict=True)):
-        axes.scatter(loss, values, s=14, color=colour(row), label=f"k = {k[0]} to {k[-1]} batches")
-        if len(k) >= 3:
-            line, correlation = np.polyfit(loss, values, 1), np.corrcoef(loss, values)[0, 1]
-            label = f"straight line, correlation {correlation:.2f}"
-            axes.plot(loss, np.polyval(line, loss), color=colour(row), lw=1.4, label=label)
-    legend(over_loss, "one order of the samples")
-    return {"as-published": along_k, "loss": over_loss}
+    over_loss = {"": {"experiment": (loss, seen), "Theorem 1": (loss, smooth)}}
+    title, ylabel = "Theory against experiment as published, σ = 1", r"$\Delta_k$   (nats²)"
+    xlabel, note = "$L_k(w^*)$   (nats)", "as in the notebooks of the reference code"
+    return {
+        "as-published": lines(title, "prefix length $k$ (batches)", ylabel, over_k, note),
+        "loss": lines(title, xlabel, ylabel, over_loss, note, dots=True),
+    }

@@ -7,9 +7,9 @@ incoming weights are 0 puts out 0, where the derivative of ReLU is taken as 0.
 Exactly, |δ_k| = |ℓ_{k+1} − L_k| / (k+1), whose numerator keeps its level along k.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,21 +25,17 @@ from experiments.common.problem import Problem
 from experiments.common.run_folder import Record, plain
 from experiments.paper.bench import Arrays, Bench, record
 from jaxscape import InputError, losses, prefix
-from jaxscape.lab import checkpoint, models, train
+from jaxscape.lab import models, train
 from jaxscape.lab.models import Model
-from jaxscape.lab.style import PREFIX, Keywords, canvas, colour, curve, legend
+from jaxscape.lab.style import PREFIX, canvas, colour, legend
 from jaxscape.prefix_spectra import geometric
-from jaxscape.types import Batch, Params, PerSampleLoss
+from jaxscape.types import Batch, Params
 
 BETA = 0.99  # of the exponential average along k
-STUCK = 0.95
-"""Share of a constant guess's loss above which a network counts as one that failed to train."""
-
 AVERAGES = {
     "smoothed": "exponential average along $k$",
     "published": "averaged along $k$ as published",
 }
-
 DRAWN = 400  # values of k, equally spaced in their logarithm, at which curves are drawn
 
 
@@ -47,102 +43,83 @@ def unraveling(bench: Bench) -> Record:
     """|L_{k+1} − L_k| at w* over widths and depths, networks without biases, mean over orders."""
     config = bench.config
     values, entries = trained(bench)
+    n = values.shape[-1]
     arrays = {"depth": np.asarray(config.depths), "width": np.asarray(config.widths)}
     arrays |= _curves(bench, values)
-    law = first_order_law(arrays["deviation"][..., None], values.shape[-1], arrays["k"])
-    found = _summarise(arrays, law, entries, bench.problem) | {"num_samples": values.shape[-1]}
+    law = first_order_law(arrays["deviation"][..., None], n, arrays["k"])
+    for number, entry in enumerate(entries):
+        place = divmod(number, len(config.widths))
+        entry |= measures(law[place], {x: arrays[x][place] for x in ("increment", *AVERAGES)})
     figures = {
-        name: _draw(bench, arrays, law, average)
-        for name, average in (("increments", "smoothed"), ("increments-as-published", "published"))
-        if average in arrays
+        "increments": _draw(bench, arrays, law, "smoothed"),
+        "increments-as-published": _draw(bench, arrays, law, "published"),
     }
-    figures["levels"] = _draw_levels(bench.problem.unit, arrays, found["networks"])
-    stuck, first = sum(entry["stuck"] for entry in found["networks"]), found["late_from"]
+    first = arrays["k"][tables.late(arrays["k"])][0]
     notes = [
-        f"mean over {config.orders} orders of {values.shape[-1]:,} samples, k ≥ {first}",
+        f"mean over {config.orders} orders of {n:,} samples, k ≥ {first}",
         f"law: M n/(n−1), M the mean absolute deviation; averages (β = {BETA:g}) at k = {first}",
-        f"{stuck} of {len(entries)} networks do no better than a constant guess",
         "depth: hidden layers; a network of L layers in the paper's code has L + 1 of them",
     ]
-    return record(arrays, found, table(found), notes, figures)
+    return record(arrays, table(entries), notes, figures, networks=entries)
 
 
 def task_of(problem: Problem) -> Batch:
-    """The problem's samples, their inputs scaled to span −1 to 1, numbers as targets in rows.
+    """The problem's samples, their inputs scaled to span −1 to 1.
 
     Raises:
         InputError: inputs that are all equal.
     """
-    inputs, targets = problem.samples["inputs"], problem.samples["targets"]
+    inputs = problem.samples["inputs"]
     low, high = float(jnp.min(inputs)), float(jnp.max(inputs))
     if not low < high:
         wanted = "inputs that differ, to be scaled to [-1, 1]"
         raise InputError(f"expected {wanted}, found {low} everywhere; look at the data")
-    if not jnp.issubdtype(targets.dtype, jnp.integer):
-        targets = targets.reshape(len(targets), -1)
-    return {"inputs": 2 * (inputs - low) / (high - low) - 1, "targets": targets}
+    scaled = 2 * (inputs - low) / (high - low) - 1
+    return {"inputs": scaled, "targets": problem.samples["targets"]}
 
 
 def trained(bench: Bench) -> tuple[Float[np.ndarray, "d w n"], list[dict[str, Any]]]:
     """ℓ_i(w*) of d depths by w widths, and an entry per network, depth after depth."""
-    config, classes, values, entries = bench.config, bench.problem.dataset.num_classes, [], []
-    samples = task_of(bench.problem)
-    outputs = jax.eval_shape(
-        bench.problem.model.apply, bench.problem.initial, samples["inputs"][:1]
-    ).shape[-1]
+    problem, config, values, entries = bench.problem, bench.config, [], []
+    samples, count = task_of(problem), len(config.widths)
     for depth in config.depths:
-        build = partial(_network, outputs, depth)
-        keys = jax.random.fold_in(bench.problem.keys["init"], depth)
-        keys = jax.random.split(keys, len(config.widths))
-        initial, sizes = stacked_initial(build, config.widths, keys, samples["inputs"])
-        apply = build(max(config.widths)).apply
-        loss = losses.supervised(apply, losses.cross_entropy if classes else losses.squared_error)
-        params = _fit(bench, loss, initial, samples, depth)
+        build = partial(
+            models.build, "mlp", num_outputs=problem.dataset.num_classes, layers=depth, bias=False
+        )
+        init, fit = (
+            jax.random.split(jax.random.fold_in(problem.keys[name], depth), count)
+            for name in ("init", "train")
+        )
+        initial = stacked_initial(build, config.widths, init, samples["inputs"])
+        apply = build(hidden=max(config.widths)).apply
+        loss = losses.supervised(apply)
+        with console.timed(f"depth {depth}", f"{count} networks, {config.epochs} epochs"):
+            params = bench.fit(fit, initial, samples, loss=loss, together=count).params
         for row, width in enumerate(config.widths):
             w = jax.tree.map(lambda leaf, row=row: leaf[row], params)
             values.append(np.asarray(js.per_sample_losses(loss, w, samples)))
-            accuracy = None
-            if classes:
-                accuracy = float(train.accuracy(apply, w, **samples, batch_size=1000))
             entries.append({
-                "depth": depth, "width": width, "num_parameters": sizes[row],
+                "depth": depth, "width": width,
                 "train_loss": float(values[-1].mean(dtype=np.float64)),
-                "train_accuracy": accuracy,
+                "train_accuracy": float(train.accuracy(apply, w, **samples, batch_size=1000)),
             })  # fmt: skip
-    return np.reshape(values, (len(config.depths), len(config.widths), -1)), entries
-
-
-def _network(num_outputs: int, depth: int, width: int) -> Model:
-    """A network without biases."""
-    return models.build("mlp", num_outputs=num_outputs, hidden=width, layers=depth, bias=False)
-
-
-def _fit(bench: Bench, loss: PerSampleLoss, params: Params, samples: Batch, depth: int) -> Params:
-    """The stacked networks of one depth, trained or restored."""
-    name, count = f"unraveling-{depth}", len(bench.config.widths)
-    if checkpoint.exists(bench.store, name):
-        return checkpoint.restore(bench.store, name, params)
-    keys = jax.random.split(jax.random.fold_in(bench.problem.keys["train"], depth), count)
-    with console.timed(f"depth {depth}", f"{count} networks, {bench.config.epochs} epochs"):
-        found = bench.fit(keys, params, samples, loss=loss, together=count).params
-    checkpoint.save(bench.store, name, found)
-    return found
+    return np.reshape(values, (len(config.depths), count, -1)), entries
 
 
 def stacked_initial(
-    build: Callable[[int], Model],
+    build: Callable[..., Model],
     widths: Sequence[int],
     keys: Key[Array, "R"],
     inputs: Float[Array, "n ..."],
-) -> tuple[Params, list[int]]:
-    """Initial parameters, leaves ``[R, a, b]``, and the number of parameters of each network.
+) -> Params:
+    """Initial parameters, leaves ``[R, a, b]``.
 
-    Each network, an mlp without biases ``build(width)``, is a corner of one of the widest, drawn
-    from its key, times √(fan-in of the widest / own fan-in): LeCun's normal, which is Flax's
+    Each network, an mlp without biases ``build(hidden=width)``, is a corner of one of the widest,
+    drawn from its key, times √(fan-in of the widest / own fan-in): LeCun's normal, which is Flax's
     default, has a standard deviation of 1/√fan-in. Thus one compiled program draws them all.
     """
-    wide = jax.vmap(lambda key: build(max(widths)).init(key, inputs))(keys)
-    shapes = [jax.eval_shape(build(width).init, keys[0], inputs) for width in widths]
+    wide = jax.vmap(lambda key: build(hidden=max(widths)).init(key, inputs))(keys)
+    shapes = [jax.eval_shape(build(hidden=width).init, keys[0], inputs) for width in widths]
 
     def corners(drawn: Float[Array, "R a b"], *kept: jax.ShapeDtypeStruct) -> np.ndarray:
         leaf = np.asarray(drawn)
@@ -152,22 +129,22 @@ def stacked_initial(
             padded[row, :rows, :columns] = scale * leaf[row, :rows, :columns]
         return padded
 
-    sizes = [sum(leaf.size for leaf in jax.tree.leaves(shape)) for shape in shapes]
-    return jax.tree.map(corners, wide, *shapes), sizes
+    return jax.tree.map(corners, wide, *shapes)
 
 
 def _curves(bench: Bench, values: Float[np.ndarray, "d w n"]) -> dict[str, np.ndarray]:
     """Everything that depends on k, and what the order law needs."""
     *shape, n = values.shape
     flat, count = values.reshape(-1, n), bench.config.orders
+    keys = jax.random.split(bench.problem.keys["order"], count)
     with console.timed("orders", f"{count} of {n:,} samples"):
-        increment = np.asarray(
-            over_orders(jax.random.split(bench.problem.keys["order"], count), flat)
-        )
-    found = {"increment": increment, "smoothed": exponential(increment)}
-    found["deviation"] = deviation(flat)
-    if bench.config.as_published:
-        found["published"] = exponential(increment, as_published=True)
+        increment = np.asarray(over_orders(keys, flat))
+    found = {
+        "increment": increment,
+        "smoothed": exponential(increment),
+        "published": exponential(increment, as_published=True),
+        "deviation": deviation(flat),
+    }
     shaped = {name: np.reshape(x, (*shape, *x.shape[1:])) for name, x in found.items()}
     return {"k": np.arange(1, n)} | shaped
 
@@ -226,66 +203,29 @@ def exponential(
     return found.astype(values.dtype)
 
 
-def _summarise(
-    arrays: Arrays, law: Float[np.ndarray, "d w K"], entries: list[dict[str, Any]], problem: Problem
-) -> dict[str, Any]:
-    """``networks``, the entries with what their curves add, and a constant guess's loss."""
-    guess, k = constant_guess(problem), arrays["k"]
-    late = tables.late(k)
-    increments = jnp.asarray(arrays["increment"][..., late].reshape(len(entries), -1))
-    exponents = jax.jit(jax.vmap(lambda y: tables.decay_exponent(k[late], y).exponent))(increments)
-    networks = []
-    for number, entry in enumerate(entries):
-        place = divmod(number, len(arrays["width"]))
-        curves = {name: arrays[name][place] for name in ("increment", *AVERAGES) if name in arrays}
-        more = {"stuck": is_stuck(entry, guess), "deviation": float(arrays["deviation"][place])}
-        more |= measures(k, law[place], curves) | {"exponent": plain(exponents[number])}
-        networks.append(entry | more)
-    return {"networks": networks, **guess._asdict(), "late_from": int(k[late][0])}
-
-
-class Guess(NamedTuple):
-    """The best outputs that are the same for every sample."""
-
-    guess_loss: float
-    guess_accuracy: float | None
-
-
-def constant_guess(problem: Problem) -> Guess:
-    """The least mean loss, and the share of the commonest class."""
-    targets = np.asarray(problem.samples["targets"])
-    if problem.dataset.num_classes:
-        shares = np.unique(targets, return_counts=True)[1] / len(targets)
-        return Guess(float(-(shares * np.log(shares)).sum()), float(np.max(shares)))
-    spread = targets.reshape(len(targets), -1).var(0, dtype=np.float64)
-    return Guess(float(0.5 * spread.sum()), None)
-
-
-def is_stuck(entry: Mapping[str, Any], guess: Guess) -> bool:
-    """Whether a network does no better than a constant guess, by its loss or by its accuracy."""
-    share = guess.guess_accuracy
-    by_accuracy = share is not None and entry["train_accuracy"] <= share
-    return bool(by_accuracy or entry["train_loss"] > STUCK * guess.guess_loss)
-
-
 def measures(
-    k: Int[np.ndarray, "K"], law: Float[np.ndarray, "K"], curves: Arrays
+    law: Float[np.ndarray, "K"], curves: dict[str, Float[np.ndarray, "K"]]
 ) -> dict[str, float | None]:
-    """Of (k+1) |δ_k|: its mean over late k; over its law, or None, that and averages there."""
+    """Level and exponent of |δ_k| over late k; over its law, or None, the level and averages."""
+    k = np.arange(1, len(law) + 1)
     late = tables.late(k)
     level = float(((k + 1.0) * curves["increment"])[late].mean())
+    exponent = tables.decay_exponent(k[late], jnp.asarray(curves["increment"][late])).exponent
     start = int(np.argmax(late))
     ratio = lambda value, of: plain(value / of) if of > 0 else None  # noqa: E731
-    found = {"level": level, "level_over_law": ratio(level, law[0] * 2)}
-    for name in AVERAGES:
-        if name in curves:
-            found[f"{name}_over_law"] = ratio(curves[name][start], law[start])
-    return found
+    return {
+        "level": level,
+        "level_over_law": ratio(level, law[0] * 2),
+        **{f"{name}_over_law": ratio(curves[name][start], law[start]) for name in AVERAGES},
+        "exponent": plain(exponent),
+    }
 
 
-def table(found: Mapping[str, Any]) -> list[list[str]]:
+def table(entries: list[dict[str, Any]]) -> list[list[str]]:
     """Rows of text, the first one the header, one for each network."""
     columns = {
+        "layers": ("depth", "d"),
+        "units": ("width", "d"),
         "training loss": ("train_loss", ".3g"),
         "accuracy": ("train_accuracy", ".1%"),
         "(k+1) |δ_k|": ("level", ".3g"),
@@ -294,13 +234,10 @@ def table(found: Mapping[str, Any]) -> list[list[str]]:
         "as published": ("published_over_law", ".1f"),
         "exponent": ("exponent", ".3f"),
     }
-    columns = {title: c for title, c in columns.items() if c[0] in found["networks"][0]}
-    rows = [["layers", "units", *columns, ""]]
-    for entry in found["networks"]:
+    rows = [[*columns]]
+    for entry in entries:
         numbers = ((entry[name], style) for name, style in columns.values())
-        cells = ("-" if value is None else f"{value:{style}}" for value, style in numbers)
-        mark = "failed to train" if entry["stuck"] else "trained"
-        rows.append([f"{entry['depth']}", f"{entry['width']}", *cells, mark])
+        rows.append(["-" if value is None else f"{value:{style}}" for value, style in numbers])
     return rows
 
 
@@ -309,45 +246,12 @@ def _draw(bench: Bench, arrays: Arrays, law: Float[np.ndarray, "d w K"], average
     size, k = "$|L_{k+1} - L_k|$", geometric(1, len(arrays["k"]), DRAWN)
     title = f"{size} at $w^*$, mean of {bench.config.orders} orders, {AVERAGES[average]}"
     names = [f"hidden layers: {depth}" for depth in arrays["depth"]]
-    figure, panels = canvas(title, PREFIX, f"{size}   ({bench.problem.unit})", names)
-    dash: Keywords = {"ls": "--", "color": "0.15", "lw": 0.9, "label": "order law"}
-    shown, laws = arrays[average][..., k - 1], law[..., k - 1]
-    for axes, curves, laws_of_depth in zip(panels, shown, laws, strict=True):
-        for row, (width, values) in enumerate(zip(arrays["width"], curves, strict=True)):
-            at, name, ink = values > 0, f"{width} units", colour(row)
-            axes.plot(k[at], values[at], color=ink, lw=2.2, alpha=0.8, label=name)
-            if not at.any():
-                place = (0.04, 0.05 + 0.08 * row)
-                axes.annotate(
-                    f"{name}: all losses equal", place, xycoords="axes fraction", color=ink
-                )
-        for values in laws_of_depth[(laws_of_depth > 0).all(-1)]:
-            axes.plot(k, values, **dash)
+    figure, panels = canvas(title, PREFIX, f"{size}   (nats)", names)
+    for axes, *curves in zip(panels, arrays[average][..., k - 1], law[..., k - 1], strict=True):
+        for row, (width, values, own) in enumerate(zip(arrays["width"], *curves, strict=True)):
+            some = values > 0
+            axes.plot(k[some], values[some], color=colour(row), lw=2.2, label=f"{width} units")
+            axes.plot(k[some], own[some], "--", color="0.15", lw=0.9, label="order law")
         axes.set(xscale="log", yscale="log")
     legend(figure, r"dashed: $M n / ((n-1)(k+1))$, $M$ the mean absolute deviation of the losses")
-    return figure
-
-
-def _draw_levels(unit: str, arrays: Arrays, networks: list[dict[str, Any]]) -> Figure:
-    """The level of (k+1) |δ_k|, by law and over orders, beside the training loss, over widths."""
-    title, xlabel = "What a network sets is the level", "units per hidden layer"
-    names = ("$M$ (line), $(k+1)\\,|\\delta_k|$ (marker)", "training loss $L_n(w^*)$")
-    figure, (left, right) = canvas(title, xlabel, f"loss ({unit})", names)
-    deviation, widths = arrays["deviation"], arrays["width"]
-    level, train_loss = (
-        np.reshape([entry[name] for entry in networks], deviation.shape)
-        for name in ("level", "train_loss")
-    )
-    for row, depth in enumerate(arrays["depth"]):
-        look = curve(row, lw=1.6, ms=6, mfc="none")
-        some = deviation[row] > 0  # a logarithmic axis has no place for 0
-        left.plot(widths[some], deviation[row][some], **(look | {"marker": ""}))
-        left.plot(widths[some], level[row][some], **(look | {"lw": 0}))
-        right.plot(widths, train_loss[row], label=f"hidden layers: {depth}", **look)
-    for axes in (left, right):
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        axes.margins(x=0.06)
-        axes.set_xticks(widths, [str(width) for width in widths])
-    legend(figure, "a network that gives every sample the same loss has no level to draw")
     return figure

@@ -7,7 +7,7 @@ from typing import Annotated
 import numpy as np
 
 from experiments.common import cli, console, prepare, segments, tables
-from experiments.common.config import HOLDOUT, RunConfig, above, at_least, default
+from experiments.common.config import HOLDOUT, RunConfig, above, at_least
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record
 from experiments.sample_size import measure, report
@@ -38,8 +38,8 @@ class SampleSizeConfig(RunConfig):
     """Standard deviations σ along each direction, in units of the parameters."""
     points: Annotated[int, at_least(2)] = 512
     """Random points at each σ, at which pilots are compared with all samples."""
-    pilot_points: Annotated[int | None, at_least(2), default("64, or all where fewer")] = None
-    """Points of each pilot, drawn from those of --points."""
+    pilot_points: Annotated[int, at_least(2)] = 64
+    """Points of each pilot, drawn from those of --points; all where these are fewer."""
     first_pilot: Annotated[int, at_least(2)] = 250
     """Samples of the smallest pilot; each next has twice as many, up to half of all."""
     trials: Annotated[int, at_least(1)] = 200
@@ -49,12 +49,6 @@ class SampleSizeConfig(RunConfig):
     epsilon: Annotated[float, above(0)] = 0.01
     """Root mean square distance to the population's landscape, in nats (units of the loss)."""
 
-    def __post_init__(self) -> None:
-        """See ``ProblemConfig``."""
-        super().__post_init__()
-        if self.pilot_points is None:
-            object.__setattr__(self, "pilot_points", min(64, self.points))
-
 
 def _check(problem: Problem, config: SampleSizeConfig) -> None:
     if problem.fresh is None:
@@ -63,14 +57,11 @@ def _check(problem: Problem, config: SampleSizeConfig) -> None:
             f"{problem.dataset.name}; give --holdout, or another data set"
         )
     num = len(problem.fresh.order)
-    for flag, value, most, what in (
-        ("pilot-points", config.pilot_points or 0, config.points, "--points"),
-        ("first-pilot", config.first_pilot, num // 2, f"half of {num:,} new samples"),
-    ):
-        if value > most:
-            raise InputError(
-                f"expected --{flag} of at most {most}, {what}, found {value}; lower it"
-            )
+    if config.first_pilot > num // 2:
+        raise InputError(
+            f"expected --first-pilot of at most {num // 2}, half of {num:,} new samples, found "
+            f"{config.first_pilot}; lower it"
+        )
 
 
 def _find(problem: Problem, config: SampleSizeConfig, work: Path) -> Record:
@@ -80,8 +71,7 @@ def _find(problem: Problem, config: SampleSizeConfig, work: Path) -> Record:
     fresh, by_sigma = problem.fresh or problem, []  # ``_check`` has seen to it
     for sigma in config.sigmas:
         probe = prepare.probe(problem, params, space, config.points, sigma)
-        what = f"{config.points} points, {config.trials} orders at {config.pilot_points} of them"
-        with console.timed(f"pilots, σ = {sigma:g}", what):
+        with console.timed(f"pilots, σ = {sigma:g}", f"{config.trials} random orders"):
             losses = segments.losses_at(fresh, probe)
             by_sigma.append(measure.arrays_of(losses, config))
     arrays = tables.stacked(by_sigma)
@@ -90,16 +80,11 @@ def _find(problem: Problem, config: SampleSizeConfig, work: Path) -> Record:
     arrays["pilot"] = np.asarray(measure.doubling(config.first_pilot, num))
     summary = {
         "num_samples": num,
-        "trained_on": len(problem.order),
         "tolerance": config.tolerance,
         "epsilon": config.epsilon,
-        "level": tables.LEVEL,
         "answers": report.answers_of(arrays, num),
     }
-    figures = {
-        "pilots": report.pilots(summary, config.tolerance, problem.unit),
-        "coverage": report.coverage(summary, config.trials),
-    }
+    figures = {"pilots": report.pilots(summary, config.tolerance, problem.unit)}
     return Record(arrays, summary, figures, report.text(summary))
 
 

@@ -19,11 +19,8 @@ from jaxscape import prefix
 from jaxscape.loss_variance import Evidence, estimate_loss_variance, evidence_of, extend, start
 from jaxscape.sample_size import SufficientSize
 
-PARTS = ("delta", "centered")
-
 Said = dict[str, Array]
-"""``loss_variance``, ``law``, ``distance``, ``exceedance`` [2, *r, 3], ``effective`` and ``trend``
-[2, *r]."""
+"""``loss_variance``, ``law``, ``distance``, ``exceedance`` [*r, 3]; ``effective``, ``trend``."""
 
 
 class Question(NamedTuple):
@@ -42,7 +39,7 @@ def arrays_of(losses: Float[Array, "M n"], config: Any) -> dict[str, np.ndarray]
     the order law, K_ε (``distance``) and K of Definition 4 in a run (``exceedance``, the value its
     median). A K beyond all numbers is infinite. ``own_k``, ``trial_k`` and ``true_k`` are
     Definition 4's K of each order run to its end, n where it is not reached. ``held_*`` is whether
-    a trial's interval held what it predicts: ``true_*``, or ``trial_k`` for Definition 4.
+    a trial's interval held what it predicts: E_q S² of all, and ``trial_k`` for Definition 4.
     """
     n = losses.shape[1]
     question = Question(config.tolerance, config.epsilon, n)
@@ -50,14 +47,13 @@ def arrays_of(losses: Float[Array, "M n"], config: Any) -> dict[str, np.ndarray]
         jax.random.key(config.seed),
         losses,
         doubling(config.first_pilot, n),
-        num_points=config.pilot_points,
+        num_points=min(config.pilot_points, len(losses)),
         num_trials=config.trials,
         question=question,
     )
-    own, trial = ({name: x[:, rows] for name, x in found.items()} for rows in (0, slice(1, None)))
+    own, trial = ({name: x[rows] for name, x in found.items()} for rows in (0, slice(1, None)))
     true = of_all(losses, question)
-    wanted = {name: true[name][:, None, None, 1] for name in ("loss_variance", "law", "distance")}
-    wanted["exceedance"] = trial["k"][..., None]
+    wanted = {"loss_variance": true["loss_variance"][1], "exceedance": trial["k"][:, None]}
     arrays = {
         f"{whose}_{name}": values
         for whose, said in (("own", own), ("trial", trial), ("true", true))
@@ -82,7 +78,7 @@ def ask(
     """Pilots of each of ``sizes`` in R = ``num_trials`` + 1 orders, at ``num_points`` points each.
 
     The first keeps the order of the samples and takes the first points, the others draw both.
-    ``sizes`` are ``doubling``. r = (R, sizes); ``k`` [2, R] is ``last_exceedance``.
+    ``sizes`` are ``doubling``. r = (R, sizes); ``k`` [R] is ``last_exceedance``.
     """
     total, n = losses.shape
 
@@ -93,26 +89,21 @@ def ask(
         order = jnp.where(index > 0, jax.random.permutation(for_samples, n), jnp.arange(n))
         rows = losses[points][:, order]
         k = last_exceedance(rows, question.tolerance)
-        return _answers(_states(rows, sizes), question) | {"k": k}
+        return jax.vmap(partial(_answer, question))(_states(rows, sizes)) | {"k": k}
 
-    found = jax.lax.map(trial, jnp.arange(num_trials + 1))
-    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), found)
+    return jax.lax.map(trial, jnp.arange(num_trials + 1))
 
 
 @partial(jax.jit, static_argnames="question")
 def of_all(losses: Float[Array, "M n"], question: Question) -> Said:
-    """What all samples at all points say; r is empty. ``k`` [2] is ``last_exceedance``."""
-    states = jax.tree.map(lambda leaf: leaf[None], evidence_of(losses))
-    said = {name: values[:, 0] for name, values in _answers(states, question).items()}
-    return said | {"k": last_exceedance(losses, question.tolerance)}
+    """What all samples at all points say; r is empty. ``k`` is ``last_exceedance``."""
+    k = last_exceedance(losses, question.tolerance)
+    return _answer(question, evidence_of(losses)) | {"k": k}
 
 
-def last_exceedance(losses: Float[Array, "m n"], tolerance: float) -> Float[Array, "2"]:
-    """K by Definition 4 of this order, for Δ and for centered Δ; n where it is not reached."""
-    m = losses.shape[0]
-    centered = np.sqrt(m / (m - 1)) * (losses - losses.mean(0))
-    curves = [jnp.mean(prefix.increments(rows) ** 2, 0) for rows in (losses, centered)]
-    size = js.sufficient_size(jnp.stack(curves), tolerance)
+def last_exceedance(losses: Float[Array, "m n"], tolerance: float) -> Float[Array, ""]:
+    """K by Definition 4 of this order; n where it is not reached."""
+    size = js.sufficient_size(jnp.mean(prefix.increments(losses) ** 2, 0), tolerance)
     return jnp.where(size.reached, size.k, losses.shape[1]).astype(jnp.float32)
 
 
@@ -134,15 +125,10 @@ def _states(losses: Float[Array, "m n"], sizes: tuple[int, ...]) -> Evidence:
     return jax.tree.map(lambda leaf: leaf[np.array(sizes) // step - 1], states)
 
 
-def _answers(states: Evidence, question: Question) -> Said:
-    parts = [jax.vmap(partial(_answer, part, question))(states) for part in PARTS]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
-
-
-def _answer(part: str, question: Question, state: Evidence) -> Said:
-    found = estimate_loss_variance(state, part, level=LEVEL)
+def _answer(question: Question, state: Evidence) -> Said:
+    found = estimate_loss_variance(state, level=LEVEL)
     levels = jnp.stack(found.interval)
-    terms, num = getattr(state, part).largest, state.prefix.num_samples - 1
+    terms, num = state.delta.largest, state.prefix.num_samples - 1
     last = js.exceedance_size(terms, num, question.tolerance, level=LEVEL, within=question.run)
     return {
         "loss_variance": levels,

@@ -1,53 +1,48 @@
-"""Tables and figures of what pilots of a few samples predict, from the arrays of ``results.npz``.
+"""Tables and figure of what pilots of a few samples predict, from the arrays of ``results.npz``.
 
-An answer is an entry of the summary: ``sigma``, ``part`` ("delta" or "centered"), ``pilots`` (each
-with its ``samples``, the intervals ``law`` and ``exceedance`` as (low, value, high), None where
-beyond all numbers, and ``coverage``) and ``all``, what all samples say.
+An answer is an entry of the summary: ``sigma``, ``pilots`` (each with its ``samples``, the
+intervals ``law`` and ``exceedance`` as (low, value, high), None where beyond all numbers, and
+``coverage``) and ``all``, what all samples say.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.common import tables
 from experiments.common.run_folder import plain
-from experiments.sample_size.measure import PARTS
 from jaxscape.lab.style import canvas, colour, curve, legend
 from jaxscape.loss_variance import TRUSTED
 from jaxscape.sample_size import MOST
 
-NAMES = {"delta": "Δ and its level", "centered": "centered Δ"}
-LABELS = {"delta": r"$\Delta_k$", "centered": r"centered $\tilde\Delta_k$"}
 QUANTITIES = ("loss_variance", "law", "distance", "exceedance")
 KINDS = (("law", "order law"), ("exceedance", "last exceedance of a run"))
-COVERED = (("loss_variance", "level $\\mathrm{E}_q S^2$"), ("exceedance", "$K$ of a run"))
-PILOT = "samples $n$ of the pilot"
 
 
 def answers_of(arrays: dict[str, np.ndarray], num: int) -> list[dict[str, Any]]:
-    """One answer per sigma and part, from the arrays of ``num`` samples; None where infinite."""
-    parts = {key: values for key, values in arrays.items() if values.ndim > 1}
+    """One answer per sigma, from the arrays of ``num`` samples; None where infinite."""
+    by_sigma = {name: x for name, x in arrays.items() if name != "pilot"}
     return [
-        {"sigma": tables.short(sigma), "part": name}
-        | _answer(arrays["pilot"], {key: values[row, part] for key, values in parts.items()}, num)
+        {"sigma": tables.short(sigma)}
+        | _answer(arrays["pilot"], {name: x[row] for name, x in by_sigma.items()}, num)
         for row, sigma in enumerate(arrays["sigma"])
-        for part, name in enumerate(PARTS)
     ]
 
 
 def _answer(sizes: np.ndarray, arrays: dict[str, np.ndarray], most: int) -> dict[str, Any]:
-    """Of one sigma and part; ``held_*`` are [R, sizes], ``own_*`` [sizes, 3]."""
+    """Of one sigma; ``held_*`` are [R, sizes], ``own_*`` [sizes, 3]."""
     trusted = arrays["trial_effective"] >= TRUSTED
     # of K of a run, only orders count in which it is reached
     reached = np.broadcast_to((arrays["trial_k"] < most)[:, None], trusted.shape)
 
     def shares(chosen: Any) -> dict[str, float | None]:
         chosen = np.broadcast_to(chosen, trusted.shape)
-        held = {key: arrays[f"held_{key}"][chosen] for key in QUANTITIES[:3]}
-        held["exceedance"] = arrays["held_exceedance"][chosen & reached]
+        held = {
+            "loss_variance": arrays["held_loss_variance"][chosen],
+            "exceedance": arrays["held_exceedance"][chosen & reached],
+        }
         return {key: float(hits.mean()) if hits.size else None for key, hits in held.items()}
 
     return {
@@ -77,7 +72,7 @@ def text(summary: dict[str, Any]) -> str:
              "interval held the truth, of K over orders in which it is reached;",
              tables.TREND_WORDS]  # fmt: skip
     for answer in summary["answers"]:
-        lines += ["", f"σ = {answer['sigma']:g}, {NAMES[answer['part']]}"]
+        lines += ["", f"σ = {answer['sigma']:g}"]
         lines += [tables.as_text(_table(answer, summary["num_samples"])), ""]
         lines += [tables.as_text(_coverage_table(answer))]
     return "\n".join(lines)
@@ -128,7 +123,8 @@ def pilots(summary: Mapping[str, Any], tolerance: float, unit: str) -> Figure:
     Lines are what all samples say: of the order law, and of the one order that was run.
     """
     title = rf"Sample size predicted, $\Delta_k$ < {tolerance:g} {unit}²"
-    figure, panels = _panels(summary["answers"], title, "$K$ (samples)")
+    titles = [f"σ = {answer['sigma']:g}" for answer in summary["answers"]]
+    figure, panels = canvas(title, "samples $n$ of the pilot", "$K$ (samples)", titles)
     for axes, answer in zip(panels, summary["answers"], strict=True):
         sizes = np.array([pilot["samples"] for pilot in answer["pilots"]])
         for row, (kind, label) in enumerate(KINDS):
@@ -144,28 +140,3 @@ def pilots(summary: Mapping[str, Any], tolerance: float, unit: str) -> Figure:
     grey = f"grey: {summary['num_samples']:,} samples"
     legend(figure, f"bars: 90 % interval of a pilot; lines of the same colour: all samples; {grey}")
     return figure
-
-
-def coverage(summary: Mapping[str, Any], trials: int) -> Figure:
-    """How often the pilots' intervals held what they predict, a panel per answer."""
-    level = summary["level"]
-    title = f"Coverage of {level:.0%} intervals over {trials} random orders"
-    figure, panels = _panels(summary["answers"], title, "share of pilots")
-    error = 2 * np.sqrt(level * (1 - level) / trials)
-    for axes, answer in zip(panels, summary["answers"], strict=True):
-        axes.axhspan(level - error, min(level + error, 1), color="0.88", lw=0)
-        axes.axhline(level, color="0.4", lw=1)
-        sizes = [pilot["samples"] for pilot in answer["pilots"]]
-        for row, (kind, label) in enumerate(COVERED):
-            shares = np.array([pilot["coverage"][kind] for pilot in answer["pilots"]], float)
-            axes.plot(sizes, shares, label=label, **curve(row))
-        axes.set(xscale="log", ylim=(0, 1.03))
-    legend(figure, "grey: two standard errors of the trials around the level asked for")
-    return figure
-
-
-def _panels(
-    answers: Sequence[Mapping[str, Any]], title: str, ylabel: str
-) -> tuple[Figure, Sequence[Axes]]:
-    titles = [f"σ = {answer['sigma']:g}, {LABELS[answer['part']]}" for answer in answers]
-    return canvas(title, PILOT, ylabel, titles)

@@ -18,6 +18,7 @@ from experiments.common.problem import Problem
 from experiments.common.run_folder import Record
 from experiments.sweep import measure, report
 from jaxscape import InputError
+from jaxscape.batching import host
 from jaxscape.probes import RANDOMISATIONS, fits
 from jaxscape.subspace import check_dim
 
@@ -156,9 +157,11 @@ def _find(problem: Problem, config: SweepConfig, mesh: Mesh | None, store: Path)
     laws = segments.law(problem, space, config.sigmas, mesh)
     arrays = measure.arrays_of(problem, params, pairs, config.sigmas, probes, swept) | laws
     fresh = segments.fresh(problem, probes, precision=config.precision, mesh=mesh)
-    arrays |= measure.fresh_of(fresh, probes)
-    summary = measure.summary_of(problem, params, pairs, arrays, config.tolerances)
-    return Record(arrays, summary, report.figures_of(arrays, summary))
+    tests = measure.tests_at(problem, params)
+    with host():
+        arrays |= measure.fresh_of(fresh, probes)
+        summary = measure.summary_of(problem, params, pairs, arrays, tests, config.tolerances)
+        return Record(arrays, summary, report.figures_of(arrays, summary))
 
 
 main = partial(cli.main, "sweep", SweepConfig, run)

@@ -97,9 +97,10 @@ def summary_of(
     params: Params,
     pairs: Eigenpairs | None,
     arrays: dict[str, np.ndarray],
+    tests: dict[str, float | None],
     tolerances: Sequence[float],
 ) -> dict[str, Any]:
-    """The content of summary.json, from the ``arrays`` of results.npz."""
+    """The content of summary.json, from the ``arrays`` of results.npz and ``tests_at``."""
     dataset = problem.dataset
     return {
         "dataset": dataset.name,
@@ -108,7 +109,7 @@ def summary_of(
         "num_samples": len(problem.order),
         "num_parameters": num_parameters(params),
         "train_loss": float(arrays["loss_at_origin"].mean(dtype=np.float64)),
-        **_tests(problem, params),
+        **tests,
         "near_sigma": near_sigma(arrays),
         "trend": float(trend_of(arrays["loss_at_origin"])),
         "fresh": fresh_words(problem),
@@ -122,7 +123,7 @@ def summary_of(
     }
 
 
-def _tests(problem: Problem, params: Params) -> dict[str, float | None]:
+def tests_at(problem: Problem, params: Params) -> dict[str, float | None]:
     """The mean loss and the accuracy on the test split; None where there are none."""
     found: dict[str, float | None] = {"test_loss": None, "test_accuracy": None}
     if problem.dataset.test_inputs is not None:

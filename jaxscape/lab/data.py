@@ -244,7 +244,7 @@ def _published(
             return build(name, f"files in {folder}", files.read(folder), files.num_classes)
     if builder := _prepared(name, data_dir):
         return _of_tfds(name, builder)
-    folder, server = _cache(cache_dir) / name, ""
+    folder, server = cache_folder(cache_dir) / name, ""
     for url, sha256 in records(name).items():
         server, _, file = url.rpartition("/")
         server = (os.environ.get("JAXSCAPE_MIRROR") or server).rstrip("/")
@@ -366,7 +366,7 @@ def _import_tensorflow() -> None:
 
 def _glyphs(cache_dir: str | os.PathLike | None, note: str = "") -> Dataset:
     """Glyphs from the cache, drawn where they are not there."""
-    path = _cache(cache_dir) / "glyphs" / f"{glyphs.recipe()}.npz"
+    path = cache_folder(cache_dir) / "glyphs" / f"{glyphs.recipe()}.npz"
     # A cache that is absent, damaged or unwritable only costs the drawing.
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
@@ -400,7 +400,8 @@ def _places(data_dir: str | os.PathLike | None) -> list[Path]:
     return [root, default] if root else [default]
 
 
-def _cache(cache_dir: str | os.PathLike | None) -> Path:
+def cache_folder(cache_dir: str | os.PathLike | None = None) -> Path:
+    """``cache_dir``, by default jaxscape under $XDG_CACHE_HOME or ~/.cache."""
     if cache_dir is None:
         cache_dir = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "jaxscape")
     return Path(cache_dir).expanduser()

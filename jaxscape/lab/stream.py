@@ -4,6 +4,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,14 @@ class Mapped:
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[:], dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """n samples that are read when they are wanted: ``read(rows)`` gives some, in memory."""
+
+    n: int
+    read: Callable[[Int[np.ndarray, "b"]], Batch]
 
 
 def take(arrays: Batch, rows: slice | Int[np.ndarray, "b"]) -> Batch:

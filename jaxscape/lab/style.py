@@ -65,14 +65,16 @@ def curve(row: int, **more: Any) -> Keywords:
 
 
 def canvas(
-    title: str, xlabel: str, ylabel: str, panels: Sequence[str] = ("",), *, share_y: bool = True
-) -> tuple[Figure, Sequence[Axes]]:
+    title: str, xlabel: str, ylabel: str, panels: Sequence[str] = ("",), *, share_y: bool = True,
+    columns: int | None = None,
+) -> tuple[Figure, Sequence[Axes]]:  # fmt: skip
     """An empty figure with axes of common scale, one for each title in ``panels``.
 
-    Without ``share_y`` each has a vertical scale of its own.
+    Without ``share_y`` each has a vertical scale of its own. By default more than three panels are
+    in two rows.
     """
     num = len(panels)
-    columns = num if num <= 3 else -(-num // 2)
+    columns = columns or (num if num <= 3 else -(-num // 2))
     rows = -(-num // columns)
     size = (7.0, 5.2) if num == 1 else (0.8 + 3.2 * columns, 1.2 + 2.8 * rows)
     with matplotlib.rc_context(STYLE):

@@ -15,12 +15,14 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from jaxscape import losses
 from jaxscape.arguments import check_choice
-from jaxscape.batching import cut, length_of, take
+from jaxscape.batching import cut, host, length_of, take, taker
 from jaxscape.lab import stream
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss, Scalar
 
 CACHE = 32 * 2**20
 """Bytes of optimiser's state that a CPU keeps in its cache."""
+PIECE = 4000
+"""Stored samples that are read at a time, those of one step at least."""
 
 CHUNK = 1000
 """Samples at a time of L-BFGS, which takes the gradient of them all."""
@@ -56,7 +58,7 @@ def fit(
     key: Key[Array, "*R"],
     loss: PerSampleLoss,
     params: Params,
-    data: Batch,
+    data: Batch | stream.Stored,
     *,
     epochs: int,
     batch_size: int,
@@ -78,7 +80,8 @@ def fit(
         key: one key for one network, or R keys for R networks side by side.
         loss: ``loss(params, batch) -> [n]``.
         params: where training starts; R networks are stacked, leaves ``[R, ...]``.
-        data: n samples, which all networks share.
+        data: n samples, which all networks share; those of one network may be ``stream.Stored``,
+            which are read piece by piece, the next one while the device works.
         epochs: at least 0.
         batch_size: the largest number of samples in a step.
         learning_rate: above 0.
@@ -98,21 +101,32 @@ def fit(
     """
     _check_settings(epochs, learning_rate, weight_decay, schedule, finish, together)
     single = key.ndim == 0  # then a stack of one network, whose axis is dropped in the end
-    keys, params = jax.tree.map(lambda leaf: leaf[None], (key, params)) if single else (key, params)
+    with host():
+        stack = lambda tree: jax.tree.map(lambda leaf: leaf[None], tree)  # noqa: E731
+        keys, params = stack((key, params)) if single else (key, params)
     num, shapes = len(keys), [jnp.shape(leaf) for leaf in jax.tree.leaves(params)]
     if num < 1 or any(shape[:1] != (num,) for shape in shapes):
         raise InputError(
             f"expected parameters of {num} networks, one per key, found shapes {shapes}; stack "
             "the networks along a new first axis"
         )
-    n, bound = losses.ready(loss, _first(params), data)
+    stored = isinstance(data, stream.Stored)
+    few = data.read(np.arange(min(data.n, batch_size))) if stored else data
+    n, bound = losses.ready(loss, _first(params), few)
+    if stored and (not single or ks is not None or finish is not None):
+        raise InputError(
+            "expected one network, no ks and no finish for samples that are stored; load them"
+        )
     seen = None if ks is None else _check_ks(np.asarray(ks), num, n)
     together = min(num, together or group_size(jax.default_backend(), params))
     last = epochs * len(cut(n, batch_size).starts) if schedule == "cosine" else None
     rates = learning_rate, weight_decay, last
-    run = partial(_epoch, batch_size, rates, together, bound)
-    states = State(params, jax.vmap(adam(*rates).init)(params))
-    epoch_keys = jax.vmap(lambda key: jax.random.split(key, epochs), out_axes=1)(keys)
+    run: Callable = partial(epoch, batch_size, rates, together, bound)
+    if stored:
+        run = partial(_pieces, batch_size, rates, bound)
+    with host():
+        states = State(params, jax.vmap(adam(*rates).init)(params))
+        epoch_keys = list(jax.vmap(lambda key: jax.random.split(key, epochs), out_axes=1)(keys))
     means, norms = np.zeros((epochs, num), np.float32), None
 
     def visit(number: int, params: Params, found: Array, where: str) -> None:
@@ -122,7 +136,9 @@ def fit(
             on_epoch(number, _first(params) if single else params)
 
     for number, step_keys in enumerate(epoch_keys, start=1):
-        states, found = run(states, step_keys, data, seen)
+        with host():
+            draws = orders(step_keys, n) if seen is None else step_keys
+        states, found = run(states, draws, data, seen)
         where = f"epoch {number} of {epochs} at --learning-rate {learning_rate}"
         visit(number, states.params, found, where)
         means[number - 1] = found
@@ -153,35 +169,70 @@ def adam(
 
 
 @partial(jax.jit, static_argnums=range(3))
-def _epoch(
+def epoch(
     batch_size: int, rates: tuple[float, float, int | None], together: int, loss: PerSampleLoss,
-    states: State, keys: Key[Array, "R"], data: Batch, ks: Int[Array, "R"] | None,
+    states: State, draws: Int[Array, "R n"] | Key[Array, "R"], data: Batch,
+    ks: Int[Array, "R"] | None,
 ) -> tuple[State, Float[Array, "R"]]:  # fmt: skip
-    """One epoch of R networks, ``together`` at a time."""
-    n = length_of(data)
-    steps = len(cut(n, batch_size).starts)
+    """One epoch of R networks, ``together`` at a time: in ``orders``, or with ``ks`` by keys."""
+    steps = len(cut(length_of(data), batch_size).starts)
     optimizer = adam(*rates)
 
     def one(network: tuple[State, Array, Array | None]) -> tuple[State, Float[Array, ""]]:
-        state, key, k = network
+        state, draw, k = network
         if k is None:
-            batches = shuffled(key, n, batch_size=batch_size)
+            batches = shuffled(draw, batch_size=batch_size)
         else:
-            batches = drawn(key, k, steps=steps, batch_size=batch_size)
+            batches = drawn(draw, k, steps=steps, batch_size=batch_size)
         return descend(loss, optimizer, state, data, batches)
 
-    return jax.lax.map(one, (states, keys, ks), batch_size=together if together > 1 else None)
+    return jax.lax.map(one, (states, draws, ks), batch_size=together if together > 1 else None)
 
 
-def shuffled(key: Key[Array, ""], n: int, *, batch_size: int) -> Batches:
-    """All n samples once, in a fresh order.
+def _pieces(
+    batch_size: int, rates: tuple[float, float, int | None], loss: PerSampleLoss,
+    states: State, draws: Int[Array, "1 n"], data: stream.Stored, ks: Any,
+) -> tuple[State, Float[np.ndarray, "1"]]:  # fmt: skip
+    """One epoch of one network, by the steps of ``epoch``, over pieces of the shuffled samples."""
+    del ks
+    rows, counted = map(np.asarray, shuffled(draws[0], batch_size=batch_size))
+    steps, means = max(1, PIECE // rows.shape[1]), []
+    for start in range(0, len(rows), steps):
+        own, fresh = rows[start : start + steps], counted[start : start + steps]
+        piece = jax.device_put(data.read(own.ravel()))
+        here = Batches(jnp.arange(own.size).reshape(own.shape), jnp.asarray(fresh))
+        states, mean = _piece(rates, loss, jax.block_until_ready(states), piece, here)
+        means.append((mean, fresh.sum()))
+    values, weights = map(np.asarray, zip(*means, strict=True))
+    return states, np.average(values, weights=weights)[None]
+
+
+@partial(jax.jit, static_argnums=0)
+def _piece(
+    rates: tuple[float, float, int | None],
+    loss: PerSampleLoss,
+    states: State,
+    data: Batch,
+    batches: Batches,
+) -> tuple[State, Float[Array, ""]]:
+    state, mean = descend(loss, adam(*rates), _first(states), data, batches)
+    return jax.tree.map(lambda leaf: leaf[None], state), mean
+
+
+@partial(jax.jit, static_argnums=1)
+def orders(keys: Key[Array, "R"], n: int) -> Int[Array, "R n"]:
+    """An order of n samples from each key. A TPU's compiler takes half a minute for the sort."""
+    return jax.vmap(lambda key: jax.random.permutation(key, n))(keys)
+
+
+def shuffled(order: Int[Array, "n"], *, batch_size: int) -> Batches:
+    """All n samples once, in this order.
 
     The ⌈n / batch_size⌉ batches are of equal size, at most ``batch_size``. Where that does not
     divide n, the last one repeats rows of the one before, which do not count.
     """
-    chunks = cut(n, batch_size)
-    order = jax.random.permutation(key, n)
-    return Batches(order[chunks.positions], jnp.asarray(chunks.fresh))
+    positions, fresh = cut(len(order), batch_size).computed()
+    return Batches(order[positions], fresh)
 
 
 def drawn(key: Key[Array, ""], k: Int[Array, ""], *, steps: int, batch_size: int) -> Batches:
@@ -297,6 +348,7 @@ def group_size(backend: str, params: Params) -> int:
     return max(fitting, default=1)
 
 
+@jax.jit
 def _first(params: Params) -> Params:
     return jax.tree.map(lambda leaf: leaf[0], params)
 
@@ -345,22 +397,26 @@ def _check_finite(
 def mean_loss(
     loss: PerSampleLoss, params: Params, data: Batch, *, batch_size: int
 ) -> Float[Array, ""]:
-    """L_n(w) = (1/n) Σ_i ℓ_i(w) in one pass over chunks of at most ``batch_size`` samples."""
+    """L_n(w) = (1/n) Σ_i ℓ_i(w) in one pass over chunks of at most ``batch_size`` samples.
+
+    Matrix products run at the highest precision.
+    """
     return _mean(losses.one_each(loss, params, data)[1], params, data, batch_size)
 
 
 @partial(jax.jit, static_argnums=3)
 def _mean(loss: PerSampleLoss, params: Params, data: Batch, batch_size: int) -> Float[Array, ""]:
-    n = length_of(data)
+    n, take = length_of(data), taker(data)
     chunks = cut(n, batch_size)
 
     def step(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
         start, fresh = chunk
-        values = loss(params, take(data, start, chunks.size))
+        values = loss(params, take(start, chunks.size))
         return total + jnp.sum(jnp.where(fresh, values, 0)), None
 
-    pieces = jnp.asarray(chunks.starts), jnp.asarray(chunks.fresh)
-    total, _ = jax.lax.scan(step, jnp.float32(0), pieces)
+    pieces = jnp.asarray(chunks.starts), chunks.computed()[1]
+    with jax.default_matmul_precision("highest"):
+        total, _ = jax.lax.scan(step, jnp.float32(0), pieces)
     return total / n
 
 

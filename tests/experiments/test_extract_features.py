@@ -60,11 +60,12 @@ def alone(model, image, mean, std):
 
 
 @pytest.mark.parametrize(("channels", "size"), [(1, 28), (3, 32), (3, 45)])
-def test_features_are_those_of_each_image_alone(model, tmp_path, channels, size):
+def test_features_are_those_of_each_image_alone(model, tmp_path, monkeypatch, channels, size):
     inputs, targets = images(tmp_path / "images.npz", channels, size)
     out = tmp_path / "features.npz"
+    monkeypatch.setattr(extract_features, "BATCH", 7)
     argv = ["--dataset", f"npz:{tmp_path / 'images.npz'}", "--model", str(model)]
-    assert extract_features.main([*argv, "--batch-size", "7", "--out", str(out)]) == 0
+    assert extract_features.main([*argv, "--out", str(out)]) == 0
     with np.load(out) as found:
         np.testing.assert_array_equal(found["targets"], targets[:30])
         np.testing.assert_array_equal(found["test_targets"], targets[30:])
@@ -127,7 +128,6 @@ def test_bad_input_is_one_line_and_leaves_nothing(model, tmp_path, capsys, monke
         (["--out", str(tmp_path / "taken.npz")], "found one"),
         (["--out", str(tmp_path / "features")], "end in .npz"),
         (["--out", str(tmp_path / "taken.npz" / "features.npz")], "taken.npz"),
-        (["--batch-size", "0"], "at least 1"),
     ):
         out = [] if "--out" in more else ["--out", str(tmp_path / "features.npz")]
         assert extract_features.main([*argv, *out, *more]) == 2

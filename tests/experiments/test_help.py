@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from experiments import bounds, extract_features, surface, theory
+from experiments import bounds, extract_features, spectra, surface, theory, variance
 from experiments.benchmark import __main__ as benchmark
 from experiments.collect import __main__ as collect
 from experiments.common import cli
@@ -14,9 +14,7 @@ from experiments.paper import __main__ as paper
 from experiments.paper import bench
 from experiments.refit import __main__ as refit
 from experiments.sample_size import __main__ as sample_size
-from experiments.spectra import __main__ as spectra
 from experiments.sweep import __main__ as sweep
-from experiments.variance import __main__ as variance
 
 COMMANDS = {
     "benchmark": (benchmark, benchmark.BenchmarkConfig),

@@ -1,7 +1,6 @@
 """The paper command: its figures' folders, its settings, what figures share."""
 
 import json
-import shlex
 from types import SimpleNamespace
 from typing import get_args
 
@@ -12,16 +11,15 @@ import markupsafe
 import numpy as np
 import pytest
 
-from experiments.common import cli
 from experiments.paper import __main__ as paper
 from experiments.paper import bench as benches
 from experiments.paper.bench import Bench, PaperConfig
 
 pytestmark = pytest.mark.usefixtures("in_haste")
-MADE = ["fig6", "fig7"]
+MADE = ["fig4"]
 SMALL = [
-    *("--hidden", "32", "--layers", "1", "--epochs", "2", "--points", "4", "--many-points", "8"),
-    *("--num", "3", "--networks", "3", "--network-samples", "100", "--network-dim", "2"),
+    *("--hidden", "32", "--layers", "1", "--epochs", "2", "--points", "4"),
+    *("--num", "3", "--networks", "3", "--network-dim", "2"),
     *("--widths", "2", "3", "--depths", "1", "--orders", "2"),
 ]
 
@@ -60,7 +58,7 @@ def check_folders(out, names):
         numbers.pop("increment", None)  # after the last sample there is none
         assert numbers
         assert all(x.size and np.isfinite(x).all() for x in numbers.values())
-        assert f"python -m experiments.paper {name} --dataset" in page
+        assert f"<h2>{name}: " in page
 
 
 def test_every_figure_has_arrays_pictures_and_a_table(made):
@@ -74,7 +72,6 @@ def test_all_figures_are_made(flags, tmp_path):
         assert paper.main([*names, *flags, "--out", str(tmp_path / "o")]) == 0
         assert paper.main(["stages", *flags, "--out", str(tmp_path / "o")]) == 0
     check_folders(tmp_path / "o", names)
-    assert (tmp_path / "o" / "fig8" / "figures" / "replication.png").exists()
     for name, words in (("fig4", "trained as published"), ("family", "of this project")):
         notes = json.loads((tmp_path / "o" / name / "summary.json").read_text())["notes"]
         assert words in notes[0]
@@ -85,11 +82,11 @@ def test_every_name_has_a_figure():
 
 
 def test_a_figure_that_is_there_is_left_as_it_is(made, flags, capsys):
-    before = (made / "fig6" / "results.npz").stat().st_mtime_ns
-    assert paper.main(["fig6", *flags, "--out", str(made)]) == 0
+    before = (made / "fig4" / "results.npz").stat().st_mtime_ns
+    assert paper.main(["fig4", *flags, "--out", str(made)]) == 0
     assert "finished before" in capsys.readouterr().out
-    assert (made / "fig6" / "results.npz").stat().st_mtime_ns == before
-    assert paper.main(["fig6", *flags, "--points", "5", "--out", str(made)]) == 2
+    assert (made / "fig4" / "results.npz").stat().st_mtime_ns == before
+    assert paper.main(["fig4", *flags, "--points", "5", "--out", str(made)]) == 2
     assert "points = 5" in capsys.readouterr().err
 
 
@@ -101,10 +98,9 @@ def test_bad_input_is_one_line(flags, tmp_path, capsys):
         (["fig4", "--k-max", "255"], "at least 256"),
         (["fig4", "--num", "4"], "odd"),
         (["fig4", "--widths", "4", "0"], "--widths"),
-        (["trajectory", "--epochs", "1"], "at least 2 for a trajectory"),
-        (["fig5", "--hidden", "2"], "256"),
-        (["fig1", "--hidden", "1", "--network-dim", "99"], "--network-dim"),
-        (["unraveling", "--dataset", "sums", "--model", "transformer"], "sequences of tokens"),
+        (["fig5", "--hidden", "2"], "found 256"),
+        (["fig1", "--hidden", "1", "--network-dim", "99"], "found 99"),
+        (["fig4", "--dataset", "sums", "--model", "transformer"], "sequences of tokens"),
     ):
         argv = [*more[:1], *flags, "--out", str(tmp_path / "o"), *more[1:]]
         assert paper.main(argv) == 2
@@ -122,23 +118,7 @@ def test_quick_makes_everything_smaller():
     assert small.settings() == named.settings()
 
 
-def test_the_report_says_how_to_get_a_figure_again():
-    config = PaperConfig(figures=("fig4",), dataset="npz:a b.npz", as_published=False)
-    for settings in (config, PaperConfig(all=True, quick=True, widths=(2, 3)).sized()):
-        words = shlex.split(paper.flags_of(settings))
-        again = cli.parse("paper", PaperConfig, ["fig4", *words])
-        assert again.settings() == settings.settings()
-
-
 def test_points_of_fewer_directions_are_those_of_more():
     bench = Bench(SimpleNamespace(keys={"probe": jax.random.key(0)}), None, None)
     few, many = (bench.normals(5, dim) for dim in (2, 9))
     np.testing.assert_array_equal(few, many[:, :2])
-
-
-def test_what_was_found_for_one_figure_is_kept_for_another(tmp_path):
-    bench = Bench(None, None, tmp_path)
-    first = bench.kept("curve", lambda: {"delta": np.arange(3)})
-    second = bench.kept("curve", lambda: {"delta": np.zeros(3)})
-    np.testing.assert_array_equal(first["delta"], [0, 1, 2])
-    np.testing.assert_array_equal(second["delta"], [0, 1, 2])

@@ -15,19 +15,18 @@ from jax.flatten_util import ravel_pytree
 
 from experiments.common import bounds as published
 from experiments.common.bounds import NetworkConstants, SampleConstants, gauss_newton_norms
-from jaxscape import losses
+from jaxscape.lab.models import Model
 from jaxscape.quadratic import Quadratic, project, quadratic_delta
 from jaxscape.subspace import random_subspace
-from jaxscape.types import InputError
 
 
 def constants(layers, input_norm, weight_norm):
     return NetworkConstants(layers, jnp.float32(input_norm), jnp.float32(weight_norm))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
-    layers=st.integers(1, 8),
+    layers=st.sampled_from([1, 2, 5]),  # each is a shape
     input_norm=st.fractions(Fraction(1, 8), 64, max_denominator=8),
     weight_norm=st.fractions(Fraction(1, 8), 64, max_denominator=8),
 )
@@ -55,11 +54,6 @@ def test_no_weights_leave_the_last_layer_only():
     assert float(alone.corrected) == pytest.approx(math.log(26 * math.sqrt(2)), rel=1e-6)
 
 
-def test_no_layer_is_refused():
-    with pytest.raises(InputError, match="at least 1 layer, found 0"):
-        published.log_hessian_norm(constants(0, 1, 1))
-
-
 def random_network(seed, scale, n=6):
     """A ReLU network with biases and some samples."""
     rng = np.random.default_rng(seed)
@@ -72,12 +66,7 @@ def random_network(seed, scale, n=6):
     return jax.tree.map(jnp.asarray, (params, data))
 
 
-def network(params, batch):
-    return mlp_apply(params, batch["inputs"])
-
-
-def class_loss(outputs, batch):
-    return losses.cross_entropy(outputs, batch["targets"])
+MODEL = Model(None, mlp_apply)
 
 
 @jax.jit
@@ -95,7 +84,7 @@ def hessians(params, data):
 def norms(params, data):
     """‖∇²ℓ_i‖ and ‖G_i‖ of every sample."""
     whole = np.linalg.norm(np.asarray(hessians(params, data), float), ord=2, axis=(1, 2))
-    return whole, np.asarray(gauss_newton_norms(network, class_loss, params, data))
+    return whole, np.asarray(gauss_newton_norms(MODEL, params, data))
 
 
 @pytest.mark.slow

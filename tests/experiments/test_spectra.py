@@ -11,10 +11,9 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import jaxscape as js
+from experiments import spectra
 from experiments.common import prepare
 from experiments.common import problem as problems
-from experiments.spectra import __main__ as spectra
-from experiments.spectra import measure, report
 from jaxscape import losses
 from jaxscape.prefix_spectra import PrefixSpectra
 
@@ -30,7 +29,7 @@ def flags(folder):
     np.savez(path, inputs=inputs.astype(np.float32), targets=targets)
     return [
         *("--dataset", f"npz:{path}", "--k-max", str(K_MAX), "--hidden", "5", "--layers", "1"),
-        *("--epochs", "1", "--dim", str(DIM), "--num-ks", "5", "--pairs", "2"),
+        *("--epochs", "1", "--dim", str(DIM), "--num-ks", "4"),
         *("--sigma", str(SIGMA)),
     ]
 
@@ -76,11 +75,10 @@ def done(tmp_path_factory):
 
 
 def test_eigenvalues_are_those_of_the_dense_hessians(done):
-    _, arrays, found, (_, _, hessians), _ = done
+    _, arrays, _, (_, _, hessians), _ = done
     assert arrays["k"][0] == 10
     assert arrays["k"][-1] == K_MAX
     assert arrays["converged"].all()
-    assert found["converged"] == found["eigenpairs"] == arrays["converged"].size
     for row, k in enumerate(arrays["k"]):
         exact = np.linalg.eigvalsh(hessians[:k].mean(0))[::-1]
         np.testing.assert_allclose(arrays["values"][row], exact[:DIM], rtol=1e-4)
@@ -102,14 +100,13 @@ def test_overlap_is_the_mean_squared_cosine(done):
 
 
 def test_ritz_values_of_every_k_lie_below(done):
-    _, arrays, found, (_, _, hessians), basis = done
+    _, arrays, _, (_, _, hessians), basis = done
     for k in range(1, K_MAX + 1):
         exact = np.linalg.eigvalsh(basis @ hessians[:k].mean(0) @ basis.T)[::-1]
         np.testing.assert_allclose(arrays["ritz_values"][k - 1], exact, rtol=1e-4, atol=1e-6)
     excess = arrays["ritz_values"][arrays["k"] - 1] - arrays["values"]
     limit = arrays["residuals"] + 3e-6 * arrays["values"][:, :1]
     assert np.all(excess <= limit)
-    assert found["interlacing_excess"] < 3
 
 
 def test_theorem_one_beside_the_law(done):
@@ -137,6 +134,7 @@ def test_theorem_one_beside_the_law(done):
     np.testing.assert_allclose(found["curvature_over_law"], [r[1] for r in ratios], rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_theorem_one_is_the_diagonal_law_where_eigenvectors_are_shared():
     """Linear regression on coordinate axes: every H_k is diagonal, in the same order."""
     inputs = np.concatenate([np.diag([9.0, 6, 3])] * 3)
@@ -147,7 +145,7 @@ def test_theorem_one_is_the_diagonal_law_where_eigenvectors_are_shared():
         return (batch @ w) ** 2 / 2
 
     found = js.prefix_spectra(jax.random.key(0), loss, params, data, 3, ks=range(3, 10))
-    k, delta = measure.eigenvalue_delta(found, 0.1)
+    k, delta = spectra.eigenvalue_delta(found, 0.1)
     law = js.quadratic_delta(js.project(loss, js.Subspace(params, jnp.eye(3)), data), 0.1)
     np.testing.assert_array_equal(k, range(3, 9))
     np.testing.assert_allclose(delta, law.diagonal[2:], rtol=1e-3)
@@ -156,24 +154,21 @@ def test_theorem_one_is_the_diagonal_law_where_eigenvectors_are_shared():
 def test_theorem_one_needs_a_k_and_its_successor():
     nothing = PrefixSpectra(jnp.asarray([1, 3]), jnp.ones((2, 2)), *[None] * 5)
     with pytest.raises(js.InputError, match="k followed by k"):
-        measure.eigenvalue_delta(nothing, 1.0)
+        spectra.eigenvalue_delta(nothing, 1.0)
 
 
 def test_figures_and_tables(done):
-    out, arrays, found, dense, _ = done
-    assert drawing.drawn(out) == {"eigenvalues", "overlap", "theorem"}
-    rows = report.table(arrays)
+    out, arrays, found, _, _ = done
+    assert drawing.drawn(out) == {"eigenvalues"}
+    rows = spectra.table(arrays)
     assert [int(row[0]) for row in rows[1:]] == arrays["k"].tolist()
     assert [float(row[2]) for row in rows[1:]] == pytest.approx(arrays["values"][:, 0], rel=1e-3)
-    k = arrays["pair_k"][0]
-    exact = np.linalg.eigvalsh(dense[2][:k].mean(0))[::-1][:DIM]
-    shrunk = exact * k / (k + 1) - exact  # H_{k+1} is k/(k+1) of H_k if sample k+1 adds nothing
-    flat = SIGMA**4 / 4 * (2 * (shrunk**2).sum() + shrunk.sum() ** 2)
-    theorems = report.theorem_table(arrays, SIGMA)
-    assert float(theorems[1][-1]) == pytest.approx(flat, rel=6e-3)
-    share = arrays["ritz_values"][arrays["k"] - 1].sum(1) / arrays["values"].sum(1)
-    assert [float(row[-1]) for row in rows[1:]] == pytest.approx(share, abs=1e-3)
-    assert f"k = {found['alike_from']} on" in report.verdicts(found)[0][1]
+    assert [float(row[-1]) for row in rows[1:]] == pytest.approx(arrays["overlap"], abs=1e-3)
+    theorems = spectra.theorem_table(arrays)[1:]
+    assert [int(row[0]) for row in theorems] == arrays["pair_k"].tolist()
+    law = arrays["law_total"][arrays["pair_k"] - 1]
+    assert [float(row[-1]) for row in theorems] == pytest.approx(law, rel=6e-3)
+    assert f"k = {found['alike_from']} on" in spectra.verdicts(found, SIGMA)[0][1]
 
 
 def test_the_error_of_an_eigenvalue_is_its_residual_or_less():
@@ -186,66 +181,48 @@ def test_the_error_of_an_eigenvalue_is_its_residual_or_less():
     residuals = np.array([[bent * np.cos(0.01)] * dim, [0, 0]])
     solved = PrefixSpectra(np.array([7, 8]), values, residuals, *[None] * 4)
     rounding = 10 * np.finfo(np.float32).eps * values[:, :1].repeat(dim, 1)
-    found = measure.eigenvalue_errors(solved) - rounding
+    found = spectra.eigenvalue_errors(solved) - rounding
     off = np.abs(values - [4, 3])
     assert np.all(found >= off * (1 - 1e-6))
     np.testing.assert_allclose(found, off, rtol=1e-3)
     step = off[0] + rounding.sum(0)
     own = SIGMA**4 / 4 * (2 * (step**2).sum() + step.sum() ** 2)
     np.testing.assert_allclose(
-        measure.theorem_error(solved, np.array([0.25]), SIGMA),
+        spectra.theorem_error(solved, np.array([0.25]), SIGMA),
         2 * np.sqrt(0.25 * own) + own,
         rtol=1e-3,
     )
     together = solved._replace(values=np.full((2, 2), 4.0))
-    found = measure.eigenvalue_errors(together) - 40 * np.finfo(np.float32).eps
+    found = spectra.eigenvalue_errors(together) - 40 * np.finfo(np.float32).eps
     np.testing.assert_allclose(found, residuals, rtol=1e-6, atol=1e-15)
-
-
-def test_pairs_that_did_not_converge_are_marked(done):
-    arrays = done[1]
-    first = arrays["pair_k"][0]
-    for k in (first, first + 1):
-        converged = arrays["converged"].copy()
-        converged[arrays["k"] == k, -1] = False
-        rows = report.theorem_table(arrays | {"converged": converged}, SIGMA)
-        assert rows[1][1].endswith(" *")
-        assert not rows[-1][1].endswith(" *")
-    assert "*" not in str(report.theorem_table(arrays, SIGMA))
 
 
 def test_nothing_is_called_alike_that_is_not():
     """A subspace that comes close and leaves again counts from its last return on."""
     arrays = {
         "k": np.array([1, 2, 3, 4]),
-        "values": np.ones((4, 1), np.float32),
-        "residuals": np.full((4, 1), 0.5, np.float32),
-        "ritz_values": np.array([[0.0], [2.0], [1.0], [1.0]], np.float32),
-        "converged": np.array([[True], [False], [True], [True]]),
         "overlap": np.array([0.95, 0.5, 0.95, 1.0]),
         "pair_k": np.array([1, 2]),
         "theorem1": np.array([3.0, 1.0]),
         "law_curvature": np.array([1.0, 0.0, 1.0]),
         "law_total": np.array([2.0, 4.0, 1.0]),
     }
-    found = report.summarise(arrays)
+    found = spectra.summarise(arrays)
     assert found["alike_from"] == 3
-    assert found["converged"] == 3
-    assert found["interlacing_excess"] == pytest.approx(2)
     assert found["theorem1_over_curvature"] == [3, None]
     assert found["curvature_over_law"] == [0.5, 0]
-    never = report.summarise(arrays | {"overlap": np.full(4, 0.1)})
+    never = spectra.summarise(arrays | {"overlap": np.full(4, 0.1)})
     assert never["alike_from"] is None
-    assert report.verdicts(never | {"sigma": 1.0})[0][1] == "at no k"
+    assert spectra.verdicts(never, SIGMA)[0][1] == "at no k"
 
 
 def test_the_grid():
-    ks = measure.grid(60_000, 24, 4)
+    ks = spectra.grid(60_000, 24)
     assert ks[0] == 10
     assert ks[-1] == 60_000
     assert len(ks) == 28
     assert np.sum(np.diff(ks) == 1) == 4
-    assert measure.grid(2, 24, 4).tolist() == [1, 2]
+    assert spectra.grid(2, 24).tolist() == [1, 2]
 
 
 def test_bad_input_is_one_line(tmp_path, capsys):
@@ -253,7 +230,6 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     for more, word in (
         (["--dim", "33"], "from 1 to 32"),
         (["--num-ks", "1"], "at least 2"),
-        (["--pairs", "5"], "below --num-ks"),
         (["--sigma", "0"], "above 0"),
         (["--k-max", "81"], "at most 80"),
         (["--hidden", "1", "--layers", "0", "--dim", "16"], "from 1 to 15"),

@@ -61,6 +61,34 @@ def test_the_trajectory_ends_at_the_trained_point(flags, tmp_path, capsys):
     assert drawing.drawn(out) == {"loss", "loss_3d", "increment", "increment_3d"}
 
 
+def test_moves_are_of_the_surface_less_that_at_the_trained_point():
+    loss = np.random.default_rng(0).normal(size=(2, 3, 5, 5))
+    loss[0, 1, 4, 0] = -9.0
+    found = surfaces.moves({"loss": loss})
+    for p, i, x, y in np.ndindex(2, 2, 5, 5):
+        shift = loss[p, i, 2, 2] - loss[p, 2, 2, 2]
+        want = loss[p, i, x, y] - loss[p, 2, x, y] - shift
+        np.testing.assert_allclose(found["change"][p, i, x, y], want, atol=1e-12)
+    np.testing.assert_array_equal(found["lowest"][0, 1], [1, -1])
+
+
+@pytest.mark.slow
+def test_planes_beside_each_other_are_as_wide_as_raises_the_loss_by_half(flags, tmp_path, capsys):
+    out, ks = tmp_path / "run", ("--ks", "10", "100")
+    tight = ["--subspace", "beside", "--finish", "300", "--weight-decay", "0.1", *ks]
+    with drawing.coarsely():
+        assert surface.main([*flags, *tight, "--out", str(out)]) == 0
+    with np.load(out / "results.npz") as arrays:
+        loss = arrays["loss"][:, -1]
+        assert arrays["loss"].shape == (3, 3, 5, 5)
+        hessian = loss[1]
+        rim = np.mean([hessian[0, 2], hessian[-1, 2], hessian[2, 0], hessian[2, -1]])
+        decay = 0.1 / 2 * arrays["radius"][1] ** 2
+        assert abs((rim + decay - hessian[2, 2]) / hessian[2, 2] / surface.RISE - 1) < 0.35
+    printed = capsys.readouterr().out
+    assert all(plane in printed for plane in surface.PLANES)
+
+
 @pytest.mark.parametrize("num", [3, 5, 41])
 def test_the_steps_around_a_path_hold_it_and_the_trained_point(num):
     for path in ([[-40.0, 12], [-13, -7], [0, 0]], [[3.0, 0], [0, 0]], [[0.1, 9.0], [4, -9]]):
@@ -74,12 +102,12 @@ def test_the_steps_around_a_path_hold_it_and_the_trained_point(num):
 
 def test_an_interactive_surface_holds_every_k(flags, tmp_path):
     pytest.importorskip("plotly")
-    steps = surfaces.square(1.0, 3)
-    sheet = np.arange(1.0, 10).reshape(3, 3)
-    names = {"k = 1": sheet, "k = 9": sheet**2}
-    surface.write_html(tmp_path / "s.html", steps, names, title="T", quantity="L")
+    sheet = np.arange(1.0, 10).reshape(1, 3, 3)
+    loss = np.concatenate([sheet, sheet**2])
+    sheets = surfaces.Sheets(surfaces.square(1.0, 3), np.array([1, 9]), loss, loss)
+    surface.write_html(tmp_path / "s.html", sheets, "T")
     page = (tmp_path / "s.html").read_text()
-    assert all(name in page for name in names)
+    assert all(name in page for name in ("k = 1", "k = 9"))
     assert "<script src=" not in page
 
 

@@ -1,7 +1,9 @@
 """What a finished run of the main command holds, against float64 NumPy."""
 
+import functools
 import json
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +11,9 @@ from cases import at64, increments64
 from command import process
 from sweeps import check_same, flax_losses64, load, read, restored, run
 
+from experiments.common import problem
 from experiments.sweep import report
+from jaxscape.lab import train
 
 SHAPES = {
     "k": "K", "order": "n", "sigma": "s", "delta": "sK", "delta_sem": "sK", "delta_centered": "sK",
@@ -271,13 +275,81 @@ def test_a_run_is_the_same_from_any_file(kind, finished, clouds, tmp_path, capsy
         if kind == "compressed":
             np.savez_compressed(path, **arrays)
         else:
-            path.mkdir()
-            for name, array in arrays.items():
-                np.save(path / f"{name}.npy", array)
+            save_folder(path, **arrays)
     argv = ["--dataset", f"npz:{path}", *clouds[2:]]
     assert run(argv, tmp_path / "run", capsys)[0] == 0
     for name, array in read(tmp_path / "run")[0].items():
         np.testing.assert_array_equal(array, read(finished[0])[0][name], err_msg=name)
+
+
+def save_folder(path, **arrays):
+    path.mkdir()
+    for name, array in arrays.items():
+        np.save(path / f"{name}.npy", array)
+    return ["--dataset", f"npz:{path}"]
+
+
+@pytest.mark.slow
+def test_a_run_that_never_holds_its_samples_gives_the_same(
+    finished, clouds, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(problem, "ROOM", 0)
+    monkeypatch.setattr(problem, "PART", 70)
+    monkeypatch.setattr(train, "PIECE", 70)
+    every = functools.cached_property(lambda own: pytest.fail("all samples at once"))
+    every.__set_name__(problem.Problem, "samples")
+    monkeypatch.setattr(problem.Problem, "samples", every)
+    with np.load(clouds[1].removeprefix("npz:")) as arrays:
+        argv = [*save_folder(tmp_path / "data", **arrays), *clouds[2:]]
+    assert run(argv, tmp_path / "run", capsys)[0] == 0
+    check_same(read(tmp_path / "run")[0], read(finished[0])[0])
+
+
+MEMORY = """
+import sys, threading, time
+sys.path.insert(0, "tests")
+from pathlib import Path
+from experiments.common import cli, prepare, problem
+from experiments.sweep.__main__ import SweepConfig
+from jaxscape.lab import train
+problem.ROOM = 2**24
+problem.PART = train.PIECE = 500
+done, peak = False, 0
+def watch():
+    global peak
+    while not done:
+        rows = Path("/proc/self/status").read_text().split("RssAnon:")[1]
+        peak = max(peak, int(rows.split()[0]) // 1024)
+        time.sleep(0.01)
+threading.Thread(target=watch).start()
+out, config = Path(sys.argv[1]), cli.parse("sweep", SweepConfig, sys.argv[2:])
+own = problem.load(config)
+params = prepare.trained(own, config, out)
+prepare.directions(own, params, "hessian", config.dim, out)
+done = True
+print("PEAK", own.is_large, peak)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_of_training_and_the_hessian_does_not_grow_with_the_samples(tmp_path):
+    """20,000 images are 184 MB as float32, and are read 500 at a time."""
+    rng = np.random.default_rng(0)
+    targets = rng.integers(3, size=20_000)
+    images = rng.integers(0, 200, size=(20_000, 48, 48), dtype=np.uint8)
+    images[:, 0, :3] += 50 * np.eye(3, dtype=np.uint8)[targets]
+    argv = save_folder(tmp_path / "data", inputs=images, targets=targets)
+    argv += ["--hidden", "4", "--layers", "1", "--epochs", "1", "--dim", "1"]
+
+    def peak(count):
+        done = process("-c", MEMORY, tmp_path / str(count), *argv, "--k-max", count)
+        assert done.returncode == 0, done.stderr
+        is_large, found = done.stdout.split("PEAK")[1].split()
+        assert is_large == "True"
+        return int(found)
+
+    assert peak(20_000) - peak(2000) < 90  # 35 seen; 490 where all samples are in memory
 
 
 @pytest.mark.slow

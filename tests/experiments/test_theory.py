@@ -25,10 +25,17 @@ def flags(tmp_path, scale=1.0):
     ]
 
 
-def test_the_law_holds_at_small_sigma_and_not_far_away(tmp_path, capsys):
+def test_the_law_holds_at_small_sigma_and_not_far_away(tmp_path, capsys, monkeypatch):
+    """Of a run that takes over what an interrupted one has left."""
     out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(segments, "law", mock.Mock(side_effect=KeyboardInterrupt))
+        assert theory.main([*flags(tmp_path), "--out", str(out)]) == 130
+    assert "to start again" in capsys.readouterr().err
+    assert (tmp_path / "run.partial").exists()
     with drawing.coarsely():
         assert theory.main([*flags(tmp_path), "--out", str(out)]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clouds.npz", "run"]
     printed = capsys.readouterr().out
     entries = json.loads((out / "summary.json").read_text())["sigmas"]
     with np.load(out / "results.npz") as arrays:
@@ -45,18 +52,6 @@ def test_the_law_holds_at_small_sigma_and_not_far_away(tmp_path, capsys):
     assert entries[2]["law_holds"] is False
     assert "does not hold" in printed
     assert drawing.drawn(out) == {"agreement"}
-
-
-def test_what_an_interruption_leaves_the_next_run_takes_over(tmp_path, capsys, monkeypatch):
-    out = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr(segments, "law", mock.Mock(side_effect=KeyboardInterrupt))
-        assert theory.main([*flags(tmp_path), "--out", str(out)]) == 130
-    assert "to start again" in capsys.readouterr().err
-    assert (tmp_path / "run.partial").exists()
-    with drawing.nothing():
-        assert theory.main([*flags(tmp_path), "--out", str(out)]) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["clouds.npz", "run"]
 
 
 def test_bad_input_is_one_line(tmp_path, capsys):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxscape import losses
-from jaxscape.lab import train
+from jaxscape.lab import stream, train
 from jaxscape.types import InputError
 
 RATE = 0.05
@@ -102,6 +102,23 @@ def test_an_epoch_equals_a_plain_numpy_loop_of_adam(batch_size):
     w, mean = adam64(np.zeros((4, 1)), data, shuffled64(epoch_key, batch_size))
     np.testing.assert_allclose(weights(found.params), w, rtol=1e-3)
     np.testing.assert_allclose(found.epoch_losses, [mean], rtol=1e-4)
+
+
+@pytest.mark.parametrize("piece", [16, 24, 4000])
+def test_samples_read_piece_by_piece_train_the_same_network_bit_for_bit(piece, monkeypatch):
+    monkeypatch.setattr(train, "PIECE", piece)
+    start, data, _ = regression()
+    host, asked = jax.tree.map(np.asarray, data), []
+
+    def read(rows):
+        asked.append(len(rows))
+        return stream.take(host, rows)
+
+    found = fit(start, stream.Stored(N, read), weight_decay=0.01)
+    expected = fit(start, data, weight_decay=0.01)
+    jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+    np.testing.assert_allclose(found.epoch_losses, expected.epoch_losses, rtol=1e-6)
+    assert max(asked) <= max(8, piece)
 
 
 def test_same_key_is_bit_identical_and_another_key_differs():
@@ -296,3 +313,11 @@ def test_a_finish_of_one_network_is_that_of_all_samples():
     found = fit(start, data, finish=50)
     np.testing.assert_allclose(weights(found.params), solution, atol=1e-4)
     assert found.gradient_norm.shape == ()
+
+
+def test_stored_samples_train_one_network():
+    _, data, _ = regression()
+    stored = stream.Stored(N, lambda rows: stream.take(jax.tree.map(np.asarray, data), rows))
+    keys, starts = jax.random.split(jax.random.key(1), 2), networks(2)
+    with pytest.raises(InputError, match="one network, no ks and no finish"):
+        fit(starts, stored, keys)

@@ -1,0 +1,238 @@
+"""The command ``spectra``: the leading eigenpairs of H_k along k, and Theorem 1 from them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import matplotlib
+import numpy as np
+from jaxtyping import Array, Float, Int
+from matplotlib.figure import Figure
+
+import jaxscape as js
+from experiments.common import cli, console, prepare, segments, tables
+from experiments.common.bounds import theorem1
+from experiments.common.config import RunConfig, above, at_least, between
+from experiments.common.problem import Problem
+from experiments.common.run_folder import Record
+from jaxscape.lab.style import PREFIX, canvas, legend
+from jaxscape.prefix_spectra import PrefixSpectra, geometric
+from jaxscape.types import InputError
+
+BATCH_SIZE = 1000
+"""Samples per chunk of a Hessian product."""
+
+ALIKE = 0.9
+"""Subspaces with at least this overlap count as alike."""
+
+DRAWN = 1000
+"""Values of k, equally spaced in their logarithm, at which a line known at every k is drawn."""
+
+WORDS = """\
+Overlap: mean squared cosine between the leading subspaces of H_k and H_N. Theorem 1: from
+eigenvalues of H_k and H_{k+1}, paired by index (for which both are solved), ± rounding. Beside it
+parts of the quadratic law at the same k."""
+"""What the tables mean."""
+
+
+@dataclass(frozen=True)
+class SpectraConfig(RunConfig):
+    """Spectra of H_k, the Hessian of the first k samples' mean loss, along k at one w*.
+
+    Trains a network and solves for the top eigenpairs of H_k on a geometric grid of k; sets beside
+    them the Ritz values in the top eigenvectors of H_N at every k, the overlap of the subspaces,
+    and Theorem 1 of Nikitin et al. 2025 beside the quadratic law of Δ_k.
+
+    Examples:
+        python -m experiments.spectra --dataset mnist
+        python -m experiments.spectra --dataset glyphs --k-max 3000 --num-ks 6  # a first look
+    """
+
+    dim: Annotated[int, between(1, segments.MAX_LAW_DIM)] = 10
+    """Number of eigenpairs, at most 32."""
+    num_ks: Annotated[int, at_least(2)] = 24
+    """Number of values of k, at four of which k + 1 is solved for too, as Theorem 1 needs."""
+    sigma: Annotated[float, above(0)] = 0.01
+    """Standard deviation σ along each direction, in units of the parameters."""
+
+
+def _find(problem: Problem, config: SpectraConfig, work: Path) -> Record:
+    store = work / "checkpoint"
+    params = prepare.trained(problem, config, store)
+    space, _ = prepare.eigenspace(problem, params, config.dim, store)
+    ks = grid(config.k_max, config.num_ks)
+    arrays = arrays_of(problem, space, ks, config.sigma)
+    found = summarise(arrays)
+    rows = table(arrays), theorem_table(arrays), verdicts(found, config.sigma)
+    text = "\n\n".join([*map(tables.as_text, rows), WORDS])
+    return Record(arrays, found, {"eigenvalues": _eigenvalues(arrays, problem.unit)}, text)
+
+
+def grid(k_max: int, num_ks: int) -> Int[np.ndarray, "K"]:
+    """The increasing values of k to solve for: a geometric grid, and four successors."""
+    ks = geometric(max(1, min(10, k_max // 2)), k_max, num_ks)
+    chosen = np.rint(np.linspace(0, len(ks) - 2, 4)).astype(int)
+    return np.union1d(ks, ks[chosen] + 1)
+
+
+def arrays_of(
+    problem: Problem, space: js.Subspace, ks: Int[np.ndarray, "K"], sigma: float
+) -> dict[str, np.ndarray]:
+    """``PrefixSpectra`` [K, ...], Ritz values [n, d], Theorem 1 [c], the quadratic law [n-1]."""
+    with console.timed("spectra", f"eigenpairs of H_k at {len(ks)} values of k"):
+        spectra = js.prefix_spectra(
+            problem.keys["subspace"], problem.loss, space.origin, problem.samples, space.dim,
+            ks=ks, batch_size=BATCH_SIZE, reference=space.basis,
+        )  # fmt: skip
+        jax.block_until_ready(spectra)
+    with console.timed("theory", "Ritz values and the law of every k"):
+        model = js.project(problem.loss, space, problem.samples)
+        law = js.quadratic_delta(model, sigma)
+        pair_k, theorem = eigenvalue_delta(spectra, sigma)
+        arrays = {
+            "order": problem.order,
+            **{name: x for name, x in spectra._asdict().items() if x is not None},
+            "ritz_values": js.ritz_values(model.hessian),
+            "pair_k": pair_k,
+            "theorem1": theorem,
+            "theorem1_error": theorem_error(spectra, theorem, sigma),
+            **{f"law_{name}": getattr(law, name) for name in ("curvature", "diagonal", "total")},
+        }
+        return {name: np.asarray(values) for name, values in arrays.items()}
+
+
+def eigenvalue_delta(
+    spectra: PrefixSpectra, sigma: float
+) -> tuple[Int[np.ndarray, "c"], Float[Array, "c"]]:
+    """The ``theorem1`` form of Δ_k at each k whose successor was solved for too.
+
+    Nikitin et al. 2025, Theorem 1, with the σ⁴ that its code leaves out: Δλ_j is the difference
+    of the j-th eigenvalues of H_{k+1} and H_k, paired by index as if they shared eigenvectors, and
+    offset and gradient are left out. It is the diagonal form of ``quadratic_delta`` where the
+    eigenvectors are those of H_N. Δλ_j is of size λ_j/k, so few digits are left where k is large.
+
+    Raises:
+        InputError: no two consecutive k.
+    """
+    ks = np.asarray(spectra.k)
+    at = np.flatnonzero(np.diff(ks) == 1)
+    if not at.size:
+        wanted = "some k followed by k + 1"
+        raise InputError(f"expected {wanted}, found {ks.tolist()}; add successors to ks")
+    return ks[at], theorem1(spectra.values[at + 1] - spectra.values[at], sigma)
+
+
+def theorem_error(
+    spectra: PrefixSpectra, theorem: Float[Array, "c"], sigma: float
+) -> Float[np.ndarray, "c"]:
+    """How far the errors of eigenvalues that differ by ~λ/k may move Theorem 1, their difference.
+
+    Its square root is a norm of the steps Δλ, so steps that are off by h move Δ by at most
+    2√(Δ·f) + f, with f that of h: here the sum of ``eigenvalue_errors`` at k and k + 1.
+    """
+    errors = eigenvalue_errors(spectra)
+    at = np.flatnonzero(np.diff(np.asarray(spectra.k)) == 1)
+    own = theorem1(errors[at] + errors[at + 1], sigma)
+    return 2 * np.sqrt(np.asarray(theorem, np.float64) * own) + own
+
+
+def eigenvalue_errors(spectra: PrefixSpectra) -> Float[np.ndarray, "K d"]:
+    """The 10 ε λ_1 that Lanczos takes for rounding, and min(r, r²/gap) of the residual r.
+
+    The gap is that to the nearest other eigenvalue that was solved for.
+    """
+    values, residuals = (np.asarray(x, np.float64) for x in (spectra.values, spectra.residuals))
+    apart = np.abs(values[:, :, None] - values[:, None, :])
+    apart[:, np.eye(values.shape[1], dtype=bool)] = np.inf
+    gap = apart.min(2) if values.shape[1] > 1 else np.zeros_like(values)
+    least = np.finfo(np.float64).tiny  # 0/0 of a double eigenvalue solved for exactly
+    rounding = 10 * np.finfo(np.float32).eps * np.abs(values).max(1, keepdims=True)
+    return rounding + residuals**2 / np.maximum(np.maximum(gap, residuals), least)
+
+
+def summarise(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The numbers of ``summary.json``, from the arrays of ``results.npz``."""
+    k, at = arrays["k"], arrays["pair_k"] - 1
+    unlike = np.flatnonzero(arrays["overlap"] < ALIKE)
+    alike = k[unlike[-1] + 1 :] if unlike.size else k
+    curvature = arrays["law_curvature"][at]
+    return {
+        "alike_from": int(alike[0]) if alike.size else None,
+        "theorem1_over_curvature": _ratios(arrays["theorem1"], curvature),
+        "curvature_over_law": _ratios(curvature, arrays["law_total"][at]),
+    }
+
+
+def _ratios(above: np.ndarray, below: np.ndarray) -> list[float | None]:
+    return [float(x / y) if y > 0 else None for x, y in zip(above, below, strict=True)]
+
+
+def table(arrays: dict[str, np.ndarray]) -> list[list[str]]:
+    """Rows of text, the first one the header: the eigenpairs of each H_k."""
+    d = arrays["values"].shape[1]
+    rows = [["k", "products", "λ_1", f"λ_{d}", "residual / λ_1", "converged", "overlap"]]
+    names = ("k", "matvecs", "values", "residuals", "converged", "overlap")
+    for k, products, values, residuals, converged, overlap in zip(
+        *(arrays[name] for name in names), strict=True
+    ):
+        worst = f"{residuals.max() / values[0]:.1e}"
+        cells = [f"{k:,}", str(products), f"{values[0]:.4g}", f"{values[-1]:.4g}", worst]
+        rows.append([*cells, f"{converged.sum()} of {d}", f"{overlap:.3f}"])
+    return rows
+
+
+def theorem_table(arrays: dict[str, np.ndarray]) -> list[list[str]]:
+    """Rows of text, the first one the header: Theorem 1 and the quadratic law where both are."""
+    rows = [["k", "Theorem 1", "diagonal form", "curvature part", "full law"]]
+    solved = (arrays[name] for name in ("pair_k", "theorem1", "theorem1_error"))
+    for k, theorem, error in zip(*solved, strict=True):
+        law = (arrays[f"law_{part}"][k - 1] for part in ("diagonal", "curvature", "total"))
+        rows.append([f"{k:,}", f"{theorem:.3g} ± {error:.1g}", *(f"{x:.3g}" for x in law)])
+    return rows
+
+
+def verdicts(found: dict[str, Any], sigma: float) -> list[list[str]]:
+    """Rows of text: what the numbers of ``summarise`` say."""
+    alike = f"from k = {found['alike_from']:,} on" if found["alike_from"] else "at no k"
+    law = f"curvature part over the full law at σ = {sigma:g}"
+    return [
+        [f"overlap of at least {ALIKE:g} with the subspace of H_N", alike],
+        ["Theorem 1 / curvature part", _between(found["theorem1_over_curvature"])],
+        [law, _between(found["curvature_over_law"])],
+    ]
+
+
+def _between(ratios: list[float | None]) -> str:
+    known = [ratio for ratio in ratios if ratio is not None]
+    return f"{min(known):.2g} to {max(known):.2g}" if known else "undefined"
+
+
+def _eigenvalues(arrays: dict[str, np.ndarray], unit: str) -> Figure:
+    """Eigenvalues of H_k as markers with residuals as bars, Ritz values of every k as lines."""
+    title = "Leading eigenvalues of $H_k$ along $k$"
+    figure, (axes,) = canvas(title, PREFIX, rf"eigenvalue ({unit} / $\|w\|^2$)")
+    k, values, residuals = (arrays[name] for name in ("k", "values", "residuals"))
+    d = values.shape[1]
+    shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, d))
+    at = np.unique(np.rint(np.geomspace(k[0], len(arrays["ritz_values"]), DRAWN)).astype(int))
+    ritz = arrays["ritz_values"][at - 1]
+    lines = np.where(ritz > 0, ritz, np.nan)  # a logarithmic axis has no place for the others
+    for j, shade in enumerate(shades):
+        axes.plot(at, lines[:, j], color=shade, lw=1, alpha=0.8)
+        axes.errorbar(k, values[:, j], residuals[:, j], fmt="o", ms=3.5, capsize=3, color=shade)
+    axes.plot([], [], "o", ms=4, color="0.3", label=r"eigenvalue $\lambda_j(H_k)$, bar: residual")
+    axes.plot([], [], color="0.3", label=r"Ritz value $\lambda_j(\Lambda_k)$")
+    axes.set(xscale="log", yscale="log")
+    if (values > 0).any():
+        least = values[values > 0].min()
+        axes.set_ylim(bottom=max(0.7 * np.nanmin([least, np.nanmin(lines)]), least / 30))
+    legend(figure, f"dark to light: $j = 1$ to {d}")
+    return figure
+
+
+main = cli.command("spectra", SpectraConfig, _find)
+"""The command; its exit status."""
+
+if __name__ == "__main__":
+    cli.leave(main())
