@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
 from experiments.common.run_folder import plain
 from experiments.common.tables import as_text, between, plus_minus
@@ -233,6 +234,8 @@ def forecast(arrays: Arrays, found: dict[str, Any]) -> Figure:
     right.axhline(found["price"], color="0.4", lw=1.3, ls="--", label=f"price {found['price']:g}")
     for axes in (left, right):
         axes.set(xscale="log", yscale="log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
         if stop["stopped"]:
             _mark(axes, stop["k"])
     legend(figure, "band and bars: 90 % interval")
