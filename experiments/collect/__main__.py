@@ -36,8 +36,8 @@ class CollectConfig(RunConfig):
         python -m experiments.collect --dataset glyphs --k-max 5000 --hidden 64  # a first look
     """
 
-    k_max: Annotated[int, at_least(2)] = 60_000
-    """Samples that arrive unless a rule stops them."""
+    k_max: Annotated[int, at_least(10)] = 60_000
+    """Samples, at least 10, that arrive unless a rule stops them."""
     epochs: Annotated[int, at_least(1)] = 5
     """Training budget of every network, in passes over all k_max samples."""
     schedule: Literal["constant", "cosine"] = "cosine"
