@@ -262,12 +262,12 @@ def _empty(flat: Float[Array, "p"], key: Key[Array, ""], tol: Scalar, options: O
     """A basis with room for ``dim`` vectors."""
     zeros = lambda *shape: jnp.zeros(shape, flat.dtype)  # noqa: E731
     dim, p, count = options.dim, flat.size, lambda: jnp.zeros((), jnp.int32)
-    project = partial(_rayleigh_ritz, tol=tol, options=options)
-    shapes = jax.eval_shape(project, zeros(dim, p), zeros(dim, p), zeros(dim, dim), count())
+    # each array its own memory, which the host's steps write over
+    basis = zeros(dim, p), zeros(dim, p), zeros(dim, dim), count()
+    shapes = jax.eval_shape(partial(_rayleigh_ritz, tol=tol, options=options), *basis)
     ritz = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    basis = zeros(dim, p), zeros(dim, p), zeros(dim, dim), count(), zeros(p)
-    # the first cycle starts without a restart
-    return State(*basis, ritz, count(), count() - 1, count(), jnp.copy(key))
+    restarts = count() - 1  # the first cycle starts without one
+    return State(*basis, zeros(p), ritz, count(), restarts, count(), jnp.copy(key))
 
 
 def _restart(state: State, options: Options) -> State:

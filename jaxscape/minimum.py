@@ -76,7 +76,7 @@ def takeuchi_trace(
 
     Args:
         key: Draws the samples whose gradients are taken.
-        loss, params, data, batch_size: As for ``hessian_operator``; w is ``params``.
+        loss, params, data, batch_size: As for ``hessian_operator``, no batches; w is ``params``.
         weight_decay: λ, or several.
         gradient_data: Samples whose gradients are taken in place of those of ``data``. Of a network
             that fits its training samples, those of new samples are far larger.
@@ -97,6 +97,7 @@ def takeuchi_trace(
         True
         >>> excess = js.excess_law(found.value, k=100, to=500)    # of the loss of refitted networks
     """
+    length_of(data)  # arrays, not batches: they are read thousands of times
     own = data if gradient_data is None else gradient_data
     rows, steps = _drawn(key, params, own, num_samples, num_steps)
     operator = hessian_operator(loss, params, data, batch_size=batch_size)

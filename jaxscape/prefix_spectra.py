@@ -65,7 +65,7 @@ def prefix_spectra(
 
     Args:
         key: Of the random starting vectors, the same for every k.
-        loss, params, data, batch_size: As for ``hessian_operator``; n samples in order.
+        loss, params, data, batch_size: As for ``hessian_operator``; n samples in order, no batches.
         num: d.
         ks: Values of k; by default ``geometric(min(n, 10), n)``.
         reference: Leaves ``[d', ...]``, orthonormal, such as the basis of ``hessian_subspace``;

@@ -70,7 +70,7 @@ def project(
     mode. Matrix products run at the highest precision.
 
     Args:
-        loss, data, batch_size, mesh: As for ``hessian_operator``.
+        loss, data, batch_size, mesh: As for ``hessian_operator``; no batches.
         space: w(θ) = w* + Σ_j θ_j v_j, of d directions.
 
     Raises:

@@ -71,7 +71,13 @@ def your_model(found):
 
 
 def how_much_data(found):
-    """Level, K and the monitor's last look against float64 NumPy."""
+    """Forecasts, level, K and the monitor's last look against float64 NumPy."""
+    curve, ks = found.curve, np.array(found.PILOT_KS, float)
+    fitted = curve.floor[0] + curve.scale[0] * ks ** -curve.exponent[0]
+    assert np.sqrt(np.mean((fitted / found.pilots.mean(0) - 1) ** 2)) < 0.2
+    assert found.pilots.shape == (found.ORDERS, len(ks))
+    for k, seen in found.later.items():
+        assert 1 / 3 < curve.at(k).value / seen < 3
     for sigma, probe in found.probes.items():
         truth = found.truth[sigma]
         losses = losses64(found.space, probe, found.fresh)

@@ -17,7 +17,7 @@ EIGHT = {
     "2x4": ["delta", "shared", "surface", "largest", "project",
             "hessian", "prefix_hessian", "batches", "gauss_newton", "pairs"],
 }  # fmt: skip
-TWO = {"1x2": ["delta", "hessian", "pairs"]}
+TWO = {"1x2": ["delta", "hessian", "batches", "pairs"]}
 
 
 def words(questions):

@@ -438,7 +438,7 @@ WRONG = {
     "mean loss": lambda: js.delta(lambda w, b: loss(w, b).mean(), PROBE, DATA),
     "arguments swapped": lambda: js.delta(PROBE, loss, DATA),
     "text among parameters": lambda: js.random_subspace(KEY, {"w": "hello"}, dim=2),
-    "loader for an operator": lambda: js.hessian_operator(loss, P, Loader()),
+    "iterator for an operator": lambda: js.hessian_operator(loss, P, iter(Loader())),
     "iterator for a projection": lambda: js.project(loss, SPACE, iter(Loader())),
     "batches of text": lambda: js.delta(loss, PROBE, iter(["a", "b"])),
     "no callable": lambda: js.top_eigenpairs(KEY, np.eye(3), np.zeros(3), 1),

@@ -86,6 +86,7 @@ def test_how_much_data(digits, tmp_path):
     small = {  # where of the sizes of quickstart, its compiled programs serve again
         "DATASET": digits, "TRAINED": 1100, "FRESH": 1400, "PILOT": 100, "PILOTS": 20,
         "EPOCHS": 3, "POINTS": 16, "TOLERANCE": 5e-3, "EPSILON": 1.0,
+        "PILOT_KS": (50, 100, 150, 200, 300), "LATER_KS": (600, 1200), "STEPS": 200,
     }  # fmt: skip
     assert run("how_much_data", tmp_path, small, checked("how_much_data")).endswith("checked\n")
 

@@ -129,7 +129,7 @@ def fit(
         epoch_keys = list(jax.vmap(lambda key: jax.random.split(key, epochs), out_axes=1)(keys))
     means, norms = np.zeros((epochs, num), np.float32), None
 
-    def visit(number: int, params: Params, found: Array, where: str) -> None:
+    def visit(number: int, params: Params, found: Array | np.ndarray, where: str) -> None:
         stream.wait((params, found))
         _check_finite(params, np.asarray(found), seen, where)
         if on_epoch is not None:

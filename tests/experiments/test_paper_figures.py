@@ -42,7 +42,8 @@ def dense64(params, samples):
 
 
 @pytest.mark.slow
-def test_figure_1_has_the_eigenvalues_of_the_dense_hessians_of_its_networks(bench):
+def test_figure_1_has_the_eigenvalues_of_the_dense_hessians_of_its_networks(bench, monkeypatch):
+    monkeypatch.setattr(spectrum, "SAMPLES", 90)
     found = spectrum.fig1(bench)
     samples, fitted = spectrum.networks(bench)  # again: the same keys, the same networks
     expected = []
