@@ -1,4 +1,4 @@
-"""The command ``collect``: samples arrive until the monitor of the landscape says stop."""
+"""The command ``collect``: samples arrive until the learning curve forecasts no gain worth them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,63 +16,66 @@ from jaxscape.types import InputError
 
 @dataclass(frozen=True)
 class CollectConfig(RunConfig):
-    """Effective training: samples arrive until the monitor of the landscape says that they suffice.
+    """Effective training: samples arrive until those still to come are forecast to gain too little.
 
-    Samples arrive batch by batch, up to k_max. After each arrival the network takes the same number
-    of Adam steps, each on samples drawn uniformly, with replacement, from all met so far. From time
-    to time, before the network trains on what has just arrived, the monitor looks at the losses of
-    these new samples at random points around the network as it is then. It predicts from which K
-    on Δ_k, the mean squared change of the mean loss by one more sample, stays below the tolerance.
-    Once that many are met, it says stop. The network
-    that stopped then trains on without new samples, so that it takes the same number of steps in
-    total as the one that meets all; both are compared on the test split. The monitor knows nothing
-    of the test split: whether stopping cost accuracy is what the command finds out.
+    Samples arrive up to k_max. At looks, whose k grow by a ratio, networks are trained from scratch
+    on the first k samples, several times, all in the same number of optimiser steps. What arrives
+    next validates them and those of fewer samples, since no network was trained on it. The learning
+    curve E(k) = c + a·k^(−b) through the losses of the five largest k forecasts E(k) − E(k_max),
+    what all samples would still gain. The rule stops once the upper limit of that is below the
+    price.
 
-    K grows about as 1/√tolerance, which says how still the landscape is, not how good the network.
-    At σ = 1 most samples contribute to Δ_k. At 0.01 a few of large loss dominate it; the monitor
-    goes on until it has met enough of them.
+    The command trains on past the stop, up to all samples, to see on the test split what the stop
+    really cost. Beside the forecast stand stopping at a random k, the monitor of the landscape,
+    which stops once Δ_k, the mean squared change of the mean loss by one more sample, stays below
+    the tolerance, and the rule of Nikitin et al. Both look at the same losses of the same arrival,
+    at random points around the first network of each look. No rule sees the test split.
 
     Examples:
         python -m experiments.collect --dataset mnist
-        python -m experiments.collect --dataset glyphs --k-max 5000 --tolerance 1e-3  # a first look
+        python -m experiments.collect --dataset glyphs --k-max 5000 --hidden 64  # a first look
     """
 
-    k_max: Annotated[int, at_least(2)] = 60_000
-    """Samples, at least 2, that arrive unless the monitor stops them."""
-    epochs: Annotated[int, at_least(1)] = 10
-    """Training, in passes over k_max samples, in equal parts after each arrival."""
-    arrivals: Annotated[int | None, at_least(2), default("1000, at most a tenth of k_max")] = None
-    """Samples that arrive at a time, at least 2: the monitor judges by those that just arrived."""
-    growth: Annotated[float, at_least(1)] = 1.25
-    """The monitor looks again at this many times the samples of its last look; 1: always."""
-    subspace: Literal["hessian", "random", "filter", "unit-filter"] = "hessian"
-    """Directions: top Hessian eigenvectors, or random (norm 1; filters as in w*; both)."""
+    k_max: Annotated[int, at_least(10)] = 60_000
+    """Samples, at least 10, that arrive unless a rule stops them."""
+    epochs: Annotated[int, at_least(1)] = 5
+    """Training budget of every network, in passes over all k_max samples."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """The learning rate stays as it is, or falls to 0 at the last step as half a cosine does."""
+    repeats: Annotated[int, at_least(1)] = 3
+    """Networks of each k: other minibatches, and below the first look other samples."""
+    price: Annotated[float, above(0)] = 0.05
+    """Test loss, in nats (units of the loss), that the samples not collected may be worth."""
+    growth: Annotated[float, above(1)] = 1.5
+    """Ratio of the samples of a look to those of the one before."""
+    validation: Annotated[int | None, at_least(2), default("1000, at most k_max / 8")] = None
+    """Samples, at least 2, that arrive after those trained on, by which a look judges."""
     dim: Annotated[int, at_least(1)] = 10
-    """Number of directions."""
-    hessian_samples: Annotated[int, at_least(1)] = 2000
-    """Samples, of those met, whose Hessian the eigenvectors are of."""
+    """The monitor: number of top Hessian eigenvectors."""
     sigma: Annotated[float, above(0)] = 1.0
-    """Standard deviation σ along each direction, in units of the parameters."""
+    """The monitor: standard deviation σ along each direction, in units of the parameters."""
     points: Annotated[int, at_least(2)] = 64
-    """Random points around the network, at least 2."""
+    """The monitor: random points around the network, at least 2."""
     tolerance: Annotated[float, above(0)] = 1e-5
-    """The monitor stops once Δ_k stays below it, in nats² (squared units of the loss)."""
-    at_least: Annotated[int, above(0)] = 1000
-    """Fewest samples at which the monitor may stop."""
+    """The monitor: it stops once Δ_k stays below this, in nats² (squared units of the loss)."""
+    at_least: Annotated[int | None, above(7), default("1000, at most k_max / 8")] = None
+    """Samples of the first look, at least 8; its curve also has an eighth, a quarter, a half."""
 
     def __post_init__(self) -> None:
         """See ``ProblemConfig``."""
         super().__post_init__()
-        if self.arrivals is None:
-            object.__setattr__(self, "arrivals", max(2, min(1000, self.k_max // 10)))
+        for name, least in (("at_least", 8), ("validation", 2)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, max(least, min(1000, self.k_max // 8)))
 
     def check(self) -> None:
         """See ``ProblemConfig.check``."""
         super().check()
-        if self.finish or self.schedule != "constant":
+        first, new = self.at_least or 0, self.validation or 0
+        if first + new > self.k_max:
             raise InputError(
-                "expected training at a constant rate while samples arrive, found --schedule or "
-                "--finish; leave them out"
+                f"expected room for a first look, --k-max of at least {first} + {new} samples, "
+                f"found {self.k_max}; lower --at-least or --validation"
             )
 
 
@@ -80,15 +83,13 @@ def _find(problem: Problem, config: CollectConfig, work: Path) -> Record:
     arrays = measure.measure(problem, config, work / "checkpoint")
     found = {
         "num_parameters": num_parameters(problem.initial),
-        "steps_per_arrival": measure.steps(problem, config),
-        "tolerance": config.tolerance,
         "unit": problem.unit,
-        **report.summarise(arrays, config.tolerance),
+        **report.summarise(arrays, config.price, config.tolerance),
     }
-    figures = {"monitor": report.monitor(arrays, config.tolerance)}
-    for metric, name in (("test_loss", "test_loss"), ("test_accuracy", "test_error")):
-        if metric in arrays:
-            figures[name] = report.network(arrays, metric, problem.unit)
+    figures = {
+        "forecast": report.forecast(arrays, found),
+        "monitor": report.monitor(arrays, config.tolerance),
+    }
     return Record(arrays, found, figures, report.text(found))
 
 

@@ -1,4 +1,4 @@
-"""A network that is trained while its samples arrive, and what the monitor says meanwhile."""
+"""Networks of the samples met at each look, and what each rule makes of the next arrival."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 import jaxscape as js
 from experiments.common import console, prepare
@@ -16,167 +16,142 @@ from experiments.common.console import progress
 from experiments.common.problem import Problem, tests_of
 from experiments.common.tables import stacked
 from jaxscape import InputError, reductions
-from jaxscape.lab import checkpoint
-from jaxscape.lab.train import State, adam, descend, drawn, mean_loss
+from jaxscape.lab import checkpoint, learning_curve, train
 from jaxscape.loss_variance import Interval
 from jaxscape.monitor import Decision
-from jaxscape.types import Batch, Matvec, Params, PerSampleLoss, Probe
+from jaxscape.types import Batch, Matvec, Params
 
 Arrays = dict[str, np.ndarray]
-Train = Callable[[State, int, int], State]
-Tests = tuple[dict[str, PerSampleLoss], Batch]
 
-TEST_BATCH = 1000
-"""Test samples per chunk."""
+BATCH = 1000
+"""Samples per chunk of a mean loss."""
 
 LEVEL = 0.9
 """Of every interval."""
 
+HESSIAN = 2000
+"""Samples, of those met, whose Hessian the monitor's eigenvectors are of."""
+
 TOL = 1e-2
 """Relative residual of the eigenpairs, which only their span is wanted of."""
 
+PILOTS = 3
+"""Sizes below the first look."""
+
+NEWEST = 5
+"""Largest k that a curve is fitted to: over more, losses are no single power law."""
+
+AHEAD = 60
+"""Values of k at which each look's curve is kept."""
+
 
 def measure(problem: Problem, config: Any, store: Path) -> Arrays:
-    """The arrays of results.npz: A arrivals, C looks, n test samples; accuracies only of classes.
+    """The arrays of results.npz: S sizes of R networks, J looks, G values of k.
 
-    ``k`` [A], ``test_loss``, ``test_accuracy`` [A] after each arrival; those of ``watcher``
-    [C, ...]; ``order`` [k_max]; ``final_test_loss``, ``final_test_accuracy`` [n] of the last
-    network on each test sample. Where it stopped, ``k`` and all of the tests once more with
-    ``stopped_`` before the name, from the stop on: of the network that trained on without new
-    samples.
+    ``k`` [S], samples trained on: below the first look, at the looks, all. ``look_k`` [J], samples
+    met at each look, with the arrival that validates. ``test_loss``, ``test_accuracy`` [R, S] (no
+    accuracy of a regression); ``orders`` [R, N], positions in the order of arrival; those of
+    ``forecasts`` and of ``watcher`` [J, ...]. The networks are refitted at once, but none depends
+    on samples beyond its k.
     """
-    counts = arrivals(len(problem.order), config.arrivals)
-    at = looks(counts, config.growth)
-    state, train = trainer(problem, config)
-    look, tests = watcher(problem, config), tests_of(problem)
-    stops: list[tuple[int, State]] = []
-    tested, said = [], []
-    what = f"{len(counts)} arrivals, {len(at)} looks of the monitor"
-    counted = progress("collecting", len(counts), "arrivals")
-    with console.timed("collected", what), counted as advance:
-        for number, k in enumerate(counts.tolist()):
-            if k in at:  # also after the first stop; before it trains on what has just arrived
-                said.append(look(state.params, int(counts[number - 1]) if number else 0, k))
-            state = train(state, number, k)
-            tested.append(scores(*tests, state.params))
-            if k in at and said[-1]["stop"] and not stops:
-                stops.append((number, state))
+    ks = sizes(len(problem.order), config.at_least, config.growth, config.validation)
+    shuffles = orders(problem, config)
+    with console.timed("refitted", f"{len(ks)} networks, {config.repeats} times"):
+        networks = _networks(problem, config, ks, shuffles)
+    first = jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks[0])
+    checkpoint.save(store, "refitted", {"params": first})
+    metrics, tests = tests_of(problem)
+    arrays = {name: means(metric, networks, tests) for name, metric in metrics.items()}
+    look, rows = watcher(problem, config), []
+    at = ks[PILOTS:-1]
+    with progress("looking", len(at), "looks") as advance:
+        for k, params in zip(at.tolist(), networks[0][PILOTS:-1], strict=True):
+            rows.append(look(params, k, k + config.validation))
             advance(1)
-    networks = {"all": state.params}
-    arrays = {"k": counts, "order": problem.order, **stacked(tested), **stacked(said)}
-    arrays |= final(*tests, state.params)
-    if stops:
-        stop, state = stops[0]
-        with console.timed("trained", f"on {counts[stop]:,} samples, the steps that were left"):
-            found, networks["stopped"] = _go_on(counts, stop, state, train, tests)
-        arrays |= {f"stopped_{name}": values for name, values in found.items()}
-    checkpoint.save(store, "collected", networks)
-    return arrays
+    arrays |= {"k": ks, "order": problem.order, "orders": shuffles, **stacked(rows)}
+    return arrays | forecasts(problem, config, ks, networks)
 
 
-def _go_on(
-    counts: np.ndarray, stop: int, state: State, train: Train, tests: Tests
-) -> tuple[Arrays, Params]:
-    """Train the network of arrival ``stop`` on what it has met, as many steps as the other."""
-    tested = [scores(*tests, state.params)]
-    for number in range(stop + 1, len(counts)):
-        state = train(state, number, int(counts[stop]))
-        tested.append(scores(*tests, state.params))
-    found = {"k": counts[stop:], **stacked(tested), **final(*tests, state.params)}
-    return found, state.params
+def sizes(n: int, first: int, growth: float, new: int) -> Int[np.ndarray, "S"]:
+    """An eighth, a quarter, a half of ``first``; the looks, each with ``new`` to follow; n."""
+    found = [first // 8, first // 4, first // 2]
+    k = float(first)
+    while round(k) + new <= n:
+        found.append(round(k))
+        k = max(k * growth, found[-1] + 1)
+    return np.array([*found, n])
 
 
-def arrivals(n: int, size: int) -> np.ndarray:
-    """Samples met after each arrival of ``size``; the last brings two or more of what is left."""
-    counts = np.minimum(np.arange(1, -(-n // size) + 1) * size, n)
-    return np.delete(counts, -2) if len(counts) > 1 and counts[-1] - counts[-2] < 2 else counts
+def orders(problem: Problem, config: Any) -> Int[np.ndarray, "R n"]:
+    """The order of the samples in each repeat: those of the first look in another order."""
+    rows = np.tile(np.arange(len(problem.order), dtype=np.int32), (config.repeats, 1))
+    for r in range(1, config.repeats):
+        key = jax.random.fold_in(problem.keys["order"], r)
+        rows[r, : config.at_least] = jax.random.permutation(key, config.at_least)
+    return rows
 
 
-def steps(problem: Problem, config: Any) -> int:
-    """Optimiser steps per arrival: all together, as many as ``epochs`` passes over k_max take."""
-    n = len(problem.order)
-    return -(-config.epochs * n // (config.batch_size * len(arrivals(n, config.arrivals))))
+def _networks(
+    problem: Problem, config: Any, ks: np.ndarray, shuffles: np.ndarray
+) -> list[list[Params]]:
+    """Of each repeat, a network on the first k samples of its order for each k."""
+    num, networks = len(ks), []
+    alike = lambda tree: jax.tree.map(lambda x: jnp.stack([x] * num), tree)  # noqa: E731
+    visits = config.repeats * config.visits
+    with progress("refitting", visits, f"epochs of {num} networks") as advance:
+        for repeat, order in enumerate(shuffles):
+            fitted = train.fit(
+                alike(jax.random.fold_in(problem.keys["train"], repeat)), problem.loss,
+                alike(problem.initial), jax.tree.map(lambda x, at=order: x[at], problem.samples),
+                ks=ks, on_epoch=lambda number, params: advance(1), **config.training(),
+            )  # fmt: skip
+            networks.append([jax.tree.map(lambda x, i=i: x[i], fitted.params) for i in range(num)])
+    return networks
 
 
-def trainer(problem: Problem, config: Any) -> tuple[State, Train]:
-    """The network as initialised; ``train(state, number, k)``: the steps after arrival ``number``.
+def means(metric: Any, networks: list[list[Params]], samples: Batch) -> Float[np.ndarray, "R S"]:
+    """The mean of ``metric`` over the samples, of every network."""
+    of = lambda w: float(train.mean_loss(metric, w, samples, batch_size=BATCH))  # noqa: E731
+    return np.array([[of(w) for w in row] for row in networks])
 
-    They are taken on the first k samples. One compiled program serves every number and k: see
-    ``jaxscape.lab.train.drawn``. Of two networks, the steps after the same arrival have the same
-    keys, whatever their k.
+
+def forecasts(
+    problem: Problem, config: Any, ks: np.ndarray, networks: list[list[Params]]
+) -> Arrays:
+    """What the learning curve through the losses of the largest k says at each look.
+
+    ``validated`` [J, R, S], mean losses on the arrival that follows the look, NaN of networks still
+    to come; ``gain`` [J, 3], E(k) − E(k_max) as forecast: low, value, high; ``forecast`` [J, 3, G],
+    E at ``forecast_k`` [G], NaN below the k it was fitted to; ``misfit`` [J] of ``LearningCurve``.
     """
-    optimizer = adam(config.learning_rate, config.weight_decay)
-    each = steps(problem, config)
-
-    @jax.jit
-    def run(state: State, key: jax.Array, k: jax.Array, samples: Batch) -> State:
-        batches = drawn(key, k, steps=each, batch_size=config.batch_size)
-        return descend(problem.loss, optimizer, state, samples, batches)[0]
-
-    def train(state: State, number: int, k: int) -> State:
-        key = jax.random.fold_in(problem.keys["train"], number)
-        return run(state, key, jnp.asarray(k, jnp.int32), problem.samples)
-
-    return State(problem.initial, optimizer.init(problem.initial)), train
-
-
-def scores(metrics: dict[str, PerSampleLoss], samples: Batch, params: Params) -> dict[str, float]:
-    """The means of ``metrics`` over the test samples.
-
-    Raises:
-        InputError: a loss that is not finite, as that of a network which diverged.
-    """
-    found = {
-        name: float(mean_loss(metric, params, samples, batch_size=TEST_BATCH))
-        for name, metric in metrics.items()
-    }
-    if not np.isfinite(found["test_loss"]):
-        raise InputError(
-            f"expected a finite test loss, found {found['test_loss']}; lower --learning-rate, "
-            "or look for NaN in the inputs"
-        )
-    return found
-
-
-def final(metrics: dict[str, PerSampleLoss], samples: Batch, params: Params) -> Arrays:
-    """The ``metrics`` of each test sample, under their names after ``final_``."""
-    return {
-        f"final_{name}": np.asarray(js.per_sample_losses(metric, params, samples))
-        for name, metric in metrics.items()
-    }
-
-
-def looks(counts: np.ndarray, growth: float) -> np.ndarray:
-    """Where among ``counts`` the monitor looks: at the first, then from ``growth`` times the last
-    look on, and at the end.
-    """
-    chosen = [counts[0]]
-    for k in counts[1:]:
-        if k >= growth * chosen[-1] or k == counts[-1]:
-            chosen.append(k)
-    return np.array(chosen)
-
-
-def spread(k: int, size: int) -> tuple[np.ndarray, int]:
-    """``size`` positions and how many of them count: evenly spaced below k, or the first k."""
-    return np.arange(size) * max(k, size) // size, min(k, size)
+    at = np.geomspace(ks[0], ks[-1], AHEAD)
+    rows = []
+    for index in range(PILOTS, len(ks) - 1):
+        k, upto, few = int(ks[index]), index + 1, slice(max(0, index + 1 - NEWEST), index + 1)
+        new = jax.tree.map(lambda x, k=k: x[k : k + config.validation], problem.samples)
+        validated = np.full((len(networks), len(ks)), np.nan)
+        validated[:, :upto] = means(problem.loss, [row[:upto] for row in networks], new)
+        key = jax.random.fold_in(problem.keys["probe"], index)
+        curve = learning_curve.fit(key, ks[few], validated[:, few], level=LEVEL)
+        rows.append({
+            "validated": validated, "gain": np.array(curve.gain(k, ks[-1])),
+            "forecast": np.where(at >= ks[few][0], curve.at(at), np.nan),
+            "misfit": np.array(curve.misfit),
+        })  # fmt: skip
+    return {"forecast_k": at, **stacked(rows)}
 
 
 def watcher(problem: Problem, config: Any) -> Callable[[Params, int, int], Arrays]:
     """``look(params, seen, met)``: whether one more sample would reshape the landscape.
 
     ``params`` have been trained on the first ``seen`` samples; those up to ``met`` have just
-    arrived, and what is said of new samples is from their losses.
+    arrived, and what is said of new samples is from their losses, at points along the top
+    eigenvectors of the Hessian of samples seen. No sample from position ``met`` on is read.
 
     ``look_k`` are the samples met, ``loss_variance`` [3] is E_q S² of the new ones, ``effective``
-    and ``trend`` as of ``LossVariance``, ``law`` [3] K of the order law, ``exceedance`` [3] K of
-    Definition 4 over orders, ``stop`` the decision. ``loss_variance_seen`` is E_q S² of the samples
-    that the network has been trained on, NaN before it is. [3] is low, value, high, infinite beyond
-    all numbers. Along eigenvectors there are ``eigenvalues`` [d] and ``theorem1`` (see ``moved``).
-
-    A monitor's evidence belongs to fixed points, so it starts from nothing at each look: the
-    directions through ``params`` are found, and the samples are streamed through it at new points,
-    ``arrivals`` at a time. No sample from position ``met`` on is read.
+    as of ``LossVariance``, ``law`` [3] K of the order law, ``exceedance`` [3] K of Definition 4
+    over orders, ``monitor_stop`` the decision. [3] is low, value, high, infinite beyond all
+    numbers. ``eigenvalues`` [d], and ``theorem1`` (see ``moved``).
 
     Raises:
         InputError: losses that are not finite, or whose squares are not.
@@ -185,24 +160,14 @@ def watcher(problem: Problem, config: Any) -> Callable[[Params, int, int], Array
     asked = {"tolerance": config.tolerance, "at_least": config.at_least}
     monitor = js.monitor(num_points=config.points, level=LEVEL, **asked)
 
-    def of(probe: Probe, start: int, stop: int) -> Decision:
-        state = monitor.init()
-        for first in range(start, stop, config.arrivals):
-            rows = slice(first, min(first + config.arrivals, stop))
-            segment = jax.tree.map(lambda leaf, rows=rows: leaf[rows], problem.samples)
-            state = monitor.update(state, js.evaluate(problem.loss, probe, segment, keep))
-        return monitor.decide(state, stop)
-
     def look(params: Params, seen: int, met: int) -> Arrays:
-        space, values = directions(problem, config, params, seen or met)
+        space, values = directions(problem, config, params, seen)
         probe = prepare.probe(problem, params, space, config.points, config.sigma)
-        found = _numbers(of(probe, seen, met)) | {"look_k": np.asarray(met)}
-        own = _numbers(of(probe, 0, seen))["loss_variance"][1] if seen > 1 else np.nan
-        found["loss_variance_seen"] = np.asarray(own)
-        if values is not None:
-            found["eigenvalues"] = np.asarray(values)
-            found["theorem1"] = moved(problem, config.sigma, space, seen, met)
-        return found
+        new = jax.tree.map(lambda leaf: leaf[seen:met], problem.samples)
+        state = monitor.update(monitor.init(), js.evaluate(problem.loss, probe, new, keep))
+        found = _numbers(monitor.decide(state, met)) | {"look_k": np.asarray(met)}
+        found["eigenvalues"] = np.asarray(values)
+        return found | {"theorem1": moved(problem, config.sigma, space, seen, met)}
 
     return look
 
@@ -214,10 +179,8 @@ def moved(
 
     Their Algorithm 1 takes the eigenvalues before and after an arrival at the same network. To
     first order these move by Δλ_j = (1 − seen/met) v_jᵀ(H_new − H_seen)v_j, of the arrival alone
-    and of all samples before it. NaN where there is nothing before.
+    and of all samples before it.
     """
-    if not seen:
-        return np.asarray(np.nan, np.float32)
     new = jax.tree.map(lambda leaf: leaf[seen:met], problem.samples)
     vectors = [jax.tree.map(lambda x, j=j: x[j], space.basis) for j in range(space.dim)]
 
@@ -232,17 +195,15 @@ def moved(
 
 def directions(
     problem: Problem, config: Any, params: Params, k: int
-) -> tuple[js.Subspace, Float[Array, "d"] | None]:
-    """The directions of the settings' kind through ``params``, and their eigenvalues, if any.
+) -> tuple[js.Subspace, Float[Array, "d"]]:
+    """The top eigenvectors through ``params`` and their eigenvalues.
 
-    From the first k samples alone. The Hessian is that of samples spread evenly over them, whatever
-    the order.
+    Of the Hessian of samples spread evenly over the first k, whatever their order.
     """
-    if config.subspace != "hessian":
-        return prepare.at_random(problem, params, config.subspace, config.dim), None
-    rows, count = spread(k, min(config.hessian_samples, len(problem.order)))
+    size = min(HESSIAN, len(problem.order))
+    rows = np.arange(size) * max(k, size) // size
     few = jax.tree.map(lambda leaf: leaf[rows], problem.samples)
-    operator = js.hessian_operator(problem.loss, params, few, count=count)
+    operator = js.hessian_operator(problem.loss, params, few, count=min(k, size))
     key = problem.keys["subspace"]
     pairs = js.top_eigenpairs(key, operator, params, config.dim, tol=TOL, find_repeated=False)
     return js.Subspace(params, pairs.vectors), pairs.values
@@ -263,10 +224,9 @@ def _numbers(said: Decision) -> Arrays:
     return {
         "loss_variance": np.asarray(variance.interval),
         "effective": np.asarray(variance.effective),
-        "trend": np.asarray(variance.trend),
         "law": _sizes(said.law),
         "exceedance": _sizes(said.exceedance),
-        "stop": np.asarray(said.stop),
+        "monitor_stop": np.asarray(said.stop),
     }
 
 

@@ -1,213 +1,244 @@
-"""Tables and figures of a network trained while its samples arrive, from arrays."""
+"""Where each rule stops collecting, what that saved and what it cost: tables and figures."""
 
-import math
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import StrMethodFormatter
 
 from experiments.common.run_folder import plain
-from experiments.common.tables import TREND_WORDS, as_text, between, trend
+from experiments.common.tables import as_text, between, plus_minus
 from jaxscape.lab.style import PREFIX, canvas, colour, legend
 
-METRICS = ("test_accuracy", "test_loss")
+Arrays = Mapping[str, np.ndarray]
+
+RULES = {
+    "forecast": "forecast, upper limit below the price",
+    "estimate": "forecast, estimate below the price",
+    "monitor": "monitor, Δ_k below the tolerance",
+    "theorem1": "Nikitin et al., Theorem 1 below it",
+    "plateau": "the same, eigenvalues settled too",
+    "best": "fewest that keep the price, seen after",
+    "all": "all samples",
+}
+"""What each rule asks for."""
+
+PRICED = ("forecast", "estimate", "best")
+"""Those that depend on the price."""
 
 WORDS = """\
-E S² and K are of the samples that have just arrived, before the network trains on them; "seen" is
-E S² of those that it has been trained on. Theorem 1, of one arrival, is the rule of Nikitin et al.:
-stop once it is below the tolerance; λ_1 is to have settled too."""
-"""What the columns mean."""
+k: samples trained on. Saved: samples never met; a look also meets the arrival that it judges by, a
+random stop does not. Paid: test loss above that of all samples, mean ± standard error over the
+repeats; !: the price or more. Random: k uniform from the first look to all. As good: random stops
+that keep the price and save no less."""
+"""What the columns of the rules mean."""
+
+PRICES = (0.01, 0.02, 0.05, 0.1, 0.2)
+"""At which the rules of the forecast are tried besides."""
 
 SETTLED = 0.1
 """Relative change since the last look up to which an eigenvalue counts as settled."""
 
 
-def summarise(arrays: dict[str, np.ndarray], tolerance: float) -> dict[str, Any]:
-    """Where it stopped, and the tests there, after the remaining steps, with all data."""
-    return {
-        "num_samples": len(arrays["order"]),
-        "tolerance": tolerance,
-        "stopped": "stopped_k" in arrays,
-        "stopped_k": int(arrays["stopped_k"][0]) if "stopped_k" in arrays else None,
-        "looks": [_look(arrays, row) for row in range(len(arrays["look_k"]))],
-        "paper_stop": paper_stop(arrays, tolerance),
-        **{name: _scores(arrays, name) for name in METRICS if name in arrays},
-    }
-
-
-def paper_stop(arrays: dict[str, np.ndarray], tolerance: float) -> dict[str, Any] | None:
-    """Where the rule of Nikitin et al. stops, by Theorem 1 and with settled eigenvalues too.
-
-    None along other directions than eigenvectors; a k that is None is never.
-    """
-    if "theorem1" not in arrays:
-        return None
-    below = arrays["theorem1"] < tolerance
-    values = arrays["eigenvalues"]
-    change = np.abs(np.diff(values, axis=0)) <= SETTLED * np.abs(values[:-1])
-    settled = np.append(False, change.all(1))
-    found: dict[str, Any] = {}
-    for name, rule in (("theorem1", below), ("plateau", below & settled)):
-        found[name] = int(arrays["look_k"][np.argmax(rule)]) if rule.any() else None
+def summarise(arrays: Arrays, price: float, tolerance: float) -> dict[str, Any]:
+    """Where each rule stopped and what it paid, beside stopping at random; what each look said."""
+    ks = arrays["k"]
+    k = np.arange(_looks(arrays)[0], ks[-1] + 1)
+    paid = np.interp(np.log(k), np.log(ks), arrays["test_loss"].mean(0) - _all(arrays).mean())
+    looks = [_look(arrays, row) for row in range(len(arrays["look_k"]))]
+    found: dict[str, Any] = {
+        "num_samples": int(ks[-1]), "price": price, "tolerance": tolerance,
+        "random": {
+            "k": float(k.mean()), "saved": float(np.mean(ks[-1] - k)), "paid": float(paid.mean()),
+            "keeps_price": float(np.mean(paid < price)),
+        },
+        "rules": {}, "prices": [], "looks": looks,
+    }  # fmt: skip
+    for name, entry in _stops(arrays, price, tolerance).items():
+        good = (paid < price) & (k <= entry["met"])
+        found["rules"][name] = entry | {"random_as_good": float(np.mean(good))}
+    for other in sorted({price, *PRICES}):
+        entries = _stops(arrays, other, tolerance)
+        kept = {"random_keeps_price": float(np.mean(paid < other))}
+        found["prices"].append({"price": other} | kept | {name: entries[name] for name in PRICED})
     return found
 
 
-def _look(arrays: dict[str, np.ndarray], row: int) -> dict[str, Any]:
-    k = int(arrays["look_k"][row])
-    entry = {"k": k, "effective_samples": plain(arrays["effective"][row])}
-    entry["trend"] = plain(arrays["trend"][row])
-    for name in ("loss_variance", "law", "exceedance", "loss_variance_seen", "theorem1"):
-        if name in arrays:
-            entry[name] = plain(arrays[name][row])
-    if "eigenvalues" in arrays:
-        entry["largest_eigenvalue"] = plain(arrays["eigenvalues"][row, 0])
-    at = int(np.searchsorted(arrays["k"], k))
-    entry |= {name: float(arrays[name][at]) for name in METRICS if name in arrays}
-    return entry | {"stop": bool(arrays["stop"][row])}
+def rules(arrays: Arrays, price: float, tolerance: float) -> dict[str, Bool[np.ndarray, "J"]]:
+    """Whether each rule says stop at each look; "best" by the test split, which none may see.
 
-
-def _scores(arrays: dict[str, np.ndarray], name: str) -> dict[str, Any]:
-    """With all data; at the stop, after equal steps, and the difference of the two networks.
-
-    Both have the same test samples, so the standard error is that of the mean difference. "recent"
-    are means over the last tenth of the arrivals, which depend less on the last step.
+    That of Nikitin et al. is Theorem 1 below the tolerance, alone and with settled eigenvalues.
     """
-    every = arrays[name]
-    if f"stopped_{name}" not in arrays:
-        return {"all": float(every[-1])}
-    stopped = arrays[f"stopped_{name}"]
-    ends = (arrays[f"{where}final_{name}"].astype(np.float64) for where in ("stopped_", ""))
-    gaps = np.subtract(*ends)
-    error = gaps.std(ddof=1) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.nan
-    last = min(max(1, len(every) // 10), len(stopped))
+    values, below = arrays["eigenvalues"], arrays["theorem1"] < tolerance
+    change = np.abs(np.diff(values, axis=0)) <= SETTLED * np.abs(values[:-1])
     return {
-        "all": float(every[-1]),
-        "at_stop": float(stopped[0]),
-        "stopped": float(stopped[-1]),
-        "difference": float(gaps.mean()),
-        "difference_sem": plain(error),
-        "recent_stopped": float(stopped[-last:].mean()),
-        "recent_all": float(every[-last:].mean()),
+        "forecast": arrays["gain"][:, 2] < price,
+        "estimate": arrays["gain"][:, 1] < price,
+        "monitor": arrays["monitor_stop"],
+        "theorem1": below,
+        "plateau": below & np.append(False, change.all(1)),
+        "best": _paid(arrays).mean(0) < price,
+        "all": np.zeros(len(below), bool),
     }
+
+
+def _looks(arrays: Arrays) -> np.ndarray:
+    """The samples trained on at each look."""
+    return arrays["k"][-1 - len(arrays["look_k"]) : -1]
+
+
+def _all(arrays: Arrays) -> Float[np.ndarray, "R 1"]:
+    return arrays["test_loss"][:, -1:]
+
+
+def _paid(arrays: Arrays) -> Float[np.ndarray, "R J"]:
+    """The test loss of the networks of each look above that of all samples."""
+    return arrays["test_loss"][:, -1 - len(arrays["look_k"]) : -1] - _all(arrays)
+
+
+def _stops(arrays: Arrays, price: float, tolerance: float) -> dict[str, dict[str, Any]]:
+    """Where each rule stops."""
+    return {
+        name: _stop(arrays, int(np.argmax(row)) if row.any() else None, price, name != "best")
+        for name, row in rules(arrays, price, tolerance).items()
+    }
+
+
+def _stop(arrays: Arrays, row: int | None, price: float, met: bool) -> dict[str, Any]:
+    """A rule that stopped at look ``row``, or never; it has ``met`` the arrival to judge by."""
+    n, every = int(arrays["k"][-1]), np.append(_paid(arrays), 0 * _all(arrays), 1)
+    at = len(arrays["look_k"]) if row is None else row
+    k = int(np.append(_looks(arrays), n)[at])
+    number = k if row is None or not met else int(arrays["look_k"][row])
+    paid, repeats = every[:, at], len(every)
+    entry = {
+        "stopped": row is not None, "k": k, "met": number, "saved": n - number,
+        "paid": float(paid.mean()), "kept": bool(paid.mean() < price),
+        "paid_sem": plain(paid.std(ddof=1) / np.sqrt(repeats)) if repeats > 1 else None,
+    }  # fmt: skip
+    for name in ("test_loss", "test_accuracy"):
+        if name in arrays:
+            entry[name] = float(arrays[name][:, list(arrays["k"]).index(k)].mean())
+    return entry
+
+
+def _look(arrays: Arrays, row: int) -> dict[str, Any]:
+    paid = _paid(arrays).mean(0)[row]
+    names = "gain", "misfit", "loss_variance", "effective", "law", "exceedance", "theorem1"
+    low, _, high = arrays["gain"][row]
+    return {
+        "k": int(_looks(arrays)[row]), "met": int(arrays["look_k"][row]), "gained": float(paid),
+        "held": bool(low <= paid <= high), "monitor_stop": bool(arrays["monitor_stop"][row]),
+        "largest_eigenvalue": plain(arrays["eigenvalues"][row, 0]),
+        **{name: plain(arrays[name][row]) for name in names},
+    }  # fmt: skip
 
 
 def text(found: dict[str, Any]) -> str:
     """All that the command prints of its summary."""
-    words = f"{WORDS}\n{TREND_WORDS}"
+    looks, unit = found["looks"], found["unit"]
+    stop, k = found["rules"]["forecast"], f"k = {found['num_samples']:,}"
+    verdict = f"not stopped by {k}: no upper limit is below the price of {found['price']:g} {unit}"
+    if stop["stopped"]:
+        (gain,) = (entry["gain"] for entry in looks if entry["k"] == stop["k"])
+        low, value, high = gain
+        verdict = (
+            f"stopped at k = {stop['k']:,}, {stop['met']:,} met: all {found['num_samples']:,} are "
+            f"forecast to gain {value:.3g} {unit} ({low:.3g} to {high:.3g}, 90 %),\n"
+            f"below the price of {found['price']:g}; they really gain {_cost(stop)}"
+        )
+    held = sum(entry["held"] for entry in looks)
+    verdict += f"\nthe forecast's 90 % interval held at {held} of {len(looks)} looks"
     asked = f"K: from where on Δ_k stays below {found['tolerance']:g} (--tolerance)"
-    parts = asked, _verdict(found), _table(found["looks"]), words, _comparison(found)
-    return "\n\n".join(part if isinstance(part, str) else as_text(part) for part in parts)
+    tables = (as_text(part(found)) for part in (_prices, _table))
+    parts = verdict, as_text(_rules(found)), WORDS, *tables, asked
+    return "\n\n".join(parts)
 
 
-def _table(looks: list[dict[str, Any]]) -> list[list[str]]:
-    """A row per look."""
-    score = next(name for name in METRICS if name in looks[0])
-    rows = [["samples", score.replace("_", " "), "E S², 90 %", "effective", "trend"]]
-    rows[0] += ["seen", "K, any order, 90 %", "the monitor"]
-    eigen = "theorem1" in looks[0]
-    rows[0] += ["λ_1", "Theorem 1"] if eigen else []
-    for entry in looks:
-        low, level, high = ("any" if x is None else f"{x:.3g}" for x in entry["loss_variance"])
-        effective, seen = entry["effective_samples"], entry["loss_variance_seen"]
+def _cost(entry: dict[str, Any]) -> str:
+    """The test loss that a stop paid."""
+    mean, error = entry["paid"], entry["paid_sem"]
+    return f"{mean:.3g}" if error is None else plus_minus(mean, error)
+
+
+def _rules(found: dict[str, Any]) -> list[list[str]]:
+    """A row per rule, then the mean of stopping at random."""
+    rows = [["rule", "k", "saved", "test loss", "accuracy", "paid", "price kept", "random as good"]]
+    mean, n = found["random"], found["num_samples"]
+    for name, entry in found["rules"].items():
+        right, kept = entry.get("test_accuracy"), entry["kept"]
         rows.append([
-            f"{entry['k']:,}", _value(score, entry[score]), f"{level}, {low} to {high}",
-            "-" if effective is None else f"{effective:,.0f}",
-            trend(entry["trend"]), "-" if seen is None else f"{seen:.3g}",
-            between(entry["exceedance"][::2]), "stop" if entry["stop"] else "go on",
+            RULES[name], f"{entry['k']:,}", f"{entry['saved']:,}", f"{entry['test_loss']:.4g}",
+            "-" if right is None else f"{right:.2%}",
+            _cost(entry) if entry["stopped"] else "never stops", "yes" if kept else "no",
+            f"{entry['random_as_good']:.0%}" if kept else "-",
         ])  # fmt: skip
-        if eigen:
-            theorem = "-" if entry["theorem1"] is None else f"{entry['theorem1']:.2g}"
-            rows[-1] += [f"{entry['largest_eigenvalue']:.3g}", theorem]
+    loss = found["rules"]["all"]["test_loss"] + mean["paid"]
+    row = ["random, mean", f"{mean['k']:,.0f}", f"{n - mean['k']:,.0f}", f"{loss:.4g}", "-"]
+    return [*rows, [*row, f"{mean['paid']:.3g}", f"{mean['keeps_price']:.0%}", "-"]]
+
+
+def _prices(found: dict[str, Any]) -> list[list[str]]:
+    """A row per price: where the rules that depend on it stop, and what they pay."""
+    rows = [["price", "upper limit: k", "paid", "estimate: k", "paid", "fewest: k", "paid"]]
+    rows[0] += ["random keeps it"]
+    for entry in found["prices"]:
+        rows.append([f"{entry['price']:g}"])
+        for stop in (entry[name] for name in PRICED):
+            rows[-1] += [f"{stop['k']:,}", f"{stop['paid']:.3g}" + "!" * (not stop["kept"])]
+        rows[-1].append(f"{entry['random_keeps_price']:.0%}")
     return rows
 
 
-def _verdict(found: dict[str, Any]) -> str:
-    n, k, last = found["num_samples"], found["stopped_k"], found["looks"][-1]
-    limit, effective = between([last["exceedance"][2]]), last["effective_samples"] or 0
-    own = f"the upper limit of K is {limit}, the effective sample size {effective:,.0f}"
-    own = f"not stopped by k = {n:,}: {own}"
-    if found["stopped"]:
-        own = f"stopped at k = {k:,} of {n:,} ({k / n:.1%})"
-    if found["paper_stop"] is None:
-        return own
-    ks = {name: _at(k, found["looks"]) for name, k in found["paper_stop"].items()}
-    rule = f"the rule of Nikitin et al., Theorem 1 below the tolerance: {ks['theorem1']}"
-    return f"{own}\n{rule}; with eigenvalues settled within {SETTLED:.0%} too: {ks['plateau']}"
-
-
-def _at(k: int | None, looks: list[dict[str, Any]]) -> str:
-    """Where a rule stops, and the test there."""
-    if k is None:
-        return "never"
-    (entry,) = (look for look in looks if look["k"] == k)
-    score = next(name for name in METRICS if name in entry)
-    return f"k = {k:,} ({score.replace('_', ' ')} {_value(score, entry[score])})"
-
-
-def _comparison(found: dict[str, Any]) -> list[list[str]]:
-    """Rows of text: the tests of the network that stopped beside that of all data.
-
-    ± is the standard error over the test samples alone. The seed moves both networks more.
-    """
-    header = ["on the test split", "all data"]
-    if found["stopped"]:
-        header += ["at the stop", "stopped, equal steps"]
-        header += ["difference ± of the test samples", "verdict"]
-        header += ["last tenth: all data", "stopped"]
-    rows = [header]
-    for name in (name for name in METRICS if name in found):
-        entry, value = found[name], partial(_value, name)
-        row = [name.removeprefix("test_"), value(entry["all"])]
-        if found["stopped"]:
-            gap, error = entry["difference"], entry["difference_sem"]
-            error = math.inf if error is None else error
-            scale, unit = (100, "points") if name == "test_accuracy" else (1, found["unit"])
-            gains = (gap > 0) == (name == "test_accuracy")
-            verdict = "a gain" if gains else "a cost"
-            row += [
-                value(entry["at_stop"]), value(entry["stopped"]),
-                f"{gap * scale:+.2g} ± {error * scale:.2g} {unit}",
-                verdict if abs(gap) > 2 * error else "no clear difference",
-                value(entry["recent_all"]), value(entry["recent_stopped"]),
-            ]  # fmt: skip
-        rows.append(row)
+def _table(found: dict[str, Any]) -> list[list[str]]:
+    """A row per look."""
+    rows = [["k", "all gain, 90 %", "really", "misfit", "K, any order, 90 %", "the monitor"]]
+    rows[0] += ["λ_1", "Theorem 1"]
+    for entry in found["looks"]:
+        low, value, high = (f"{x:.3g}" for x in entry["gain"])
+        misfit = "-" if entry["misfit"] is None else f"{entry['misfit']:.2g}"
+        rows.append([
+            f"{entry['k']:,}", f"{value}, {low} to {high}", f"{entry['gained']:.3g}", misfit,
+            between(entry["exceedance"][::2]), "stop" if entry["monitor_stop"] else "go on",
+            f"{entry['largest_eigenvalue']:.3g}", f"{entry['theorem1']:.2g}",
+        ])  # fmt: skip
     return rows
 
 
-def _value(name: str, value: float) -> str:
-    return f"{value:.2%}" if name == "test_accuracy" else f"{value:.4g}"
+def forecast(arrays: Arrays, found: dict[str, Any]) -> Figure:
+    """Left the curve at the stop (the last look, without one), its losses, and the truth after it.
 
-
-Arrays = Mapping[str, np.ndarray]
-
-
-def network(arrays: Arrays, metric: str, unit: str) -> Figure:
-    """The test loss, or the share of test samples predicted wrongly, against the samples arrived.
-
-    ``arrays`` holds ``k`` and ``metric``, "test_loss" or "test_accuracy", [A], after every arrival.
-    Where collecting stopped also ``stopped_k`` and that metric [A'], of the network that trained on
-    without new samples while these k arrived.
+    Right what all samples would still gain, as forecast at each look, and what they gained.
     """
-    curves = [arrays[name] for name in (metric, f"stopped_{metric}") if name in arrays]
-    ylabel = f"test loss ({unit})"
-    if metric == "test_accuracy":
-        curves, ylabel = [100 * (1 - curve) for curve in curves], "test error (%)"
-    title = "Network trained while its samples arrive"
-    figure, (axes,) = canvas(title, "samples arrived", ylabel)
-    axes.plot(arrays["k"], curves[0], color=colour(0), label="with all that arrive")
-    if "stopped_k" in arrays:
-        label = "with none after the stop, equal steps"
-        axes.plot(arrays["stopped_k"], curves[1], "--", color=colour(1), label=label)
-        _mark(axes, arrays["stopped_k"][0])
-    axes.set_yscale("log")
-    _numbers(axes.yaxis, "{x:g}")
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    legend(figure, "each point: the network at that time, on the test split")
+    stop, looks, unit = found["rules"]["forecast"], _looks(arrays), found["unit"]
+    row = list(looks).index(stop["k"]) if stop["stopped"] else len(looks) - 1
+    where = f"{'stopped' if stop['stopped'] else 'last look'} at {looks[row]:,}"
+    panels = f"loss ({unit}): {where}", f"what all samples still gain ({unit})"
+    figure, (left, right) = canvas("Stopping by the learning curve", PREFIX, "", panels,
+                                   share_y=False)  # fmt: skip
+    low, middle, high = arrays["forecast"][row]
+    left.fill_between(arrays["forecast_k"], low, high, color=colour(0), alpha=0.25, lw=0)
+    left.plot(arrays["forecast_k"], middle, color=colour(0), label="fitted curve, as of the stop")
+    losses = arrays["validated"][row].mean(0)
+    left.plot(arrays["k"], losses, "o", ms=5, color=colour(0),
+              label="losses on the next arrival")  # fmt: skip
+    left.plot(arrays["k"], arrays["test_loss"].mean(0), "s", ms=5, mfc="none", color=colour(1),
+              label="test split, seen afterwards")  # fmt: skip
+    gain, middle = arrays["gain"][:, [0, 2]], arrays["gain"][:, 1]
+    right.vlines(looks, *gain.T, color=colour(0), alpha=0.4, lw=4)
+    right.plot(looks, middle, "_", ms=11, mew=2, color=colour(0), label="forecast at each look")
+    right.plot(looks, _paid(arrays).mean(0), "s", ms=5, mfc="none", color=colour(1))
+    right.axhline(found["price"], color="0.4", lw=1.3, ls="--", label=f"price {found['price']:g}")
+    for axes in (left, right):
+        axes.set(xscale="log", yscale="log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        if stop["stopped"]:
+            _mark(axes, stop["k"])
+    legend(figure, "band and bars: 90 % interval")
     return figure
 
 
@@ -229,17 +260,8 @@ def monitor(arrays: Arrays, tolerance: float) -> Figure:
     if "stopped_k" in arrays:
         _mark(axes, arrays["stopped_k"][0])
     axes.set(xscale="log", yscale="log")
-    _numbers(axes.xaxis, "{x:,.0f}")
-    _numbers(axes.yaxis, "{x:,.0f}")
     legend(figure, f"band: 90 % interval; tolerance of $\\Delta_k$: {tolerance:g}")
     return figure
-
-
-def _numbers(axis: Axis, form: str) -> None:
-    """Plain numbers at 1, 2 and 5 of a logarithmic axis that may span less than a decade."""
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.set_major_formatter(StrMethodFormatter(form))
-    axis.set_minor_formatter(NullFormatter())
 
 
 def _mark(axes: Axes, k: int) -> None:

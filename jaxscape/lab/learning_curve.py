@@ -55,6 +55,10 @@ class LearningCurve:
         )
         return self._interval(np.maximum(floor + scale * k**-exponent, 0))
 
+    def gain(self, k: Scalar, to: Scalar) -> Interval:
+        """E(k) − E(to), what further samples gain, between its limits."""
+        return self._interval(self.scale * (k**-self.exponent - to**-self.exponent))
+
     def within(self, epsilon: Scalar, *, of: Scalar = np.inf, by: Scalar = np.inf) -> Size:
         """The smallest k with E(k) − E(of) < ε; of the floor c, for an infinite ``of``."""
         low, _, high = self.at(np.inf)

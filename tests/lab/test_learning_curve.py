@@ -77,6 +77,15 @@ def test_sizes_are_where_the_curve_first_falls_below():
     assert found.below(1e3).interval == (1, 1, 1)
 
 
+def test_what_further_samples_gain_is_below_epsilon_from_the_size_within_it_on():
+    found = learning_curve.fit(KEY, K, noisy(np.random.default_rng(0), 5))
+    size = found.within(0.02, of=16_000).interval
+    for side, k in enumerate(size):
+        assert found.gain(k, 16_000)[side] < 0.02 <= found.gain(k - 1, 16_000)[side]
+    gained = found.at(4000).value - found.at(16_000).value
+    np.testing.assert_allclose(found.gain(4000, 16_000).value, gained)
+
+
 def test_the_answer_says_what_the_limits_allow():
     found = learning_curve.fit(KEY, K, noisy(np.random.default_rng(0), 5))
     low, value, high = found.below(0.12).interval
