@@ -79,6 +79,8 @@ def run(config: CompareConfig) -> None:
             raise InputError(f"expected run folders of refit, found {folder}; leave it out")
         summaries.append(found)
     entries = pooled(summaries)
+    if not entries:
+        raise InputError("expected a truth beyond a pilot, found none; take --shares between")
     print("\n".join(f"| {' | '.join(row)} |" for row in table(entries)))
     plot.save(report.forecasts(entries), config.figure.parent, config.figure.name)
 

@@ -138,10 +138,10 @@ def _minima(
     gaps: list[dict[str, np.ndarray]] = []
     found: list[dict[str, np.ndarray]] = []
     for k, w in zip(ks, networks, strict=True):
-        seen, new = (js.per_sample_losses(problem.loss, w, x) for x in (problem.samples, test))
-        seen = seen[: int(k)]
-        error = jnp.sqrt(seen.var() / len(seen) + new.var() / len(new))
-        gaps.append({"gap": np.asarray(new.mean() - seen.mean()), "gap_sem": np.asarray(error)})
+        data = problem.samples, test
+        seen, new = (np.asarray(js.per_sample_losses(problem.loss, w, x)) for x in data)
+        error = np.sqrt(seen[:k].var() / k + new.var() / len(new))
+        gaps.append({"gap": new.mean() - seen[:k].mean(), "gap_sem": error})
     rows = [*prediction.pilots(ks), len(ks) - 1]
     starts = min(config.starts, len(test["targets"]))
     with progress("minima", len(rows), "networks") as advance:

@@ -163,7 +163,8 @@ def minimum_law(
             trace, own, arrays["gap"][row], gap_sem=arrays["gap_sem"][row],
             weight_decay=weight_decay,
         )  # fmt: skip
-        levels = np.maximum(trace.value + 1.645 * trace.sem * np.array([-1, 0, 1]), 0)
+        error = 1.645 * trace.sem  # infinite where T overflows
+        levels = np.maximum([trace.value - error, trace.value, trace.value + error], 0)
         size = js.excess_size(levels[:, None], np.asarray(epsilons, np.float32)[None], to=n)
         regime = VERDICTS[bool(holds) if known else None]
         sizes = np.where(size.reached, size.k, n)[None]

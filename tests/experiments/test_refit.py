@@ -33,9 +33,9 @@ def flags(tmp_path_factory):
     return [
         *("--dataset", f"npz:{path}", "--k-max", "280", "--hidden", "8", "--layers", "1"),
         *("--epochs", "2", "--learning-rate", "0.02", "--batch-size", "8", "--k-min", "10"),
-        *("--num-ks", "9", "--repeats", "3", "--dim", "3", "--points", "6"),
-        *("--sigmas", "0.01", "0.5", "--shares", "1", "0.3", "0.1", "--weight-decay", "0.5"),
-        *("--schedule", "cosine", "--finish", "30", "--starts", "100", "--lanczos-steps", "83"),
+        *("--num-ks", "9", "--repeats", "2", "--dim", "3", "--points", "6"),
+        *("--sigmas", "0.01", "0.5", "--shares", "1", "0.3", "0.1", "--weight-decay", "0.05"),
+        *("--schedule", "cosine", "--finish", "30", "--starts", "100", "--lanczos-steps", "60"),
     ]
 
 
@@ -80,8 +80,8 @@ def test_the_losses_of_the_run_are_those_of_its_networks(flags, finished):
     out, arrays, summary = finished
     found, networks, _ = restored(flags, out)
     data = found.dataset
-    assert arrays["k"].tolist() == [10, 15, 23, 35, 53, 81, 122, 184, 280]
-    assert arrays["orders"].shape == (3, 280)
+    assert arrays["k"].tolist() == [10, 15, 23, 35, 53, 80, 122, 185, 280]
+    assert arrays["orders"].shape == (2, 280)
     assert all(sorted(order) == list(range(280)) for order in arrays["orders"])
     for row, k in enumerate(arrays["k"]):
         params = jax.tree.map(lambda x, row=row: x[row], networks)
@@ -121,23 +121,23 @@ def test_the_landscape_of_the_run_is_a_float64_loop(flags, finished):
 
 
 def test_the_minima_are_those_of_the_dense_hessians(flags, finished):
-    """T from the gradients of all test samples, as many Lanczos steps as parameters."""
+    """T from the gradients of all test samples, so without an error."""
     _, arrays, _ = finished
     found, networks, _ = restored(flags, finished[0])
-    test = found.fresh.samples
-    flat, unravel = jax.flatten_util.ravel_pytree(jax.tree.map(lambda x: x[0], networks))
+    samples, test = found.samples, found.fresh.samples
+    unravel = jax.flatten_util.ravel_pytree(jax.tree.map(lambda x: x[0], networks))[1]
     each = lambda w, data: found.loss(unravel(w), data)  # noqa: E731
     seen = lambda k: jnp.arange(280) < k  # noqa: E731
-    mean = lambda w, k: jnp.mean(each(w, found.samples), where=seen(k))  # noqa: E731
+    mean = lambda w, k: jnp.mean(each(w, samples), where=seen(k))  # noqa: E731
     hessian, slope = jax.jit(jax.hessian(mean)), jax.jit(jax.grad(mean))
     jacobian = jax.jit(jax.jacobian(lambda w: each(w, test)))
-    assert arrays["takeuchi_rows"].tolist() == [3, 4, 8]
+    assert arrays["takeuchi_rows"].tolist() == [3, 5, 8]
     for row, k in enumerate(arrays["k"]):
         params = jax.tree.map(lambda x, row=row: x[row], networks)
         w = jax.flatten_util.ravel_pytree(params)[0]
-        norm = np.linalg.norm(slope(w, k) + 0.5 * w)
+        norm = np.linalg.norm(slope(w, k) + 0.05 * w)
         np.testing.assert_allclose(arrays["gradient_norm"][0, row], norm, rtol=0.1, atol=1e-5)
-        own, new = losses64(params, found.samples)[:k], losses64(params, test)
+        own, new = losses64(params, samples)[:k], losses64(params, test)
         np.testing.assert_allclose(
             arrays["gap"][row], new.mean() - own.mean(), rtol=1e-3, atol=1e-5
         )
@@ -145,7 +145,7 @@ def test_the_minima_are_those_of_the_dense_hessians(flags, finished):
         np.testing.assert_allclose(arrays["gap_sem"][row], error, rtol=1e-3)
         if row in arrays["takeuchi_rows"]:
             place = arrays["takeuchi_rows"].tolist().index(row)
-            dense = np.asarray(hessian(w, k), np.float64) + 0.5 * np.eye(len(w))
+            dense = np.asarray(hessian(w, k), np.float64) + 0.05 * np.eye(len(w))
             covariance = np.cov(np.asarray(jacobian(w), np.float64).T)
             trace = np.trace(np.linalg.solve(dense, covariance))
             np.testing.assert_allclose(arrays["takeuchi_value"][place], trace, rtol=1e-2)
@@ -202,7 +202,7 @@ def test_the_forecasts_of_the_summary_follow_from_the_arrays(finished):
             np.testing.assert_allclose(entry["miss"], np.exp(np.mean(np.abs(np.log(factors)))))
             near = [0.499 < factor < 2.001 for factor in factors]
             np.testing.assert_allclose(entry["within"], np.mean(near))
-    assert {*variance, "minimum's law", "learning curve", "gap curve"} <= seen
+    assert seen == {entry["name"] for entry in summary["forecasts"]}
 
 
 def test_runs_are_compared_by_what_they_found(finished, tmp_path, capsys):
@@ -218,7 +218,9 @@ def test_runs_are_compared_by_what_they_found(finished, tmp_path, capsys):
     with drawing.coarsely():
         assert compare.main([*map(str, (out, out, other)), "--figure", str(figure)]) == 0
     head, *rows = [line[2:-2].split(" | ") for line in capsys.readouterr().out.splitlines()]
-    assert head[3:5] == ["clouds, λ = 0.5", "clouds, λ = 0.25"]
+    assert [name.split("/")[-1] for name in head[3:5]] == [
+        "clouds.npz, λ = 0.05", "clouds.npz, λ = 0.25"
+    ]  # fmt: skip
     row = next(row for row in rows if row[0] == "K, σ = 0.01")
     double = next(e["factors"] for e in changed["forecasts"] if e["name"] == "K, σ = 0.01")
     misses = [np.exp(np.mean(np.abs(np.log(np.array(double) / by)))) for by in (2, 1)]
@@ -253,7 +255,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(flags, tmp_path, capsys):
 def test_an_order_of_the_data_set_stays_in_every_repeat(flags):
     config = cli.parse("refit", refit.RefitConfig, [*flags, "--order", "dataset"])
     found = measure.orders(problem.load(config), config)
-    np.testing.assert_array_equal(found, np.tile(np.arange(280), (3, 1)))
+    np.testing.assert_array_equal(found, np.tile(np.arange(280), (2, 1)))
 
 
 def test_distances_are_those_of_a_loop():
