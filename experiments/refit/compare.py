@@ -30,7 +30,7 @@ class CompareConfig:
 
 def pooled(summaries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One entry per forecast: its misses in each group of runs, and over all of them."""
-    groups = list(dict.fromkeys((run["dataset"], run["weight_decay"]) for run in summaries))
+    groups = sorted({(run["dataset"], run["weight_decay"]) for run in summaries})
     found: dict[tuple, dict[str, Any]] = {}
     for run in summaries:
         for entry in run["forecasts"]:
