@@ -1,8 +1,10 @@
-"""The command ``refit``: does K predict where more data stops paying?"""
+"""The command ``refit``: what predicts where more data stops paying?"""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
+
+import numpy as np
 
 from experiments.common import cli
 from experiments.common import problem as problems
@@ -16,17 +18,20 @@ from jaxscape.types import InputError
 
 @dataclass(frozen=True)
 class RefitConfig(RunConfig):
-    """Whether K predicts where more data stops paying: networks refitted on the first k samples.
+    """What predicts where more data stops paying: forecasts beside networks refitted on k samples.
 
     Trains a network on the first k samples for each of a geometric grid of k, from one
     initialisation. All take the same number of optimiser steps, epochs · k_max / batch_size; each
     step draws its samples uniformly, with replacement, from the network's k. So a network of few
-    samples sees each more often, and overfits: its test loss is reported at the end, by which it
-    is judged, and at its lowest after any epoch, with the accuracy. Sets the excess test loss over
-    the network of all samples beside the distance of L_k's landscape from that of all samples.
+    samples sees each more often; its test loss is reported at the end, by which it is judged, and
+    at its lowest after any epoch. The k from which on it is within ε of that of all samples is
+    forecast by K of the landscape around w*_N, by the minimum's law T = tr(H⁻¹C) of pilots and of
+    w*_N, and by learning curves c + a·k^(−b) through the pilots' test losses, and through what
+    these exceed the training losses by (the gap, whose floor c is 0).
 
     Examples:
         python -m experiments.refit --dataset mnist
+        python -m experiments.refit --weight-decay 1e-3 --schedule cosine --finish 50
         python -m experiments.refit --dataset glyphs --k-max 3000 --num-ks 4 --repeats 1
     """
 
@@ -42,13 +47,17 @@ class RefitConfig(RunConfig):
     """Number of times all are refitted, with other minibatches and another shuffled order."""
     together: Annotated[int | None, at_least(1), default("1 on a CPU, else all")] = None
     """Number of networks trained side by side, under one vmap."""
+    starts: Annotated[int, at_least(2)] = 24
+    """Gradients of test samples from which T = tr(H⁻¹C) is estimated."""
+    lanczos_steps: Annotated[int, at_least(1)] = 48
+    """Lanczos steps from each of them: products with the Hessian."""
     dim: Annotated[int, at_least(1)] = 10
-    """Number of eigenvectors, of the Hessian over all samples at their network."""
+    """Number of eigenvectors that K looks along, of the Hessian over all samples at w*_N."""
     sigmas: Annotated[tuple[float, ...], above(0)] = (0.01, 1.0)
     """Standard deviations σ along each direction, in units of the parameters."""
     points: Annotated[int, at_least(2)] = 64
     """Random points at each σ, at least 2."""
-    shares: Annotated[tuple[float, ...], above(0)] = (10.0, 5.0, 2.0, 1.0, 0.5)
+    shares: Annotated[tuple[float, ...], above(0)] = (5.0, 2.0, 1.0, 0.5, 0.3, 0.2, 0.1)
     """Targets of the excess test loss, as multiples of the final test loss."""
 
     def __post_init__(self) -> None:
@@ -66,25 +75,32 @@ class RefitConfig(RunConfig):
 
 def _find(problem: Problem, config: RefitConfig, work: Path) -> Record:
     arrays = measure.measure(problem, config, work / "checkpoint")
-    lowest = {"test_loss": arrays["test_loss"].min(1, keepdims=True)}
-    fresh = {"loss_variance": arrays["fresh_variance"]}
+    return conclude(problem, config, arrays)
+
+
+def conclude(problem: Problem, config: RefitConfig, arrays: dict[str, np.ndarray]) -> Record:
+    """The forecasts, their misses, the figures."""
+    n, values = len(problem.order), prediction.values_of(arrays)
+    truth = {of: prediction.truths(arrays["k"], v, config.shares) for of, v in values.items()}
+    epsilons = {of: np.array([entry["epsilon"] for entry in v]) for of, v in truth.items()}
+    made = prediction.forecasts(arrays, epsilons, config.weight_decay)
     found: dict[str, Any] = {
-        "num_samples": len(problem.order),
+        "num_samples": n,
         "num_parameters": num_parameters(problem.initial),
         "unit": problem.unit,
         "repeats": config.repeats,
-        "dim": config.dim,
+        "weight_decay": config.weight_decay,
+        "dataset": problem.dataset.name,
         "steps": measure.steps(problem, config) * config.epochs,
+        "sigma": list(config.sigmas),
         "networks": report.networks(arrays),
-        "sigmas": prediction.per_sigma(arrays, config.shares),
-        "sigmas_lowest": prediction.per_sigma(arrays | lowest, config.shares),
-        "sigmas_fresh": prediction.per_sigma(arrays | fresh, config.shares),
+        "truth": truth,
+        "forecasts": [prediction.score(one, truth[one.of], n) for one in made],
     }
     figures = {
         "networks": report.networks_figure(arrays, problem.unit),
         "distance": report.distance(arrays, problem.unit),
-        "sizes": report.sizes(found, problem.unit),
-        "overlap": report.overlaps(arrays),
+        "forecasts": report.forecasts(found["forecasts"]),
     }
     return Record(arrays, found, figures, report.text(found))
 

@@ -1,6 +1,5 @@
 """Networks refitted on the first k samples, and the landscape around that of all of them."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,8 @@ from experiments.common.console import progress
 from experiments.common.problem import Problem, tests_of
 from experiments.refit import prediction
 from jaxscape.lab import checkpoint, train
-from jaxscape.lanczos import Eigenpairs
-from jaxscape.prefix_spectra import geometric, overlap
+from jaxscape.prefix_spectra import geometric
 from jaxscape.types import Params
-
-TOL = 1e-3
-"""Relative residual of the eigenpairs along k, which only their span is wanted of."""
 
 TEST_BATCH = 1000
 """Test samples per chunk."""
@@ -31,11 +26,9 @@ def measure(problem: Problem, config: Any, store: Path) -> dict[str, np.ndarray]
     """The arrays of results.npz, with K values of k, R repeats, E epochs, s sigmas, m points.
 
     ``k`` [K]; ``orders`` [R, N], of each repeat, as positions in the first order; ``test_loss`` and
-    ``test_accuracy`` [R, E, K], after every epoch (no accuracy of a regression); ``train_loss``
-    [R, K] = L_k(w*_k) and ``full_loss`` [R, K] = L_N(w*_k); ``overlap_refitted`` and
-    ``overlap_fixed`` [K], of the top-d eigenvectors of H_k, at w*_k and at w*_N, with those of H_N
-    at w*_N; ``eigenvalues_refitted``, ``eigenvalues_fixed`` [K, d] and whether each ``converged``;
-    and those of ``_landscape``. The landscape and the overlaps are those of the first repeat.
+    ``test_accuracy`` [R, E, K], after every epoch, and the finish (no accuracy of a regression);
+    ``train_loss`` [R, K] = L_k(w*_k), ``full_loss`` [R, K] = L_N(w*_k), ``gradient_norm`` [R, K];
+    those of ``_minima`` and of ``_landscape``, which are of the first repeat's networks.
     """
     ks = geometric(config.k_min, len(problem.order), config.num_ks)
     each = steps(problem, config) * config.epochs
@@ -45,12 +38,8 @@ def measure(problem: Problem, config: Any, store: Path) -> dict[str, np.ndarray]
     last = networks[-1]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
     checkpoint.save(store, "refitted", {"params": stacked})
-    space, pairs = prepare.eigenspace(problem, last, config.dim, store)
-    started = time.monotonic()
-    arrays |= _overlaps(problem, networks, ks, pairs)
-    good, count = (int(f(arrays["converged"])) for f in (np.sum, np.size))
-    what = f"{good} of {count} eigenpairs of H_k converged, at w*_k and at w*_N"
-    console.stage("overlaps", what, time.monotonic() - started)
+    arrays |= _minima(problem, config, networks, ks)
+    space = prepare.eigenspace(problem, last, config.dim, store).space
     probes = [prepare.probe(problem, last, space, config.points, s) for s in config.sigmas]
     with console.timed("landscapes", f"{config.points} points at each of {len(probes)} σ"):
         landscapes = [_landscape(problem, probe, arrays["orders"], ks) for probe in probes]
@@ -80,7 +69,7 @@ def _networks(
     rows: list[dict[str, np.ndarray]] = []
     first: list[Params] = []
     shuffles = orders(problem, config)
-    total = config.repeats * config.epochs
+    total = config.repeats * config.visits
     with progress("refitting", total, f"epochs of {len(ks)} networks") as advance:
         for repeat, order in enumerate(shuffles):
             networks, tested = _refit(problem, config, ks, repeat, order, lambda: advance(1))
@@ -119,15 +108,13 @@ def _refit(
         # the first order is the samples' own
         jax.tree.map(lambda x: x[order], problem.samples) if repeat else problem.samples,
         ks=ks,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
+        **config.training() | {"finish": config.finish},
         # a CPU's cache holds the state of one network
         together=config.together or (1 if jax.default_backend() == "cpu" else num),
         on_epoch=on_epoch,
     )
-    return each(fitted.params), {name: np.array(rows) for name, rows in tested.items()}
+    norms = {"gradient_norm": np.asarray(fitted.gradient_norm)}
+    return each(fitted.params), norms | {name: np.array(rows) for name, rows in tested.items()}
 
 
 def _own_losses(
@@ -140,31 +127,34 @@ def _own_losses(
     return {"train_loss": np.array(own), "full_loss": np.array(full)}
 
 
-def _overlaps(
-    problem: Problem, networks: list[Params], ks: np.ndarray, pairs: Eigenpairs
+def _minima(
+    problem: Problem, config: Any, networks: list[Params], ks: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Overlap of the eigenvectors of H_k with those of H_N; at k = N they are the same."""
-    rows: list[tuple[Array, Array, Array]] = []
-    with progress("overlaps", 2 * (len(ks) - 1), "eigensolves") as advance:
-        for k, network in zip(ks[:-1], networks[:-1], strict=True):
-            for params in (network, networks[-1]):
-                operator = js.hessian_operator(problem.loss, params, problem.samples, count=int(k))
-                own = js.top_eigenpairs(
-                    problem.keys["subspace"], operator, params, len(pairs.values), tol=TOL,
-                    find_repeated=False,
-                )  # fmt: skip
-                rows.append((overlap(own.vectors, pairs.vectors), own.values, own.converged))
-                advance(1)
-    rows += 2 * [(jnp.ones(()), pairs.values, pairs.converged)]
-    columns = (np.stack(column).reshape(len(ks), 2, -1) for column in zip(*rows, strict=True))
-    overlaps, eigenvalues, converged = columns
-    return {
-        "overlap_refitted": overlaps[:, 0, 0],
-        "overlap_fixed": overlaps[:, 1, 0],
-        "eigenvalues_refitted": eigenvalues[:, 0],
-        "eigenvalues_fixed": eigenvalues[:, 1],
-        "converged": converged,
-    }
+    """T of the pilots' networks and of that of all samples, [p]: ``takeuchi_`` each of its fields,
+    from the gradients of test samples and the Hessian of its own samples, and the ``rows`` of k;
+    and the generalisation gap of each network, ``gap`` and ``gap_sem`` [K].
+    """
+    _, test = tests_of(problem)
+    gaps: list[dict[str, np.ndarray]] = []
+    found: list[dict[str, np.ndarray]] = []
+    for k, w in zip(ks, networks, strict=True):
+        data = problem.samples, test
+        seen, new = (np.asarray(js.per_sample_losses(problem.loss, w, x)) for x in data)
+        error = np.sqrt(seen[:k].var() / k + new.var() / len(new))
+        gaps.append({"gap": new.mean() - seen[:k].mean(), "gap_sem": error})
+    rows = [*prediction.pilots(ks), len(ks) - 1]
+    starts = min(config.starts, len(test["targets"]))
+    with progress("minima", len(rows), "networks") as advance:
+        for row in rows:
+            own = jax.tree.map(lambda x, k=int(ks[row]): x[:k], problem.samples)
+            trace = js.takeuchi_trace(
+                problem.keys["probe"], problem.loss, networks[row], own,
+                weight_decay=config.weight_decay, gradient_data=test, num_samples=starts,
+                num_steps=config.lanczos_steps,
+            )  # fmt: skip
+            found.append({f"takeuchi_{name}": np.asarray(x) for name, x in trace._asdict().items()})
+            advance(1)
+    return {"takeuchi_rows": np.array(rows), **tables.stacked(found), **tables.stacked(gaps)}
 
 
 def _landscape(

@@ -23,7 +23,7 @@ def networks(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     each["lowest_test_loss"] = arrays["test_loss"].min(1)
     tests = ("test_loss", "test_accuracy")
     each |= {name: arrays[name][:, -1] for name in tests if name in arrays}
-    columns = {name: arrays[name] for name in ("overlap_refitted", "overlap_fixed")}
+    columns = {"gap": arrays["gap"], "gradient_norm": arrays["gradient_norm"].mean(0)}
     for name, values in each.items():
         columns[name] = values.mean(0, dtype=np.float64)
         if len(values) > 1:
@@ -41,27 +41,27 @@ def networks(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
 
 def text(found: dict[str, Any]) -> str:
     """All that the command prints of its summary."""
-    unit, sigmas = found["unit"], found["sigmas"]
+    unit = found["unit"]
     parts = [
-        f"means over {found['repeats']} repeats, in {unit}; distance: √E(L_N − L_k)² around w*_N;",
-        f"overlap: of the {found['dim']} leading eigenvectors of H_k with those of H_N at w*_N",
-        as_text(_networks_table(found["networks"], [entry["sigma"] for entry in sigmas])),
+        f"means over {found['repeats']} repeats, in {unit}; ‖∇‖: of L_k + (λ/2)‖w‖² at w*_k;",
+        "distance: √E(L_N − L_k)² around w*_N",
+        as_text(_networks_table(found["networks"], found["sigma"])),
         "",
-        f"ε: share of the test loss of w*_N, in {unit}; networks: the values of k between which",
-        "their excess test loss falls below ε for good; each: in single repeats; K_ε: the law's",
-        as_text(_sizes_table(sigmas)),
+        "ε: a share of that of w*_N; networks: the values of k between which their excess falls",
+        "below ε for good; each: in single repeats",
+        as_text(_truth_table(found["truth"])),
         "",
-        as_text(verdict_table(found)),
+        "forecasts of that k, over ε and orders; miss: by which factor they are off, on average",
+        as_text(forecast_table(found["forecasts"])),
     ]
     return "\n".join(parts)
 
 
 def _networks_table(entries: list[dict[str, Any]], sigmas: list[float]) -> list[list[str]]:
     """A row per k."""
-    rows = [["k", "L_k(w*_k)", "test loss", "lowest", "accuracy"]]
+    rows = [["k", "L_k(w*_k)", "test loss", "lowest", "accuracy", "‖∇‖"]]
     for sigma in sigmas:
         rows[0] += [f"distance, σ={sigma:g}", "law"]
-    rows[0] += ["overlap, at w*_k", "at w*_N"]
     for entry in entries:
         error = f" ± {entry['test_loss_sem']:.1g}" if "test_loss_sem" in entry else ""
         both = zip(entry["rms_distance"], entry["rms_law"], strict=True)
@@ -69,45 +69,38 @@ def _networks_table(entries: list[dict[str, Any]], sigmas: list[float]) -> list[
             f"{entry['k']:,}", f"{entry['train_loss']:.2g}", f"{entry['test_loss']:.4f}{error}",
             f"{entry['lowest_test_loss']:.4f}",
             f"{entry['test_accuracy']:.2%}" if "test_accuracy" in entry else "-",
+            f"{entry['gradient_norm']:.1g}",
             *(f"{value:.2g}" for pair in both for value in pair),
-            f"{entry['overlap_refitted']:.2f}", f"{entry['overlap_fixed']:.2f}",
         ])  # fmt: skip
     return rows
 
 
-def _sizes_table(sigmas: list[dict[str, Any]]) -> list[list[str]]:
-    """A row per σ and ε."""
-    rows = [["sigma", "share", "ε", "networks", "each", "K_ε", "90 %", "K_ε / k"]]
-    for sigma, size in ((entry["sigma"], size) for entry in sigmas for size in entry["sizes"]):
-        low, high = size["networks"]
-        spans = (size["networks_single"], size["k_epsilon_ci"])
-        single, limits = (" to ".join(f"{k:,}" for k in span) for span in spans)
+def _truth_table(truth: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
+    """A row per ε."""
+    rows = [["of", "share", "ε", "networks", "each"]]
+    for of, entry in ((of, entry) for of, entries in truth.items() for entry in entries):
+        low, high = entry["networks"]
         rows.append([
-            f"{sigma:g}", f"{size['share']:g}", f"{size['epsilon']:.3g}",
-            f"{low:,} to {high:,}" if low else f"up to {high:,}", single,
-            f"{size['k_epsilon']:,}", limits,
-            "-" if size["factor"] is None else f"{size['factor']:.2g}",
+            of, f"{entry['share']:g}", f"{entry['epsilon']:.3g}",
+            f"{low:,} to {high:,}" if low else f"up to {high:,}",
+            " to ".join(f"{k:,}" for k in entry["networks_single"]),
         ])  # fmt: skip
     return rows
 
 
-def verdict_table(found: dict[str, Any]) -> list[list[str]]:
-    """Rows of text, the first one the header: at how many ε each σ predicts where networks stop."""
-    rows = [["sigma", "test loss", "K_ε / k", f"within a factor {prediction.FACTOR:g}", "predicts"]]
-    for key, when in (
-        ("sigmas", "at the end"),
-        ("sigmas_lowest", "lowest"),
-        ("sigmas_fresh", "at the end, E S² of new samples"),
-    ):
-        for entry in found[key]:
-            factors = [size["factor"] for size in entry["sizes"] if size["factor"] is not None]
-            right = sum(1 / prediction.FACTOR <= x <= prediction.FACTOR for x in factors)
-            rows.append([
-                f"{entry['sigma']:g}", when,
-                f"{min(factors):.2g} to {max(factors):.2g}" if factors else "-",
-                f"{right} of {len(factors)} ε",
-                {True: "yes", False: "no", None: "cannot tell"}[entry["predicts"]],
-            ])  # fmt: skip
+def forecast_table(entries: list[dict[str, Any]]) -> list[list[str]]:
+    """Rows of text, the first one the header: by how much each forecast misses."""
+    within = f"within a factor {prediction.FACTOR:g}"
+    rows = [["forecast", "of", "samples", "its law", "miss", "k / truth", within, "90 % held"]]
+    for entry in entries:
+        known, numbers = entry["factors"], ["-"] * 4
+        if known:
+            numbers = [
+                f"{entry['miss']:.3g}", f"{min(known):.2g} to {max(known):.2g}",
+                f"{entry['within']:.0%} of {len(known)}", f"{entry['share_held']:.0%}",
+            ]  # fmt: skip
+        about = [entry["name"], entry["of"], f"{entry['samples']:,}", entry["regime"] or "-"]
+        rows.append(about + numbers)
     return rows
 
 
@@ -137,7 +130,8 @@ def distance(arrays: Arrays, unit: str) -> Figure:
     ylabel = rf"$\sqrt{{\mathrm{{E}}_q(L_N - L_k)^2}}$, excess ({unit})"
     sigmas, k = arrays["sigma"], arrays["k"].astype(float)[:-1]
     figure, panels = canvas(title, PREFIX, ylabel, [rf"$\sigma$ = {s:g}" for s in sigmas])
-    excess = prediction.excess_of(arrays)[:, :-1]
+    loss = arrays["test_loss"][:, -1].astype(np.float64)
+    excess = (loss - loss[:, -1:])[:, :-1]
     shrink = 1 / k - 1 / arrays["k"][-1]
     for row, axes in enumerate(panels):
         parts = {"distance": "distance", "distance_centered": "centered part"}
@@ -152,49 +146,27 @@ def distance(arrays: Arrays, unit: str) -> Figure:
     return figure
 
 
-def sizes(found: Mapping[str, Any], unit: str) -> Figure:
-    """K_ε of each σ, and the k from which on the excess test loss is below ε, against ε.
-
-    Black bars run from the last k of the grid that exceeds ε to the next: the networks' size lies
-    between them.
+def forecasts(entries: list[dict[str, Any]]) -> Figure:
+    """What each forecast is over the truth, in the geometric mean over ε and orders, against its
+    samples, with a bar from the least to the largest. K of new samples is left to the table.
     """
-    title = "Does K predict where more data stops paying?"
-    xlabel = rf"$\varepsilon$ ({unit})"
-    figure, (axes,) = canvas(title, xlabel, "samples")
-    n, entries = found["num_samples"], found["sigmas"]
-    for row, entry in enumerate(entries):
-        ordered = sorted(entry["sizes"], key=lambda size: size["epsilon"])
-        x, y = ([size[name] for size in ordered] for name in ("epsilon", "k_epsilon"))
-        low, high = np.array([size["k_epsilon_ci"] for size in ordered]).T
-        axes.fill_between(x, low, high, color=colour(row), alpha=0.25, lw=0)
-        axes.plot(x, y, label=rf"$K_\varepsilon$, $\sigma$ = {entry['sigma']:g}", **curve(row))
-    label = r"networks: excess test loss stays below $\varepsilon$"
-    for size in entries[0]["sizes"]:
-        low, high = size["networks"]
-        ends = (max(low, 1), high)
-        axes.plot([size["epsilon"]] * 2, ends, color="black", lw=3, marker="_", ms=9, label=label)
-    axes.axhline(n, color="0.5", lw=1)
-    axes.set(xscale="log", yscale="log")
-    ticks = [size["epsilon"] for size in entries[0]["sizes"]]
-    axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
-    axes.set_xticks([], minor=True)
-    legend(figure, f"band: 90 % interval of $K_\\varepsilon$; grey: all {n:,} samples")
-    return figure
-
-
-def overlaps(arrays: Arrays) -> Figure:
-    """Mean squared cosine of the leading eigenspaces of H_k with that of H_N at w*_N."""
-    d = arrays["eigenvalues_fixed"].shape[1]
-    title = rf"Overlap of the {d} leading eigenvectors with those of $H_N(w^*_N)$"
-    figure, (axes,) = canvas(title, PREFIX, "mean squared cosine")
-    names = {
-        "overlap_fixed": r"$H_k(w^*_N)$: same network, first k samples",
-        "overlap_refitted": r"$H_k(w^*_k)$: network refitted on them",
-    }
-    for row, (part, name) in enumerate(names.items()):
-        _draw(axes, row, arrays["k"], arrays[part][None], name)
-    axes.set(xscale="log", ylim=(0, 1.03))
-    legend(figure, "1: the same space, as at $k = N$ by definition; first repeat")
+    title, xlabel = "Forecasts of where more data stops paying", "samples of the forecast"
+    known = [e for e in entries if e["factors"] and "new samples" not in e["name"]]
+    names, kinds = (list(dict.fromkeys(e[x] for e in known)) for x in ("name", "of"))
+    figure, panels = canvas(title, xlabel, "forecast of k / truth", kinds or [""])
+    for row, name in enumerate(names):
+        for axes, of in zip(panels, kinds, strict=False):
+            own = [e for e in known if (e["name"], e["of"]) == (name, of)]
+            if own:
+                x = np.array([e["samples"] for e in own]) * 1.04 ** (row - len(names) / 2)
+                y = [np.exp(np.log(e["factors"]).mean()) for e in own]
+                ends = np.array([(min(e["factors"]), max(e["factors"])) for e in own]).T
+                axes.vlines(x, *ends, color=colour(row), lw=1, alpha=0.6)
+                axes.plot(x, y, label=name, **curve(row) | {"marker": "o", "ms": 4})
+    for axes in panels:
+        axes.axhspan(1 / prediction.FACTOR, prediction.FACTOR, color="0.9", zorder=0)
+        axes.set(xscale="log", yscale="log")
+    legend(figure, f"bars: from the least to the largest; grey: a factor {prediction.FACTOR:g}")
     return figure
 
 

@@ -93,6 +93,7 @@ def fit(
     k: Real[np.ndarray, "g"],
     losses: Real[np.ndarray, "orders _"],
     *,
+    floor: float | None = None,
     exponent: float | None = None,
     level: float = 0.9,
     num_draws: int = 1000,
@@ -110,6 +111,7 @@ def fit(
         key: Draws the errors.
         k: At least 4 different numbers of samples.
         losses: Test losses, or errors, of a network refitted on the first k samples of each order.
+        floor: c, where it is known: 0 of the generalisation gap, test less training losses.
         exponent: b, where it is known.
         level: Of the intervals.
         num_draws: Draws around the estimate, at least 100.
@@ -134,9 +136,10 @@ def fit(
     orders, mean = len(losses), losses.mean(0)
     sem = _scatter(k, losses) / np.sqrt(orders)
     unit = np.exp(np.log(k).mean())  # so that k / unit is near 1
-    fitted = _solve(k / unit, mean[None], sem, exponent)
+    bounds = (0.0, np.inf) if floor is None else (floor, floor)
+    fitted = _solve(k / unit, mean[None], sem, exponent, bounds)
     left = (mean - fitted[0] - fitted[1] * (k / unit) ** -fitted[2]) / sem
-    free = len(k) - (3 if exponent is None else 2)
+    free = len(k) - 1 - (floor is None) - (exponent is None)
     misfit = np.sum(left**2) / free
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     extra, freedom = (max(misfit - 1, 0), orders - 1) if orders > 1 else (misfit, free)
@@ -144,10 +147,11 @@ def fit(
     errors /= np.sqrt(max(orders * (orders - 1), 1))
     errors += np.sqrt(extra) * sem * rng.normal(size=(num_draws, len(k)))
     errors /= np.sqrt(rng.chisquare(freedom, (num_draws, 1)) / freedom)
-    drawn = _solve(k / unit, mean + errors, sem, exponent, least=-np.inf)
-    floor, scale, power = (np.concatenate(both) for both in zip(fitted, drawn, strict=True))
+    bounds = (-np.inf, np.inf) if floor is None else bounds
+    drawn = _solve(k / unit, mean + errors, sem, exponent, bounds)
+    floors, scale, power = (np.concatenate(both) for both in zip(fitted, drawn, strict=True))
     seen = np.sqrt(misfit) if orders > 1 else np.nan
-    return LearningCurve(floor, scale * unit**power, power, float(seen), level)
+    return LearningCurve(floors, scale * unit**power, power, float(seen), level)
 
 
 def _check(
@@ -190,9 +194,11 @@ def _solve(
     losses: Float[np.ndarray, "draws g"],
     sem: Float[np.ndarray, "g"],
     exponent: float | None,
-    least: float = 0.0,
+    bounds: tuple[float, float],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """c, a, b of every draw: a and c in closed form for each b, whose grid is made ever finer."""
+    """c, a, b of every draw: c within its bounds and a in closed form for each b of ever finer
+    grids.
+    """
     ends = EXPONENTS if exponent is None else (exponent, exponent)
     low, high = (np.full(len(losses), np.log(end)) for end in ends)
     steps, weight = np.linspace(0, 1, 25), sem**-2.0 / np.sum(sem**-2.0)
@@ -202,10 +208,11 @@ def _solve(
         mean_x, mean_y = x @ weight, y @ weight
         slope = ((x - mean_x[..., None]) * (y - mean_y[..., None])) @ weight
         slope = slope / np.maximum(((x - mean_x[..., None]) ** 2) @ weight, 1e-300)
-        # with c or a at 0, the best of the other
-        slope = np.where(mean_y - slope * mean_x < least, (x * y) @ weight / (x**2 @ weight), slope)
         slope = np.maximum(slope, 0)
-        floor = np.maximum(mean_y - slope * mean_x, least)
+        floor = np.clip(mean_y - slope * mean_x, *bounds)
+        bound = (x * (y - floor[..., None])) @ weight / (x**2 @ weight)  # where c is at a bound
+        free = (bounds[0] < floor) & (floor < bounds[1])
+        slope = np.where(free, slope, np.maximum(bound, 0))
         left = (y - floor[..., None] - slope[..., None] * x) ** 2 @ weight
         best = left.argmin(1)
         rows = np.arange(len(losses))

@@ -15,8 +15,8 @@ from cases import at64, float64
 import jaxscape as js
 from experiments.common import cli, prepare, problem
 from experiments.refit import __main__ as refit
-from experiments.refit import measure, prediction, report
-from jaxscape.lab import checkpoint
+from experiments.refit import compare, measure, prediction
+from jaxscape.lab import checkpoint, learning_curve
 
 pytestmark = pytest.mark.usefixtures("in_haste")
 
@@ -33,8 +33,9 @@ def flags(tmp_path_factory):
     return [
         *("--dataset", f"npz:{path}", "--k-max", "280", "--hidden", "8", "--layers", "1"),
         *("--epochs", "2", "--learning-rate", "0.02", "--batch-size", "8", "--k-min", "10"),
-        *("--num-ks", "5", "--repeats", "3", "--dim", "3", "--points", "6"),
-        *("--sigmas", "0.01", "0.5", "--shares", "1", "0.3", "0.1"),
+        *("--num-ks", "9", "--repeats", "2", "--dim", "3", "--points", "6"),
+        *("--sigmas", "0.01", "0.5", "--shares", "1", "0.3", "0.1", "--weight-decay", "0.05"),
+        *("--schedule", "cosine", "--finish", "30", "--starts", "100", "--lanczos-steps", "60"),
     ]
 
 
@@ -44,7 +45,7 @@ def finished(flags, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "run"
     with drawing.coarsely():
         assert refit.main([*flags, "--out", str(out)]) == 0
-    assert drawing.drawn(out) == {"networks", "distance", "sizes", "overlap"}
+    assert drawing.drawn(out) == {"networks", "distance", "forecasts"}
     with np.load(out / "results.npz", allow_pickle=False) as arrays:
         return out, dict(arrays), json.loads((out / "summary.json").read_text())
 
@@ -53,7 +54,7 @@ def restored(flags, out):
     """The problem, its networks [K], and the directions, from the run's checkpoint."""
     config = cli.parse("refit", refit.RefitConfig, flags)
     found = problem.load(config)
-    stacked = jax.tree.map(lambda x: np.zeros((5, *x.shape), x.dtype), found.initial)
+    stacked = jax.tree.map(lambda x: np.zeros((9, *x.shape), x.dtype), found.initial)
     store = out / "checkpoint"
     networks = checkpoint.restore(store, "refitted", {"params": stacked})["params"]
     last = jax.tree.map(lambda x: x[-1], networks)
@@ -79,8 +80,8 @@ def test_the_losses_of_the_run_are_those_of_its_networks(flags, finished):
     out, arrays, summary = finished
     found, networks, _ = restored(flags, out)
     data = found.dataset
-    assert arrays["k"].tolist() == [10, 23, 53, 122, 280]
-    assert arrays["orders"].shape == (3, 280)
+    assert arrays["k"].tolist() == [10, 15, 23, 35, 53, 80, 122, 185, 280]
+    assert arrays["orders"].shape == (2, 280)
     assert all(sorted(order) == list(range(280)) for order in arrays["orders"])
     for row, k in enumerate(arrays["k"]):
         params = jax.tree.map(lambda x, row=row: x[row], networks)
@@ -119,82 +120,114 @@ def test_the_landscape_of_the_run_is_a_float64_loop(flags, finished):
     assert not arrays["distance"][:, :, -1].any()
 
 
-def test_the_overlaps_are_those_of_the_dense_hessians(flags, finished):
-    out, arrays, _ = finished
-    found, networks, directions = restored(flags, out)
-    basis = [
-        np.asarray(x, np.float64).reshape(3, -1) for x in jax.tree.leaves(directions.space.basis)
-    ]
-    reference = np.concatenate(basis, 1)
-    last = jax.tree.map(lambda x: x[-1], networks)
-    flat, unravel = jax.flatten_util.ravel_pytree(last)
+def test_the_minima_are_those_of_the_dense_hessians(flags, finished):
+    """T from the gradients of all test samples, so without an error."""
+    _, arrays, _ = finished
+    found, networks, _ = restored(flags, finished[0])
+    samples, test = found.samples, found.fresh.samples
+    unravel = jax.flatten_util.ravel_pytree(jax.tree.map(lambda x: x[0], networks))[1]
+    each = lambda w, data: found.loss(unravel(w), data)  # noqa: E731
     seen = lambda k: jnp.arange(280) < k  # noqa: E731
-    hessian = jax.jit(
-        jax.hessian(lambda w, k: jnp.mean(found.loss(unravel(w), found.samples), where=seen(k)))
-    )
-    for row in (1, 3):
+    mean = lambda w, k: jnp.mean(each(w, samples), where=seen(k))  # noqa: E731
+    hessian, slope = jax.jit(jax.hessian(mean)), jax.jit(jax.grad(mean))
+    jacobian = jax.jit(jax.jacobian(lambda w: each(w, test)))
+    assert arrays["takeuchi_rows"].tolist() == [3, 5, 8]
+    for row, k in enumerate(arrays["k"]):
         params = jax.tree.map(lambda x, row=row: x[row], networks)
-        points = {"refitted": jax.flatten_util.ravel_pytree(params)[0], "fixed": flat}
-        for where, point in points.items():
-            dense = np.asarray(hessian(point, arrays["k"][row]), np.float64)
-            values, vectors = np.linalg.eigh(dense)
-            top = vectors[:, ::-1][:, :3].T
-            expected = np.sum((top @ reference.T) ** 2) / 3
-            np.testing.assert_allclose(arrays[f"overlap_{where}"][row], expected, atol=5e-3)
-            found_values = arrays[f"eigenvalues_{where}"][row]
-            np.testing.assert_allclose(found_values, values[::-1][:3], rtol=2e-3)
+        w = jax.flatten_util.ravel_pytree(params)[0]
+        norm = np.linalg.norm(slope(w, k) + 0.05 * w)
+        np.testing.assert_allclose(arrays["gradient_norm"][0, row], norm, rtol=0.1, atol=1e-5)
+        own, new = losses64(params, samples)[:k], losses64(params, test)
+        np.testing.assert_allclose(
+            arrays["gap"][row], new.mean() - own.mean(), rtol=1e-3, atol=1e-5
+        )
+        error = np.sqrt(own.var() / k + new.var() / 100)
+        np.testing.assert_allclose(arrays["gap_sem"][row], error, rtol=1e-3)
+        if row in arrays["takeuchi_rows"]:
+            place = arrays["takeuchi_rows"].tolist().index(row)
+            dense = np.asarray(hessian(w, k), np.float64) + 0.05 * np.eye(len(w))
+            covariance = np.cov(np.asarray(jacobian(w), np.float64).T)
+            trace = np.trace(np.linalg.solve(dense, covariance))
+            np.testing.assert_allclose(arrays["takeuchi_value"][place], trace, rtol=1e-2)
+            assert arrays["takeuchi_sem"][place] == 0
 
 
-def test_the_sizes_of_the_summary_follow_from_the_arrays(finished):
+def law(level, epsilon, root=False):
+    """The smallest k with level·(1/k − 1/280) below ε, or its root."""
+    values = level * (1 / np.arange(1, 281) - 1 / 280)
+    return 1 + int(np.argmax((np.sqrt(values) if root else values) < epsilon))
+
+
+def test_the_forecasts_of_the_summary_follow_from_the_arrays(finished):
     _, arrays, summary = finished
-    k = arrays["k"]
+    k, n = arrays["k"], 280
     loss = arrays["test_loss"][:, -1].astype(np.float64)
-    excess = (loss - loss[:, -1:]).mean(0)
-    for row, entry in enumerate(summary["sigmas"]):
-        right = []
-        for share, size in zip((1, 0.3, 0.1), entry["sizes"], strict=True):
-            epsilon = share * loss[:, -1].mean()
-            np.testing.assert_allclose(size["epsilon"], epsilon)
-            variance = arrays["loss_variance"][row, 1]
-            law = [variance * (1 / j - 1 / 280) for j in range(1, 281)]
-            size_law = 1 + next(i for i, x in enumerate(law) if x < epsilon**2)
-            assert size["k_epsilon"] == size_law
-            last = max((i for i in range(5) if excess[i] >= epsilon), default=-1)
-            low = int(k[last]) if last >= 0 else 0
-            assert size["networks"] == [low, int(k[last + 1])]
-            if 0 < low < k[-2]:
-                right.append(low / 2 <= size_law <= 2 * k[last + 1])
-        assert entry["predicts"] == (all(right) if right else None)
-    verdicts = [
-        e["predicts"] for key in ("sigmas", "sigmas_lowest", "sigmas_fresh") for e in summary[key]
-    ]
-    words = {True: "yes", False: "no", None: "cannot tell"}
-    assert [row[4] for row in report.verdict_table(summary)[1:]] == [words[v] for v in verdicts]
+    of = {"test loss": loss, "lowest test loss": arrays["test_loss"].astype(np.float64).min(1),
+          "test error": 1 - arrays["test_accuracy"][:, -1].astype(np.float64)}  # fmt: skip
+    assert set(summary["truth"]) == set(of)
+    for name, values in of.items():
+        excess = (values - values[:, -1:]).mean(0)
+        for share, entry in zip((1, 0.3, 0.1), summary["truth"][name], strict=True):
+            np.testing.assert_allclose(entry["epsilon"], share * values[:, -1].mean())
+            last = max((i for i in range(9) if excess[i] >= entry["epsilon"]), default=-1)
+            assert entry["networks"] == [int(k[last]) if last >= 0 else 0, int(k[last + 1])]
+    variance = dict(zip(("K, σ = 0.01", "K, σ = 0.5"), arrays["loss_variance"][:, 1], strict=True))
+    fresh = arrays["fresh_variance"][:, 1]
+    variance |= dict(zip([f"{name}, new samples" for name in variance], fresh, strict=True))
+    traces = dict(zip(k[arrays["takeuchi_rows"]], arrays["takeuchi_value"], strict=True))
+    seen = set()
+    for entry in summary["forecasts"]:
+        truth, factors = summary["truth"][entry["of"]], []
+        kind = {"gap curve": loss - arrays["train_loss"]}.get(entry["name"], of[entry["of"]])
+        used = k <= entry["samples"]
+        for one in truth:
+            (low, high), epsilon = one["networks"], one["epsilon"]
+            if not max(1, entry["samples"] * (entry["samples"] < n)) <= low < high < n:
+                continue
+            if entry["name"] in variance:
+                sizes = [law(variance[entry["name"]], epsilon, root=True)]
+            elif entry["name"] == "minimum's law":
+                sizes = [law(traces[entry["samples"]] / 2, epsilon)]
+            elif entry["name"].startswith("guess"):
+                sizes = [np.sqrt(entry["samples"] * n)]
+            else:
+                floor = None if entry["name"] == "learning curve" else 0.0
+                curves = [learning_curve.fit(jax.random.key(0), k[used], row[None], floor=floor)
+                          for row in kind[:, used]]  # fmt: skip
+                sizes = [curve.within(epsilon, of=n).interval.value for curve in curves]
+            factors += [prediction.factor(size, prediction.Bracket(low, high)) for size in sizes]
+        np.testing.assert_allclose(entry["factors"], factors, rtol=1e-6)
+        if factors:
+            seen.add(entry["name"])
+            np.testing.assert_allclose(entry["miss"], np.exp(np.mean(np.abs(np.log(factors)))))
+            near = [0.499 < factor < 2.001 for factor in factors]
+            np.testing.assert_allclose(entry["within"], np.mean(near))
+    assert seen == {entry["name"] for entry in summary["forecasts"]}
 
 
-def test_what_new_samples_say_comes_from_new_samples(finished):
-    """E_q S² of the test split at the points of the landscape, and K_ε from it."""
-    _, arrays, summary = finished
-    assert not np.allclose(arrays["fresh_variance"], arrays["loss_variance"], rtol=1e-2)
-    for row, entry in enumerate(summary["sigmas_fresh"]):
-        variance = arrays["fresh_variance"][row, 1]
-        for size in entry["sizes"]:
-            law = [variance * (1 / j - 1 / 280) for j in range(1, 281)]
-            expected = 1 + next(i for i, x in enumerate(law) if x < size["epsilon"] ** 2)
-            assert size["k_epsilon"] == expected
-
-
-def test_the_lowest_test_loss_is_judged_as_the_last(finished):
-    _, arrays, summary = finished
-    lowest = arrays["test_loss"].min(1).astype(np.float64)
-    excess = (lowest - lowest[:, -1:]).mean(0)
-    for size in summary["sigmas_lowest"][0]["sizes"]:
-        np.testing.assert_allclose(size["epsilon"], size["share"] * lowest[:, -1].mean())
-        exceeds = [
-            0,
-            *(int(k) for k, x in zip(arrays["k"], excess, strict=True) if x >= size["epsilon"]),
-        ]
-        assert size["networks"][0] == exceeds[-1]
+def test_runs_are_compared_by_what_they_found(finished, tmp_path, capsys):
+    """Twice the same run, and one of another weight decay: pooled, and each in its column."""
+    out, _, summary = finished
+    other = tmp_path / "other"
+    other.mkdir()
+    changed = summary | {"weight_decay": 0.25}
+    for entry in changed["forecasts"]:
+        entry["factors"] = [2 * factor for factor in entry["factors"]]
+    (other / "summary.json").write_text(json.dumps(changed))
+    figure = tmp_path / "drawn" / "all"
+    with drawing.coarsely():
+        assert compare.main([*map(str, (out, out, other)), "--figure", str(figure)]) == 0
+    head, *rows = [line[2:-2].split(" | ") for line in capsys.readouterr().out.splitlines()]
+    assert [name.split("/")[-1] for name in head[3:5]] == [
+        "clouds.npz, λ = 0.05", "clouds.npz, λ = 0.25"
+    ]  # fmt: skip
+    row = next(row for row in rows if row[0] == "K, σ = 0.01")
+    double = next(e["factors"] for e in changed["forecasts"] if e["name"] == "K, σ = 0.01")
+    misses = [np.exp(np.mean(np.abs(np.log(np.array(double) / by)))) for by in (2, 1)]
+    assert row[3:5] == [f"{miss:.2g}" for miss in misses]
+    assert figure.with_suffix(".png").exists()
+    assert compare.main([str(tmp_path), "--figure", str(figure)]) == 2
+    assert "run folders of refit" in capsys.readouterr().err
 
 
 def test_bad_input_is_one_line_and_leaves_nothing(flags, tmp_path, capsys):
@@ -208,6 +241,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(flags, tmp_path, capsys):
         (["--together", "0"], "at least 1"),
         (["--shares", "0"], "above 0"),
         (["--sigmas", "nan"], "above 0"),
+        (["--starts", "1"], "at least 2"),
         (["--dim", "1000"], "from 1 to 83"),
         (["--dataset", f"npz:{bare}"], "test split"),
     ):
@@ -221,7 +255,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(flags, tmp_path, capsys):
 def test_an_order_of_the_data_set_stays_in_every_repeat(flags):
     config = cli.parse("refit", refit.RefitConfig, [*flags, "--order", "dataset"])
     found = measure.orders(problem.load(config), config)
-    np.testing.assert_array_equal(found, np.tile(np.arange(280), (3, 1)))
+    np.testing.assert_array_equal(found, np.tile(np.arange(280), (2, 1)))
 
 
 def test_distances_are_those_of_a_loop():

@@ -35,26 +35,33 @@ def test_of_a_curve_without_noise_it_is_the_curve(truth, orders):
     np.testing.assert_allclose(got, truth, rtol=1e-4, atol=1e-5)
     ahead = np.array([1e4, 1e6, np.inf])
     np.testing.assert_allclose(np.stack(found.at(ahead)), [curve(ahead, *truth)] * 3, atol=1e-4)
-    fixed = learning_curve.fit(KEY, K, curve(K, *truth)[None], exponent=truth[2])
-    np.testing.assert_allclose(fixed.scale[0], truth[1], rtol=1e-9)
+    for known in ({"exponent": truth[2]}, {"floor": truth[0]}):
+        fixed = learning_curve.fit(KEY, K, np.tile(curve(K, *truth), (orders, 1)), **known)
+        got = fixed.floor[0], fixed.scale[0], fixed.exponent[0]
+        np.testing.assert_allclose(got, truth, rtol=1e-5, atol=1e-9)
 
 
-@pytest.mark.parametrize(("power", "floor"), [(-0.5, 0.05), (0.5, 0.0)])
-def test_it_is_the_least_squares_fit_of_scipy(power, floor):
+@pytest.mark.parametrize(
+    ("power", "floor", "known"), [(-0.5, 0.05, None), (0.5, 0.0, None), (0.5, 0.05, 0.02)]
+)
+def test_it_is_the_least_squares_fit_of_scipy(power, floor, known):
     """Of orders whose scatter is a power of k, so that the weights are known."""
     mean = curve(K, floor) * (1 + 0.05 * np.array([1, -1, 0, 1.5, -1]))
     scatter = 0.01 * (K / 125.0) ** power
     losses = mean + scatter * np.array([-1, 0, 1])[:, None]
-    found = learning_curve.fit(KEY, K, losses)
+    found = learning_curve.fit(KEY, K, losses, floor=known)
 
     def residuals(w):
         return (curve(K, *w) - mean) / scatter
 
-    own = least_squares(residuals, TRUE, bounds=([0, 0, 0.02], np.inf), xtol=1e-15, ftol=1e-15,
-                        gtol=1e-15, x_scale=TRUE)  # fmt: skip
+    c = (0, np.inf) if known is None else (known - 1e-12, known + 1e-12)
+    own = least_squares(residuals, [known or 0.05, *TRUE[1:]], bounds=([c[0], 0, 0.02],
+                        [c[1], np.inf, 4]), xtol=1e-15, ftol=1e-15, gtol=1e-15,
+                        x_scale=TRUE)  # fmt: skip
     np.testing.assert_allclose(found.at(np.array([300, 16e3])).value, curve([300, 16e3], *own.x),
                                rtol=1e-4)  # fmt: skip
-    misfit = np.sqrt(np.sum(own.fun**2) * 3 / 2)  # variances of means of 3, 5 − 3 left
+    left = 2 if known is None else 3  # of 5 losses, which are means of 3
+    misfit = np.sqrt(np.sum(own.fun**2) * 3 / left)
     np.testing.assert_allclose(found.misfit, misfit, rtol=1e-5)
 
 
