@@ -166,8 +166,10 @@ def programs(problem: Problem, config: ProblemConfig, dim: int, points: int) -> 
         return sweep.advance(loss, probe, data, carry, keep, skip=skip, **sizes)
 
     skip = jax.ShapeDtypeStruct((), jnp.int32)
-    new = math.ceil(len(problem.fresh.order) / length) if problem.fresh else 0
-    yield Program("sweep, a segment", swept, (probe, segment, carry, skip), SIGMAS * (calls + new))
+    yield Program("sweep, a segment", swept, (probe, segment, carry, skip), SIGMAS * calls)
+    if problem.fresh and (new := len(problem.fresh.order)) < length:
+        args = probe, _rows(data, new), carry, skip
+        yield Program("sweep of new samples", swept, args, SIGMAS)
     at_origin = partial(js.per_sample_losses, loss, batch_size=size)
     yield Program("losses at w*, a segment", at_origin, (params, segment), calls)
     model = jax.eval_shape(partial(js.project, loss), space, segment)
