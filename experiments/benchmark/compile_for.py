@@ -128,14 +128,14 @@ def describe(name: str) -> tuple[Chip, Any]:
         )
     except (RuntimeError, NotImplementedError, ValueError) as error:
         raise InputError(
-            f"expected libtpu to compile for a {name}, found: {str(error).splitlines()[0]}; install "
-            "it: pip install '.[tpu-check]'"
+            f"expected libtpu to compile for a {name}, found: {str(error).splitlines()[0]}; "
+            "install it: pip install '.[tpu-check]'"
         ) from error
     return chip, found.devices[0]
 
 
 def programs(problem: Problem, config: ProblemConfig, dim: int, points: int) -> Iterator[Program]:
-    """What ``experiments.sweep`` runs on the device, at shapes alone, with an accelerator's sizes."""
+    """What ``experiments.sweep`` runs on an accelerator, at shapes alone."""
     loss, key, n = problem.loss, _shapes(problem.keys["train"]), len(problem.order)
     params, data = _shapes(problem.initial), _rows(_shapes(problem.read(slice(1))), n)
     length = segments.length_of(problem, "tpu")

@@ -76,7 +76,7 @@ class Text:
                 yield Kernel(own, times, inside)
 
     def _length(self, condition: str, loops: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
-        """How often a loop runs: up to the constant in its condition, else the next of ``loops``."""
+        """How often a loop runs, by the constant in its condition, else the next of ``loops``."""
         lines = self.computations[condition]
         root = next(line for line in lines.values() if line.root)
         bounds = [lines[name] for name in root.operands if lines[name].op == "constant"]
