@@ -163,3 +163,20 @@ def test_eigen_multiplies_unless_products_are_many_and_small():
 
 def test_an_option_that_xla_does_not_know_is_recognised():
     assert not batching.is_known("xla_cpu_no_such_option")
+
+
+@pytest.mark.parametrize(
+    ("length", "size", "hands"), [(10, 4, 1), (12, 4, 1), (9, 2, 4), (3, 8, 2)]
+)
+def test_positions_computed_in_a_program(length, size, hands):
+    chunks = batching.cut(length, size, hands)
+    positions, fresh = jax.jit(chunks.computed)()
+    assert np.array_equal(positions, chunks.positions)
+    assert np.array_equal(fresh, chunks.fresh)
+
+
+def test_a_taker_cuts_what_take_cuts():
+    data = {"x": jnp.arange(240.0).reshape(10, 2, 3, 4), "y": jnp.arange(10)}
+    cut = jax.jit(lambda data, start: batching.taker(data)(start, 4))(data, 5)
+    for found, whole in zip(jax.tree.leaves(cut), jax.tree.leaves(data), strict=True):
+        assert np.array_equal(found, whole[5:9])

@@ -136,49 +136,62 @@ def describe(name: str) -> tuple[Chip, Any]:
 
 def programs(problem: Problem, config: ProblemConfig, dim: int, points: int) -> Iterator[Program]:
     """What ``experiments.sweep`` runs on an accelerator, at shapes alone."""
-    loss, key, n = problem.loss, _shapes(problem.keys["train"]), len(problem.order)
+    loss, n = problem.loss, len(problem.order)
     params, data = _shapes(problem.initial), _rows(_shapes(problem.read(slice(1))), n)
-    length = segments.length_of(problem, points, "tpu")
-    segment, calls, size = _rows(data, length), math.ceil(n / length), batching.ELSEWHERE
-
-    many = _shapes(problem.initial, 1)
-    rates = config.learning_rate, config.weight_decay
-    moments = jax.eval_shape(jax.vmap(train.adam(*rates).init), many)
-    epoch = partial(train.epoch, config.batch_size, rates, 1, Partial(loss), ks=None)
-    args = train.State(many, moments), jax.ShapeDtypeStruct((1, n), jnp.int32), data
-    yield Program("training, an epoch", epoch, args, config.epochs, precision="default")
+    yield _training(problem, config, data)
 
     def solve(key, params, data):
         operator = js.hessian_operator(loss, params, data)
         return js.top_eigenpairs(key, operator, params, dim, find_repeated=False)
 
-    loops = 1, PRODUCTS, math.ceil(n / 1000)
-    yield Program("eigenpairs", solve, (key, params, data), 1, loops)
-    pairs = jax.eval_shape(solve, key, params, data)
-    space = jax.eval_shape(js.Subspace, params, pairs.vectors)
-    probe = jax.eval_shape(lambda key, space: js.gaussian(key, space, points, 1.0), key, space)
-    keep = reductions.delta_of(probe)
-    zeros = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)  # noqa: E731
-    carry = jax.eval_shape(lambda: sweep.begin(zeros(probe), keep))
-
-    def swept(probe, data, carry, skip):
-        sizes: dict[str, Any] = {"batch_size": size, "point_batch": sweep.POINTS}
-        return sweep.advance(loss, probe, data, carry, keep, skip=skip, **sizes)
-
-    skip = jax.ShapeDtypeStruct((), jnp.int32)
-    new = math.ceil(len(problem.fresh.order) / length) if problem.fresh else 0
-    yield Program("sweep, a segment", swept, (probe, segment, carry, skip), SIGMAS * (calls + new))
-    at_origin = partial(js.per_sample_losses, loss, batch_size=size)
+    given = _shapes(problem.keys["subspace"]), params, data
+    yield Program("eigenpairs", solve, given, 1, (1, PRODUCTS, math.ceil(n / 1000)))
+    space = jax.eval_shape(js.Subspace, params, jax.eval_shape(solve, *given).vectors)
+    length = segments.length_of(problem, points, "tpu")
+    segment, calls = _rows(data, length), math.ceil(n / length)
+    new = len(problem.fresh.order) if problem.fresh else length
+    yield from _sweeps(problem, space, points, segment, calls, _rows(data, new))
+    at_origin = partial(js.per_sample_losses, loss, batch_size=batching.ELSEWHERE)
     yield Program("losses at w*, a segment", at_origin, (params, segment), calls)
-    model = jax.eval_shape(partial(js.project, loss), space, segment)
-    yield Program("quadratic model, a segment", partial(js.project, loss), (space, segment), calls)
-    law = jax.eval_shape(partial(quadratic.begin, dim)), model, jnp.zeros(SIGMAS), skip
+    project = partial(js.project, loss)
+    yield Program("quadratic model, a segment", project, (space, segment), calls)
+    before, model = partial(quadratic.begin, dim), jax.eval_shape(project, space, segment)
+    law = jax.eval_shape(before), model, jnp.zeros(SIGMAS), jax.ShapeDtypeStruct((), jnp.int32)
     yield Program("law, a segment", quadratic.advance, law, calls)
     if problem.dataset.test_inputs is not None:
         metrics, tests = problems.tests_of(problem)
         for name, metric in metrics.items():
             mean = partial(train.mean_loss, metric, batch_size=1000)
             yield Program(name.replace("_", " "), mean, (params, _shapes(tests)))
+
+
+def _training(problem: Problem, config: ProblemConfig, data: Any) -> Program:
+    many, rates = _shapes(problem.initial, 1), (config.learning_rate, config.weight_decay)
+    moments = jax.eval_shape(jax.vmap(train.adam(*rates).init), many)
+    order = jax.ShapeDtypeStruct((1, len(problem.order)), jnp.int32)
+    epoch = partial(train.epoch, config.batch_size, rates, 1, Partial(problem.loss), ks=None)
+    args = train.State(many, moments), order, data
+    return Program("training, an epoch", epoch, args, config.epochs, precision="default")
+
+
+def _sweeps(
+    problem: Problem, space: Any, points: int, segment: Any, calls: int, new: Any
+) -> Iterator[Program]:
+    """A segment of the run's samples; the ``new`` ones, where they are fewer."""
+    draw = lambda key, space: js.gaussian(key, space, points, 1.0)  # noqa: E731
+    probe = jax.eval_shape(draw, _shapes(problem.keys["probe"]), space)
+    keep = reductions.delta_of(probe)
+    zeros = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)  # noqa: E731
+    carry = jax.eval_shape(lambda: sweep.begin(zeros(probe), keep))
+    sizes: dict[str, Any] = {"batch_size": batching.ELSEWHERE, "point_batch": sweep.POINTS}
+
+    def swept(probe, data, carry, skip):
+        return sweep.advance(problem.loss, probe, data, carry, keep, skip=skip, **sizes)
+
+    rest = carry, jax.ShapeDtypeStruct((), jnp.int32)
+    yield Program("sweep, a segment", swept, (probe, segment, *rest), SIGMAS * calls)
+    if batching.length_of(new) < batching.length_of(segment):
+        yield Program("sweep of new samples", swept, (probe, new, *rest), SIGMAS)
 
 
 def compiled(program: Program, chip: Chip, device: Any) -> Compiled:

@@ -76,7 +76,7 @@ class Text:
                 yield Kernel(own, times, inside)
 
     def _length(self, condition: str, loops: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
-        """How often a loop runs: to the constant in its condition, else the next of ``loops``."""
+        """How often a loop runs, by the constant in its condition, else the next of ``loops``."""
         lines = self.computations[condition]
         root = next(line for line in lines.values() if line.root)
         bounds = [lines[name] for name in root.operands if lines[name].op == "constant"]
@@ -94,20 +94,29 @@ class Text:
         return sum(kernel.times * self._moved(kernel) for kernel in self.kernels)
 
     def _moved(self, kernel: Kernel) -> int:
-        own, inner = kernel.own, self.computations.get(kernel.own.called("calls"), {})
-        read = [size_of(kernel.inside[name].shape) for name in own.operands]
-        written = size_of(own.shape)
-        for line in inner.values():  # a fusion that reads or writes a part of an array
-            if line.op == "parameter":
-                users = [user for user in inner.values() if line.name in user.operands]
-                place = int(line.rest.split(")")[0])
-                if users and all(user.op == "dynamic-slice" for user in users):
-                    read[place] = min(read[place], sum(size_of(user.shape) for user in users))
-                elif users and all(user.op == "dynamic-update-slice" for user in users):
-                    part = sum(size_of(inner[user.operands[1]].shape) for user in users)
-                    written -= max(0, read[place] - part)
-                    read[place] = 0
+        own, written = kernel.own, size_of(kernel.own.shape)
+        sizes = [size_of(kernel.inside[name].shape) for name in own.operands]
+        read = [self._read(own, place, size, kernel.inside) for place, size in enumerate(sizes)]
+        inner = self.computations.get(own.called("calls"), {own.name: own})
+        for line in inner.values():
+            if line.op == "dynamic-update-slice":  # in place
+                part = (inner | kernel.inside)[line.operands[1]]
+                written += min(0, size_of(part.shape) - size_of(line.shape))
         return sum(read) + max(0, written)
+
+    def _read(self, own: Instruction, place: int, size: int, inside: Computation) -> int:
+        """Of an operand's bytes, those that are read: a fusion may take a slice of it alone."""
+        if own.op in ("dynamic-slice", "slice"):
+            return min(size, size_of(own.shape)) if place == 0 else size
+        if own.op == "dynamic-update-slice" and place == 0:
+            return 0
+        inner = self.computations.get(own.called("calls"), {})
+        for line in inner.values():
+            if line.op == "parameter" and line.rest.startswith(f"{place})"):
+                users = [user for user in inner.values() if line.name in user.operands]
+                each = [self._read(u, u.operands.index(line.name), size, inner) for u in users]
+                return min(size, sum(each))
+        return size
 
     def collectives(self) -> dict[str, int]:
         """How often each kind of exchange between chips takes place."""

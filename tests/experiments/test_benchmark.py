@@ -1,8 +1,13 @@
-"""Whether a benchmark's figure meets its target."""
+"""Whether a benchmark's figure meets its target; programs compiled for a chip that is not there."""
 
+import math
+import os
+
+import command
 import pytest
 
-from experiments.benchmark.__main__ import Ratio, missed
+from experiments.benchmark.__main__ import Ratio, main, missed
+from experiments.benchmark.hlo import Text
 
 
 @pytest.mark.parametrize(
@@ -17,3 +22,74 @@ from experiments.benchmark.__main__ import Ratio, missed
 )
 def test_a_missed_target_is_marked_by_the_median(values, target, word):
     assert missed(Ratio("figure", values, target)) == word
+
+
+PROGRAM = """\
+HloModule jit_f
+%body (p: (s32[], f32[60,4])) -> (s32[], f32[60,4]) {
+  %p = (s32[]{:T(128)}, f32[60,4]{1,0:T(8,128)}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%p), index=0
+  %x = f32[60,4]{1,0:T(8,128)} get-tuple-element(%p), index=1
+  %some = f32[6,4]{1,0:T(8,128)S(1)} fusion(%x, %i), kind=kLoop, calls=%inner, backend_config={"estimated_cycles":"10"}
+  ROOT %t = (s32[]{:T(128)}, f32[60,4]{1,0:T(8,128)}) tuple(%i, %x)
+}
+
+%inner (a: f32[60,4], b: s32[]) -> f32[6,4] {
+  %a = f32[60,4]{1,0:T(8,128)} parameter(0)
+  %b = s32[]{:T(128)S(6)} parameter(1)
+  ROOT %cut = f32[6,4]{1,0:T(8,128)} dynamic-slice(%a, %b, %b), dynamic_slice_sizes={6,4}
+}
+
+%until (q: (s32[], f32[60,4])) -> pred[] {
+  %q = (s32[]{:T(128)}, f32[60,4]{1,0:T(8,128)}) parameter(0)
+  %end = s32[]{:T(128)} constant(7)
+  %j = s32[]{:T(128)} get-tuple-element(%q), index=0
+  ROOT %less = pred[]{:T(512)} compare(%j, %end), direction=LT
+}
+
+ENTRY %main (x: (s32[], f32[60,4]), y: f32[4,5]) -> f32[60,5] {
+  %x.1 = (s32[]{:T(128)}, f32[60,4]{1,0:T(8,128)}) parameter(0)
+  %y = f32[4,5]{1,0:T(8,128)} parameter(1)
+  %loop = (s32[]{:T(128)}, f32[60,4]{1,0:T(8,128)}) while(%x.1), condition=%until, body=%body
+  %z = f32[60,4]{1,0:T(8,128)} get-tuple-element(%loop), index=1
+  %all = f32[60,4]{1,0:T(8,128)} all-reduce(%z), replica_groups={}, to_apply=%add
+  ROOT %out = f32[60,5]{1,0:T(8,128)} convolution(%all, %y), dim_labels=bf_io->bf, backend_config={"estimated_cycles":"100"}
+}
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_what_a_program_text_says(counted):
+    text = (
+        PROGRAM
+        if counted
+        else PROGRAM.replace("s32[]{:T(128)} constant(7)", "s32[]{:T(128)} copy(%q)")
+    )
+    found = Text(text, loops=() if counted else (7,))
+    assert found.cycles() == 7 * 10 + 100
+    # seven slices into fast memory, of an index beside; the exchange in and out; the product
+    assert found.bytes() == 4 * (7 * (6 * 4 + 1) + 2 * 60 * 4 + 60 * 4 + 4 * 5 + 60 * 5)
+    assert found.collectives() == {"all-reduce": 1}
+    assert found.precisions() == {"default": 1}
+    told = PROGRAM.replace("->bf,", "->bf, operand_precision={highest,highest},")
+    assert Text(told).precisions() == {"highest": 1}
+
+
+def test_a_chip_that_is_not_known(capfd):
+    assert main(["--compile-for", "v99"]) == 2
+    assert "expected --compile-for among v5e, v6e, found v99" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_main_job_compiles_for_a_tpu():
+    pytest.importorskip("libtpu")
+    done = command.process(
+        "-m", "experiments.benchmark", "--compile-for", "v5e", "--dataset", "glyphs",
+        "--hidden", "64", env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = {line.split("  ")[0]: line.split() for line in map(str.strip, done.stdout.splitlines())}
+    for name in ("eigenpairs", "sweep, a segment", "quadratic model, a segment", "test loss"):
+        assert rows[name][-1] == "highest"
+    assert 0 < float(rows["all"][2]) < 16  # GB
+    assert math.isfinite(float(rows["all"][3]))
