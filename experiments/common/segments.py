@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
@@ -250,7 +251,7 @@ def _advance(
             state.done[index] = (np.array([segment.stop], np.int32), carry)
             yield new.stop - new.start
         with host():
-            carry = jax.tree.map(np.asarray, state.done[index][1])
+            carry = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), state.done[index][1])
             curve = sweep.finish(carry, state.rows[index], keep)
         sweep.check_delta(curve, probe.num_points)
         curves.append(jax.tree.map(np.asarray, curve))
