@@ -49,7 +49,7 @@ def run(config: BenchmarkConfig) -> list[Ratio]:
     """Every ratio, printed as a table."""
     config.check()
     if config.compile_for:
-        compile_for.run(config, config.compile_for, config.dim, measure.ALONG)
+        compile_for.run(config, config.compile_for, config.dim, measure.MAIN)
         return []
     problem = problems.load(config)
     console.problem(problem, config.order)

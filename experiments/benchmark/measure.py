@@ -20,7 +20,9 @@ from jaxscape.types import Params, Probe
 SQUARE = 2048
 """Side of the matrices whose product measures the machine."""
 ALONG = 256
-"""Points of the sweeps in the subspace, as many as the main command's."""
+"""Points of the sweeps in the subspace."""
+MAIN = 128
+"""Those of the main command, at each σ."""
 PART = 4
 """Of the samples, PyTorch's sweep meets one in so many: it is long, and as long for each."""
 RESIDUAL = 1e-4
