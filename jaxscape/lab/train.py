@@ -113,6 +113,7 @@ def fit(
     stored = isinstance(data, stream.Stored)
     few = data.read(np.arange(min(data.n, batch_size))) if stored else data
     n, bound = losses.ready(loss, _first(params), few)
+    n = data.n if stored else n
     if stored and (not single or ks is not None or finish is not None):
         raise InputError(
             "expected one network, no ks and no finish for samples that are stored; load them"
