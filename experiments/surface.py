@@ -52,6 +52,11 @@ class SurfaceConfig(RunConfig):
         if not all(1 <= k <= self.k_max for k in self.ks):
             found = " ".join(map(str, self.ks))
             raise InputError(f"expected --ks from 1 to --k-max, {self.k_max}, found {found}")
+        if self.subspace == "beside" and (self.radius is not None or self.interactive):
+            raise InputError(
+                "expected no --radius and no --interactive for --subspace beside, found one: its "
+                "planes have radii of their own; leave them out"
+            )
         if self.subspace == "trajectory" and self.epochs < 2:
             raise InputError(
                 f"expected --epochs of at least 2 for a trajectory, found {self.epochs}; raise it"
@@ -109,13 +114,13 @@ def _directions(
 
 PLANES = "influence", "hessian", "random"
 RISE = 0.5
-"""Of L_N at the rim of each plane over L_N at w*, by the quadratic model."""
+"""Of L_N at the rim of each plane over L_N at w* (or its fall), by the quadratic model."""
 
 
 def _beside(problem: Problem, config: SurfaceConfig, store: Path) -> Record:
     """L_k − L_N over three planes: which of them shows a surface that data reshape?"""
     params, n = prepare.trained(problem, config, store), len(problem.order)
-    ks = [k for k in config.ks or (n // 100, n // 30, n // 10) if 1 <= k < n]
+    ks = sorted({k for k in config.ks or (n // 100, n // 30, n // 10) if 1 <= k < n}) or [1]
     rows, radii = [], []
     for kind in PLANES:
         space, _ = prepare.directions(
@@ -123,9 +128,9 @@ def _beside(problem: Problem, config: SurfaceConfig, store: Path) -> Record:
         )
         assert space is not None
         model = js.project(problem.loss, space, problem.samples)
-        curvature = float(jnp.trace(model.hessian.mean(0))) / 2 + config.weight_decay
+        curvature = abs(float(jnp.trace(model.hessian.mean(0)))) / 2
         rise = RISE * float(model.value.mean())
-        radii.append(math.sqrt(2 * rise / curvature) if curvature > 0 else 1.0)
+        radii.append(math.sqrt(2 * rise / curvature) if curvature else 1.0)
         rows.append(
             surfaces.evaluate(problem, space, surfaces.square(radii[-1], config.num), [*ks, n])
         )

@@ -261,6 +261,11 @@ def _filled(batch: Batch, here: int, length: int) -> Batch:
 def _build(n, chunk, params, data, batch_size, count, mesh, weight_decay=0.0) -> Matvec:
     """The operator, once its arguments are checked, with its arrays where they are needed."""
     lengths = list(map(length_of, segments(data))) if are_batches(data) else [n]
+    if not lengths:
+        raise InputError(
+            "expected batches in every pass, found none in the second; let a function return a new "
+            "iterator each time"
+        )
     n = sum(lengths)
     cut(n, batch_size)
     if count is not None and not isinstance(count, jax.core.Tracer) and not 1 <= count <= n:

@@ -10,7 +10,7 @@ curvature"). Whether a network is so close to a minimum that this holds is to be
 
 import warnings
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Real
 from jaxscape import losses
 from jaxscape.arguments import explained
 from jaxscape.batching import cut, length_of, take
-from jaxscape.curvature import MeanOperator, hessian_operator
+from jaxscape.curvature import MeanOperator, hessian_operator, nonfinite_samples
 from jaxscape.lanczos import COMPILED, dot, flatten
 from jaxscape.loss_variance import TRUSTED
 from jaxscape.quadratic import project
@@ -103,7 +103,20 @@ def takeuchi_trace(
     operator = hessian_operator(loss, params, data, batch_size=batch_size)
     _, bound = losses.ready(loss, params, own)
     decay = jnp.asarray(weight_decay, jnp.result_type(float))
-    return _takeuchi(operator, bound, own, rows, decay, steps, batch_size)
+    found = _takeuchi(operator, bound, own, rows, decay, steps, batch_size)
+    _check_finite(found.value, operator)
+    return found
+
+
+def _check_finite(found: Array, operator: Any) -> None:
+    """Refuse what came of a loss or a derivative that is not finite, where not traced."""
+    if is_traced(found) or jnp.isfinite(found).all():
+        return
+    bad = nonfinite_samples(operator)
+    where = f"a loss of NaN or infinity for {len(bad)} samples, the first at {bad[:1]}"
+    if not len(bad):
+        where = "finite losses: a derivative, or a loss of gradient_data, is not"
+    raise InputError(f"expected finite gradients and Hessian, found {where}; leave them out")
 
 
 def _drawn(
@@ -156,7 +169,8 @@ def _takeuchi(
     value, earlier = scale * terms.mean(0), scale * before.mean(0)
     sem = scale * terms.std(0, ddof=1) * jnp.sqrt((1 - count / n) / count)
     effective = jnp.sum(jnp.abs(terms), 0) ** 2 / jnp.sum(terms**2, 0)
-    return TakeuchiTrace(value, sem, effective, smallest.min(), jnp.abs(value - earlier) / value)
+    change = jnp.abs(value - earlier) / jnp.where(value == 0, 1, value)
+    return TakeuchiTrace(value, sem, effective, smallest.min(), change)
 
 
 def _gradient(params: Params, loss: Partial, batch: Batch, weight: ArrayLike = 1.0) -> Array:
@@ -294,10 +308,12 @@ def influence_subspace(
     values, basis, smallest = _influences(
         operator, bound, data, rows, decay, steps, batch_size, dim
     )
-    if not is_traced(smallest) and not smallest > -decay:
+    _check_finite(values, operator)
+    if not is_traced(smallest) and smallest <= -decay:
         warnings.warn(
-            f"H has a Ritz value of {smallest:.2g}, at or below −λ = {-decay:.2g}: the parameters "
-            "are at no minimum, and the directions mean little; train on, or raise weight_decay",
+            f"H has a Ritz value of {smallest:.2g}, at or below −λ = {0 - decay:.2g}: the "
+            "parameters are at no minimum, and the directions mean little; train on with more "
+            "weight decay",
             stacklevel=3,
         )
     return Subspace(params, basis, values)

@@ -136,7 +136,8 @@ def tridiagonal(
     """T = V H Vᵀ of the Krylov space of ``start``, and its basis V."""
     grow = loops.step(_grow)
     basis = jnp.zeros((steps, len(start)), start.dtype)
-    carry = (basis, start / jnp.linalg.norm(start), jnp.zeros((), start.dtype))
+    norm = jnp.linalg.norm(start)
+    carry = (basis, start / jnp.where(norm == 0, 1, norm), jnp.zeros((), start.dtype))
     step = lambda carry, i: grow(carry, i, matvec(carry[1]))  # noqa: E731
     (basis, *_), (diagonal, beta) = loops.scan(step, carry, jnp.arange(steps))
     return jnp.diag(diagonal) + jnp.diag(beta[:-1], 1) + jnp.diag(beta[:-1], -1), basis

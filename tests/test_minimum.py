@@ -151,6 +151,17 @@ def test_the_minimum_moves_most_along_the_leading_directions_of_the_sandwich():
     assert np.all(abs(seen / (values[::-1][:3] * (1 / k - 1 / N)) - 1) < 0.2)
 
 
+def test_numbers_that_are_not_finite_are_told_and_equal_gradients_are_zero():
+    lost = {"x": DATA["x"], "y": DATA["y"].copy()}
+    lost["y"][7] = np.nan
+    for ask in (js.takeuchi_trace, lambda *a, **b: js.influence_subspace(*a, 2, **b)):
+        with pytest.raises(InputError, match=r"1 samples, the first at \[7\]"):
+            ask(KEY, squared, jnp.ones(P), lost, num_samples=20)
+    alike = {"x": np.ones((30, P), np.float32), "y": np.ones(30, np.float32)}
+    found = js.takeuchi_trace(KEY, squared, jnp.ones(P), alike, num_samples=20, weight_decay=0.1)
+    assert (found.value, found.change) == (0, 0)
+
+
 def test_directions_at_no_minimum_are_told():
     w = {"in": 0.3 * jax.random.normal(KEY, (P, 3)), "b": jnp.ones(3), "out": jnp.ones(3)}
     with pytest.warns(UserWarning, match="at no minimum"):

@@ -103,7 +103,8 @@ def run(config: ProblemConfig, name: str, dim: int, points: int) -> list[Compile
             failed.append(f"{program.name}: {str(error).splitlines()[0][:200]}")
     print(f"{config.model}, {len(problem.order):,} samples, {dim} directions, {points} points at "
           f"{SIGMAS} σ, for one {device.device_kind}")  # fmt: skip
-    print(as_text(rows_of(found, chip)))
+    if found:
+        print(as_text(rows_of(found, chip)))
     failed += [f"{each.program.name}: {why}" for each in found if (why := each.lacks(chip))]
     for line in failed:
         print(f"fails: {line}")

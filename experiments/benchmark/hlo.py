@@ -132,7 +132,9 @@ class Text:
         found: dict[str, int] = {}
         for lines in self.computations.values():
             for own in lines.values():
-                gemm = "gemm" in own.rest or "conv" in own.rest
+                target = re.search(r'custom_call_target="([^"]*)"', own.rest)
+                name = target[1].lower() if target else ""
+                gemm = "gemm" in name or "conv" in name
                 if own.op in ("dot", "convolution") or (own.op == "custom-call" and gemm):
                     wide = [lines[name].shape.startswith(("f32", "f64")) for name in own.operands]
                     said = re.search(r'operand_precision"?[=:][{\[]"?(\w+)', own.rest)

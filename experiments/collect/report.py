@@ -33,7 +33,8 @@ WORDS = """\
 k: samples trained on. Saved: samples never met; a look also meets the arrival that it judges by, a
 random stop does not. Paid: test loss above that of all samples, mean ± standard error over the
 repeats; !: the price or more. Random: k uniform from the first look to all. As good: random stops
-that keep the price and save no less."""
+that keep the price and save no less. Misfit: of the curve; well above 1 it is no power law.
+Theorem 1: of the last arrival, to be below the tolerance of Δ_k, with λ_1 settled."""
 """What the columns of the rules mean."""
 
 PRICES = (0.01, 0.02, 0.05, 0.1, 0.2)

@@ -107,6 +107,12 @@ def problem(found: Problem, order: str) -> None:
     )
 
 
+def begin(what: str) -> None:
+    """Say on stderr what begins."""
+    print(what, file=sys.stderr, flush=True)
+    _now(what.split(":")[0])
+
+
 def stage(name: str, what: str, seconds: float) -> None:
     """Print a finished stage."""
     print(f"{name}: {what}, {seconds:.1f} s", flush=True)

@@ -16,7 +16,7 @@ import jaxscape as js
 from experiments.common import console
 from experiments.common.config import ProblemConfig
 from experiments.common.problem import Problem
-from jaxscape import devices
+from jaxscape import InputError, devices
 from jaxscape.batching import host
 from jaxscape.lab import checkpoint, stream, train
 from jaxscape.lanczos import Eigenpairs
@@ -41,10 +41,17 @@ def fit(
     problem: Problem, config: ProblemConfig, visit: Callable[[Params], Any] = lambda params: None
 ) -> Params:
     """w*, trained on the problem's samples; ``visit`` gets the parameters after each epoch."""
+    settings = config.training()
     if problem.is_large:
+        if config.finish:
+            raise InputError(
+                "expected samples that fit into memory for --finish, found more than half a "
+                "gigabyte of them; leave --finish out"
+            )
+        settings["finish"] = None
         samples = stream.Stored(len(problem.order), problem.read)
-    else:  # without epochs only the shape is used
-        samples = problem.samples if config.epochs else problem.read(slice(1))
+    else:  # without training only the shape is used
+        samples = problem.samples if config.visits else problem.read(slice(1))
     with console.progress("training", config.visits, "epochs") as advance:
 
         def on_epoch(number: int, params: Params) -> None:
@@ -54,18 +61,23 @@ def fit(
 
         fitted = train.fit(
             problem.keys["train"], problem.loss, problem.initial, samples, on_epoch=on_epoch,
-            **config.training(),
+            **settings,
         )  # fmt: skip
     if fitted.gradient_norm is not None:
         print(f"gradient of the training loss: norm {fitted.gradient_norm:.2g}", flush=True)
     return fitted.params
 
 
+def epochs_of(config: ProblemConfig) -> str:
+    """How long the training was, in words."""
+    return f"{config.epochs} epoch{'s' * (config.epochs != 1)}"
+
+
 def trained(problem: Problem, config: ProblemConfig, store: Path) -> Params:
     """w*, trained on the problem's samples, or restored from ``store``."""
     find = lambda: fit(problem, config)  # noqa: E731
     params = _kept(problem, "train", store, "trained", "params", problem.initial, find)
-    console.stage("trained", f"{config.epochs} epochs", problem.seconds["train"])
+    console.stage("trained", epochs_of(config), problem.seconds["train"])
     return params
 
 
@@ -80,7 +92,7 @@ def trajectory(problem: Problem, config: ProblemConfig, store: Path) -> Params:
     many = lambda leaf: np.zeros((config.visits + 1, *leaf.shape), leaf.dtype)  # noqa: E731
     like = jax.tree.map(many, problem.initial)
     points = _kept(problem, "train", store, "trajectory", "points", like, find)
-    console.stage("trained", f"{config.epochs} epochs", problem.seconds["train"])
+    console.stage("trained", epochs_of(config), problem.seconds["train"])
     return points
 
 
@@ -120,7 +132,7 @@ def eigenspace(
 
     def find() -> Eigenpairs:
         samples = f"{len(problem.order):,} samples"
-        print(f"subspace: eigenpairs of the Hessian over {samples} ...", file=sys.stderr)
+        console.begin(f"subspace: eigenpairs of the Hessian over {samples} ...")
         if problem.is_large:
             data = problem.parts
         elif mesh is None:
@@ -155,7 +167,7 @@ def influence(
 
     def find() -> dict[str, Any]:
         products = f"{GRADIENTS**2:,} products with the Hessian over {len(problem.order):,} samples"
-        print(f"subspace: influences of {GRADIENTS} samples, {products} ...", file=sys.stderr)
+        console.begin(f"subspace: influences of {GRADIENTS} samples, {products} ...")
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             space = js.influence_subspace(

@@ -111,9 +111,10 @@ def moves(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     middle = loss.shape[-1] // 2
     change = loss[:, :-1] - loss[:, -1:]
     change -= change[..., middle : middle + 1, middle : middle + 1]
-    flat = loss.reshape(*loss.shape[:2], -1).argmin(-1)
+    flat = np.where(np.isnan(loss), np.inf, loss).reshape(*loss.shape[:2], -1).argmin(-1)
     lowest = np.stack(np.unravel_index(flat, loss.shape[2:]), -1) / middle - 1
-    return {"change": change, "change_rms": np.sqrt((change**2).mean((2, 3))), "lowest": lowest}
+    rms = np.sqrt(np.nanmean(change**2, (2, 3)))
+    return {"change": change, "change_rms": rms, "lowest": lowest}
 
 
 def moves_table(
@@ -141,7 +142,7 @@ def moves_figure(
     title = "$L_k - L_N$, less that at $w^*$: where do more samples reshape the surface?"
     along = [rf"$\theta_{j}$ / radius" for j in (1, 2)]
     figure, panels = canvas(title, along[0], along[1], names, columns=len(k) - 1)
-    steps, most = np.linspace(-1, 1, change.shape[-1]), np.abs(change).max() or 1.0
+    steps, most = np.linspace(-1, 1, change.shape[-1]), np.nanmax(np.abs(change)) or 1.0
     for p, plane in enumerate(planes):
         row = panels[p * (len(k) - 1) : (p + 1) * (len(k) - 1)]
         for i, axes in enumerate(row):

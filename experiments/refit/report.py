@@ -54,6 +54,8 @@ def text(found: dict[str, Any]) -> str:
         "forecasts of that k, over ε and orders; miss: by which factor they are off, on average",
         as_text(forecast_table(found["forecasts"])),
     ]
+    if not any("curve" in forecast["name"] for forecast in found["forecasts"]):
+        parts.append("no learning curve: fewer than four k up to N/4; raise --num-ks or --k-max")
     return "\n".join(parts)
 
 

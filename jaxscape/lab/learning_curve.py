@@ -61,12 +61,16 @@ class LearningCurve:
 
     def within(self, epsilon: Scalar, *, of: Scalar = np.inf, by: Scalar = np.inf) -> Size:
         """The smallest k with E(k) − E(of) < ε; of the floor c, for an infinite ``of``."""
+        if not (0 < epsilon < np.inf and of > 0):
+            raise InputError(f"expected ε and of above 0, found {epsilon} and {of}; change them")
         low, _, high = self.at(np.inf)
         unknown = bool(np.isinf(of) and high - low > epsilon)
         return self._size(np.asarray(epsilon + self.scale * of**-self.exponent), by, unknown)
 
     def below(self, target: Scalar, *, by: Scalar = np.inf) -> Size:
         """The smallest k with E(k) < target."""
+        if not np.isfinite(target):
+            raise InputError(f"expected a target that is a number, found {target}; change it")
         return self._size(np.asarray(target - self.floor), by)
 
     def _size(self, allowed: Float[np.ndarray, "draws"], by: Scalar, unknown: bool = False) -> Size:
@@ -74,7 +78,8 @@ class LearningCurve:
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
             ratio = np.where(allowed > 0, self.scale / allowed, np.inf)
             found = self._interval(np.maximum(np.floor(ratio ** (1 / self.exponent)) + 1, 1))
-        if unknown or self._interval(self.scale).low == 0:
+        flat = self._interval(self.exponent).low <= EXPONENTS[0]  # b = 0 in all but name
+        if unknown or flat or self._interval(self.scale).low == 0:
             return Size(found, "cannot tell")
         if found.low > by or np.isinf(found.low):
             return Size(found, "not by")
@@ -132,7 +137,7 @@ def fit(
         'not by'
     """
     k, losses = np.asarray(k, np.float64), np.asarray(losses, np.float64)
-    _check(k, losses, exponent, level, num_draws)
+    _check(k, losses, floor, exponent, level, num_draws)
     orders, mean = len(losses), losses.mean(0)
     sem = _scatter(k, losses) / np.sqrt(orders)
     unit = np.exp(np.log(k).mean())  # so that k / unit is near 1
@@ -155,8 +160,9 @@ def fit(
 
 
 def _check(
-    k: np.ndarray, losses: np.ndarray, exponent: float | None, level: float, num_draws: int
-) -> None:
+    k: np.ndarray, losses: np.ndarray, floor: float | None, exponent: float | None, level: float,
+    num_draws: int,
+) -> None:  # fmt: skip
     if not len(losses) or losses.shape[1] != len(k):
         raise InputError(
             f"expected losses [orders, g] of k [g], found shapes {losses.shape} and {k.shape}; "
@@ -170,6 +176,9 @@ def _check(
             f"expected finite losses of at least 0, found {losses[bad][0]} at k = "
             f"{k[bad.any(0)][0]:g}; leave that k out"
         )
+    least = losses.mean(0).min()
+    if floor is not None and not 0 <= floor <= least:
+        raise InputError(f"expected a floor from 0 to {least:g}, found {floor}; change it")
     low, high = EXPONENTS
     if exponent is not None and not low <= exponent <= high:
         raise InputError(f"expected an exponent from {low} to {high}, found {exponent}; change it")
@@ -182,11 +191,15 @@ def _check(
 
 def _scatter(k: Float[np.ndarray, "g"], losses: Float[np.ndarray, "orders g"]) -> np.ndarray:
     """The standard deviation over orders at each k, smooth in k; of one order, in proportion."""
-    if len(losses) == 1:
-        return np.maximum(losses[0], 1e-12)
-    variance = np.maximum(losses.var(0, ddof=1), 1e-24)
-    line = np.exp(np.polyval(np.polyfit(np.log(k), np.log(variance), 1), np.log(k)))
-    return np.sqrt(line * np.mean(variance / line))
+    alone = len(losses) == 1
+    values = _not_far_below(losses[0] if alone else losses.var(0, ddof=1), 1e-24)
+    line = np.exp(np.polyval(np.polyfit(np.log(k), np.log(values), 1), np.log(k)))
+    return line if alone else np.sqrt(line * np.mean(values / line))
+
+
+def _not_far_below(values: Float[np.ndarray, "g"], least: float) -> Float[np.ndarray, "g"]:
+    """The values, at least a twentieth of their median: no k may take all weight by chance."""
+    return np.maximum(values, max(np.median(values) / 20, values.max() / 1000, least))
 
 
 def _solve(

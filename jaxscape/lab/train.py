@@ -148,7 +148,7 @@ def fit(
         ends = jnp.full(num, n) if seen is None else seen
         params, norms = _finish(together, bound, params, data, ends, weight_decay, finish)
         if finish:
-            visit(epochs + 1, params, norms, "L-BFGS")
+            visit(epochs + 1, params, norms, f"L-BFGS after --learning-rate {learning_rate}")
         norms = np.asarray(norms)
     if single:
         return Fitted(_first(params), means[:, 0], None if norms is None else norms[0])
@@ -307,7 +307,8 @@ def _finish(
         params = jax.lax.while_loop(falling, step, start)[1]
         return params, optax.tree_utils.tree_norm(jax.grad(objective)(params))
 
-    return jax.lax.map(one, (params, ks), batch_size=together if together > 1 else None)
+    with jax.default_matmul_precision("highest"):  # of small differences
+        return jax.lax.map(one, (params, ks), batch_size=together if together > 1 else None)
 
 
 def _objective(

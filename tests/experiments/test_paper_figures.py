@@ -1,4 +1,4 @@
-"""Figures 1 to 9 and the trajectory, and the published computations, against float64 NumPy."""
+"""Figures 1 to 9, and the published computations, against float64 NumPy."""
 
 import jax
 import jax.numpy as jnp

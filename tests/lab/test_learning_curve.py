@@ -141,3 +141,42 @@ def test_intervals_cover_at_their_level(orders, truth):
 def test_bad_input_is_one_line(k, losses, changes, message):
     with pytest.raises(InputError, match=message):
         learning_curve.fit(KEY, k, losses, **changes)
+
+
+def test_no_k_takes_all_weight_by_chance():
+    """One k whose orders agree, or where a single order's loss is 0: the others still count."""
+    k = np.array([250.0, 500, 1000, 2000, 4000])
+    truth = 0.02 + 3 / np.sqrt(k)
+    noise = 1 + 0.02 * np.random.default_rng(3).normal(size=(3, 5))
+    usual = learning_curve.fit(KEY, k, truth * noise).at(16_000).value
+    agreed = truth * noise
+    agreed[:, 0] = agreed[:, 0].mean()
+    assert abs(learning_curve.fit(KEY, k, agreed).at(16_000).value / usual - 1) < 0.2
+    single = (truth * noise)[:1]
+    single[0, 2] = 0
+    assert learning_curve.fit(KEY, k, single).at(16_000).value > 0.01
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.1])
+@pytest.mark.parametrize("floor", [0.0, None])
+def test_losses_that_do_not_fall_cannot_tell(slope, floor):
+    noise = 1 + 0.01 * np.random.default_rng(0).normal(size=(5, len(K)))
+    found = learning_curve.fit(KEY, K, (0.2 + slope * np.log(K / K[0])) * noise, floor=floor)
+    assert found.below(0.1).answer == "cannot tell"
+    assert found.within(0.05, of=16_000).answer == "cannot tell"
+
+
+@pytest.mark.parametrize("changes", [{"floor": -1.0}, {"floor": np.nan}, {"floor": 9.0}])
+def test_a_floor_below_the_losses(changes):
+    k = np.array([250.0, 500, 1000, 2000])
+    with pytest.raises(InputError, match="expected a floor from 0 to"):
+        learning_curve.fit(KEY, k, (3 / np.sqrt(k))[None], **changes)
+
+
+def test_sizes_are_asked_for_with_numbers():
+    k = np.array([250.0, 500, 1000, 2000])
+    curve = learning_curve.fit(KEY, k, (3 / np.sqrt(k))[None], floor=0.0)
+    for ask in (lambda: curve.within(np.nan), lambda: curve.within(0.1, of=0),
+                lambda: curve.below(np.nan)):  # fmt: skip
+        with pytest.raises(InputError, match="change"):
+            ask()
