@@ -10,6 +10,8 @@ from regression import DATA, KEY, RNG, SPACE, P, X, Y, loss
 import jaxscape as js
 from jaxscape import InputError
 
+pytestmark = pytest.mark.usefixtures("in_haste")
+
 # Checkpoints, directions, filters
 
 
