@@ -46,11 +46,13 @@ def compare(found, shape, question):
 ASKED = [(shape, name) for shape, names in EIGHT.items() for name in names if name != "shared"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shape", "question"), ASKED)
 def test_eight_devices_equal_one(eight, shape, question):
     compare(eight, shape, question)
 
 
+@pytest.mark.slow
 def test_the_shared_product_is_used_where_a_device_has_enough_points(eight):
     assert not eight["8x1 shared 0"]
     assert eight["2x4 shared 0"]

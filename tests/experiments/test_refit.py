@@ -76,6 +76,7 @@ def losses64(params, samples):
     return np.log(np.exp(z).sum(1)) - z[np.arange(len(z)), targets]
 
 
+@pytest.mark.slow
 def test_the_losses_of_the_run_are_those_of_its_networks(flags, finished):
     out, arrays, summary = finished
     found, networks, _ = restored(flags, out)
@@ -97,6 +98,7 @@ def test_the_losses_of_the_run_are_those_of_its_networks(flags, finished):
     assert summary["steps"] == 2 * 35
 
 
+@pytest.mark.slow
 def test_the_landscape_of_the_run_is_a_float64_loop(flags, finished):
     out, arrays, _ = finished
     found, _, directions = restored(flags, out)
@@ -120,6 +122,7 @@ def test_the_landscape_of_the_run_is_a_float64_loop(flags, finished):
     assert not arrays["distance"][:, :, -1].any()
 
 
+@pytest.mark.slow
 def test_the_minima_are_those_of_the_dense_hessians(flags, finished):
     """T from the gradients of all test samples, so without an error."""
     _, arrays, _ = finished
@@ -158,6 +161,7 @@ def law(level, epsilon, root=False):
     return 1 + int(np.argmax((np.sqrt(values) if root else values) < epsilon))
 
 
+@pytest.mark.slow
 def test_the_forecasts_of_the_summary_follow_from_the_arrays(finished):
     _, arrays, summary = finished
     k, n = arrays["k"], 280
@@ -205,6 +209,7 @@ def test_the_forecasts_of_the_summary_follow_from_the_arrays(finished):
     assert seen == {entry["name"] for entry in summary["forecasts"]}
 
 
+@pytest.mark.slow
 def test_runs_are_compared_by_what_they_found(finished, tmp_path, capsys):
     """Twice the same run, and one of another weight decay: pooled, and each in its column."""
     out, _, summary = finished

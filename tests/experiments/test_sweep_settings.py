@@ -123,7 +123,7 @@ def test_the_default_folder_of_a_file_is_one_folder(tmp_path, monkeypatch):
 
 
 SUMS = ["--dataset", "sums", "--model", "transformer", "--k-max", "60", "--hidden", "8",
-         "--layers", "1", "--epochs", "2", "--dim", "2", "--points", "400",
+         "--layers", "1", "--epochs", "2", "--dim", "2", "--points", "128",
          "--sigmas", "0.001", "1"]  # fmt: skip
 
 
@@ -159,6 +159,7 @@ def test_a_transformer_on_sums_equals_float64_loops(tmp_path, capsys):
     assert config["dataset"]["sha256"] == tests.sha256
 
 
+@pytest.mark.slow
 def test_without_training_or_hessian_no_stage_holds_all_samples(tmp_path, capsys, monkeypatch):
     refused = property(lambda self: pytest.fail("all samples at once"))
     monkeypatch.setattr(problem.Problem, "samples", refused)
