@@ -27,7 +27,7 @@ from jaxscape.reductions import Delta
 from jaxscape.trees import num_parameters
 from jaxscape.types import Batch, Probe
 
-SIZE = 4000
+SIZE = 10_000
 """Samples between two chances to report, save or stop, on a CPU a second of work or less."""
 
 WORK, BYTES = 5e13, 2**30
