@@ -25,6 +25,10 @@
 #    is there.
 # 4. *Runtime → Run all*.
 #
+# The first run compiles its programs, for a minute or two of a CPU core. A second one in the same
+# session reads them from disk. Training multiplies at the TPU's default precision, so it finds
+# another network than a CPU would.
+#
 # On a machine of your own, with jaxscape installed from a checkout, it runs as it is: on whatever
 # device JAX finds.
 
