@@ -47,13 +47,6 @@ class State(NamedTuple):
     optimizer: Any
 
 
-class Batches(NamedTuple):
-    """Which samples each optimiser step takes: their rows, and which of these count."""
-
-    rows: Int[Array, "steps b"]
-    counted: Bool[Array, "steps b"]
-
-
 def fit(
     key: Key[Array, "*R"],
     loss: PerSampleLoss,
@@ -72,9 +65,9 @@ def fit(
 ) -> Fitted:
     """w* from ``params`` by ``epochs`` epochs of Adam (Kingma & Ba, 2015, arXiv:1412.6980).
 
-    An epoch takes ⌈n / batch_size⌉ steps, whose batches are ``shuffled``; with ``ks`` they are
-    ``drawn``. The same key gives the same parameters, bit for bit, on the same machine. A network
-    among R does not depend on the others beyond rounding.
+    An epoch takes ⌈n / batch_size⌉ steps through all samples, shuffled; with ``ks`` as many through
+    samples drawn with replacement. The same key gives the same parameters, bit for bit, on the same
+    machine. A network among R does not depend on the others beyond rounding.
 
     Args:
         key: one key for one network, or R keys for R networks side by side.
@@ -100,24 +93,22 @@ def fit(
             that is not per sample, or a loss or parameter that is no longer finite.
     """
     _check_settings(epochs, learning_rate, weight_decay, schedule, finish, together)
-    single = key.ndim == 0  # then a stack of one network, whose axis is dropped in the end
-    with host():
-        stack = lambda tree: jax.tree.map(lambda leaf: leaf[None], tree)  # noqa: E731
-        keys, params = stack((key, params)) if single else (key, params)
+    single, stored = key.ndim == 0, isinstance(data, stream.Stored)
+    if stored and (not single or ks is not None or finish is not None):
+        raise InputError(
+            "expected one network, no ks and no finish for samples that are stored; load them"
+        )
+    with host():  # a single network is a stack of one, whose axis is dropped in the end
+        keys, params = _stack((key, params)) if single else (key, params)
     num, shapes = len(keys), [jnp.shape(leaf) for leaf in jax.tree.leaves(params)]
     if num < 1 or any(shape[:1] != (num,) for shape in shapes):
         raise InputError(
             f"expected parameters of {num} networks, one per key, found shapes {shapes}; stack "
             "the networks along a new first axis"
         )
-    stored = isinstance(data, stream.Stored)
     few = data.read(np.arange(min(data.n, batch_size))) if stored else data
     n, bound = losses.ready(loss, _first(params), few)
     n = data.n if stored else n
-    if stored and (not single or ks is not None or finish is not None):
-        raise InputError(
-            "expected one network, no ks and no finish for samples that are stored; load them"
-        )
     seen = None if ks is None else _check_ks(np.asarray(ks), num, n)
     together = min(num, together or group_size(jax.default_backend(), params))
     last = epochs * len(cut(n, batch_size).starts) if schedule == "cosine" else None
@@ -146,10 +137,10 @@ def fit(
     params = states.params
     if finish is not None:
         ends = jnp.full(num, n) if seen is None else seen
-        params, norms = _finish(together, bound, params, data, ends, weight_decay, finish)
+        params, found = _finish(together, bound, params, data, ends, weight_decay, finish)
         if finish:
-            visit(epochs + 1, params, norms, f"L-BFGS after --learning-rate {learning_rate}")
-        norms = np.asarray(norms)
+            visit(epochs + 1, params, found, f"L-BFGS after --learning-rate {learning_rate}")
+        norms = np.asarray(found)
     if single:
         return Fitted(_first(params), means[:, 0], None if norms is None else norms[0])
     return Fitted(params, means, norms)
@@ -176,48 +167,29 @@ def epoch(
     ks: Int[Array, "R"] | None,
 ) -> tuple[State, Float[Array, "R"]]:  # fmt: skip
     """One epoch of R networks, ``together`` at a time: in ``orders``, or with ``ks`` by keys."""
-    steps = len(cut(length_of(data), batch_size).starts)
-    optimizer = adam(*rates)
 
     def one(network: tuple[State, Array, Array | None]) -> tuple[State, Float[Array, ""]]:
         state, draw, k = network
-        if k is None:
-            batches = shuffled(draw, batch_size=batch_size)
-        else:
-            batches = drawn(draw, k, steps=steps, batch_size=batch_size)
-        return descend(loss, optimizer, state, data, batches)
+        return descend(rates, loss, state, data, *_batches(draw, k, length_of(data), batch_size))
 
     return jax.lax.map(one, (states, draws, ks), batch_size=together if together > 1 else None)
 
 
 def _pieces(
     batch_size: int, rates: tuple[float, float, int | None], loss: PerSampleLoss,
-    states: State, draws: Int[Array, "1 n"], data: stream.Stored, ks: Any,
+    states: State, draws: Int[Array, "1 n"], data: stream.Stored, ks: None,
 ) -> tuple[State, Float[np.ndarray, "1"]]:  # fmt: skip
     """One epoch of one network, by the steps of ``epoch``, over pieces of the shuffled samples."""
-    del ks
-    rows, counted = map(np.asarray, shuffled(draws[0], batch_size=batch_size))
-    steps, means = max(1, PIECE // rows.shape[1]), []
+    rows, counted = map(np.asarray, _batches(draws[0], ks, data.n, batch_size))
+    steps, means, state = max(1, PIECE // rows.shape[1]), [], _first(states)
     for start in range(0, len(rows), steps):
         own, fresh = rows[start : start + steps], counted[start : start + steps]
-        piece = jax.device_put(data.read(own.ravel()))
-        here = Batches(jnp.arange(own.size).reshape(own.shape), jnp.asarray(fresh))
-        states, mean = _piece(rates, loss, jax.block_until_ready(states), piece, here)
+        piece, here = jax.device_put(data.read(own.ravel())), np.arange(own.size)
+        state = jax.block_until_ready(state)
+        state, mean = descend(rates, loss, state, piece, here.reshape(own.shape), fresh)
         means.append((mean, fresh.sum()))
     values, weights = map(np.asarray, zip(*means, strict=True))
-    return states, np.average(values, weights=weights)[None]
-
-
-@partial(jax.jit, static_argnums=0)
-def _piece(
-    rates: tuple[float, float, int | None],
-    loss: PerSampleLoss,
-    states: State,
-    data: Batch,
-    batches: Batches,
-) -> tuple[State, Float[Array, ""]]:
-    state, mean = descend(loss, adam(*rates), _first(states), data, batches)
-    return jax.tree.map(lambda leaf: leaf[None], state), mean
+    return _stack(state), np.average(values, weights=weights)[None]
 
 
 @partial(jax.jit, static_argnums=1)
@@ -226,55 +198,48 @@ def orders(keys: Key[Array, "R"], n: int) -> Int[Array, "R n"]:
     return jax.vmap(lambda key: jax.random.permutation(key, n))(keys)
 
 
-def shuffled(order: Int[Array, "n"], *, batch_size: int) -> Batches:
-    """All n samples once, in this order.
+def _batches(
+    draw: Int[Array, "n"] | Key[Array, ""], k: Int[Array, ""] | None, n: int, batch_size: int
+) -> tuple[Int[Array, "steps b"], Bool[Array, "steps b"]]:
+    """The rows that each step takes, and which of them count.
 
-    The ⌈n / batch_size⌉ batches are of equal size, at most ``batch_size``. Where that does not
-    divide n, the last one repeats rows of the one before, which do not count.
+    All n samples once in the order ``draw``: where the size of a batch does not divide n, the last
+    one repeats rows of the one before, which do not count. Or with k, drawn by a key from the rows
+    below k, with replacement: k may be traced, so one program serves all k.
     """
-    positions, fresh = cut(len(order), batch_size).computed()
-    return Batches(order[positions], fresh)
+    chunks = cut(n, batch_size)
+    if k is None:
+        positions, fresh = chunks.computed()
+        return draw[positions], fresh
+    keys = jax.random.split(draw, len(chunks.starts))
+    rows = jax.vmap(lambda key: jax.random.randint(key, (batch_size,), 0, k))(keys)
+    return rows, jnp.ones(rows.shape, bool)
 
 
-def drawn(key: Key[Array, ""], k: Int[Array, ""], *, steps: int, batch_size: int) -> Batches:
-    """Rows below k, uniformly with replacement: k may be traced, so one program serves all k."""
-    draw = lambda key: jax.random.randint(key, (batch_size,), 0, k)  # noqa: E731
-    rows = jax.vmap(draw)(jax.random.split(key, steps))
-    return Batches(rows, jnp.ones(rows.shape, bool))
-
-
+@partial(jax.jit, static_argnums=0)
 def descend(
-    loss: PerSampleLoss,
-    optimizer: optax.GradientTransformation,
-    state: State,
-    data: Batch,
-    batches: Batches,
-) -> tuple[State, Float[Array, ""]]:
-    """One optimiser step per batch, along the mean gradient over those of its rows that count.
+    rates: tuple[float, float, int | None], loss: PerSampleLoss, state: State, data: Batch,
+    rows: Int[Array | np.ndarray, "steps b"], counted: Bool[Array | np.ndarray, "steps b"],
+) -> tuple[State, Float[Array, ""]]:  # fmt: skip
+    """One step of Adam per batch of rows, along the mean gradient over those that count.
 
-    Args:
-        loss: ``loss(params, batch) -> [n]``.
-        optimizer: any of Optax.
-        state: where to start.
-        data: the samples.
-        batches: ``shuffled`` or ``drawn``.
-
-    Returns:
-        The state after the last step, and the mean loss of all rows that count.
+    Returns the state after the last step, and the mean loss of all rows that count.
     """
+    optimizer = adam(*rates)
 
     def batch_loss(params: Params, batch: Batch, counted: Array) -> tuple[Array, Array]:
         total = jnp.sum(jnp.where(counted, loss(params, batch), 0))
         return total / jnp.sum(counted), total
 
-    def step(state: State, chosen: Batches) -> tuple[State, Array]:
-        batch = jax.tree.map(lambda leaf: leaf[chosen.rows], data)
-        gradient, total = jax.grad(batch_loss, has_aux=True)(state.params, batch, chosen.counted)
+    def step(state: State, chosen: tuple[Array, Array]) -> tuple[State, Array]:
+        rows, counted = chosen
+        batch = jax.tree.map(lambda leaf: leaf[rows], data)
+        gradient, total = jax.grad(batch_loss, has_aux=True)(state.params, batch, counted)
         update, moments = optimizer.update(gradient, state.optimizer, state.params)
         return State(optax.apply_updates(state.params, update), moments), total
 
-    state, totals = jax.lax.scan(step, state, batches)
-    return state, jnp.sum(totals) / jnp.sum(batches.counted)
+    state, totals = jax.lax.scan(step, state, (rows, counted))
+    return state, jnp.sum(totals) / jnp.sum(counted)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -350,26 +315,24 @@ def group_size(backend: str, params: Params) -> int:
     return max(fitting, default=1)
 
 
-@jax.jit
-def _first(params: Params) -> Params:
-    return jax.tree.map(lambda leaf: leaf[0], params)
+_first = jax.jit(partial(jax.tree.map, lambda leaf: leaf[0]))
+_stack = jax.jit(partial(jax.tree.map, lambda leaf: leaf[None]))
 
 
 def _check_settings(
     epochs: int, learning_rate: float, weight_decay: float, schedule: str, finish: int | None,
     together: int | None,
 ) -> None:  # fmt: skip
-    if epochs < 0:
-        raise InputError(f"expected at least 0 epochs, found {epochs}; raise --epochs")
-    if not 0 < learning_rate < float("inf"):
-        raise InputError(f"expected a learning rate above 0, found {learning_rate}; change it")
-    if not 0 <= weight_decay < float("inf"):
-        raise InputError(f"expected a weight decay of at least 0, found {weight_decay}; change it")
     check_choice("schedule", schedule, ("constant", "cosine"))
-    if finish is not None and finish < 0:
-        raise InputError(f"expected at least 0 steps of L-BFGS, found {finish}; raise --finish")
-    if together is not None and together < 1:
-        raise InputError(f"expected together of at least 1, found {together}; raise it")
+    for what, value, fits in (
+        ("at least 0 epochs", epochs, epochs >= 0),
+        ("a learning rate above 0", learning_rate, 0 < learning_rate < np.inf),
+        ("a weight decay of at least 0", weight_decay, 0 <= weight_decay < np.inf),
+        ("at least 0 steps of L-BFGS", finish, finish is None or finish >= 0),
+        ("together of at least 1", together, together is None or together >= 1),
+    ):
+        if not fits:
+            raise InputError(f"expected {what}, found {value}; change it")
 
 
 def _check_ks(ks: np.ndarray, num: int, n: int) -> Int[Array, "R"]:
