@@ -15,13 +15,13 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from jaxscape.lab import glyphs, sums
-from jaxscape.lab.readers import SUMS, Arrays, CifarFiles, IdxFiles, check_labels, read_npz
+from jaxscape.lab.readers import Arrays, CifarFiles, IdxFiles, check_labels, read_npz
 from jaxscape.lab.stream import Mapped, blocks
 from jaxscape.types import InputError
 
 PUBLISHED: dict[str, IdxFiles | CifarFiles] = {
-    "mnist": IdxFiles("mnist", sums=SUMS["mnist"]),
-    "fashion_mnist": IdxFiles("fashion_mnist", sums=SUMS["fashion_mnist"]),
+    "mnist": IdxFiles("mnist"),
+    "fashion_mnist": IdxFiles("fashion_mnist"),
     "kmnist": IdxFiles("kmnist"),
     "cifar10": CifarFiles(
         "cifar-10-binary.tar.gz",
@@ -37,13 +37,9 @@ PUBLISHED: dict[str, IdxFiles | CifarFiles] = {
 }
 """The reader of each data set that is published as files."""
 
-TITLES = {
-    "mnist": "MNIST",
-    "fashion_mnist": "Fashion-MNIST",
-    "kmnist": "KMNIST",
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
-}
+TITLES = dict(
+    zip(PUBLISHED, ("MNIST", "Fashion-MNIST", "KMNIST", "CIFAR-10", "CIFAR-100"), strict=True)
+)
 """What data sets are called on figures and in reports."""
 
 NAMES = ("auto", "glyphs", "sums", *PUBLISHED, "npz:PATH", "tfds:NAME")
@@ -97,8 +93,14 @@ class Dataset:
     @functools.cached_property
     def sha256(self) -> dict[str, str]:
         """The SHA-256 of the raw bytes (C order) of each array that is there."""
-        arrays = {field: getattr(self, field) for field in Arrays._fields}
-        return {field: _digest(array) for field, array in arrays.items() if array is not None}
+        found = {}
+        for field in Arrays._fields:
+            if getattr(self, field) is not None:
+                digest = hashlib.sha256()
+                for block in blocks(getattr(self, field)):
+                    digest.update(np.ascontiguousarray(block).data)
+                found[field] = digest.hexdigest()
+        return found
 
 
 def build(name: str, source: str, arrays: Arrays, num_classes: int, note: str = "") -> Dataset:
@@ -111,12 +113,11 @@ def build(name: str, source: str, arrays: Arrays, num_classes: int, note: str = 
         num_classes: number of classes or of different tokens; 0 for a regression.
         note: what the reader of a result should know of the data.
     """
-    converters = (_inputs, _plain, _inputs, _plain)
-    found: dict[str, Any] = {
-        field: None if array is None else _when_read(convert, array)
-        for field, convert, array in zip(Arrays._fields, converters, arrays, strict=True)
-    }
-    return Dataset(name, source, **found, num_classes=num_classes, note=note)
+    found: list[Any] = [
+        None if array is None else _when_read(convert, array)
+        for convert, array in zip((_inputs, _plain) * 2, arrays, strict=True)
+    ]
+    return Dataset(name, source, *found, num_classes, note)
 
 
 def load(
@@ -301,11 +302,16 @@ def _of_tfds(name: str, builder: Any) -> Dataset:
     """Data set ``name`` of a builder that is prepared."""
     with _naming(f"{builder.name} in {builder.data_path}"):
         image, label = _image_and_label(builder)
+        num_classes = builder.info.features[label].num_classes
         tests = [split for split in ("test", "validation") if split in builder.info.splits]
-        splits = [_split(builder, split, image, label) for split in ("train", *tests[:1])]
-        arrays = Arrays(*splits[0], *(splits[1] if tests else (None, None)))
+        found: list[np.ndarray | None] = []
+        for split in ("train", *tests[:1]):
+            images, labels = _split(builder, split, image, label)
+            check_labels(labels, num_classes, f"split {split} of {builder.data_path}")
+            found += [images, labels]
+        arrays = Arrays(*found, *[None] * (4 - len(found)))
         source = f"{builder.data_path}, prepared by TensorFlow Datasets in an order of its own"
-        return build(name, source, arrays, builder.info.features[label].num_classes)
+        return build(name, source, arrays, num_classes)
 
 
 def _image_and_label(builder: Any) -> tuple[str, str]:
@@ -332,23 +338,20 @@ def _split(
     """Images with labels, in the order in which they were prepared."""
     import tensorflow_datasets as tfds
 
-    images, labels = [], []
     if builder.info.file_format.value == "array_record":  # read without TensorFlow
         examples = builder.as_data_source(split)
     else:
         _import_tensorflow()
         in_turn = tfds.ReadConfig(interleave_cycle_length=1)
         examples = tfds.as_numpy(builder.as_dataset(split=split, read_config=in_turn))
-    for example in examples:
-        images.append(example[image])
-        labels.append(example[label])
-    where, shapes = f"split {split} of {builder.data_path}", {each.shape for each in images}
-    if len(shapes) != 1 or images[0].dtype != np.uint8:
+    pairs = [(each[image], each[label]) for each in examples]
+    sizes = {each.shape for each, _ in pairs}
+    if len(sizes) != 1 or pairs[0][0].dtype != np.uint8:
         raise InputError(
-            f"expected images of bytes and of one size in {where}, found {len(images)} images of "
-            f"{len(shapes)} sizes; save them alike as npz:PATH"
+            f"expected images of bytes and of one size in split {split} of {builder.data_path}, "
+            f"found {len(pairs)} images of {len(sizes)} sizes; save them alike as npz:PATH"
         )
-    check_labels(np.array(labels), builder.info.features[label].num_classes, where)
+    images, labels = zip(*pairs, strict=True)
     return np.stack(images), np.array(labels)
 
 
@@ -412,13 +415,6 @@ def _reason(error: Exception) -> str:
     cause = error.args[0] if error.args else error
     lines = str(getattr(cause, "reason", cause)).split("\n")
     return lines[0] or type(error).__name__
-
-
-def _digest(array: np.ndarray | Mapped) -> str:
-    digest = hashlib.sha256()
-    for block in blocks(array):
-        digest.update(np.ascontiguousarray(block).data)
-    return digest.hexdigest()
 
 
 def _when_read(

@@ -5,37 +5,22 @@ the title what the data are.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 from jaxtyping import Float, Int
-from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
-from mpl_toolkits.mplot3d import Axes3D
 from scipy.interpolate import RegularGridInterpolator
 
-from jaxscape import InputError
-from jaxscape.lab.style import (
-    COLOURS,
-    PREFIX,
-    STYLE,
-    Keywords,
-    canvas,
-    colour,
-    curve,
-    draw_extremes,
-    draw_mean,
-    finish,
-    legend,
-    log_bins,
-    thin,
-)
+from jaxscape.lab import style
+from jaxscape.lab.style import PREFIX, STYLE, Keywords, canvas, colour, curve, legend
 from jaxscape.trees import short
+from jaxscape.types import InputError
 
 AXES = (r"$\theta_1$", r"$\theta_2$")
 
@@ -55,11 +40,9 @@ def delta(
     unit: str = "nats²",
 ) -> Figure:
     """Δ_k with its standard error ``sem`` against k, a curve per label, both axes logarithmic."""
-    title = "Change of the loss surface per sample"
-    ylabel = rf"$\Delta_k = \mathrm{{E}}_w\,[\delta_k(w)^2]$   ({unit})"
-    figure, (axes,) = canvas(title, PREFIX, ylabel)
-    _draw_curves(axes, k, curves, sem, labels)
-    return finish(figure, dots=True)
+    title, ylabel = "Change of the loss surface per sample", r"\mathrm{E}_w\,[\delta_k(w)^2]"
+    ylabel = rf"$\Delta_k = {ylabel}$   ({unit})"
+    return _against_k(title, ylabel, k, curves, sem, labels)
 
 
 def delta_k2(
@@ -72,22 +55,25 @@ def delta_k2(
     unit: str = "nats²",
 ) -> Figure:
     """Δ_k·k² against k; with ``loss_variance`` also the order law E_qS²·k/(k+1), dashed."""
-    title = "Scaled change of the loss surface"
-    ylabel = rf"$\Delta_k \cdot k^2$   ({unit})"
-    figure, (axes,) = canvas(title, PREFIX, ylabel)
     square = np.asarray(k, np.float64) ** 2
-    _draw_curves(axes, k, curves * square, sem * square, labels)
-    if loss_variance is not None:
-        axes.plot([], [], "--", color="0.3", label=r"order law $\mathrm{E}_w S^2\, k/(k+1)$")
-        for row, variance in enumerate(loss_variance):
-            axes.plot(k, variance * (k / (k + 1)), "--", color=colour(row), lw=1.3)
-    return finish(figure, dots=True)
+    laws = [] if loss_variance is None else np.outer(loss_variance, k / (k + 1))
+    title, ylabel = "Scaled change of the loss surface", rf"$\Delta_k \cdot k^2$   ({unit})"
+    return _against_k(title, ylabel, k, curves * square, sem * square, labels, laws)
 
 
-def _draw_curves(axes: Axes, k: Any, curves: Any, sem: Any, labels: Sequence[str]) -> None:
+def _against_k(
+    title: str, ylabel: str, k: Any, curves: Any, sem: Any, labels: Sequence[str], laws: Any = ()
+) -> Figure:
+    """A curve per label, with its extremes; the order law of each, dashed."""
+    figure, (axes,) = canvas(title, PREFIX, ylabel)
     for row, label in enumerate(labels):
-        draw_extremes(axes, row, k, curves[row])
-        draw_mean(axes, row, k, curves[row], sem[row], label)
+        style.draw_extremes(axes, row, k, curves[row])
+        style.draw_mean(axes, row, k, curves[row], sem[row], label)
+    if len(laws):
+        axes.plot([], [], "--", color="0.3", label=r"order law $\mathrm{E}_w S^2\, k/(k+1)$")
+    for row, law in enumerate(laws):
+        axes.plot(k, law, "--", color=colour(row), lw=1.3)
+    return style.finish(figure, dots=True)
 
 
 def centered(
@@ -116,9 +102,8 @@ def law(
 
     Figure 9 of Nikitin et al. 2025 shows the diagonal form of the curvature part alone.
     """
-    curves = {"Monte-Carlo": measured, **theory}
-    ylabel, dashes = rf"$\Delta_k$   ({unit})", ["-"] + ["--"] * len(theory)
-    return _side_by_side("Law against Monte-Carlo", ylabel, k, curves, labels, dashes)
+    title, ylabel = "Law against Monte-Carlo", rf"$\Delta_k$   ({unit})"
+    return _side_by_side(title, ylabel, k, {"Monte-Carlo": measured, **theory}, labels, "--")
 
 
 def _side_by_side(
@@ -127,14 +112,15 @@ def _side_by_side(
     k: Int[np.ndarray, "K"],
     curves: Mapping[str, Float[np.ndarray, "s K"]],
     labels: Sequence[str],
-    dashes: Sequence[str] = ("-", "-"),
+    dash: str = "-",
 ) -> Figure:
-    """The named curves of each label in a panel of its own."""
+    """The named curves of each label in a panel of its own, all but the first dashed."""
     figure, panels = canvas(title, PREFIX, ylabel, labels)
     for row, axes in enumerate(panels):
         for column, (name, values) in enumerate(curves.items()):
-            draw_mean(axes, column, k, values[row], 0.0, name, dash=dashes[column])
-    return finish(figure, dots=False)
+            line = dash if column else "-"
+            style.draw_mean(axes, column, k, values[row], 0.0, name, dash=line)
+    return style.finish(figure, dots=False)
 
 
 def law_parts(
@@ -147,11 +133,11 @@ def law_parts(
     title = r"Parts of the quadratic law's $\Delta_k$"
     figure, panels = canvas(title, PREFIX, r"share of the law's $\Delta_k$", labels)
     for row, axes in enumerate(panels):
-        binned = {name: log_bins(k, values[row], num=30) for name, values in parts.items()}
+        binned = {name: style.log_bins(k, values[row], num=30) for name, values in parts.items()}
         at, means = next(iter(binned.values())).k, np.stack([b.mean for b in binned.values()])
         whole = means.sum(0)
         share = np.divide(means, whole, out=np.zeros_like(means), where=whole > 0)
-        look: Keywords = {"colors": COLOURS, "lw": 0, "alpha": 0.85}
+        look: Keywords = {"colors": style.COLOURS, "lw": 0, "alpha": 0.85}
         axes.stackplot(at, np.maximum(share, 0), labels=binned, **look)
         axes.stackplot(at, np.minimum(share, 0), **look)
         axes.axhline(0, color="0.2", lw=1)
@@ -183,8 +169,8 @@ def law_agreement(
     for row, (name, share) in enumerate(parts.items(), start=2):
         part = share * ratio
         shown = part > 0
-        style = curve(row, ms=4, lw=1.2, label=f"{name} part")
-        axes.plot(sigma[shown], part[shown], "--", **style)
+        look = curve(row, ms=4, lw=1.2, label=f"{name} part")
+        axes.plot(sigma[shown], part[shown], "--", **look)
     axes.plot(sigma, median, ":", label="full law, median", **curve(1, ms=6))
     bars = np.minimum(sem, 0.999 * ratio), sem
     axes.errorbar(sigma, ratio, bars, label="full law", **curve(0, ms=6, capsize=4, lw=2))
@@ -244,8 +230,8 @@ def eigenvalues(
     index = np.arange(1, len(values) + 1)
     for row, (chosen, sign) in enumerate([(values >= 0, "not negative"), (values < 0, "negative")]):
         if chosen.any():
-            style = curve(row, marker="ov"[row], lw=0, elinewidth=1.5, label=sign, capsize=4)
-            axes.errorbar(index[chosen], values[chosen], residuals[chosen], **style)
+            look = curve(row, marker="ov"[row], lw=0, elinewidth=1.5, label=sign, capsize=4)
+            axes.errorbar(index[chosen], values[chosen], residuals[chosen], **look)
     axes.axhline(0, color="0.4", lw=1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend(figure, f"bars: residual ‖Hv − λv‖, at most {residuals.max():.1g}")
@@ -281,34 +267,42 @@ def contours(
         quantity: what z is, with its unit; for all panels, or for each.
         path: where the network was, or several.
     """
-    sheets = _checked(steps, sheets)
+    along, sheets, quantities = _checked(steps, sheets, quantity)
     figure, panels = canvas(title, *AXES, list(sheets))
+    scales = _scales(quantities, list(sheets.values()))
     with matplotlib.rc_context(STYLE):
-        quantities = _each(quantity, len(sheets))
-        scales = _scales(quantities, list(sheets.values()))
-        shared = len(set(scales)) == len(set(quantities))
         for row, (axes, sheet) in enumerate(zip(panels, sheets.values(), strict=True)):
-            _contour(figure, axes, _both(steps), sheet, quantities[row], scales[row])
+            low, high, is_log = scales[row]
+            norm = LogNorm(low, high, clip=True) if is_log else Normalize(low, high)
+            look: Keywords = {"cmap": "viridis", "shading": "gouraud", "rasterized": True}
+            mesh = axes.pcolormesh(*along, sheet.T, norm=norm, **look)
+            if low < high:
+                levels = (np.geomspace if is_log else np.linspace)(low, high, 13)[1:-1]
+                lines: Keywords = {"colors": "w", "linewidths": 0.5, "alpha": 0.7}
+                axes.contour(*along, sheet.T, levels=levels, **lines)
+            axes.grid(False)
+            axes.set(xlim=along[0][[0, -1]], ylim=along[1][[0, -1]])
+            bar = figure.colorbar(mesh, ax=axes, label=quantities[row])
+            if is_log and high >= 100 * low:
+                bar.locator = LogLocator(numticks=7)
+                bar.minorticks_off()
             for name, points, look in _named(path):
                 axes.plot(*points.T, label=name, **look)
             axes.plot(0, 0, "+", color="w", ms=13, mew=3.5)
             axes.plot(0, 0, "+", color="k", ms=11, mew=1.6, label="trained point")
+    shared = len(set(scales)) == len(set(quantities))
     legend(figure, "" if shared else "colours differ between panels")
     return figure
 
 
-def _both(steps: Steps) -> Sequence[Float[np.ndarray, "_"]]:
-    return [np.asarray(steps)] * 2 if np.ndim(steps[0]) == 0 else [*map(np.asarray, steps)]
-
-
 def _checked(
-    steps: Steps, sheets: Mapping[str, Float[np.ndarray, "..."]]
-) -> dict[str, Float[np.ndarray, "a b"]]:
-    """The sheets as [a, b], which may be given flat, with NaN where they are not finite."""
-    a, b = map(len, _both(steps))
+    steps: Steps, sheets: Mapping[str, Float[np.ndarray, "..."]], quantity: str | Sequence[str] = ""
+) -> tuple[list[Float[np.ndarray, "_"]], dict[str, Float[np.ndarray, "a b"]], list[str]]:
+    """Steps along each axis, sheets as [a, b] with NaN where not finite, a quantity for each."""
+    along = [np.asarray(steps)] * 2 if np.ndim(steps[0]) == 0 else [*map(np.asarray, steps)]
     if not isinstance(sheets, Mapping) or not sheets:
         raise InputError(f"expected sheets by their names, found {short(sheets)}; give a dict")
-    found = {}
+    (a, b), found = map(len, along), {}
     for name, sheet in sheets.items():
         values = np.asarray(sheet, float)
         if values.shape not in ((a, b), (a * b,)) or not np.isfinite(values).any():
@@ -316,24 +310,18 @@ def _checked(
                 f"expected a sheet of shape ({a}, {b}), somewhere finite, found {values.shape} for "
                 f"{name!r}; reshape it, or look at its values"
             )
-        values = values.reshape(a, b)
-        found[name] = np.where(np.isfinite(values), values, np.nan)
-    return found
+        found[name] = np.where(np.isfinite(values), values, np.nan).reshape(a, b)
+    return along, found, [quantity] * len(found) if isinstance(quantity, str) else [*quantity]
 
 
-def _named(path: Paths | None) -> list[tuple[str, Float[np.ndarray, "T 2"], Keywords]]:
+def _named(path: Paths | None) -> Iterator[tuple[str, Float[np.ndarray, "T 2"], Keywords]]:
     """Each path with its name and its look: a single one white, several in colours."""
     if path is None:
-        return []
+        return
     runs = path if isinstance(path, Mapping) else {"training, an epoch a dot": path}
     look: Keywords = {"lw": 1.2, "marker": "o", "ms": 3.5, "mec": "k", "mew": 0.5}
-    colours = ["w"] if len(runs) == 1 else [colour(row) for row in range(len(runs))]
-    each = zip(runs.items(), colours, strict=True)
-    return [(name, points, look | {"color": shade}) for (name, points), shade in each]
-
-
-def _each(quantity: str | Sequence[str], num: int) -> Sequence[str]:
-    return [quantity] * num if isinstance(quantity, str) else quantity
+    for row, (name, points) in enumerate(runs.items()):
+        yield name, points, look | {"color": "w" if len(runs) == 1 else colour(row)}
 
 
 def _scales(
@@ -349,29 +337,6 @@ def _scales(
             scale = low, max(highs), logs[0]
         found.append(scale)
     return found
-
-
-def _contour(
-    figure: Figure,
-    axes: Axes,
-    steps: Sequence[np.ndarray],
-    sheet: Float[np.ndarray, "a b"],
-    quantity: str,
-    scale: tuple[float, float, bool],
-) -> None:
-    low, high, is_log = scale
-    norm = LogNorm(low, high, clip=True) if is_log else Normalize(low, high)
-    look: Keywords = {"cmap": "viridis", "shading": "gouraud", "rasterized": True}
-    mesh = axes.pcolormesh(*steps, sheet.T, norm=norm, **look)
-    if low < high:
-        levels = (np.geomspace if is_log else np.linspace)(low, high, 13)[1:-1]
-        axes.contour(*steps, sheet.T, levels=levels, colors="w", linewidths=0.5, alpha=0.7)
-    axes.grid(False)
-    axes.set(xlim=steps[0][[0, -1]], ylim=steps[1][[0, -1]])
-    bar = figure.colorbar(mesh, ax=axes, label=quantity)
-    if is_log and high >= 100 * low:
-        bar.locator = LogLocator(numticks=7)
-        bar.minorticks_off()
 
 
 def _scale(sheet: Float[np.ndarray, "a b"]) -> tuple[float, float, bool]:
@@ -397,48 +362,45 @@ def reliefs(
     A dot marks the trained point; a path lies on the surface. Heights are decimal logarithms where
     no value is below 0, or as they are without ``is_log``.
     """
-    sheets = _checked(steps, sheets)
+    along, sheets, quantities = _checked(steps, sheets, quantity)
     columns = min(len(sheets), 2)
     rows = -(-len(sheets) // columns)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(1.0 + 4.4 * columns, 0.8 + 3.9 * rows))
         figure.suptitle(title, fontsize=12)
-        quantities = _each(quantity, len(sheets))
-        for number, (name, sheet) in enumerate(sheets.items()):
-            axes = figure.add_subplot(rows, columns, number + 1, projection="3d", title=name)
-            _relief(axes, _both(steps), sheet, quantities[number], path, is_log)
+        for number, (panel, sheet) in enumerate(sheets.items()):
+            axes: Any = figure.add_subplot(rows, columns, number + 1, projection="3d", title=panel)
+            heights, label = _heights(sheet, quantities[number], is_log)
+            look: Keywords = {"cmap": "viridis", "lw": 0, "rstride": 1, "cstride": 1}
+            plane = np.meshgrid(*along, indexing="ij")
+            axes.plot_surface(*plane, heights, rasterized=True, **look)
+            at = RegularGridInterpolator(along, heights, bounds_error=False)
+            for name, points, look in _named(path):
+                axes.plot(*points.T, at(points), label=name, zorder=9, **look)
+            origin = tuple(int(np.abs(steps).argmin()) for steps in along)
+            axes.plot(0, 0, heights[origin], "o", color="k", ms=5, zorder=10)
+            axes.set(xlabel=AXES[0], ylabel=AXES[1])
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(MaxNLocator(4))
+            axes.set_zlabel(label, labelpad=7)
+            axes.view_init(elev=32, azim=-55)
+            axes.set_box_aspect(None, zoom=0.85)
         if path is not None:
             legend(figure, "")
     return figure
 
 
-def _relief(
-    axes: Axes3D,
-    steps: Sequence[np.ndarray],
-    sheet: Float[np.ndarray, "a b"],
-    quantity: str,
-    path: Paths | None,
-    wanted: bool,
-) -> None:
-    (low, _, is_log), heights, label = _scale(sheet), sheet, quantity
+def _heights(
+    sheet: Float[np.ndarray, "a b"], quantity: str, wants_log: bool
+) -> tuple[Float[np.ndarray, "a b"], str]:
+    """Decimal logarithms where wanted and possible, else the values; what they are."""
+    low, _, is_log = _scale(sheet)
+    if is_log and wants_log:
+        return np.log10(np.maximum(sheet, low)), rf"$\log_{{10}}$ {quantity}"
     power = int(np.floor(np.log10(max(np.nanmax(np.abs(sheet)), np.finfo(np.float32).tiny))))
-    if not wanted and not -1 <= power <= 2:  # short numbers along the axis
-        heights, label = sheet / 10.0**power, rf"{quantity}, $\times 10^{{{power}}}$"
-    if is_log and wanted:
-        heights, label = np.log10(np.maximum(sheet, low)), rf"$\log_{{10}}$ {quantity}"
-    look: Keywords = {"cmap": "viridis", "lw": 0, "rstride": 1, "cstride": 1, "rasterized": True}
-    axes.plot_surface(*np.meshgrid(*steps, indexing="ij"), heights, **look)
-    at = RegularGridInterpolator(steps, heights, bounds_error=False)
-    for name, points, style in _named(path):
-        axes.plot(*points.T, at(points), label=name, zorder=9, **style)
-    origin = tuple(int(np.abs(along).argmin()) for along in steps)
-    axes.plot(0, 0, heights[origin], "o", color="k", ms=5, zorder=10)
-    axes.set(xlabel=AXES[0], ylabel=AXES[1])
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(4))
-    axes.set_zlabel(label, labelpad=7)
-    axes.view_init(elev=32, azim=-55)
-    axes.set_box_aspect(None, zoom=0.85)
+    if wants_log or -1 <= power <= 2:
+        return sheet, quantity
+    return sheet / 10.0**power, rf"{quantity}, $\times 10^{{{power}}}$"  # short numbers
 
 
 def write_vtk(
@@ -450,7 +412,7 @@ def write_vtk(
         path: of the file, ``*.vtk``.
         steps, sheets: as for ``contours``; each sheet is an array of the grid's points.
     """
-    (first, second), sheets = _both(steps), _checked(steps, sheets)
+    (first, second), sheets, _ = _checked(steps, sheets)
     lines = ["# vtk DataFile Version 3.0", "loss surface", "ASCII", "DATASET RECTILINEAR_GRID"]
     lines.append(f"DIMENSIONS {len(first)} {len(second)} 1")
     for axis, along in zip("XYZ", (first, second, np.zeros(1)), strict=True):
@@ -477,7 +439,7 @@ def save(figure: Figure, folder: str | Path, name: str) -> None:
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE):
-        thin(figure)
+        style.thin(figure)
         for kind, metadata in (("png", None), ("pdf", {"CreationDate": None})):
             drawn = io.BytesIO()  # first, for matplotlib reports a full disk in other errors too
             figure.savefig(drawn, format=kind, dpi=200, metadata=metadata)

@@ -69,13 +69,12 @@ class IdxFiles:
 
     IDX: two zero bytes, the type 8 (unsigned byte), the number of axes, each axis as a big-endian
     uint32, then the entries in C order (http://yann.lecun.com/exdb/mnist/). The gzip wrapper may be
-    any. The unzipped contents must have the published SHA-256 (``sums``) where it is known, else
+    any. The unzipped contents must have the published SHA-256 (``SUMS``) where it is known, else
     the published number of samples.
     """
 
     name: str
     counts: tuple[int, int] = (60_000, 10_000)
-    sums: tuple[str, ...] | None = None
     num_classes: ClassVar[int] = 10
 
     def present(self, folder: Path) -> bool:
@@ -110,8 +109,9 @@ class IdxFiles:
             )
         digest = hashlib.sha256(raw).hexdigest()
         owner = next((name for name, sums in SUMS.items() if digest in sums), "no known data set")
-        if digest != self.sums[number] if self.sums else owner in SUMS:
-            wanted = f", SHA-256 {self.sums[number]} when unzipped" if self.sums else ""
+        wanted = SUMS[self.name][number] if self.name in SUMS else ""
+        if digest != wanted if wanted else owner in SUMS:
+            wanted = f", SHA-256 {wanted} when unzipped" if wanted else ""
             raise InputError(
                 f"expected {path} to hold {self.name} as published{wanted}, found the contents of "
                 f"{owner}, SHA-256 {digest}; get the file again"
@@ -130,10 +130,7 @@ def _find(stem: str, folder: Path) -> Path | None:
 
 
 def contents(path: Path) -> bytes:
-    """The bytes of a file, unzipped where its name ends in .gz.
-
-    Raises ``InputError`` where it is not whole gzip data.
-    """
+    """The bytes of a file, unzipped where its name ends in .gz; ``InputError`` if not whole."""
     raw = path.read_bytes()
     try:
         return gzip.decompress(raw) if path.suffix == ".gz" else raw
@@ -231,11 +228,11 @@ def read_npz(path: Path) -> tuple[Arrays, int]:
         splits = [[np.asarray(array, np.int64) for array in split] for split in splits]
     check = _check_tokens if tokens else _check_values
     for split, where in zip(splits, (str(path), f"the test split of {path}"), strict=False):
-        check(split[0], split[1], where)
+        check(*split, where)
         _check_rows(split, splits[0], where)
     count = _num_classes(splits, tokens, path)
     found = [array.astype(np.int32) if tokens else array for split in splits for array in split]
-    return Arrays(*found[:2], *(found[2:] or (None, None))), count
+    return Arrays(*found, *[None] * (4 - len(found))), count
 
 
 def _stored(path: Path) -> dict[str, np.ndarray]:
@@ -253,12 +250,10 @@ def _stored(path: Path) -> dict[str, np.ndarray]:
             for key in KEYS
             if (path / f"{key}.npy").exists()
         }
-    except DAMAGE as error:
-        raise InputError(f"expected plain arrays in {path}, found: {error}; {ADVICE}") from error
-    except MemoryError as error:
+    except (*DAMAGE, MemoryError) as error:
         raise InputError(
-            f"expected arrays in {path} that fit into memory, found: {error}; save each with "
-            "np.save into a folder, as inputs.npy and targets.npy, and name the folder"
+            f"expected plain arrays in {path}, found: {error}; {ADVICE}, or where they do not fit "
+            "into memory each with np.save in a folder, inputs.npy and targets.npy"
         ) from error
 
 
@@ -290,16 +285,15 @@ def _check_values(inputs: np.ndarray, targets: np.ndarray, where: str) -> None:
             f"[n, a] of the last a of them, found {inputs.dtype} of shape {inputs.shape}; convert "
             "them"
         )
-    _check_finite(inputs, f"inputs of {where}")
     is_float = targets.dtype.kind == "f"
     if not is_float and (targets.dtype.kind not in "iu" or targets.ndim != 1):
         raise InputError(
             f"expected one integer class per sample, or floats, as targets of {where}, "
             f"found {targets.dtype} of shape {targets.shape}; convert them"
         )
-    if is_float:
-        _check_finite(targets, f"targets of {where}")
-    elif targets.size:
+    _check_finite(inputs, f"inputs of {where}")
+    _check_finite(targets, f"targets of {where}")
+    if targets.size and not is_float:
         check_labels(targets, np.iinfo(np.int32).max, f"targets of {where}")
 
 
@@ -340,9 +334,8 @@ def _num_classes(splits: list[list[np.ndarray]], tokens: bool, path: Path) -> in
         return 0
     count, number = 1 + max(int(array.max()) for array in counted), sum(a.size for a in counted)
     if count > max(number, 1000):
-        of, other = ("tokens", "") if tokens else ("samples", ", or give float targets")
         raise InputError(
-            f"expected labels in {path} below the number of {of}, {number}, found {count - 1}; "
-            f"number them 0, 1, 2, ...{other}"
+            f"expected labels in {path} below the number of {'tokens' if tokens else 'samples'}, "
+            f"{number}, found {count - 1}; number them 0, 1, 2, ... (values are floats)"
         )
     return count

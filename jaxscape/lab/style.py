@@ -12,17 +12,10 @@ from typing import Any, NamedTuple, TypeAlias
 import matplotlib
 import numpy as np
 from jaxtyping import Float, Int
+from matplotlib import ticker
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import (
-    LogFormatterSciNotation,
-    LogLocator,
-    MaxNLocator,
-    NullFormatter,
-    NullLocator,
-    StrMethodFormatter,
-)
 
 Keywords: TypeAlias = dict[str, Any]
 """Keyword arguments of a call to matplotlib."""
@@ -110,17 +103,21 @@ def legend(figure: Figure, title: str) -> None:
 def thin(figure: Figure) -> None:
     """Logarithmic axes: numbers apart, and two of them at least along each."""
     for axis in [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]:
-        if not isinstance(axis.get_major_locator(), LogLocator):
+        if not isinstance(axis.get_major_locator(), ticker.LogLocator):
             continue  # linear, or with ticks of the figure's own
         low, high = sorted(axis.get_view_interval())
         if high < 5 * low:
-            axis.set_major_locator(MaxNLocator(5))
-            axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-            axis.set_minor_locator(NullLocator())
-        elif high <= 100 * low and isinstance(axis.get_major_formatter(), LogFormatterSciNotation):
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=(np.inf, np.inf)))
-        axis.set_minor_formatter(NullFormatter())
+            axis.set_major_locator(ticker.MaxNLocator(5))
+            axis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}"))
+            axis.set_minor_locator(ticker.NullLocator())
+        elif high <= 100 * low and isinstance(
+            axis.get_major_formatter(), ticker.LogFormatterSciNotation
+        ):
+            axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(
+                ticker.LogFormatterSciNotation(minor_thresholds=(np.inf, np.inf))
+            )
+        axis.set_minor_formatter(ticker.NullFormatter())
 
 
 class Bins(NamedTuple):

@@ -12,7 +12,7 @@ import files
 import numpy as np
 import pytest
 
-from jaxscape.lab import data, glyphs
+from jaxscape.lab import data, glyphs, readers
 from jaxscape.lab.readers import STEMS, Arrays, IdxFiles
 from jaxscape.lab.stream import Mapped
 from jaxscape.types import InputError
@@ -38,6 +38,7 @@ def small_glyphs(monkeypatch):
 @pytest.fixture
 def small_digits(monkeypatch):
     """Data sets of 20 and 10 images count as complete, and as published whatever they hold."""
+    monkeypatch.setattr(readers, "SUMS", {})
     for name in ("mnist", "fashion_mnist", "kmnist"):
         monkeypatch.setitem(data.PUBLISHED, name, IdxFiles(name, counts=(20, 10)))
 
