@@ -44,20 +44,21 @@ def check(dataset, arrays):
 
 
 FOLDERS = {
-    1: ("cifar-10-batches-bin", [f"data_batch_{n}.bin" for n in range(1, 6)], ["test_batch.bin"]),
-    2: ("cifar-100-binary", ["train.bin"], ["test.bin"]),
+    10: ("cifar-10-batches-bin", [f"data_batch_{n}.bin" for n in range(1, 6)], ["test_batch.bin"]),
+    100: ("cifar-100-binary", ["train.bin"], ["test.bin"]),
 }
-"""What is in the archive: its folder, the files of both splits; by the bytes of a label."""
+"""What is in the archive: its folder, the files of both splits; by the number of classes."""
 
 
 def cifar(reader, per_file=4, seed=0):
     """Random records of every file (name -> bytes), images and labels of both splits."""
     rng = np.random.default_rng(seed)
-    folder, *files = FOLDERS[reader.label_bytes]
+    folder, *files = FOLDERS[reader.num_classes]
     members, splits = {f"{folder}/batches.meta.txt": b"names"}, []
     for split in files:
         images = rng.integers(0, 256, (len(split) * per_file, 32, 32, 3), np.uint8)
-        labels = rng.integers(0, reader.num_classes, (len(images), reader.label_bytes))
+        label_bytes = 2 if reader.num_classes == 100 else 1
+        labels = rng.integers(0, reader.num_classes, (len(images), label_bytes))
         for number, file in enumerate(split):
             raw = b""
             for i in range(number * per_file, (number + 1) * per_file):

@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,17 +23,8 @@ PUBLISHED: dict[str, IdxFiles | CifarFiles] = {
     "mnist": IdxFiles("mnist"),
     "fashion_mnist": IdxFiles("fashion_mnist"),
     "kmnist": IdxFiles("kmnist"),
-    "cifar10": CifarFiles(
-        "cifar-10-binary.tar.gz",
-        "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-        num_classes=10,
-    ),
-    "cifar100": CifarFiles(
-        "cifar-100-binary.tar.gz",
-        "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
-        num_classes=100,
-        label_bytes=2,
-    ),
+    "cifar10": CifarFiles(10, "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"),
+    "cifar100": CifarFiles(100, "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec"),
 }
 """The reader of each data set that is published as files."""
 
@@ -43,6 +34,8 @@ TITLES = dict(
 """What data sets are called on figures and in reports."""
 
 NAMES = ("auto", "glyphs", "sums", *PUBLISHED, "npz:PATH", "tfds:NAME")
+
+Folder = str | os.PathLike | None
 
 TIMEOUT = (5.0, 30.0)
 """Seconds that a download waits for a connection, and for the next bytes."""
@@ -113,19 +106,11 @@ def build(name: str, source: str, arrays: Arrays, num_classes: int, note: str = 
         num_classes: number of classes or of different tokens; 0 for a regression.
         note: what the reader of a result should know of the data.
     """
-    found: list[Any] = [
-        None if array is None else _when_read(convert, array)
-        for convert, array in zip((_inputs, _plain) * 2, arrays, strict=True)
-    ]
-    return Dataset(name, source, *found, num_classes, note)
+    found: dict[str, Any] = {field: _ready(field, each) for field, each in arrays._asdict().items()}
+    return Dataset(name, source, **found, num_classes=num_classes, note=note)
 
 
-def load(
-    name: str,
-    *,
-    data_dir: str | os.PathLike | None = None,
-    cache_dir: str | os.PathLike | None = None,
-) -> Dataset:
+def load(name: str, *, data_dir: Folder = None, cache_dir: Folder = None) -> Dataset:
     """The data set ``name``, one of ``NAMES``.
 
     A published data set is looked for as its published files in ``data_dir/name``, then in
@@ -171,7 +156,7 @@ def load(
         if kind == "npz" and rest:
             return build(name, f"arrays in {rest}", *read_npz(Path(rest).expanduser()))
         if kind == "tfds" and rest:
-            return _of_tfds(name, _prepared(rest, data_dir) or _prepare(rest, data_dir))
+            return _of_tfds(name, _builder(rest, data_dir, prepare=True))
     except OSError as error:
         raise InputError(
             f"expected data that can be read, found: {error}; check the permissions"
@@ -235,23 +220,21 @@ def fetch(url: str, path: Path, sha256: str) -> None:
         ) from error
 
 
-def _published(
-    name: str, data_dir: str | os.PathLike | None, cache_dir: str | os.PathLike | None
-) -> Dataset:
+def _published(name: str, data_dir: Folder, cache_dir: Folder) -> Dataset:
     files = PUBLISHED[name]
     root = _root(data_dir)
     for folder in [root / name, root] if root else []:
-        if files.present(folder):
-            return build(name, f"files in {folder}", files.read(folder), files.num_classes)
-    if builder := _prepared(name, data_dir):
+        if arrays := files.read(folder):
+            return build(name, f"files in {folder}", arrays, files.num_classes)
+    if builder := _builder(name, data_dir, prepare=False):
         return _of_tfds(name, builder)
     folder, server = cache_folder(cache_dir) / name, ""
     for url, sha256 in records(name).items():
         server, _, file = url.rpartition("/")
         server = (os.environ.get("JAXSCAPE_MIRROR") or server).rstrip("/")
         fetch(f"{server}/{file}", folder / file, sha256)
-    source = f"downloaded from {server}, kept in {folder}"
-    return build(name, source, files.read(folder), files.num_classes)
+    fetched: Any = files.read(folder)
+    return build(name, f"downloaded from {server}, kept in {folder}", fetched, files.num_classes)
 
 
 @contextlib.contextmanager
@@ -268,23 +251,20 @@ def _naming(what: str) -> Iterator[None]:
         ) from error
 
 
-def _prepared(name: str, data_dir: str | os.PathLike | None) -> Any:
-    """The builder of the highest version of ``name`` in the first place that has one, else None."""
+def _builder(name: str, data_dir: Folder, *, prepare: bool) -> Any:
+    """That of ``name`` as TensorFlow Datasets has prepared it, or prepares it now, else None."""
     import tensorflow_datasets as tfds
 
-    for place in _places(data_dir):
+    default = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    root = _root(data_dir)
+    places = [root, default] if root else [default]
+    for place in places:
         with _naming(f"{name} in {place}"), contextlib.suppress(tfds.core.DatasetNotFoundError):
             return tfds.core.read_only_builder.builder_from_files(name, data_dir=str(place))
-    return None
-
-
-def _prepare(name: str, data_dir: str | os.PathLike | None) -> Any:
-    """The builder of ``name``, which it has prepared in the default place."""
-    import tensorflow_datasets as tfds
-
-    places = _places(data_dir)
-    with _naming(f"{name} in {places[-1]}"):
-        builder = tfds.builder(name, data_dir=places[-1])
+    if not prepare:
+        return None
+    with _naming(f"{name} in {default}"):
+        builder = tfds.builder(name, data_dir=default)
         if not builder.is_prepared():
             _image_and_label(builder)
             if is_offline():
@@ -304,14 +284,13 @@ def _of_tfds(name: str, builder: Any) -> Dataset:
         image, label = _image_and_label(builder)
         num_classes = builder.info.features[label].num_classes
         tests = [split for split in ("test", "validation") if split in builder.info.splits]
-        found: list[np.ndarray | None] = []
+        found: list[Any] = []
         for split in ("train", *tests[:1]):
             images, labels = _split(builder, split, image, label)
             check_labels(labels, num_classes, f"split {split} of {builder.data_path}")
             found += [images, labels]
-        arrays = Arrays(*found, *[None] * (4 - len(found)))
         source = f"{builder.data_path}, prepared by TensorFlow Datasets in an order of its own"
-        return build(name, source, arrays, num_classes)
+        return build(name, source, Arrays(*found), num_classes)
 
 
 def _image_and_label(builder: Any) -> tuple[str, str]:
@@ -367,7 +346,7 @@ def _import_tensorflow() -> None:
     tensorflow.config.set_visible_devices([], "GPU")
 
 
-def _glyphs(cache_dir: str | os.PathLike | None, note: str = "") -> Dataset:
+def _glyphs(cache_dir: Folder, note: str = "") -> Dataset:
     """Glyphs from the cache, drawn where they are not there."""
     path = cache_folder(cache_dir) / "glyphs" / f"{glyphs.recipe()}.npz"
     # A cache that is absent, damaged or unwritable only costs the drawing.
@@ -381,7 +360,7 @@ def _glyphs(cache_dir: str | os.PathLike | None, note: str = "") -> Dataset:
     return build("glyphs", "drawn from matplotlib's fonts", arrays, 10, note)
 
 
-def _root(data_dir: str | os.PathLike | None) -> Path | None:
+def _root(data_dir: Folder) -> Path | None:
     """The folder of the user's data, None where none is named."""
     given = data_dir or os.environ.get("JAXSCAPE_DATA_DIR")
     if not given:
@@ -389,21 +368,12 @@ def _root(data_dir: str | os.PathLike | None) -> Path | None:
     root = Path(given).expanduser()
     if not (root.is_dir() and os.access(root, os.R_OK | os.X_OK)):
         found = "one that cannot be read" if root.is_dir() else "none"
-        raise InputError(
-            f"expected a data folder at {root}, found {found}; "
-            "check --data-dir or JAXSCAPE_DATA_DIR"
-        )
+        wanted = f"expected a data folder at {root}, found {found}"
+        raise InputError(f"{wanted}; check --data-dir or JAXSCAPE_DATA_DIR")
     return root
 
 
-def _places(data_dir: str | os.PathLike | None) -> list[Path]:
-    """Where a prepared data set may lie; TensorFlow Datasets' default place is the last."""
-    default = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-    root = _root(data_dir)
-    return [root, default] if root else [default]
-
-
-def cache_folder(cache_dir: str | os.PathLike | None = None) -> Path:
+def cache_folder(cache_dir: Folder = None) -> Path:
     """``cache_dir``, by default jaxscape under $XDG_CACHE_HOME or ~/.cache."""
     if cache_dir is None:
         cache_dir = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "jaxscape")
@@ -413,24 +383,17 @@ def cache_folder(cache_dir: str | os.PathLike | None = None) -> Path:
 def _reason(error: Exception) -> str:
     """The cause in one line; a failed request wraps it in several layers of its own."""
     cause = error.args[0] if error.args else error
-    lines = str(getattr(cause, "reason", cause)).split("\n")
-    return lines[0] or type(error).__name__
+    return str(getattr(cause, "reason", cause)).split("\n")[0] or type(error).__name__
 
 
-def _when_read(
-    convert: Callable[[np.ndarray], np.ndarray], array: np.ndarray
-) -> np.ndarray | Mapped:
-    """Values of a map are converted row by row; classes, 4 bytes each, at once."""
+def _ready(field: str, array: np.ndarray | None) -> np.ndarray | Mapped | None:
+    """The array in the type that a network takes; values of a map are converted when read."""
+
+    def convert(rows: np.ndarray) -> np.ndarray:
+        if rows.dtype == np.uint8 and field.endswith("inputs"):
+            return np.divide(rows, 255, dtype=np.float32)
+        return rows.astype(np.int32 if np.issubdtype(rows.dtype, np.integer) else np.float32)
+
     if isinstance(array, np.memmap) and convert(array[:0]).dtype != np.int32:
         return Mapped(array, convert)
-    return convert(array)
-
-
-def _inputs(inputs: np.ndarray) -> np.ndarray:
-    if inputs.dtype == np.uint8:
-        return np.divide(inputs, 255, dtype=np.float32)
-    return _plain(inputs)
-
-
-def _plain(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.int32 if np.issubdtype(array.dtype, np.integer) else np.float32)
+    return None if array is None else convert(array)

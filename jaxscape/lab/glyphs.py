@@ -20,12 +20,9 @@ from jaxscape.lab.readers import Arrays
 from jaxscape.types import InputError
 
 SIDE = 28  # pixels along a side of an image
-
-KNOTS = 5  # control points of the elastic distortion along a side
-
-CHUNK = 500  # samples drawn at once, few enough for a processor's cache
-
 HEIGHT = 18.0  # pixels of an undistorted digit
+KNOTS = 5  # control points of the elastic distortion along a side
+CHUNK = 500  # samples drawn at once, few enough for a processor's cache
 
 FONTS = (
     *(f"DejaVuSans{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
@@ -133,11 +130,8 @@ def masters() -> Float[np.ndarray, "fonts 10 size size"]:
 
 
 def _field(ink: Bool[np.ndarray, "size size"]) -> Float[np.ndarray, "size size"]:
-    inside, outside = (
-        np.minimum(ndimage.distance_transform_edt(mask), REACH).astype(np.float32)
-        for mask in (ink, ~ink)
-    )
-    field = inside - outside
+    far = [ndimage.distance_transform_edt(mask).astype(np.float32) for mask in (ink, ~ink)]
+    field = np.clip(far[0] - far[1], -REACH, REACH)
     return field - np.sign(field) / 2  # to the edge, not to the centre of the next pixel
 
 
@@ -151,8 +145,6 @@ def _raster(name: str, digit: str) -> Bool[np.ndarray, "size size"]:
     page = page.crop(page.getbbox())
     width = round(page.width * MASTER_HEIGHT / page.height)
     master = Image.new("L", (MASTER_SIZE, MASTER_SIZE))
-    master.paste(
-        page.resize((width, MASTER_HEIGHT)),
-        ((MASTER_SIZE - width) // 2, (MASTER_SIZE - MASTER_HEIGHT) // 2),
-    )
+    corner = (MASTER_SIZE - width) // 2, (MASTER_SIZE - MASTER_HEIGHT) // 2
+    master.paste(page.resize((width, MASTER_HEIGHT)), corner)
     return np.asarray(master) > 127

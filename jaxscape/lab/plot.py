@@ -18,7 +18,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from scipy.interpolate import RegularGridInterpolator
 
 from jaxscape.lab import style
-from jaxscape.lab.style import PREFIX, STYLE, Keywords, canvas, colour, curve, legend
+from jaxscape.lab.style import PREFIX, STYLE, Keywords, Ks, canvas, colour, curve, legend
 from jaxscape.trees import short
 from jaxscape.types import InputError
 
@@ -30,39 +30,33 @@ LATE = 0.95
 RANGE = 1e8
 """Largest over smallest value that a logarithmic scale of colours spans."""
 
+Curves = Float[np.ndarray, "s K"]
+"""A value for each k, and a row for each label."""
+Row = Float[np.ndarray, "s"]
+
 
 def delta(
-    k: Int[np.ndarray, "K"],
-    curves: Float[np.ndarray, "s K"],
-    sem: Float[np.ndarray, "s K"],
-    labels: Sequence[str],
-    *,
-    unit: str = "nats²",
+    k: Ks, curves: Curves, sem: Curves, labels: Sequence[str], *, unit: str = "nats²"
 ) -> Figure:
     """Δ_k with its standard error ``sem`` against k, a curve per label, both axes logarithmic."""
-    title, ylabel = "Change of the loss surface per sample", r"\mathrm{E}_w\,[\delta_k(w)^2]"
-    ylabel = rf"$\Delta_k = {ylabel}$   ({unit})"
+    title = "Change of the loss surface per sample"
+    ylabel = rf"$\Delta_k = \mathrm{{E}}_w\,[\delta_k(w)^2]$   ({unit})"
     return _against_k(title, ylabel, k, curves, sem, labels)
 
 
 def delta_k2(
-    k: Int[np.ndarray, "K"],
-    curves: Float[np.ndarray, "s K"],
-    sem: Float[np.ndarray, "s K"],
-    labels: Sequence[str],
-    *,
-    loss_variance: Float[np.ndarray, "s"] | None = None,
-    unit: str = "nats²",
-) -> Figure:
+    k: Ks, curves: Curves, sem: Curves, labels: Sequence[str], *,
+    loss_variance: Row | None = None, unit: str = "nats²",
+) -> Figure:  # fmt: skip
     """Δ_k·k² against k; with ``loss_variance`` also the order law E_qS²·k/(k+1), dashed."""
     square = np.asarray(k, np.float64) ** 2
-    laws = [] if loss_variance is None else np.outer(loss_variance, k / (k + 1))
+    laws: Any = [] if loss_variance is None else np.outer(loss_variance, k / (k + 1))
     title, ylabel = "Scaled change of the loss surface", rf"$\Delta_k \cdot k^2$   ({unit})"
     return _against_k(title, ylabel, k, curves * square, sem * square, labels, laws)
 
 
 def _against_k(
-    title: str, ylabel: str, k: Any, curves: Any, sem: Any, labels: Sequence[str], laws: Any = ()
+    title: str, ylabel: str, k: Ks, curves: Any, sem: Any, labels: Sequence[str], laws: Any = ()
 ) -> Figure:
     """A curve per label, with its extremes; the order law of each, dashed."""
     figure, (axes,) = canvas(title, PREFIX, ylabel)
@@ -77,12 +71,7 @@ def _against_k(
 
 
 def centered(
-    k: Int[np.ndarray, "K"],
-    total: Float[np.ndarray, "s K"],
-    part: Float[np.ndarray, "s K"],
-    labels: Sequence[str],
-    *,
-    unit: str = "nats²",
+    k: Ks, total: Curves, part: Curves, labels: Sequence[str], *, unit: str = "nats²"
 ) -> Figure:
     """Δ_k beside centered Δ̃_k, which ignores a shift of the whole surface, a panel per label."""
     title = "Change of the loss surface with and without shifts"
@@ -91,13 +80,9 @@ def centered(
 
 
 def law(
-    k: Int[np.ndarray, "K"],
-    measured: Float[np.ndarray, "s K"],
-    theory: Mapping[str, Float[np.ndarray, "s K"]],
-    labels: Sequence[str],
-    *,
+    k: Ks, measured: Curves, theory: Mapping[str, Curves], labels: Sequence[str], *,
     unit: str = "nats²",
-) -> Figure:
+) -> Figure:  # fmt: skip
     """Δ_k by Monte-Carlo beside each named theory, a panel per label.
 
     Figure 9 of Nikitin et al. 2025 shows the diagonal form of the curvature part alone.
@@ -107,13 +92,9 @@ def law(
 
 
 def _side_by_side(
-    title: str,
-    ylabel: str,
-    k: Int[np.ndarray, "K"],
-    curves: Mapping[str, Float[np.ndarray, "s K"]],
-    labels: Sequence[str],
+    title: str, ylabel: str, k: Ks, curves: Mapping[str, Curves], labels: Sequence[str],
     dash: str = "-",
-) -> Figure:
+) -> Figure:  # fmt: skip
     """The named curves of each label in a panel of its own, all but the first dashed."""
     figure, panels = canvas(title, PREFIX, ylabel, labels)
     for row, axes in enumerate(panels):
@@ -123,9 +104,7 @@ def _side_by_side(
     return style.finish(figure, dots=False)
 
 
-def law_parts(
-    k: Int[np.ndarray, "K"], parts: Mapping[str, Float[np.ndarray, "s K"]], labels: Sequence[str]
-) -> Figure:
+def law_parts(k: Ks, parts: Mapping[str, Curves], labels: Sequence[str]) -> Figure:
     """The named parts of Δ_k, stacked, as shares of their sum per bin of k, a panel per label.
 
     A negative part lies below zero: the others together then exceed one by as much.
@@ -147,11 +126,7 @@ def law_parts(
 
 
 def law_agreement(
-    sigma: Float[np.ndarray, "s"],
-    ratio: Float[np.ndarray, "s"],
-    sem: Float[np.ndarray, "s"],
-    median: Float[np.ndarray, "s"],
-    parts: Mapping[str, Float[np.ndarray, "s"]],
+    sigma: Row, ratio: Row, sem: Row, median: Row, parts: Mapping[str, Row]
 ) -> Figure:
     """Law over Monte-Carlo against σ.
 
@@ -329,17 +304,15 @@ def _scales(
 ) -> list[tuple[float, float, bool]]:
     """The range of each sheet's colours, of all sheets of a quantity unless some lie apart."""
     own, found = [_scale(sheet) for sheet in sheets], []
-    for scale, quantity in zip(own, quantities, strict=True):
-        alike = [each for each, other in zip(own, quantities, strict=True) if other == quantity]
-        lows, highs, logs = zip(*alike, strict=True)
-        if len(set(logs)) == 1 and max(lows) < min(highs):
-            low = max(min(lows), max(highs) / RANGE) if logs[0] else min(lows)
-            scale = low, max(highs), logs[0]
-        found.append(scale)
+    for quantity, scale in zip(quantities, own, strict=True):
+        alike = [row for row, other in enumerate(quantities) if other == quantity]
+        lows, highs, logs = zip(*(own[row] for row in alike), strict=True)
+        close = len(set(logs)) == 1 and max(lows) < min(highs)
+        found.append(_scale(np.stack([sheets[row] for row in alike])) if close else scale)
     return found
 
 
-def _scale(sheet: Float[np.ndarray, "a b"]) -> tuple[float, float, bool]:
+def _scale(sheet: Float[np.ndarray, "..."]) -> tuple[float, float, bool]:
     """The range of the finite values of a sheet, logarithmic (True) where none is below 0."""
     finite = sheet[np.isfinite(sheet)]
     positive = finite[finite > 0]

@@ -22,8 +22,8 @@ class Arrays(NamedTuple):
 
     train_inputs: Shaped[np.ndarray, "n ..."]
     train_targets: Shaped[np.ndarray, "n ..."]
-    test_inputs: Shaped[np.ndarray, "n_test ..."] | None
-    test_targets: Shaped[np.ndarray, "n_test ..."] | None
+    test_inputs: Shaped[np.ndarray, "n_test ..."] | None = None
+    test_targets: Shaped[np.ndarray, "n_test ..."] | None = None
 
 
 def check_labels(labels: Integer[np.ndarray, "n"], num_classes: int, where: str) -> None:
@@ -77,16 +77,15 @@ class IdxFiles:
     counts: tuple[int, int] = (60_000, 10_000)
     num_classes: ClassVar[int] = 10
 
-    def present(self, folder: Path) -> bool:
-        """Whether ``folder`` holds any of the four files, under any of the names in use."""
-        return any(_find(stem, folder) for stem in STEMS)
-
-    def read(self, folder: Path) -> Arrays:
+    def read(self, folder: Path) -> Arrays | None:
         """Images [n, 28, 28, 1] with labels of both splits, in the published order.
 
-        Raises ``InputError`` naming the file that is missing, truncated or altered.
+        None where ``folder`` holds none of the four, under any of the names in use. Raises
+        ``InputError`` naming the file that is missing, truncated or altered.
         """
         paths = [_find(stem, folder) for stem in STEMS]
+        if not any(paths):
+            return None
         if missing := [stem for stem, path in zip(STEMS, paths, strict=True) if path is None]:
             raise InputError(
                 f"expected the four files of {self.name} in {folder}, found no "
@@ -142,32 +141,32 @@ def contents(path: Path) -> bytes:
 
 # CIFAR
 
-PIXELS = 3 * 32 * 32
-
 
 @dataclass(frozen=True)
 class CifarFiles:
     """The archive of the binary version of CIFAR-10 or CIFAR-100, as published.
 
-    Records of ``label_bytes``, the last of which is used (CIFAR-100: a coarse label, then the fine
-    one), then 32 by 32 red, green, blue bytes (https://www.cs.toronto.edu/~kriz/cifar.html).
+    Records of a byte for the label (CIFAR-100: one for the coarse label before it), then 32 by 32
+    red, green, blue bytes (https://www.cs.toronto.edu/~kriz/cifar.html).
     """
 
-    archive: str
-    sha256: str
     num_classes: int
-    label_bytes: int = 1
+    sha256: str
 
-    def present(self, folder: Path) -> bool:
-        """Whether ``folder`` holds the archive."""
-        return (folder / self.archive).is_file()
+    @property
+    def archive(self) -> str:
+        """Its name."""
+        return f"cifar-{self.num_classes}-binary.tar.gz"
 
-    def read(self, folder: Path) -> Arrays:
+    def read(self, folder: Path) -> Arrays | None:
         """Images [n, 32, 32, 3] with labels of both splits, in the published order.
 
-        Raises ``InputError`` for an archive that is truncated or altered.
+        None where ``folder`` does not hold the archive. Raises ``InputError`` where it is truncated
+        or altered.
         """
         archive = folder / self.archive
+        if not archive.is_file():
+            return None
         with archive.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != self.sha256:
@@ -176,19 +175,16 @@ class CifarFiles:
                 "it is truncated or altered; get it again, or remove it"
             )
         with tarfile.open(archive) as tar:
-            files = sorted(name for name in tar.getnames() if name.endswith(".bin"))
-            tests = [name for name in files if "test" in name]
-            train = [name for name in files if name not in tests]
-            return Arrays(*self._split(tar, train), *self._split(tar, tests))
-
-    def _split(
-        self, tar: tarfile.TarFile, names: list[str]
-    ) -> tuple[UInt8[np.ndarray, "n 32 32 3"], UInt8[np.ndarray, "n"]]:
-        members: list[Any] = [tar.extractfile(name) for name in names]
-        raw = b"".join(member.read() for member in members)
-        rows = np.frombuffer(raw, np.uint8).reshape(-1, self.label_bytes + PIXELS)
-        images = rows[:, -PIXELS:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        return images, rows[:, self.label_bytes - 1]
+            names = sorted(name for name in tar.getnames() if name.endswith(".bin"))
+            opened: dict[str, Any] = {name: tar.extractfile(name) for name in names}
+            contents = {name: file.read() for name, file in opened.items()}
+        splits, labels = [], 2 if self.num_classes == 100 else 1  # bytes
+        for is_test in (False, True):
+            raw = b"".join(contents[name] for name in names if ("test" in name) == is_test)
+            rows = np.frombuffer(raw, np.uint8).reshape(-1, labels + 3 * 32 * 32)
+            images = rows[:, labels:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+            splits += [images, rows[:, labels - 1]]
+        return Arrays(*splits)
 
 
 # Arrays of the user's own
@@ -222,17 +218,17 @@ def read_npz(path: Path) -> tuple[Arrays, int]:
             f"expected arrays {', '.join(needed)} in {path}, "
             f"found {', '.join(sorted(stored)) or 'none of them'}; {ADVICE}"
         )
-    splits = [[stored[key] for key in pair] for pair in (needed[:2], needed[2:]) if pair]
+    splits: list[Any] = [[stored[key] for key in pair] for pair in (needed[:2], needed[2:]) if pair]
     tokens = all(_are_tokens(*split) for split in splits)
     if tokens:
         splits = [[np.asarray(array, np.int64) for array in split] for split in splits]
-    check = _check_tokens if tokens else _check_values
+    check: Any = _check_tokens if tokens else _check_values
     for split, where in zip(splits, (str(path), f"the test split of {path}"), strict=False):
         check(*split, where)
         _check_rows(split, splits[0], where)
     count = _num_classes(splits, tokens, path)
     found = [array.astype(np.int32) if tokens else array for split in splits for array in split]
-    return Arrays(*found, *[None] * (4 - len(found))), count
+    return Arrays(*found), count
 
 
 def _stored(path: Path) -> dict[str, np.ndarray]:

@@ -27,23 +27,12 @@ MARKERS = "os^Dv<>"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Colours that colour-blind readers can tell apart (Okabe & Ito, 2008)."""
 
-STYLE = matplotlib.RcParams(
-    {
-        "font.size": 11,
-        "axes.titlesize": 11,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "axes.xmargin": 0.02,
-        "grid.color": "0.92",
-        "legend.fontsize": 9.5,
-        "legend.title_fontsize": 9.5,
-        "legend.frameon": False,
-        "pdf.fonttype": 42,
-        "figure.constrained_layout.use": True,
-    }
-)
+STYLE = matplotlib.RcParams({
+    "font.size": 11, "axes.titlesize": 11, "legend.fontsize": 9.5, "legend.title_fontsize": 9.5,
+    "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
+    "axes.grid": True, "axes.axisbelow": True, "axes.xmargin": 0.02, "grid.color": "0.92",
+    "pdf.fonttype": 42, "figure.constrained_layout.use": True,
+})  # fmt: skip
 """Settings of matplotlib for ``rc_context``."""
 
 
@@ -61,10 +50,9 @@ def canvas(
     title: str, xlabel: str, ylabel: str, panels: Sequence[str] = ("",), *, share_y: bool = True,
     columns: int | None = None,
 ) -> tuple[Figure, Sequence[Axes]]:  # fmt: skip
-    """An empty figure with axes of common scale, one for each title in ``panels``.
+    """An empty figure with axes, one for each title in ``panels``; more than three are in two rows.
 
-    Without ``share_y`` each has a vertical scale of its own. By default more than three panels are
-    in two rows.
+    They have a common scale; without ``share_y`` each has a vertical scale of its own.
     """
     num = len(panels)
     columns = columns or (num if num <= 3 else -(-num // 2))
@@ -102,21 +90,18 @@ def legend(figure: Figure, title: str) -> None:
 
 def thin(figure: Figure) -> None:
     """Logarithmic axes: numbers apart, and two of them at least along each."""
+    powers = ticker.LogFormatterSciNotation
     for axis in [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]:
         if not isinstance(axis.get_major_locator(), ticker.LogLocator):
             continue  # linear, or with ticks of the figure's own
         low, high = sorted(axis.get_view_interval())
         if high < 5 * low:
             axis.set_major_locator(ticker.MaxNLocator(5))
-            axis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}"))
+            axis.set_major_formatter("{x:,g}")
             axis.set_minor_locator(ticker.NullLocator())
-        elif high <= 100 * low and isinstance(
-            axis.get_major_formatter(), ticker.LogFormatterSciNotation
-        ):
+        elif high <= 100 * low and isinstance(axis.get_major_formatter(), powers):
             axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-            axis.set_major_formatter(
-                ticker.LogFormatterSciNotation(minor_thresholds=(np.inf, np.inf))
-            )
+            axis.set_major_formatter(powers(minor_thresholds=(np.inf, np.inf)))
         axis.set_minor_formatter(ticker.NullFormatter())
 
 
@@ -130,13 +115,11 @@ class Bins(NamedTuple):
     high: Float[np.ndarray, "b"]
 
 
-def log_bins(
-    k: Int[np.ndarray, "K"],
-    values: Float[np.ndarray, "K"],
-    sem: Float[np.ndarray, "K"] | float = 0.0,
-    *,
-    num: int = 60,
-) -> Bins:
+Ks = Int[np.ndarray, "K"]
+Curve = Float[np.ndarray, "K"]
+
+
+def log_bins(k: Ks, values: Curve, sem: Curve | float = 0.0, *, num: int = 60) -> Bins:
     """Average over bins of equal width in log k.
 
     error² = s²/count + (mean of ``sem``)², with s² the variance over the values of the bin
@@ -158,18 +141,12 @@ def log_bins(
 
     middle = mean(values)
     scatter = mean((values - np.repeat(middle, count)) ** 2) / np.maximum(count - 1, 1)
-    return Bins(
-        k=np.exp(mean(np.log(k))),
-        mean=middle,
-        error=np.sqrt(scatter + mean(np.broadcast_to(sem, np.shape(values))) ** 2),
-        low=np.minimum.reduceat(values, starts),
-        high=np.maximum.reduceat(values, starts),
-    )
+    error = np.sqrt(scatter + mean(np.broadcast_to(sem, np.shape(values))) ** 2)
+    low, high = np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
+    return Bins(np.exp(mean(np.log(k))), middle, error, low, high)
 
 
-def draw_extremes(
-    axes: Axes, row: int, k: Int[np.ndarray, "K"], values: Float[np.ndarray, "K"]
-) -> None:
+def draw_extremes(axes: Axes, row: int, k: Ks, values: Curve) -> None:
     """The smallest and the largest value of narrow bins, as dots."""
     fine = log_bins(k, values, num=500)
     least = 1e-4 * np.min(fine.mean[fine.mean > 0], initial=np.inf)  # a few lie far below all
@@ -180,14 +157,7 @@ def draw_extremes(
 
 
 def draw_mean(
-    axes: Axes,
-    row: int,
-    k: Int[np.ndarray, "K"],
-    values: Float[np.ndarray, "K"],
-    sem: Float[np.ndarray, "K"] | float,
-    name: str | None,
-    *,
-    dash: str = "-",
+    axes: Axes, row: int, k: Ks, values: Curve, sem: Curve | float, name: str, *, dash: str = "-"
 ) -> None:
     """The mean per bin, as a line in the colour of ``row``, with a band of its standard error."""
     bins = log_bins(k, values, sem)

@@ -8,9 +8,6 @@ from jaxscape.lab.readers import Arrays
 CHARACTERS = "0123456789+="
 """The characters that the tokens 0, 1, 2, ... stand for."""
 
-NUMBERS = 1000
-"""Numbers are added from 0 to one below this, each written with three digits."""
-
 TRAIN, TEST = 60_000, 10_000
 
 
@@ -23,7 +20,7 @@ def draw(*, seed: int = 0) -> Arrays:
     The same seed gives the same arrays with the same version of NumPy.
     """
     rng = np.random.default_rng(seed)
-    low, high = np.triu_indices(NUMBERS)
+    low, high = np.triu_indices(1000)  # numbers of three digits
     chosen = rng.permutation(len(low))[: TRAIN + TEST]
     swapped = rng.random(len(chosen)) < 0.5
     first = np.where(swapped, high[chosen], low[chosen])

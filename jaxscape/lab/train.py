@@ -231,7 +231,7 @@ def descend(
         total = jnp.sum(jnp.where(counted, loss(params, batch), 0))
         return total / jnp.sum(counted), total
 
-    def step(state: State, chosen: tuple[Array, Array]) -> tuple[State, Array]:
+    def step(state: State, chosen: tuple[Any, Any]) -> tuple[State, Array]:
         rows, counted = chosen
         batch = jax.tree.map(lambda leaf: leaf[rows], data)
         gradient, total = jax.grad(batch_loss, has_aux=True)(state.params, batch, counted)
@@ -308,11 +308,9 @@ def group_size(backend: str, params: Params) -> int:
     """
     leaves = jax.tree.leaves(params)
     num = leaves[0].shape[0]
-    if backend != "cpu":
-        return num
     state = 4 * sum(leaf.nbytes for leaf in leaves) / num  # parameters, gradient, two moments
-    fitting = (size for size in range(1, num + 1) if num % size == 0 and size * state <= CACHE)
-    return max(fitting, default=1)
+    most = num if backend != "cpu" else CACHE // state
+    return max((size for size in range(1, num + 1) if num % size == 0 and size <= most), default=1)
 
 
 _first = jax.jit(partial(jax.tree.map, lambda leaf: leaf[0]))
