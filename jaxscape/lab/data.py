@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 
 from jaxscape.lab import glyphs, sums
 from jaxscape.lab.readers import Arrays, CifarFiles, IdxFiles, check_labels, read_npz
@@ -286,11 +286,29 @@ def _of_tfds(name: str, builder: Any) -> Dataset:
         tests = [split for split in ("test", "validation") if split in builder.info.splits]
         found: list[Any] = []
         for split in ("train", *tests[:1]):
-            images, labels = _split(builder, split, image, label)
-            check_labels(labels, num_classes, f"split {split} of {builder.data_path}")
+            pairs = [(each[image], each[label]) for each in _examples(builder, split)]
+            where, sizes = f"split {split} of {builder.data_path}", {x.shape for x, _ in pairs}
+            if len(sizes) != 1 or pairs[0][0].dtype != np.uint8:
+                raise InputError(
+                    f"expected images of bytes and of one size in {where}, found {len(pairs)} "
+                    f"images of {len(sizes)} sizes; save them alike as npz:PATH"
+                )
+            images, labels = map(np.stack, zip(*pairs, strict=True))
+            check_labels(labels, num_classes, where)
             found += [images, labels]
         source = f"{builder.data_path}, prepared by TensorFlow Datasets in an order of its own"
         return build(name, source, Arrays(*found), num_classes)
+
+
+def _examples(builder: Any, split: str) -> Any:
+    """Those of a split, in the order in which they were prepared."""
+    import tensorflow_datasets as tfds
+
+    if builder.info.file_format.value == "array_record":  # read without TensorFlow
+        return builder.as_data_source(split)
+    _import_tensorflow()
+    in_turn = tfds.ReadConfig(interleave_cycle_length=1)
+    return tfds.as_numpy(builder.as_dataset(split=split, read_config=in_turn))
 
 
 def _image_and_label(builder: Any) -> tuple[str, str]:
@@ -309,29 +327,6 @@ def _image_and_label(builder: Any) -> tuple[str, str]:
             f"{', '.join(features)}; choose an image classification data set"
         )
     return image, label
-
-
-def _split(
-    builder: Any, split: str, image: str, label: str
-) -> tuple[UInt8[np.ndarray, "n h w c"], Int[np.ndarray, "n"]]:
-    """Images with labels, in the order in which they were prepared."""
-    import tensorflow_datasets as tfds
-
-    if builder.info.file_format.value == "array_record":  # read without TensorFlow
-        examples = builder.as_data_source(split)
-    else:
-        _import_tensorflow()
-        in_turn = tfds.ReadConfig(interleave_cycle_length=1)
-        examples = tfds.as_numpy(builder.as_dataset(split=split, read_config=in_turn))
-    pairs = [(each[image], each[label]) for each in examples]
-    sizes = {each.shape for each, _ in pairs}
-    if len(sizes) != 1 or pairs[0][0].dtype != np.uint8:
-        raise InputError(
-            f"expected images of bytes and of one size in split {split} of {builder.data_path}, "
-            f"found {len(pairs)} images of {len(sizes)} sizes; save them alike as npz:PATH"
-        )
-    images, labels = zip(*pairs, strict=True)
-    return np.stack(images), np.array(labels)
 
 
 def _import_tensorflow() -> None:

@@ -144,14 +144,9 @@ ARCHITECTURES = {"mlp": MLP, "cnn": CNN, "transformer": Transformer}
 
 
 def build(
-    name: str,
-    *,
-    num_outputs: int,
-    hidden: int = 256,
-    layers: int = 2,
-    bias: bool = True,
+    name: str, *, num_outputs: int, hidden: int = 256, layers: int = 2, bias: bool = True,
     answers: int | None = None,
-) -> Model:
+) -> Model:  # fmt: skip
     """A network with float32 parameters, without dropout and batch normalisation.
 
     The loss of a sample thus depends on that sample and the parameters alone. On 28×28 inputs and
@@ -180,8 +175,7 @@ def build(
     def init(key: jax.Array, inputs: Any) -> Params:
         return first(key, jnp.asarray(inputs[:1]))["params"]
 
-    def apply(params: Params, inputs: Any) -> Float[Array, "n *a c"]:
-        outputs: Any = module.apply({"params": params}, inputs)
-        return outputs
+    def apply(params: Params, inputs: Any) -> Any:
+        return module.apply({"params": params}, inputs)
 
     return Model(init, apply)

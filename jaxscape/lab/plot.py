@@ -158,22 +158,17 @@ def law_agreement(
 
 
 def sufficient_sizes(
-    tolerances: Float[np.ndarray, "t"],
-    measured: Int[np.ndarray, "s t"],
-    predicted: Float[np.ndarray, "s 3 t"],
-    k_max: int,
-    labels: Sequence[str],
-    *,
+    tolerances: Float[np.ndarray, "t"], measured: Int[np.ndarray, "s t"],
+    predicted: Float[np.ndarray, "s 3 t"], k_max: int, labels: Sequence[str], *,
     unit: str = "nats²",
-) -> Figure:
+) -> Figure:  # fmt: skip
     """K against tolerance, a colour per label.
 
     Args:
         tolerances: of Δ_k.
         measured: K by Definition 4 on the curve; −1 where it is not reached, and then not drawn.
         predicted: K by the order law between its limits; NaN where it is not reached.
-        k_max: samples of the run, drawn as a grey line. No run of that length can measure a
-            larger K.
+        k_max: samples of the run, drawn as a grey line: no run of them measures a larger K.
         labels: one per σ.
         unit: of Δ_k.
     """
@@ -220,14 +215,13 @@ Paths = Float[np.ndarray, "T 2"] | Mapping[str, Float[np.ndarray, "_ 2"]]
 """Coordinates of a network after each epoch of its training; of several runs, by their names."""
 
 
+Sheets = Mapping[str, Float[np.ndarray, "a b"]]
+
+
 def contours(
-    steps: Steps,
-    sheets: Mapping[str, Float[np.ndarray, "a b"]],
-    *,
-    title: str,
-    quantity: str | Sequence[str],
+    steps: Steps, sheets: Sheets, *, title: str, quantity: str | Sequence[str],
     path: Paths | None = None,
-) -> Figure:
+) -> Figure:  # fmt: skip
     """Every named sheet z[i, j] at (steps[0, i], steps[1, j]) in colour, with lines of equal z.
 
     A cross marks the trained point, at the origin. Colours are logarithmic where no value is below
@@ -322,14 +316,9 @@ def _scale(sheet: Float[np.ndarray, "..."]) -> tuple[float, float, bool]:
 
 
 def reliefs(
-    steps: Steps,
-    sheets: Mapping[str, Float[np.ndarray, "a b"]],
-    *,
-    title: str,
-    quantity: str | Sequence[str],
-    path: Paths | None = None,
-    is_log: bool = True,
-) -> Figure:
+    steps: Steps, sheets: Sheets, *, title: str, quantity: str | Sequence[str],
+    path: Paths | None = None, is_log: bool = True,
+) -> Figure:  # fmt: skip
     """Every named sheet as a surface in three dimensions; see ``contours``.
 
     A dot marks the trained point; a path lies on the surface. Heights are decimal logarithms where
@@ -376,9 +365,7 @@ def _heights(
     return sheet / 10.0**power, rf"{quantity}, $\times 10^{{{power}}}$"  # short numbers
 
 
-def write_vtk(
-    path: str | Path, steps: Steps, sheets: Mapping[str, Float[np.ndarray, "a b"]]
-) -> None:
+def write_vtk(path: str | Path, steps: Steps, sheets: Sheets) -> None:
     """Write sheets as a legacy VTK file, for ParaView: *Warp By Scalar* makes a relief of one.
 
     Args:

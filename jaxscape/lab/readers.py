@@ -233,12 +233,11 @@ def read_npz(path: Path) -> tuple[Arrays, int]:
 
 def _stored(path: Path) -> dict[str, np.ndarray]:
     """Those of the arrays ``KEYS`` that ``path`` holds."""
-    is_folder = path.is_dir()
-    if not (is_folder or zipfile.is_zipfile(path)):
+    if not (path.is_dir() or zipfile.is_zipfile(path)):
         found = "something else" if path.exists() else "none"
         raise InputError(f"expected an npz file at {path}, found {found}; {ADVICE}")
     try:
-        if not is_folder:
+        if not path.is_dir():
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return {key: arrays[key] for key in KEYS if key in arrays}
         return {

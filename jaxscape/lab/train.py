@@ -23,9 +23,12 @@ CACHE = 32 * 2**20
 """Bytes of optimiser's state that a CPU keeps in its cache."""
 PIECE = 4000
 """Stored samples that are read at a time, those of one step at least."""
-
 CHUNK = 1000
 """Samples at a time of L-BFGS, which takes the gradient of them all."""
+
+
+Rates = tuple[float, float, int | None]
+"""The arguments of ``adam``."""
 
 
 class Fitted(NamedTuple):
@@ -162,7 +165,7 @@ def adam(
 
 @partial(jax.jit, static_argnums=range(3))
 def epoch(
-    batch_size: int, rates: tuple[float, float, int | None], together: int, loss: PerSampleLoss,
+    batch_size: int, rates: Rates, together: int, loss: PerSampleLoss,
     states: State, draws: Int[Array, "R n"] | Key[Array, "R"], data: Batch,
     ks: Int[Array, "R"] | None,
 ) -> tuple[State, Float[Array, "R"]]:  # fmt: skip
@@ -176,7 +179,7 @@ def epoch(
 
 
 def _pieces(
-    batch_size: int, rates: tuple[float, float, int | None], loss: PerSampleLoss,
+    batch_size: int, rates: Rates, loss: PerSampleLoss,
     states: State, draws: Int[Array, "1 n"], data: stream.Stored, ks: None,
 ) -> tuple[State, Float[np.ndarray, "1"]]:  # fmt: skip
     """One epoch of one network, by the steps of ``epoch``, over pieces of the shuffled samples."""
@@ -218,7 +221,7 @@ def _batches(
 
 @partial(jax.jit, static_argnums=0)
 def descend(
-    rates: tuple[float, float, int | None], loss: PerSampleLoss, state: State, data: Batch,
+    rates: Rates, loss: PerSampleLoss, state: State, data: Batch,
     rows: Int[Array | np.ndarray, "steps b"], counted: Bool[Array | np.ndarray, "steps b"],
 ) -> tuple[State, Float[Array, ""]]:  # fmt: skip
     """One step of Adam per batch of rows, along the mean gradient over those that count.

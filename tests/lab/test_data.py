@@ -438,21 +438,6 @@ def test_offline_asks_nobody(value, offline, remote, tmp_path, monkeypatch):
     assert len(remote[3]) == (not offline)
 
 
-def test_cifar_downloaded(tmp_path, serve, monkeypatch):
-    (tmp_path / "remote").mkdir()
-    reader = data.PUBLISHED["cifar100"]
-    members, splits = files.cifar(reader)
-    archive = tmp_path / "remote" / reader.archive
-    files.tarball(archive, members)
-    digest = sha256(archive)
-    monkeypatch.setitem(data.PUBLISHED, "cifar100", dataclasses.replace(reader, sha256=digest))
-    url = serve(tmp_path / "remote")[0]
-    monkeypatch.setattr(data, "records", lambda name: {url + reader.archive: digest})
-    dataset = data.load("cifar100", cache_dir=tmp_path / "cache")
-    np.testing.assert_array_equal(dataset.train_inputs, np.float32(splits[0]) / 255)
-    np.testing.assert_array_equal(dataset.train_targets, splits[1])
-
-
 # The real files
 
 
