@@ -158,12 +158,10 @@ def load(name: str, *, data_dir: Folder = None, cache_dir: Folder = None) -> Dat
         if kind == "tfds" and rest:
             return _of_tfds(name, _builder(rest, data_dir, prepare=True))
     except OSError as error:
-        raise InputError(
-            f"expected data that can be read, found: {error}; check the permissions"
-        ) from error
-    raise InputError(
-        f"expected one of the data sets {', '.join(NAMES)}, found {name!r}; choose one of them"
-    )
+        said = f"expected data that can be read, found: {error}; check the permissions"
+        raise InputError(said) from error
+    known = ", ".join(NAMES)
+    raise InputError(f"expected one of the data sets {known}, found {name!r}; choose one of them")
 
 
 @contextlib.contextmanager

@@ -62,8 +62,7 @@ class CNN(Network):
         """The outputs before any softmax."""
         if inputs.ndim != 4:
             raise InputError(
-                f"expected images [n, height, width, channels], found shape {inputs.shape}; "
-                "give the cnn images, or take the mlp"
+                f"expected images [n, h, w, c] as inputs, found shape {inputs.shape}; take the mlp"
             )
         x = inputs
         for block in range(self.layers):

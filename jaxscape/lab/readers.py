@@ -124,8 +124,8 @@ class IdxFiles:
 
 def _find(stem: str, folder: Path) -> Path | None:
     dotted = stem.replace("-idx", ".idx")
-    names = (f"{stem}.gz", stem, f"{dotted}.gz", dotted)
-    return next((folder / file for file in names if (folder / file).is_file()), None)
+    paths = [folder / name for name in (f"{stem}.gz", stem, f"{dotted}.gz", dotted)]
+    return next(filter(Path.is_file, paths), None)
 
 
 def contents(path: Path) -> bytes:
@@ -134,9 +134,8 @@ def contents(path: Path) -> bytes:
     try:
         return gzip.decompress(raw) if path.suffix == ".gz" else raw
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(
-            f"expected {path} to be whole gzip data, found: {error}; get the file again"
-        ) from error
+        said = f"expected {path} to be whole gzip data, found: {error}; get the file again"
+        raise InputError(said) from error
 
 
 # CIFAR
@@ -214,10 +213,8 @@ def read_npz(path: Path) -> tuple[Arrays, int]:
     stored = _stored(path)
     needed = KEYS[:2] if stored.keys().isdisjoint(KEYS[2:]) else KEYS
     if not stored.keys() >= set(needed):
-        raise InputError(
-            f"expected arrays {', '.join(needed)} in {path}, "
-            f"found {', '.join(sorted(stored)) or 'none of them'}; {ADVICE}"
-        )
+        wanted, found = ", ".join(needed), ", ".join(sorted(stored)) or "none of them"
+        raise InputError(f"expected arrays {wanted} in {path}, found {found}; {ADVICE}")
     splits: list[Any] = [[stored[key] for key in pair] for pair in (needed[:2], needed[2:]) if pair]
     tokens = all(_are_tokens(*split) for split in splits)
     if tokens:
@@ -227,8 +224,8 @@ def read_npz(path: Path) -> tuple[Arrays, int]:
         check(*split, where)
         _check_rows(split, splits[0], where)
     count = _num_classes(splits, tokens, path)
-    found = [array.astype(np.int32) if tokens else array for split in splits for array in split]
-    return Arrays(*found), count
+    arrays = [array.astype(np.int32) if tokens else array for split in splits for array in split]
+    return Arrays(*arrays), count
 
 
 def _stored(path: Path) -> dict[str, np.ndarray]:

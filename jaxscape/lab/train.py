@@ -98,16 +98,13 @@ def fit(
     _check_settings(epochs, learning_rate, weight_decay, schedule, finish, together)
     single, stored = key.ndim == 0, isinstance(data, stream.Stored)
     if stored and (not single or ks is not None or finish is not None):
-        raise InputError(
-            "expected one network, no ks and no finish for samples that are stored; load them"
-        )
+        raise InputError("expected one network, no ks and no finish for stored samples; load them")
     with host():  # a single network is a stack of one, whose axis is dropped in the end
         keys, params = _stack((key, params)) if single else (key, params)
     num, shapes = len(keys), [jnp.shape(leaf) for leaf in jax.tree.leaves(params)]
     if num < 1 or any(shape[:1] != (num,) for shape in shapes):
         raise InputError(
-            f"expected parameters of {num} networks, one per key, found shapes {shapes}; stack "
-            "the networks along a new first axis"
+            f"expected parameters of {num} networks, one per key, found shapes {shapes}; stack them"
         )
     few = data.read(np.arange(min(data.n, batch_size))) if stored else data
     n, bound = losses.ready(loss, _first(params), few)
@@ -284,12 +281,12 @@ def _objective(
 ) -> Callable[[Params], Float[Array, ""]]:
     """L_k(w) + (λ/2)‖w‖², with the gradient, from as many chunks as hold the first k samples."""
     chunks = cut(length_of(data), CHUNK)
-    starts = jnp.asarray(chunks.starts)
-    counted = jnp.asarray(chunks.fresh) & (jnp.asarray(chunks.positions) < k)
+    positions, fresh = chunks.computed()
 
     def part(params: Params, index: Array) -> Array:
-        values = loss(params, take(data, starts[index], chunks.size))
-        return jnp.sum(jnp.where(counted[index], values, 0)) / k
+        values = loss(params, take(data, positions[index, 0], chunks.size))
+        counted = fresh[index] & (positions[index] < k)
+        return jnp.sum(jnp.where(counted, values, 0)) / k
 
     def both(params: Params) -> tuple[Array, Params]:
         def add(index: Array, total: tuple[Array, Params]) -> tuple[Array, Params]:
@@ -372,18 +369,17 @@ def mean_loss(
 
 @partial(jax.jit, static_argnums=3)
 def _mean(loss: PerSampleLoss, params: Params, data: Batch, batch_size: int) -> Float[Array, ""]:
-    n, take = length_of(data), taker(data)
-    chunks = cut(n, batch_size)
+    chunks, take = cut(length_of(data), batch_size), taker(data)
 
     def step(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
         start, fresh = chunk
         values = loss(params, take(start, chunks.size))
         return total + jnp.sum(jnp.where(fresh, values, 0)), None
 
-    pieces = jnp.asarray(chunks.starts), chunks.computed()[1]
     with jax.default_matmul_precision("highest"):
+        pieces = jnp.asarray(chunks.starts), chunks.computed()[1]
         total, _ = jax.lax.scan(step, jnp.float32(0), pieces)
-    return total / n
+    return total / length_of(data)
 
 
 def accuracy(
