@@ -12,7 +12,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import PIL
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
@@ -126,16 +126,10 @@ def masters() -> Float[np.ndarray, "fonts 10 size size"]:
 
     Raises ``InputError`` where matplotlib lacks one of the fonts.
     """
-    return np.stack([[_field(_raster(font, digit)) for digit in "0123456789"] for font in FONTS])
+    return np.stack([[_master(font, digit) for digit in "0123456789"] for font in FONTS])
 
 
-def _field(ink: Bool[np.ndarray, "size size"]) -> Float[np.ndarray, "size size"]:
-    far = [ndimage.distance_transform_edt(mask).astype(np.float32) for mask in (ink, ~ink)]
-    field = np.clip(far[0] - far[1], -REACH, REACH)
-    return field - np.sign(field) / 2  # to the edge, not to the centre of the next pixel
-
-
-def _raster(name: str, digit: str) -> Bool[np.ndarray, "size size"]:
+def _master(name: str, digit: str) -> Float[np.ndarray, "size size"]:
     path = Path(matplotlib.get_data_path(), "fonts", "ttf", f"{name}.ttf")
     if not path.is_file():
         raise InputError(f"expected matplotlib's font {path}, found none; reinstall matplotlib")
@@ -144,7 +138,10 @@ def _raster(name: str, digit: str) -> Bool[np.ndarray, "size size"]:
     ImageDraw.Draw(page).text((2 * MASTER_HEIGHT, MASTER_HEIGHT), digit, fill=255, font=font)
     page = page.crop(page.getbbox())
     width = round(page.width * MASTER_HEIGHT / page.height)
-    master = Image.new("L", (MASTER_SIZE, MASTER_SIZE))
+    drawn = Image.new("L", (MASTER_SIZE, MASTER_SIZE))
     corner = (MASTER_SIZE - width) // 2, (MASTER_SIZE - MASTER_HEIGHT) // 2
-    master.paste(page.resize((width, MASTER_HEIGHT)), corner)
-    return np.asarray(master) > 127
+    drawn.paste(page.resize((width, MASTER_HEIGHT)), corner)
+    ink = np.asarray(drawn) > 127
+    inside, outside = (ndimage.distance_transform_edt(mask) for mask in (ink, ~ink))
+    field = np.clip(inside - outside, -REACH, REACH).astype(np.float32)
+    return field - np.sign(field) / 2  # to the edge, not to the centre of the next pixel
