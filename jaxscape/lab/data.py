@@ -34,7 +34,6 @@ TITLES = dict(
 """What data sets are called on figures and in reports."""
 
 NAMES = ("auto", "glyphs", "sums", *PUBLISHED, "npz:PATH", "tfds:NAME")
-
 Folder = str | os.PathLike | None
 
 TIMEOUT = (5.0, 30.0)

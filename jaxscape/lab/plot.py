@@ -23,10 +23,8 @@ from jaxscape.trees import short
 from jaxscape.types import InputError
 
 AXES = (r"$\theta_1$", r"$\theta_2$")
-
 LATE = 0.95
 """Share of the samples after which too few follow a K to tell whether it lasts."""
-
 RANGE = 1e8
 """Largest over smallest value that a logarithmic scale of colours spans."""
 
@@ -216,6 +214,7 @@ Paths = Float[np.ndarray, "T 2"] | Mapping[str, Float[np.ndarray, "_ 2"]]
 
 
 Sheets = Mapping[str, Float[np.ndarray, "a b"]]
+"""Values over the grid, [a, b] or flat, by the names of their panels."""
 
 
 def contours(
@@ -230,8 +229,8 @@ def contours(
 
     Args:
         steps: the grid's coordinates; a grid need not be square.
-        sheets: a panel each, such as a row of ``js.surface(...).loss``, [a, b] or flat. What is not
-            finite stays white.
+        sheets: a panel each, such as a row of ``js.surface(...).loss``. What is not finite stays
+            white.
         title: of the figure.
         quantity: what z is, with its unit; for all panels, or for each.
         path: where the network was, or several.

@@ -107,13 +107,13 @@ class IdxFiles:
                 "npz:PATH"
             )
         digest = hashlib.sha256(raw).hexdigest()
-        owner = next((name for name, sums in SUMS.items() if digest in sums), "no known data set")
-        wanted = SUMS[self.name][number] if self.name in SUMS else ""
-        if digest != wanted if wanted else owner in SUMS:
-            wanted = f", SHA-256 {wanted} when unzipped" if wanted else ""
+        owner = next((name for name, sums in SUMS.items() if digest in sums), None)
+        known = SUMS.get(self.name)
+        if owner != (self.name if known else None):
+            wanted = f", SHA-256 {known[number]} when unzipped" if known else ""
             raise InputError(
                 f"expected {path} to hold {self.name} as published{wanted}, found the contents of "
-                f"{owner}, SHA-256 {digest}; get the file again"
+                f"{owner or 'no known data set'}, SHA-256 {digest}; get the file again"
             )
         array = np.frombuffer(raw, np.uint8, offset=len(header)).reshape(shape)
         if is_images:

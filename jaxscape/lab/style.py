@@ -21,9 +21,7 @@ Keywords: TypeAlias = dict[str, Any]
 """Keyword arguments of a call to matplotlib."""
 
 PREFIX = "prefix length $k$ (samples)"
-
 MARKERS = "os^Dv<>"
-
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Colours that colour-blind readers can tell apart (Okabe & Ito, 2008)."""
 

@@ -26,7 +26,6 @@ PIECE = 4000
 CHUNK = 1000
 """Samples at a time of L-BFGS, which takes the gradient of them all."""
 
-
 Rates = tuple[float, float, int | None]
 """The arguments of ``adam``."""
 
