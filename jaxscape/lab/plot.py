@@ -65,6 +65,9 @@ def _against_k(
         axes.plot([], [], "--", color="0.3", label=r"order law $\mathrm{E}_w S^2\, k/(k+1)$")
     for row, law in enumerate(laws):
         axes.plot(k, law, "--", color=colour(row), lw=1.3)
+    later = curves[:, np.asarray(k) >= 10]  # the first few may lie many decades below the rest
+    if (later > 0).any():
+        axes.set_ylim(bottom=0.3 * later[later > 0].min())
     return style.finish(figure, dots=True)
 
 
