@@ -115,8 +115,7 @@ class PaperConfig(RunConfig):
             found = " ".join(self.figures) + " and --all" if self.all else "neither"
             raise InputError(f"expected --all, or else names of figures, found {found}; see --help")
         if "bounds" in self.figures and self.model != "mlp":
-            wanted = "--model mlp, which the bounds are of"
-            raise InputError(f"expected {wanted}, found {self.model}; change it")
+            raise InputError(f"expected --model mlp for bounds, found {self.model}; change it")
         if self.k_max < LEAST and self.figures != ("unraveling",):
             raise InputError(f"expected --k-max of at least {LEAST}, found {self.k_max}; raise it")
 
@@ -204,7 +203,7 @@ class Bench:
 
     def inexact(self) -> list[str]:
         """A note on eigenpairs that did not converge; none where all did."""
-        lost = int((~np.asarray(self.hessian.pairs.converged)).sum())
+        lost = np.sum(~np.asarray(self.hessian.pairs.converged))
         note = f"{lost} of {TOP} eigenpairs did not converge: directions are inexact"
         return [note] if lost else []
 

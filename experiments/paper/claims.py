@@ -233,7 +233,8 @@ def numbers_of(bench: Bench, w: Params, number: int) -> dict[str, Any]:
     found = _levels(at) | _theory(at, ten, measured) | _aligned(at, model)
     probe = js.grid(leading(at.random, 2), 1.0, GRID)
     few, *_ = published.sheets(problem.loss, probe, problem.samples, at.keys["order"])
-    own, whole = js.surface(problem.loss, probe, problem.samples, (1, len(problem.order))).loss
+    sheet = js.surface(problem.loss, probe, problem.samples, (1, len(problem.order)))
+    own, whole = np.asarray(sheet.loss)
     sheets = (np.reshape(x, (GRID, GRID)) for x in (own, few, whole))
     found["roughness"] = np.array([roughness(sheet) for sheet in sheets])
     if bench.config.model == "mlp":

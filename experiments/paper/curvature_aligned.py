@@ -112,10 +112,7 @@ def last_within(off: Float[np.ndarray, "s"]) -> float | None:
 
 
 def _errors(bench: Bench) -> dict[str, np.ndarray]:
-    """Levels of Δ_k·k², [D, s]: by direct Monte-Carlo, and at its points by the model.
-
-    The points of all σ are evaluated at once.
-    """
+    """Levels of Δ_k·k², [D, s]: by direct Monte-Carlo, and at its points by the model."""
     space, model = bench.directions("hessian", TOP), project(bench)
     m, rows = max(2, bench.config.points // 2), []
     with progress("errors", len(ERROR_DIMS), "dimensions") as advance:

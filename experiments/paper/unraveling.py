@@ -189,9 +189,7 @@ def exponential(
     return found.astype(values.dtype)
 
 
-def measures(
-    law: Float[np.ndarray, "K"], curves: dict[str, Float[np.ndarray, "K"]]
-) -> dict[str, float | None]:
+def measures(law: Float[np.ndarray, "K"], curves: Arrays) -> dict[str, float | None]:
     """Level and exponent of |δ_k| over late k; over its law, or None, the level and averages."""
     k = np.arange(1, len(law) + 1)
     late = tables.late(k)

@@ -1,5 +1,7 @@
 """Figures 1 to 9, and the published computations, against float64 NumPy."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,7 +45,9 @@ def dense64(params, samples):
 
 @pytest.mark.slow
 def test_figure_1_has_the_eigenvalues_of_the_dense_hessians_of_its_networks(bench):
-    found, samples = nikitin.fig1(bench), bench.problem.samples
+    few = replace(bench.problem, order=bench.problem.order[:90])
+    bench, samples = replace(bench, problem=few), few.samples
+    found = nikitin.fig1(bench)
     fitted = bench.networks(2)  # again: the same keys, the same networks
     expected = []
     for row in range(2):
