@@ -65,14 +65,10 @@ class PaperConfig(RunConfig):
       fig6, fig7   as fig2 and fig3, on the top two eigenvectors
       fig8, fig9   Δ_k on the top ten eigenvectors; theory against experiment
 
-    Kiselev and Grabovoy 2024:
+    Kiselev and Grabovoy 2024 and, "Curvature-Aligned Probing", 2026:
       unraveling   |L_{k+1} − L_k| over widths and depths, fully connected whatever the model
-
-    "Curvature-Aligned Probing" 2026:
       family, model-error, convergence, stages
-
-    Both of these, for --model mlp alone:
-      bounds       their bounds on one sample's effect, beside what they bound
+      bounds       both papers' bounds beside what they bound, for --model mlp alone
 
     All of them, on networks trained as in the code of Nikitin et al.:
       claims       what is claimed, and whether it holds, over five networks

@@ -24,12 +24,9 @@ from jaxscape.lab.style import PREFIX
 from jaxscape.quadratic import Quadratic
 from jaxscape.trees import num_parameters
 
-FAMILY_DIMS = (1, 4, 16)
-FAMILY_SIGMAS = (1e-4, 1e-3, 1e-2)
-
+FAMILY_DIMS, FAMILY_SIGMAS = (1, 4, 16), (1e-4, 1e-3, 1e-2)
 ERROR_DIMS = (1, 2, 4, 8, 16)
 ERROR_SIGMAS = tuple(10.0 ** (exponent / 2) for exponent in range(-8, 1))
-
 SIGMA = 0.01  # σ of convergence and stages
 ESTIMATORS = {
     "closed form": ("eigenpairs", "project", "law"),

@@ -21,12 +21,10 @@ from scipy.signal import lfilter
 
 import jaxscape as js
 from experiments.common import console, tables
-from experiments.common.problem import Problem
 from experiments.common.run_folder import Record, plain
 from experiments.paper.bench import Arrays, Bench
 from jaxscape import InputError, losses, prefix
 from jaxscape.lab import models, train
-from jaxscape.lab.models import Model
 from jaxscape.lab.style import PREFIX, canvas, colour, legend
 from jaxscape.prefix_spectra import geometric
 from jaxscape.types import Batch, Params
@@ -75,20 +73,20 @@ def unraveling(bench: Bench) -> Record:
     return Record(arrays, {"tables": [rows], "notes": notes, "networks": entries}, figures)
 
 
-def task_of(problem: Problem) -> Batch:
+def task_of(samples: Batch) -> Batch:
     """The samples, their inputs scaled to span −1 to 1; an ``InputError`` if all are equal."""
-    inputs = problem.samples["inputs"]
+    inputs = samples["inputs"]
     low, high = float(jnp.min(inputs)), float(jnp.max(inputs))
     if not low < high:
         wanted = "inputs that differ, to be scaled to [-1, 1]"
         raise InputError(f"expected {wanted}, found {low} everywhere; look at the data")
-    return problem.samples | {"inputs": 2 * (inputs - low) / (high - low) - 1}
+    return samples | {"inputs": 2 * (inputs - low) / (high - low) - 1}
 
 
 def trained(bench: Bench) -> tuple[Float[np.ndarray, "d w n"], list[dict[str, Any]]]:
     """ℓ_i(w*) of d depths by w widths, and an entry per network, depth after depth."""
     problem, config, found, entries = bench.problem, bench.config, [], []
-    samples, widths = task_of(problem), config.widths
+    samples, widths = task_of(problem.samples), config.widths
     for depth in config.depths:
         build = partial(
             models.build, "mlp", num_outputs=problem.dataset.num_classes, layers=depth, bias=False
@@ -112,7 +110,7 @@ def trained(bench: Bench) -> tuple[Float[np.ndarray, "d w n"], list[dict[str, An
 
 
 def stacked_initial(
-    build: Callable[..., Model], widths: Sequence[int], keys: Key[Array, "R"],
+    build: Callable[..., models.Model], widths: Sequence[int], keys: Key[Array, "R"],
     inputs: Float[Array, "n ..."],
 ) -> Params:  # fmt: skip
     """Initial parameters, leaves ``[R, a, b]``.

@@ -49,14 +49,16 @@ def test_figure_1_has_the_eigenvalues_of_the_dense_hessians_of_its_networks(benc
     bench, samples = replace(bench, problem=few), few.samples
     found = nikitin.fig1(bench)
     fitted = bench.networks(2)  # again: the same keys, the same networks
-    expected = []
-    for row in range(2):
-        params = jax.tree.map(lambda x, row=row: np.asarray(x[row]), fitted.params)
-        values = np.linalg.eigvalsh(dense64(params, samples))
-        expected.append(sorted(sorted(values, key=abs)[:-13:-1], reverse=True))
-    assert np.min(expected) < 0  # of other sign than the magnitude
     values = found.arrays["eigenvalues"]
-    np.testing.assert_allclose(values, expected, rtol=2e-3, atol=1e-3 * np.max(expected))
+    assert np.min(values) < 0  # of other sign than the magnitude
+    assert (np.diff(values) <= 0).all()
+    for row, own in enumerate(values):
+        params = jax.tree.map(lambda x, row=row: np.asarray(x[row]), fitted.params)
+        dense = np.linalg.eigvalsh(dense64(params, samples))
+        leading = [sorted(x, key=abs)[:-7:-1] for x in (own, dense)]
+        np.testing.assert_allclose(*leading, rtol=2e-3)
+        # close pairs apart, which 1e-2 does not tell, all the others are eigenvalues too
+        assert np.abs(own[:, None] - dense).min(1).max() < 1e-3 * dense.max()
     magnitudes = np.sort(np.abs(values))[:, ::-1]
     np.testing.assert_array_equal(found.arrays["published_eigenvalues"], magnitudes)
     spread = np.abs(values[0, 0] - values[1, 0]) / np.sqrt(2)
