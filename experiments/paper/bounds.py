@@ -141,12 +141,12 @@ def _draw(entries: Sequence[Mapping[str, Any]]) -> Figure:
     xlabel = r"$\log_{10}$ of the value over the largest measured"
     figure, (axes,) = canvas("How loose the bounds are", xlabel, "")
     place = -np.arange(len(entries))
-    fields = {"median": "median measured", "corrected": "bound, corrected"}
-    for row, (field, label) in enumerate((fields | {"published": "bound, published"}).items()):
+    for row, field in enumerate(("median", *Bound._fields[::-1])):
         found = [np.nan if entry[field] is None else entry[field] for entry in entries]
         shift = np.array(found) - [entry["largest"] for entry in entries]
         # the published bound, drawn hollow and larger, shows around the corrected one
         look: Keywords = {"mfc": "none", "mew": 2, "ms": 13} if field == "published" else {"ms": 8}
+        label = f"bound, {field}" if field in Bound._fields else "median measured"
         axes.plot(shift, place, label=label, **curve(row, lw=0, **look))
     axes.axvline(0, color="0.2", lw=1.5, label="largest measured")
     names = "\n".join(entry["name"] for entry in entries)
@@ -183,9 +183,8 @@ def entry_norms(layers: Layers) -> Bound:
     most = jnp.stack([jnp.abs(weight).max() for weight, _ in layers]).max()
     units = max(weight.shape[1] for weight, _ in layers)
     every = [
-        math.sqrt((weight.shape[0] + 1) * (weight.shape[1] + 1))
-        * jnp.maximum(1, jnp.maximum(jnp.abs(weight).max(), jnp.abs(bias).max()))
-        for weight, bias in layers
+        math.sqrt((len(w) + 1) * (len(b) + 1)) * jnp.maximum(1, jnp.abs(jnp.vstack((w, b))).max())
+        for w, b in layers
     ]
     return Bound(units * most, jnp.max(jnp.stack(every)))
 

@@ -200,7 +200,6 @@ class Around:
     """One network, its top eigenvectors, and random directions through it."""
 
     def __init__(self, bench: Bench, w: Params, number: int) -> None:
-        """Solve for the eigenvectors."""
         problem = bench.problem
         self.bench, self.problem, self.w = bench, problem, w
         self.keys = {name: jax.random.fold_in(key, number) for name, key in problem.keys.items()}

@@ -75,12 +75,16 @@ def _family(bench: Bench) -> dict[str, np.ndarray]:
         everywhere = delta(js.isotropic(key, space.origin, m, sigma))
         normals = [bench.normals(m, dim) for dim in FAMILY_DIMS]
         along = [delta(js.points(leading(space, x.shape[1]), sigma * x)) for x in normals]
-        rows.append({"isotropic": everywhere.mean, "isotropic_sem": everywhere.sem})
-        rows[-1]["subspace"] = np.stack([curve.mean for curve in along])
-        rows[-1]["subspace_sem"] = np.stack([curve.sem for curve in along])
-    single, fixed = delta(js.single(space.origin)), {"sigma": FAMILY_SIGMAS, "dim": FAMILY_DIMS}
-    fixed |= {"k": single.k, "single": single.first_order}
-    return tables.stacked(rows) | {name: np.asarray(x) for name, x in fixed.items()}
+        rows.append({
+            "isotropic": everywhere.mean,
+            "isotropic_sem": everywhere.sem,
+            "subspace": np.stack([curve.mean for curve in along]),
+            "subspace_sem": np.stack([curve.sem for curve in along]),
+        })  # fmt: skip
+    single = delta(js.single(space.origin))
+    found = {"k": np.asarray(single.k), "single": np.asarray(single.first_order)}
+    found |= {"sigma": np.asarray(FAMILY_SIGMAS), "dim": np.asarray(FAMILY_DIMS)}
+    return tables.stacked(rows) | found
 
 
 def model_error(bench: Bench) -> Record:

@@ -6,7 +6,6 @@ first k batches are subtracted from each other in float32.
 """
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,16 +54,6 @@ def sheets(
         return means[0], means.mean() - means[0], losses[-left:].mean()
 
     return jax.lax.map(at, jnp.arange(probe.num_points), batch_size=4)
-
-
-def last_step(
-    whole: Float[Any, "m"], first: Float[Any, "m"], last: Float[Any, "m"], n: int
-) -> tuple[Float[Any, "m"], Float[Any, "m"]]:
-    """L_{K−2} and L_{K−1} − L_{K−2} of K batches, from means over all samples and the last two."""
-    count = -(-n // BATCH)
-    left = n - BATCH * (count - 1)
-    before = (n * whole - left * last - BATCH * first) / (BATCH * (count - 2))
-    return before, (first - before) / (count - 1)
 
 
 def sharp(values: Float[np.ndarray, "... d"]) -> Float[np.ndarray, "... d"]:

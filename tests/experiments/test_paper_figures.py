@@ -253,16 +253,6 @@ def roughness(sheet):
     return np.sqrt(np.mean(np.square(bends)) / 6) / a.std()
 
 
-@pytest.mark.parametrize("n", [200, 256])
-def test_the_last_step_is_that_of_a_loader_with_a_short_last_batch(n):
-    """From K − 2 = 2 to K − 1 = 3 batches."""
-    rows = np.random.default_rng(1).exponential(size=(9, n))
-    means = np.stack([[np.mean(row[i : i + 64]) for i in range(0, n, 64)] for row in rows])
-    before, step = published.last_step(rows.mean(1), means[:, 2], means[:, 3], n)
-    np.testing.assert_allclose(before, means[:, :2].mean(1), rtol=1e-6)
-    np.testing.assert_allclose(step, means[:, :3].mean(1) - means[:, :2].mean(1), rtol=1e-5)
-
-
 def test_the_published_theorem_pairs_magnitudes_by_index():
     values, after = np.array([3.0, -5.0, 1.0]), np.array([2.0, -4.0, 2.0])
     change = np.array([4.0, 2.0, 2.0]) - np.array([5.0, 3.0, 1.0])
