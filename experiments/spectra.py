@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 
 import jaxscape as js
 from experiments.common import cli, console, prepare, segments, tables
-from experiments.common.bounds import theorem1
 from experiments.common.config import RunConfig, above, at_least, between
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record
+from experiments.common.tables import theorem1
 from jaxscape.lab.style import PREFIX, canvas, legend
 from jaxscape.prefix_spectra import PrefixSpectra, geometric
 from jaxscape.types import InputError

@@ -11,10 +11,9 @@ from jaxtyping import Array, Float, Int
 
 import jaxscape as js
 from experiments.common import console, prepare
-from experiments.common.bounds import theorem1
 from experiments.common.console import progress
 from experiments.common.problem import Problem, tests_of
-from experiments.common.tables import stacked
+from experiments.common.tables import stacked, theorem1
 from jaxscape import InputError, reductions
 from jaxscape.lab import checkpoint, learning_curve, train
 from jaxscape.loss_variance import Interval

@@ -97,6 +97,14 @@ def decay_exponent(k: Int[Array, "K"], y: Float[Array, "K"], *, steps: int = 100
     return Decay(*jnp.where(known, jnp.stack([2 - beta[1], jnp.sqrt(covariance[1, 1])]), jnp.nan))
 
 
+def theorem1(steps: Float[Any, "*c d"], sigma: float) -> Float[Any, "*c"]:
+    """(σ⁴/4)(2 Σ_j(Δλ_j)² + (Σ_j Δλ_j)²) of ``steps`` Δλ_j, arrays of NumPy or of JAX.
+
+    Nikitin et al. 2025, Theorem 1, which its authors use as an upper bound on Δ_k.
+    """
+    return sigma**4 / 4 * (2 * (steps**2).sum(-1) + steps.sum(-1) ** 2)
+
+
 def agreement(
     arrays: dict[str, np.ndarray],
     index: int,

@@ -11,25 +11,17 @@ from experiments.common import cli, console, report, run_folder, tables
 from experiments.common import problem as problems
 from experiments.common.report import Picture
 from experiments.common.run_folder import Record
-from experiments.paper import (
-    claims,
-    curvature_aligned,
-    increments,
-    spectrum,
-    surfaces,
-    theorem,
-    unraveling,
-)
+from experiments.paper import bounds, claims, curvature_aligned, nikitin, unraveling
 from experiments.paper.bench import Bench, PaperConfig, check_sizes
 from jaxscape import InputError
 
 FIGURES: dict[str, Callable[[Bench], Record]] = {
-    "fig1": spectrum.fig1, "fig2": surfaces.fig2, "fig3": surfaces.fig3, "fig4": increments.fig4,
-    "fig5": increments.fig5, "fig6": surfaces.fig6, "fig7": surfaces.fig7, "fig8": increments.fig8,
-    "fig9": theorem.fig9, "unraveling": unraveling.unraveling,
+    "fig1": nikitin.fig1, "fig2": nikitin.fig2, "fig3": nikitin.fig3, "fig4": nikitin.fig4,
+    "fig5": nikitin.fig5, "fig6": nikitin.fig6, "fig7": nikitin.fig7, "fig8": nikitin.fig8,
+    "fig9": nikitin.fig9, "unraveling": unraveling.unraveling,
     "family": curvature_aligned.family, "model-error": curvature_aligned.model_error,
     "convergence": curvature_aligned.convergence, "stages": curvature_aligned.stages,
-    "claims": claims.claims,
+    "bounds": bounds.bounds, "claims": claims.claims,
 }  # fmt: skip
 
 
@@ -42,15 +34,19 @@ def run(config: PaperConfig) -> None:
     config.check()
     config = config.sized()
     problem = problems.load(config)
-    chosen = tuple(FIGURES) if config.all else config.figures
-    for figure in chosen:
-        check_sizes(config, problem, figure)
+    chosen = config.figures or [n for n in FIGURES if n != "bounds" or config.model == "mlp"]
+    check_sizes(config, problem, chosen)
     console.problem(problem, config.order)
     out = run_folder.out_of("paper", config, problem)
     settings = run_folder.settings_of(config, problem)
-    _claim(out, settings)
-    bench = Bench(problem, config, out / "shared")
-    failed = []
+    if out.exists() and any(out.iterdir()):
+        if not (out / run_folder.CONFIG).exists():
+            wanted = "expected a new, empty or unfinished folder of figures"
+            raise InputError(f"{wanted}, found {out} with other files; choose another --out")
+        run_folder.check_settings(out, settings)
+    (out / "shared" / "published").mkdir(parents=True, exist_ok=True)  # w* and its eigenvectors
+    run_folder.write_json(out / run_folder.CONFIG, {"settings": settings})
+    bench, failed = Bench(problem, config, out / "shared"), []
     for figure in chosen:
         try:
             _make(figure, bench, out / figure, settings)
@@ -63,29 +59,20 @@ def run(config: PaperConfig) -> None:
     print(f"\nreport: {out / 'report.html'}")
 
 
-def _claim(out: Path, settings: dict[str, Any]) -> None:
-    """Take ``out`` for these settings; refuse a folder of others."""
-    if out.exists() and any(out.iterdir()):
-        if not (out / run_folder.CONFIG).exists():
-            wanted = "expected a new, empty or unfinished folder of figures"
-            raise InputError(f"{wanted}, found {out} with other files; choose another --out")
-        run_folder.check_settings(out, settings)
-    (out / "shared" / "published").mkdir(parents=True, exist_ok=True)  # w* and its eigenvectors
-    run_folder.write_json(out / run_folder.CONFIG, {"settings": settings})
-
-
 def _make(figure: str, bench: Bench, out: Path, settings: dict[str, Any]) -> None:
     """One figure's run folder, and its tables on stdout."""
     if run_folder.is_finished(out, settings):
         print(f"\n{figure}: finished before, left as it is: {out}", flush=True)
         return
-    started, own = time.monotonic(), bench.of(figure)
+    started, whose = time.monotonic(), "of this project"
+    if figure.startswith("fig") or figure == "claims":
+        bench, whose = bench.as_published, "trained as published"
     print(f"\n{figure}: {_title(figure)}", flush=True)
 
     def find(work: Path) -> Record:
         del work
-        made = FIGURES[figure](own)
-        made.summary["notes"].insert(0, own.network)
+        made = FIGURES[figure](bench)
+        made.summary["notes"].insert(0, f"network {whose}, {len(bench.problem.order):,} samples")
         return made
 
     found = run_folder.write(out, settings, bench.config, bench.problem, find)

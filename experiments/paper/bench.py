@@ -20,16 +20,15 @@ from experiments.common.config import Range, RunConfig, above, at_least
 from experiments.common.console import progress
 from experiments.common.prepare import Eigenspace
 from experiments.common.problem import Problem
-from experiments.common.run_folder import Record
 from jaxscape import InputError
 from jaxscape.lab import train
 from jaxscape.lab.style import canvas, curve, legend, log_bins
 from jaxscape.subspace import check_dim
-from jaxscape.types import Batch, Params
+from jaxscape.types import Batch, Params, PerSampleLoss
 
 Name = Literal[
     "fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", "unraveling",
-    "family", "model-error", "convergence", "stages", "claims",
+    "family", "model-error", "convergence", "stages", "bounds", "claims",
 ]  # fmt: skip
 
 SAMPLES = 9984  # of the reference code of Nikitin et al.: 156 whole batches
@@ -41,6 +40,7 @@ QUICK = {
 """Upper limits that --quick sets."""
 
 Arrays = Mapping[str, np.ndarray]
+Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 TOP = 16  # eigenvectors that the figures share; each takes the leading ones
 SIGMAS = (0.01, 1.0)
@@ -65,11 +65,10 @@ class PaperConfig(RunConfig):
       fig6, fig7   as fig2 and fig3, on the top two eigenvectors
       fig8, fig9   Δ_k on the top ten eigenvectors; theory against experiment
 
-    Kiselev and Grabovoy 2024:
+    Kiselev and Grabovoy 2024 and, "Curvature-Aligned Probing", 2026:
       unraveling   |L_{k+1} − L_k| over widths and depths, fully connected whatever the model
-
-    "Curvature-Aligned Probing" 2026:
       family, model-error, convergence, stages
+      bounds       both papers' bounds beside what they bound, for --model mlp alone
 
     All of them, on networks trained as in the code of Nikitin et al.:
       claims       what is claimed, and whether it holds, over five networks
@@ -111,6 +110,8 @@ class PaperConfig(RunConfig):
         if bool(self.figures) == self.all:
             found = " ".join(self.figures) + " and --all" if self.all else "neither"
             raise InputError(f"expected --all, or else names of figures, found {found}; see --help")
+        if "bounds" in self.figures and self.model != "mlp":
+            raise InputError(f"expected --model mlp for bounds, found {self.model}; change it")
         if self.k_max < LEAST and self.figures != ("unraveling",):
             raise InputError(f"expected --k-max of at least {LEAST}, found {self.k_max}; raise it")
 
@@ -124,7 +125,7 @@ class PaperConfig(RunConfig):
         return {n: x for n, x in super().settings().items() if n not in ("figures", "all", "quick")}
 
 
-def check_sizes(config: PaperConfig, problem: Problem, figure: str) -> None:
+def check_sizes(config: PaperConfig, problem: Problem, figures: Iterable[str]) -> None:
     """Raise an ``InputError`` for other data than the papers', or too few parameters."""
     dataset = problem.dataset
     if dataset.has_tokens or not dataset.num_classes:
@@ -135,7 +136,7 @@ def check_sizes(config: PaperConfig, problem: Problem, figure: str) -> None:
         )
     others = {"fig1": config.network_dim, "fig2": 2, "fig3": 2, "fig4": 2, "fig5": 256,
               "unraveling": 1, "claims": 256}  # fmt: skip
-    check_dim(others.get(figure, TOP), problem.initial)
+    check_dim(max(others.get(figure, TOP) for figure in figures), problem.initial)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,24 +146,23 @@ class Bench:
     problem: Problem
     config: PaperConfig
     store: Path
-    published: bool = False
-    """Whether the problem is that of the reference code of Nikitin et al."""
-
-    def of(self, figure: str) -> "Bench":
-        """The bench of a figure: the same, or that of the reference code."""
-        of_nikitin = figure.startswith("fig") or figure == "claims"
-        return self._as_published if of_nikitin else self
 
     @functools.cached_property
-    def _as_published(self) -> "Bench":
-        store = self.store / "published"
-        return replace(self, problem=as_published(self.problem), store=store, published=True)
+    def as_published(self) -> "Bench":
+        """The bench of the reference code: its samples, standardised, its initial distribution.
 
-    @property
-    def network(self) -> str:
-        """What the figures are around, in words."""
-        whose = "trained as published" if self.published else "of this project"
-        return f"network {whose}, {len(self.problem.order):,} samples"
+        The samples are the data set's first, less the mean, over the standard deviation, of all.
+        """
+        problem, dataset = self.problem, self.problem.dataset
+        count = min(SAMPLES, len(problem.order))
+        inputs, targets = dataset.train_inputs[:], dataset.train_targets[:count]
+        spread = max(inputs.std(), np.finfo(np.float32).tiny)
+        standard = (inputs[:count] - inputs.mean()) / spread
+        first = replace(dataset, train_inputs=standard, train_targets=targets)
+        initial = uniform(problem.keys["init"], problem.initial)
+        order, none = np.arange(count), np.zeros(0, int)
+        theirs = replace(problem, dataset=first, order=order, held_out=none, initial=initial)
+        return replace(self, problem=theirs, store=self.store / "published")
 
     @functools.cached_property
     def trained(self) -> Params:
@@ -175,26 +175,21 @@ class Bench:
         return prepare.eigenspace(self.problem, self.trained, TOP, self.store)
 
     def fit(
-        self, key: Key[Array, "..."], params: Params, samples: Batch, **more: Any
+        self, key: Key[Array, "R"], loss: PerSampleLoss, params: Params, samples: Batch, **more: Any
     ) -> train.Fitted:
-        """One or many networks, trained side by side with the settings of the run."""
-        config, loss = self.config, more.pop("loss", self.problem.loss)
-        with progress("networks", config.visits, "epochs") as advance:
+        """Many networks, trained side by side with the settings of the run."""
+        with progress("networks", self.config.visits, "epochs") as advance:
             return train.fit(
-                key, loss, params, samples, **config.training(), on_epoch=lambda *_: advance(1),
-                **more,
+                key, loss, params, samples, **self.config.training(),
+                on_epoch=lambda *_: advance(1), **more,
             )  # fmt: skip
 
-    def networks(self, count: int, samples: Batch) -> train.Fitted:
-        """Networks from their own initialisations, trained on the same samples."""
-        init, fit = (jax.random.split(self.problem.keys[name], count) for name in ("init", "train"))
-
-        def draw(key: Key[Array, ""]) -> Params:
-            if self.published:
-                return uniform(key, self.problem.initial)
-            return self.problem.model.init(key, samples["inputs"][:1])
-
-        return self.fit(fit, jax.vmap(draw)(init), samples)
+    def networks(self, count: int) -> train.Fitted:
+        """Networks from their own ``uniform`` initialisations, trained on the same samples."""
+        problem = self.problem
+        init, fit = (jax.random.split(problem.keys[name], count) for name in ("init", "train"))
+        initial = jax.vmap(lambda key: uniform(key, problem.initial))(init)
+        return self.fit(fit, problem.loss, initial, problem.samples)
 
     def directions(self, kind: str, dim: int) -> js.Subspace:
         """The subspace of ``dim`` directions through w*, "hessian" or of ``prepare.at_random``."""
@@ -204,38 +199,23 @@ class Bench:
 
     def inexact(self) -> list[str]:
         """A note on eigenpairs that did not converge; none where all did."""
-        lost = int((~np.asarray(self.hessian.pairs.converged)).sum())
+        lost = np.sum(~np.asarray(self.hessian.pairs.converged))
         note = f"{lost} of {TOP} eigenpairs did not converge: directions are inexact"
         return [note] if lost else []
 
     def normals(self, num_points: int, dim: int) -> Float[np.ndarray, "m d"]:
         """Standard normal coordinates; a smaller ``dim`` has the leading ones of a larger."""
-        key = self.problem.keys["probe"]
-        draw = lambda j: jax.random.normal(jax.random.fold_in(key, j), (num_points,))  # noqa: E731
-        return np.stack([draw(j) for j in range(dim)], -1)
+        keys = [jax.random.fold_in(self.problem.keys["probe"], j) for j in range(dim)]
+        return np.stack([jax.random.normal(key, (num_points,)) for key in keys], -1)
 
     def losses_at(self, space: js.Subspace, rows: Float[np.ndarray, "m d"]) -> Float[Array, "m n"]:
         """ℓ_i(w(θ)) of every sample at the rows θ; see ``segments.losses_at``."""
         points = js.points(space, jnp.asarray(rows, jnp.float32))
         return segments.losses_at(self.problem, points)
 
-
-def as_published(problem: Problem) -> Problem:
-    """The problem of the reference code: its samples, standardised, and its initial distribution.
-
-    The samples are the data set's first, less the mean, over the standard deviation, of all inputs.
-    """
-    dataset, count = problem.dataset, min(SAMPLES, len(problem.order))
-    inputs = dataset.train_inputs[:]
-    mean, spread = inputs.mean(), max(inputs.std(), np.finfo(np.float32).tiny)
-    first = replace(
-        dataset,
-        train_inputs=(inputs[:count] - mean) / spread,
-        train_targets=dataset.train_targets[:count],
-    )
-    initial = uniform(problem.keys["init"], problem.initial)
-    order, none = np.arange(count), np.zeros(0, int)
-    return replace(problem, dataset=first, order=order, held_out=none, initial=initial)
+    def losses(self, space: js.Subspace, sigma: float) -> Float[Array, "m n"]:
+        """ℓ_i(w(θ)) of every sample at the run's points θ ~ N(0, σ²I)."""
+        return self.losses_at(space, sigma * self.normals(self.config.points, space.dim))
 
 
 @jax.jit
@@ -256,13 +236,6 @@ def leading(space: js.Subspace, dim: int) -> js.Subspace:
     return js.Subspace(space.origin, jax.tree.map(lambda leaf: leaf[:dim], space.basis))
 
 
-def record(
-    arrays: Arrays, table: list, notes: list, figures: Mapping[str, Figure], **found: Any
-) -> Record:
-    """A figure's record: its arrays, a table, notes on how to read it, pictures, and more."""
-    return Record(dict(arrays), {**found, "tables": [table], "notes": notes}, figures)
-
-
 def row_of(label: str, numbers: Iterable[float], style: str = ".3g") -> list[str]:
     """A row of a table."""
     return [label, *(f"{number:{style}}" for number in numbers)]
@@ -281,19 +254,12 @@ def scaled(delta: Float[np.ndarray, "K"], first: int = 1) -> tuple[np.ndarray, n
 
 
 def lines(
-    title: str,
-    xlabel: str,
-    ylabel: str,
-    panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]],
-    note: str,
-    *,
-    level: float | None = None,
-    dots: bool = False,
-) -> Figure:
-    """Curves (x, y) by label, a panel per name, both axes logarithmic; a dashed line at ``level``.
+    title: str, xlabel: str, ylabel: str, panels: Mapping[str, Curves], note: str, *,
+    level: float | None = None, dots: bool = False,
+) -> Figure:  # fmt: skip
+    """Curves (x, y) by label, a panel per name, a dashed line at ``level``; or only ``dots``.
 
-    Later curves are thinner: where two coincide, the rim of the lower one shows. ``dots`` are not
-    joined by lines.
+    Later curves are thinner: where two coincide, the rim of the lower one shows.
     """
     figure, grid = canvas(title, xlabel, ylabel, list(panels))
     for axes, curves in zip(grid, panels.values(), strict=True):

@@ -10,12 +10,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
-from experiments.common.bounds import theorem1
+import jaxscape as js
+from experiments.common.tables import theorem1
 from jaxscape.batching import length_of
 from jaxscape.probes import SubspaceProbe
-from jaxscape.types import Batch, PerSampleLoss
+from jaxscape.types import Batch, Params, PerSampleLoss
 
 BATCH = 64  # samples per batch of the reference code
 
@@ -38,39 +39,21 @@ def delta(key: Key[Array, ""], losses: Float[Array, "m n"]) -> Float[Array, "K"]
     return jax.lax.scan(squared, start, (jax.random.split(key, m), losses))[0] / m
 
 
-@partial(jax.jit, static_argnums=(0, 4))
+@partial(jax.jit, static_argnums=0)
 def sheets(
-    loss: PerSampleLoss, probe: SubspaceProbe, data: Batch, key: Key[Array, ""], k: int
-) -> tuple[Float[Array, "m"], Float[Array, "m"], Float[Array, "m 2"]]:
-    """L_k and L_{k+1} − L_k, k in batches drawn anew for each point; means of two last batches."""
+    loss: PerSampleLoss, probe: SubspaceProbe, data: Batch, key: Key[Array, ""]
+) -> tuple[Float[Array, "m"], ...]:
+    """L_1 and L_2 − L_1 in batches drawn anew for each point, and the mean of a last batch."""
     n = length_of(data)
+    left = n - BATCH * (-(-n // BATCH) - 1)  # samples of the last of ⌈n/64⌉ batches
 
     def at(index: Array) -> tuple[Array, Array, Array]:
-        rows = jax.random.permutation(jax.random.fold_in(key, index), n)[: (k + 1) * BATCH]
-        batch = jax.tree.map(lambda leaf: leaf[rows], data)
-        losses = loss(probe.at(index), batch)
-        means = losses.reshape(k + 1, BATCH).mean(-1)
-        left = n - BATCH * (-(-n // BATCH) - 1)  # samples of the last of ⌈n/64⌉ batches
-        last = jnp.stack([losses[:BATCH].mean(), losses[-left:].mean()])
-        return means[:-1].mean(), means.mean() - means[:-1].mean(), last
+        rows = jax.random.permutation(jax.random.fold_in(key, index), n)[: 2 * BATCH]
+        losses = loss(probe.at(index), jax.tree.map(lambda leaf: leaf[rows], data))
+        means = losses.reshape(2, BATCH).mean(-1)
+        return means[0], means.mean() - means[0], losses[-left:].mean()
 
     return jax.lax.map(at, jnp.arange(probe.num_points), batch_size=4)
-
-
-def last_step(
-    whole: Float[np.ndarray, "m"], last: Float[np.ndarray, "m 2"], n: int
-) -> tuple[Float[np.ndarray, "m"], Float[np.ndarray, "m"]]:
-    """L_{K−2} and L_{K−1} − L_{K−2} of K batches, from means over all samples and the last two."""
-    count = -(-n // BATCH)
-    left = n - BATCH * (count - 1)
-    before = (n * whole - left * last[:, 1] - BATCH * last[:, 0]) / (BATCH * (count - 2))
-    return before, (last[:, 0] - before) / (count - 1)
-
-
-def sliding(values: Float[np.ndarray, "K"], reach: int = 5) -> Float[np.ndarray, "K"]:
-    """The mean over 2·reach + 1 neighbouring k, the first and last value repeated at the ends."""
-    padded = np.pad(values, reach, mode="edge")
-    return np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1).mean(1)
 
 
 def sharp(values: Float[np.ndarray, "... d"]) -> Float[np.ndarray, "... d"]:
@@ -78,9 +61,17 @@ def sharp(values: Float[np.ndarray, "... d"]) -> Float[np.ndarray, "... d"]:
     return np.sort(np.abs(values), -1)[..., ::-1]
 
 
-def theorem(
-    values: Float[np.ndarray, "*k d"], after: Float[np.ndarray, "*k d"]
-) -> Float[np.ndarray, "*k"]:
+def theorem(values: Float[np.ndarray, "*k d"], after: Float[np.ndarray, "*k d"]) -> np.ndarray:
     """¼(2 Σ_j(Δλ_j)² + (Σ_j Δλ_j)²), magnitudes paired by index; σ⁴ is left out."""
-    change = sharp(after).astype(np.float64) - sharp(values)
-    return theorem1(change, 1.0)
+    return theorem1(sharp(after).astype(np.float64) - sharp(values), 1.0)
+
+
+def theorem_at(
+    key: Key[Array, ""], loss: PerSampleLoss, w: Params, data: Batch, dim: int,
+    k: Int[np.ndarray, "K"],
+) -> list[np.ndarray]:  # fmt: skip
+    """``theorem`` at k batches, from ``dim`` magnitudes there and at k + 1; these; converged."""
+    every = np.union1d(k, k + 1)
+    solved = js.prefix_spectra(key, loss, w, data, dim, ks=every * BATCH, which="magnitude")
+    values, row = sharp(np.asarray(solved.values)), np.searchsorted(every, k)
+    return [theorem(values[row], values[row + 1]), values, np.asarray(solved.converged)]

@@ -21,97 +21,98 @@ from scipy.signal import lfilter
 
 import jaxscape as js
 from experiments.common import console, tables
-from experiments.common.problem import Problem
 from experiments.common.run_folder import Record, plain
-from experiments.paper.bench import Arrays, Bench, record
+from experiments.paper.bench import Arrays, Bench
 from jaxscape import InputError, losses, prefix
 from jaxscape.lab import models, train
-from jaxscape.lab.models import Model
 from jaxscape.lab.style import PREFIX, canvas, colour, legend
 from jaxscape.prefix_spectra import geometric
 from jaxscape.types import Batch, Params
 
 BETA = 0.99  # of the exponential average along k
-AVERAGES = {
-    "smoothed": "exponential average along $k$",
-    "published": "averaged along $k$ as published",
-}
+AVERAGES = {"smoothed": "exponential average along $k$", "published": "average as published"}
+COLUMNS = {
+    "layers": ("depth", "d"), "units": ("width", "d"), "training loss": ("train_loss", ".3g"),
+    "accuracy": ("train_accuracy", ".1%"), "(k+1) |δ_k|": ("level", ".3g"),
+    "over law": ("level_over_law", ".3f"), "average over law": ("smoothed_over_law", ".2f"),
+    "as published": ("published_over_law", ".1f"), "exponent": ("exponent", ".3f"),
+}  # fmt: skip
 DRAWN = 400  # values of k, equally spaced in their logarithm, at which curves are drawn
 
 
 def unraveling(bench: Bench) -> Record:
     """|L_{k+1} − L_k| at w* over widths and depths, networks without biases, mean over orders."""
-    config = bench.config
-    values, entries = trained(bench)
-    n = values.shape[-1]
-    arrays = {"depth": np.asarray(config.depths), "width": np.asarray(config.widths)}
-    arrays |= _curves(bench, values)
-    law = first_order_law(arrays["deviation"][..., None], n, arrays["k"])
-    for number, entry in enumerate(entries):
-        place = divmod(number, len(config.widths))
-        entry |= measures(law[place], {x: arrays[x][place] for x in ("increment", *AVERAGES)})
-    figures = {
-        "increments": _draw(bench, arrays, law, "smoothed"),
-        "increments-as-published": _draw(bench, arrays, law, "published"),
+    config, (at_w, entries) = bench.config, trained(bench)
+    *shape, n = at_w.shape
+    flat, k = at_w.reshape(-1, n), np.arange(1, n)
+    keys = jax.random.split(bench.problem.keys["order"], config.orders)
+    with console.timed("orders", f"{config.orders} of {n:,} samples"):
+        increment = np.asarray(over_orders(keys, flat))
+    found = {
+        "increment": increment,
+        "smoothed": exponential(increment),
+        "published": exponential(increment, as_published=True),
+        "deviation": deviation(flat),
     }
-    first = arrays["k"][tables.late(arrays["k"])][0]
+    law = first_order_law(found["deviation"][:, None], n, k)
+    rows = [[*COLUMNS]]
+    for row, entry in enumerate(entries):
+        entry |= measures(law[row], {x: found[x][row] for x in ("increment", *AVERAGES)})
+        numbers = ((entry[name], style) for name, style in COLUMNS.values())
+        rows.append(["-" if x is None else f"{x:{style}}" for x, style in numbers])
+    arrays = {"depth": np.asarray(config.depths), "width": np.asarray(config.widths), "k": k}
+    arrays |= {name: np.reshape(x, (*shape, *x.shape[1:])) for name, x in found.items()}
+    draw = partial(_draw, config.orders, arrays, law.reshape(*shape, n - 1))
+    figures = {"increments": draw("smoothed"), "increments-as-published": draw("published")}
+    first = k[tables.late(k)][0]
     notes = [
         f"mean over {config.orders} orders of {n:,} samples, k ≥ {first}",
         f"law: M n/(n−1), M the mean absolute deviation; averages (β = {BETA:g}) at k = {first}",
         "depth: hidden layers; a network of L layers in the paper's code has L + 1 of them",
     ]
-    return record(arrays, table(entries), notes, figures, networks=entries)
+    return Record(arrays, {"tables": [rows], "notes": notes, "networks": entries}, figures)
 
 
-def task_of(problem: Problem) -> Batch:
-    """The problem's samples, their inputs scaled to span −1 to 1.
-
-    Raises:
-        InputError: inputs that are all equal.
-    """
-    inputs = problem.samples["inputs"]
+def task_of(samples: Batch) -> Batch:
+    """The samples, their inputs scaled to span −1 to 1; an ``InputError`` if all are equal."""
+    inputs = samples["inputs"]
     low, high = float(jnp.min(inputs)), float(jnp.max(inputs))
     if not low < high:
         wanted = "inputs that differ, to be scaled to [-1, 1]"
         raise InputError(f"expected {wanted}, found {low} everywhere; look at the data")
-    scaled = 2 * (inputs - low) / (high - low) - 1
-    return {"inputs": scaled, "targets": problem.samples["targets"]}
+    return samples | {"inputs": 2 * (inputs - low) / (high - low) - 1}
 
 
 def trained(bench: Bench) -> tuple[Float[np.ndarray, "d w n"], list[dict[str, Any]]]:
     """ℓ_i(w*) of d depths by w widths, and an entry per network, depth after depth."""
-    problem, config, values, entries = bench.problem, bench.config, [], []
-    samples, count = task_of(problem), len(config.widths)
+    problem, config, found, entries = bench.problem, bench.config, [], []
+    samples, widths = task_of(problem.samples), config.widths
     for depth in config.depths:
         build = partial(
             models.build, "mlp", num_outputs=problem.dataset.num_classes, layers=depth, bias=False
         )
-        init, fit = (
-            jax.random.split(jax.random.fold_in(problem.keys[name], depth), count)
-            for name in ("init", "train")
-        )
-        initial = stacked_initial(build, config.widths, init, samples["inputs"])
-        apply = build(hidden=max(config.widths)).apply
+        keys = (jax.random.fold_in(problem.keys[name], depth) for name in ("init", "train"))
+        init, fit = (jax.random.split(key, len(widths)) for key in keys)
+        initial = stacked_initial(build, widths, init, samples["inputs"])
+        apply = build(hidden=max(widths)).apply
         loss = losses.supervised(apply)
-        with console.timed(f"depth {depth}", f"{count} networks, {config.epochs} epochs"):
-            params = bench.fit(fit, initial, samples, loss=loss, together=count).params
-        for row, width in enumerate(config.widths):
+        with console.timed(f"depth {depth}", f"{len(widths)} networks, {config.epochs} epochs"):
+            params = bench.fit(fit, loss, initial, samples, together=len(widths)).params
+        for row, width in enumerate(widths):
             w = jax.tree.map(lambda leaf, row=row: leaf[row], params)
-            values.append(np.asarray(js.per_sample_losses(loss, w, samples)))
+            found.append(np.asarray(js.per_sample_losses(loss, w, samples)))
             entries.append({
                 "depth": depth, "width": width,
-                "train_loss": float(values[-1].mean(dtype=np.float64)),
+                "train_loss": float(found[-1].mean(dtype=np.float64)),
                 "train_accuracy": float(train.accuracy(apply, w, **samples, batch_size=1000)),
             })  # fmt: skip
-    return np.reshape(values, (len(config.depths), count, -1)), entries
+    return np.reshape(found, (len(config.depths), len(widths), -1)), entries
 
 
 def stacked_initial(
-    build: Callable[..., Model],
-    widths: Sequence[int],
-    keys: Key[Array, "R"],
+    build: Callable[..., models.Model], widths: Sequence[int], keys: Key[Array, "R"],
     inputs: Float[Array, "n ..."],
-) -> Params:
+) -> Params:  # fmt: skip
     """Initial parameters, leaves ``[R, a, b]``.
 
     Each network, an mlp without biases ``build(hidden=width)``, is a corner of one of the widest,
@@ -130,23 +131,6 @@ def stacked_initial(
         return padded
 
     return jax.tree.map(corners, wide, *shapes)
-
-
-def _curves(bench: Bench, values: Float[np.ndarray, "d w n"]) -> dict[str, np.ndarray]:
-    """Everything that depends on k, and what the order law needs."""
-    *shape, n = values.shape
-    flat, count = values.reshape(-1, n), bench.config.orders
-    keys = jax.random.split(bench.problem.keys["order"], count)
-    with console.timed("orders", f"{count} of {n:,} samples"):
-        increment = np.asarray(over_orders(keys, flat))
-    found = {
-        "increment": increment,
-        "smoothed": exponential(increment),
-        "published": exponential(increment, as_published=True),
-        "deviation": deviation(flat),
-    }
-    shaped = {name: np.reshape(x, (*shape, *x.shape[1:])) for name, x in found.items()}
-    return {"k": np.arange(1, n)} | shaped
 
 
 @jax.jit
@@ -203,48 +187,25 @@ def exponential(
     return found.astype(values.dtype)
 
 
-def measures(
-    law: Float[np.ndarray, "K"], curves: dict[str, Float[np.ndarray, "K"]]
-) -> dict[str, float | None]:
+def measures(law: Float[np.ndarray, "K"], curves: Arrays) -> dict[str, float | None]:
     """Level and exponent of |δ_k| over late k; over its law, or None, the level and averages."""
     k = np.arange(1, len(law) + 1)
     late = tables.late(k)
-    level = float(((k + 1.0) * curves["increment"])[late].mean())
-    exponent = tables.decay_exponent(k[late], jnp.asarray(curves["increment"][late])).exponent
-    start = int(np.argmax(late))
+    increment, start = curves["increment"][late], int(np.argmax(late))
+    level = float(((k + 1.0)[late] * increment).mean())
     ratio = lambda value, of: plain(value / of) if of > 0 else None  # noqa: E731
     return {
         "level": level,
         "level_over_law": ratio(level, law[0] * 2),
         **{f"{name}_over_law": ratio(curves[name][start], law[start]) for name in AVERAGES},
-        "exponent": plain(exponent),
+        "exponent": plain(tables.decay_exponent(k[late], jnp.asarray(increment)).exponent),
     }
 
 
-def table(entries: list[dict[str, Any]]) -> list[list[str]]:
-    """Rows of text, the first one the header, one for each network."""
-    columns = {
-        "layers": ("depth", "d"),
-        "units": ("width", "d"),
-        "training loss": ("train_loss", ".3g"),
-        "accuracy": ("train_accuracy", ".1%"),
-        "(k+1) |δ_k|": ("level", ".3g"),
-        "over law": ("level_over_law", ".3f"),
-        "average over law": ("smoothed_over_law", ".2f"),
-        "as published": ("published_over_law", ".1f"),
-        "exponent": ("exponent", ".3f"),
-    }
-    rows = [[*columns]]
-    for entry in entries:
-        numbers = ((entry[name], style) for name, style in columns.values())
-        rows.append(["-" if value is None else f"{value:{style}}" for value, style in numbers])
-    return rows
-
-
-def _draw(bench: Bench, arrays: Arrays, law: Float[np.ndarray, "d w K"], average: str) -> Figure:
+def _draw(orders: int, arrays: Arrays, law: Float[np.ndarray, "d w K"], average: str) -> Figure:
     """|δ_k| averaged along k, a panel per depth, a curve per width, with its law; without zeros."""
     size, k = "$|L_{k+1} - L_k|$", geometric(1, len(arrays["k"]), DRAWN)
-    title = f"{size} at $w^*$, mean of {bench.config.orders} orders, {AVERAGES[average]}"
+    title = f"{size} at $w^*$, mean of {orders} orders, {AVERAGES[average]}"
     names = [f"hidden layers: {depth}" for depth in arrays["depth"]]
     figure, panels = canvas(title, PREFIX, f"{size}   (nats)", names)
     for axes, *curves in zip(panels, arrays[average][..., k - 1], law[..., k - 1], strict=True):

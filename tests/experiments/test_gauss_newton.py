@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from cases import float64, mlp_apply, mlp_problem
 
-from experiments.common.bounds import gauss_newton_norms
+from experiments.paper.bounds import gauss_newton_norms
 from jaxscape.lab.models import Model
 
 NETWORK = Model(None, mlp_apply)

@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from experiments import bounds, extract_features, spectra, surface, theory, variance
+from experiments import extract_features, spectra, surface, theory, variance
 from experiments.benchmark import __main__ as benchmark
 from experiments.collect import __main__ as collect
 from experiments.common import cli
@@ -18,7 +18,6 @@ from experiments.sweep import __main__ as sweep
 
 COMMANDS = {
     "benchmark": (benchmark, benchmark.BenchmarkConfig),
-    "bounds": (bounds, bounds.BoundsConfig),
     "collect": (collect, collect.CollectConfig),
     "extract_features": (extract_features, extract_features.ExtractConfig),
     "paper": (paper, bench.PaperConfig),

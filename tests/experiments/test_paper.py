@@ -100,6 +100,7 @@ def test_bad_input_is_one_line(flags, tmp_path, capsys):
         (["fig4", "--widths", "4", "0"], "--widths"),
         (["fig5", "--hidden", "2"], "found 256"),
         (["fig1", "--hidden", "1", "--network-dim", "99"], "found 99"),
+        (["bounds", "--model", "cnn"], "--model mlp for bounds"),
         (["fig4", "--dataset", "sums", "--model", "transformer"], "sequences of tokens"),
     ):
         argv = [*more[:1], *flags, "--out", str(tmp_path / "o"), *more[1:]]

@@ -8,8 +8,7 @@ from cases import increments64
 from sweeps import flax_losses64
 
 import jaxscape as js
-from experiments.paper import claims, published, surfaces
-from experiments.paper import claims_numbers as measured
+from experiments.paper import claims, nikitin, published
 from experiments.paper.bench import leading
 
 pytestmark = pytest.mark.usefixtures("in_haste")
@@ -99,8 +98,8 @@ def test_claims_of_sizes_compare_the_ends():
 @pytest.mark.slow
 def test_the_numbers_of_a_network_are_float64_loops(tmp_path):
     bench = papers.bench(tmp_path)
-    w = jax.tree.map(lambda leaf: leaf[1], bench.networks(5, bench.problem.samples).params)
-    found = measured.numbers_of(bench, w, 1)
+    w = jax.tree.map(lambda leaf: leaf[1], bench.networks(5).params)
+    found = claims.numbers_of(bench, w, 1)
     samples, key = bench.problem.samples, jax.random.fold_in(bench.problem.keys["subspace"], 1)
     operator = js.hessian_operator(bench.problem.loss, w, samples)
     pairs = js.top_eigenpairs(key, operator, w, 16, find_repeated=False)
@@ -180,6 +179,6 @@ def check_others(bench, eigen, random, found):
         np.testing.assert_allclose(found["aligned"][column], levels[0] / levels[1], rtol=1e-3)
     sheet = papers.losses64(samples, leading(random, 2), GRID)
     for column, values in ((0, sheet[:, 0]), (2, sheet.mean(1))):
-        wanted = surfaces.roughness(values.reshape(11, 11))
+        wanted = nikitin.roughness(values.reshape(11, 11))
         np.testing.assert_allclose(found["roughness"][column], wanted, rtol=1e-2)
     assert found["looseness"].shape == (6,)  # what they are made of: test_published_bounds

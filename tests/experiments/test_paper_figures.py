@@ -1,5 +1,7 @@
 """Figures 1 to 9, and the published computations, against float64 NumPy."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ from sweeps import flax_losses64
 
 from experiments.common.surfaces import square
 from experiments.paper import bench as benches
-from experiments.paper import increments, published, spectrum, surfaces, theorem
+from experiments.paper import nikitin, published
 from experiments.paper.bench import SIGMAS, leading
 from jaxscape import losses
 
@@ -42,18 +44,21 @@ def dense64(params, samples):
 
 
 @pytest.mark.slow
-def test_figure_1_has_the_eigenvalues_of_the_dense_hessians_of_its_networks(bench, monkeypatch):
-    monkeypatch.setattr(spectrum, "SAMPLES", 90)
-    found = spectrum.fig1(bench)
-    samples, fitted = spectrum.networks(bench)  # again: the same keys, the same networks
-    expected = []
-    for row in range(2):
-        params = jax.tree.map(lambda x, row=row: np.asarray(x[row]), fitted.params)
-        values = np.linalg.eigvalsh(dense64(params, samples))
-        expected.append(sorted(sorted(values, key=abs)[:-13:-1], reverse=True))
-    assert np.min(expected) < 0  # of other sign than the magnitude
+def test_figure_1_has_the_eigenvalues_of_the_dense_hessians_of_its_networks(bench):
+    few = replace(bench.problem, order=bench.problem.order[:90])
+    bench, samples = replace(bench, problem=few), few.samples
+    found = nikitin.fig1(bench)
+    fitted = bench.networks(2)  # again: the same keys, the same networks
     values = found.arrays["eigenvalues"]
-    np.testing.assert_allclose(values, expected, rtol=2e-3, atol=1e-3 * np.max(expected))
+    assert np.min(values) < 0  # of other sign than the magnitude
+    assert (np.diff(values) <= 0).all()
+    for row, own in enumerate(values):
+        params = jax.tree.map(lambda x, row=row: np.asarray(x[row]), fitted.params)
+        dense = np.linalg.eigvalsh(dense64(params, samples))
+        leading = [sorted(x, key=abs)[:-7:-1] for x in (own, dense)]
+        np.testing.assert_allclose(*leading, rtol=2e-3)
+        # close pairs apart, which 1e-2 does not tell, all the others are eigenvalues too
+        assert np.abs(own[:, None] - dense).min(1).max() < 1e-3 * dense.max()
     magnitudes = np.sort(np.abs(values))[:, ::-1]
     np.testing.assert_array_equal(found.arrays["published_eigenvalues"], magnitudes)
     spread = np.abs(values[0, 0] - values[1, 0]) / np.sqrt(2)
@@ -97,7 +102,7 @@ def check_figure(bench, found, cases):
 
 def test_figure_4_is_a_float64_loop_at_every_sigma(bench):
     sigmas = (0.1, 1.0, 5.0, 10.0)
-    found = increments.fig4(bench)
+    found = nikitin.fig4(bench)
     assert found.arrays["sigma"].tolist() == [np.float32(0.1), 1, 5, 10]
     assert found.arrays["dim"].tolist() == [2] * 4
     space = bench.directions("unit-filter", 2)
@@ -106,7 +111,7 @@ def test_figure_4_is_a_float64_loop_at_every_sigma(bench):
 
 @pytest.mark.slow
 def test_figure_5_is_a_float64_loop_in_every_dimension(bench):
-    found = increments.fig5(bench)
+    found = nikitin.fig5(bench)
     space = bench.directions("unit-filter", 256)
     check_figure(bench, found, [(leading(space, dim), 1.0) for dim in (2, 16, 64, 256)])
 
@@ -114,10 +119,10 @@ def test_figure_5_is_a_float64_loop_in_every_dimension(bench):
 @pytest.mark.slow
 def test_figures_8_and_9_are_float64_loops_along_the_eigenvectors(bench):
     space = bench.directions("hessian", 10)
-    curves = increments.along_eigenvectors(bench)
+    curves = nikitin.along_eigenvectors(bench)
     for row, sigma in enumerate(SIGMAS):
         check_curve(bench, {name: x[row] for name, x in curves.items()}, space, sigma, row)
-    made = theorem.fig9(bench)
+    made = nikitin.fig9(bench)
     found, samples = made.arrays, bench.problem.samples
     model = papers.quadratic64(space, samples)
     names = ("offset", "mixed", "gradient", "curvature", "total", "centered", "diagonal")
@@ -149,7 +154,7 @@ def check_theory(bench, made):
     at_origin = flax_losses64(bench.trained, samples)
     np.testing.assert_allclose(found["published_loss"], [at_origin[:192].mean()], rtol=1e-5)
     seen, theory = found["published_delta"][1][2], found["published_theory"][0]
-    share = theorem.above(found)
+    share = nikitin.above(found["published_theory"], found["published_delta"][1][[2]])
     assert share["each"] == share["sliding"] == (theory > seen)
     assert share["as_drawn"] == (theory / 2 + 1.2e-4 > seen)
     np.testing.assert_allclose(share["ratio"], theory / seen, rtol=1e-6)
@@ -163,7 +168,7 @@ def check_sizes(made):
         row, name = divmod(place, len(names))
         values = made.arrays[names[name]][row]
         step = 64 if names[name] == "published_delta" else 1
-        for tolerance, cell in zip(theorem.TOLERANCES, cells[2:], strict=True):
+        for tolerance, cell in zip(nikitin.TOLERANCES, cells[2:], strict=True):
             over = np.flatnonzero(values >= np.float32(tolerance))
             wanted = over[-1] + 2 if over.size else 1
             assert cell == (f"{step * wanted:,}" if wanted <= len(values) else "not by the end")
@@ -171,8 +176,10 @@ def check_sizes(made):
 
 
 def test_sliding_means_repeat_the_ends():
-    values = np.array([1.0, 2.0, 6.0, 3.0])
-    np.testing.assert_allclose(published.sliding(values, 1), [4 / 3, 3, 11 / 3, 4])
+    values = np.arange(20.0) ** 2
+    padded = [values[0]] * 5 + [*values] + [values[-1]] * 5
+    means = [np.mean(padded[i : i + 11]) for i in range(20)]
+    np.testing.assert_allclose(nikitin.sliding(values), means)
 
 
 def test_a_network_trained_as_published_starts_and_sees_what_the_reference_code_gives_it(bench):
@@ -183,19 +190,15 @@ def test_a_network_trained_as_published_starts_and_sees_what_the_reference_code_
         for name, leaf in layer.items():
             assert 0.049 < jnp.abs(leaf).max() < 0.05, name
             np.testing.assert_allclose(leaf.std(), 0.05 / np.sqrt(3), rtol=0.1)
-    own, dataset = bench.of("fig4"), bench.problem.dataset
+    own, dataset = bench.as_published, bench.problem.dataset
     inputs = np.asarray(dataset.train_inputs, np.float64)
     expected = (inputs - inputs.mean()) / inputs.std()
     samples = own.problem.samples
     np.testing.assert_allclose(samples["inputs"], expected[:300], rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(samples["targets"], dataset.train_targets[:300])
-    assert own.published
-    assert own.network == "network trained as published, 300 samples"
-    assert bench.of("family") is bench
-    assert not bench.published
 
 
-PAIRS = [("unit-filter", surfaces.fig2, surfaces.fig3), ("hessian", surfaces.fig6, surfaces.fig7)]
+PAIRS = [("unit-filter", nikitin.fig2, nikitin.fig3), ("hessian", nikitin.fig6, nikitin.fig7)]
 
 
 @pytest.mark.parametrize(("kind", "small", "large"), PAIRS, ids=["random", "hessian"])
@@ -248,16 +251,6 @@ def roughness(sheet):
     bends = [(a[i - 1] - 2 * a[i] + a[i + 1]) for i in range(1, len(a) - 1)]
     bends += [(a[:, i - 1] - 2 * a[:, i] + a[:, i + 1]) for i in range(1, len(a) - 1)]
     return np.sqrt(np.mean(np.square(bends)) / 6) / a.std()
-
-
-@pytest.mark.parametrize("n", [200, 256])
-def test_the_last_step_is_that_of_a_loader_with_a_short_last_batch(n):
-    """From K − 2 = 2 to K − 1 = 3 batches."""
-    rows = np.random.default_rng(1).exponential(size=(9, n))
-    means = np.stack([[np.mean(row[i : i + 64]) for i in range(0, n, 64)] for row in rows])
-    before, step = published.last_step(rows.mean(1), means[:, 2:], n)
-    np.testing.assert_allclose(before, means[:, :2].mean(1), rtol=1e-6)
-    np.testing.assert_allclose(step, means[:, :3].mean(1) - means[:, :2].mean(1), rtol=1e-5)
 
 
 def test_the_published_theorem_pairs_magnitudes_by_index():

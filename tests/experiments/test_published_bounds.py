@@ -13,15 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
-from experiments.common import bounds as published
-from experiments.common.bounds import NetworkConstants, SampleConstants, gauss_newton_norms
+from experiments.paper import bounds as published
+from experiments.paper.bounds import gauss_newton_norms
 from jaxscape.lab.models import Model
 from jaxscape.quadratic import Quadratic, project, quadratic_delta
 from jaxscape.subspace import random_subspace
 
 
-def constants(layers, input_norm, weight_norm):
-    return NetworkConstants(layers, jnp.float32(input_norm), jnp.float32(weight_norm))
+def log_norm(layers, input_norm, weight_norm):
+    sizes = jnp.float32(input_norm), jnp.float32(weight_norm)
+    return published.log_hessian_norm(layers, *sizes)
 
 
 @settings(max_examples=30, deadline=None)
@@ -34,23 +35,23 @@ def test_hessian_norm_is_the_formula(layers, input_norm, weight_norm):
     square = weight_norm**2
     series = layers if square == 1 else (square**layers - 1) / (square - 1)
     exact = math.sqrt(2) * float(layers * input_norm**2 * square**layers + square * series)
-    found = published.log_hessian_norm(constants(layers, input_norm, weight_norm))
+    found = log_norm(layers, input_norm, weight_norm)
     np.testing.assert_allclose(found.published, math.log(exact), rtol=2e-6, atol=2e-6)
     np.testing.assert_allclose(found.corrected, math.log(exact / square), rtol=2e-6, atol=3e-6)
 
 
 def test_hessian_norm_beyond_the_range_of_floats():
     """L = 50, M_x = 10, M_W = 100: 10^203 (with the series, which is 1e-4 of it over 50·100)."""
-    found = published.log_hessian_norm(constants(50, 10, 100))
+    found = log_norm(50, 10, 100)
     exact = math.log(math.sqrt(2) * (50 * 100 + 1 / (1 - 1e-4))) + 200 * math.log(10)
     assert float(found.published) == pytest.approx(exact, rel=1e-6)
 
 
 def test_no_weights_leave_the_last_layer_only():
-    found = published.log_hessian_norm(constants(3, 5, 0))
+    found = log_norm(3, 5, 0)
     assert float(found.published) == -math.inf
     assert float(found.corrected) == pytest.approx(math.log(2) / 2)
-    alone = published.log_hessian_norm(constants(1, 5, 0))
+    alone = log_norm(1, 5, 0)
     assert float(alone.corrected) == pytest.approx(math.log(26 * math.sqrt(2)), rel=1e-6)
 
 
@@ -92,11 +93,11 @@ def norms(params, data):
 @pytest.mark.parametrize("seed", range(10))
 def test_the_corrected_norm_bounds_random_networks_with_biases(seed, scale):
     params, data = random_network(seed, scale)
-    found = published.network_constants(params, data["inputs"])
-    limit = float(jnp.exp(published.log_hessian_norm(found).corrected)) * (1 + 1e-5)
+    sizes = published.network_constants(params, data["inputs"])
+    limit = float(jnp.exp(log_norm(len(params), *sizes).corrected)) * (1 + 1e-5)
     whole, newton = norms(params, data)
     assert newton.max() <= limit
-    if float(found.weight_norm) >= 1:
+    if float(sizes[1]) >= 1:
         assert whole.max() <= limit
 
 
@@ -105,7 +106,7 @@ def test_the_published_norm_is_exceeded_by_small_weights():
     params = [(0.1 * jnp.eye(3), jnp.zeros(3))]
     data = {"inputs": jnp.asarray([[1.0, 2.0, 2.0]]), "targets": jnp.asarray([0])}
     _, newton = norms(params, data)
-    uncorrected, corrected = jnp.exp(jnp.stack(published.log_hessian_norm(constants(1, 3, 0.1))))
+    uncorrected, corrected = jnp.exp(jnp.stack(log_norm(1, 3, 0.1)))
     assert float(uncorrected) == pytest.approx(math.sqrt(2) * 0.01 * 10, rel=1e-5)
     assert newton[0] > 20 * uncorrected
     assert newton[0] < corrected
@@ -123,11 +124,10 @@ def test_network_constants_are_those_of_the_network_without_biases():
     inputs = np.hstack([np.asarray(data["inputs"], float), np.ones((6, 1))])
     outputs = mlp_apply(jax.tree.map(jnp.asarray, folded), jnp.asarray(inputs))
     np.testing.assert_allclose(outputs, mlp_apply(params, data["inputs"]), rtol=1e-4, atol=1e-5)
-    found = published.network_constants(params, data["inputs"])
-    assert found.layers == len(params)
-    assert float(found.input_norm) == pytest.approx(np.linalg.norm(inputs, axis=1).max(), rel=1e-5)
+    input_norm, weight_norm = published.network_constants(params, data["inputs"])
+    assert float(input_norm) == pytest.approx(np.linalg.norm(inputs, axis=1).max(), rel=1e-5)
     largest = max(np.linalg.svd(m)[1].max() for m, _ in folded)
-    assert float(found.weight_norm) == pytest.approx(largest, rel=1e-5)
+    assert float(weight_norm) == pytest.approx(largest, rel=1e-5)
 
 
 def test_loss_step_is_the_formula():
@@ -169,19 +169,19 @@ def test_sample_constants_are_the_maxima():
     hessian = rng.normal(size=(30, 3, 3))
     hessian = hessian + hessian.swapaxes(1, 2) - 2 * np.eye(3)  # the largest are negative
     model = Quadratic(*map(jnp.asarray, (rng.normal(size=30), rng.normal(size=(30, 3)), hessian)))
-    found = published.sample_constants(model)
-    assert found.dim == 3
-    assert float(found.loss) == pytest.approx(np.abs(model.value).max())
-    assert float(found.gradient) == pytest.approx(np.sqrt((model.gradient**2).sum(1)).max())
+    loss, slope, bend = map(float, published.sample_constants(model))
+    assert loss == pytest.approx(np.abs(model.value).max())
+    assert slope == pytest.approx(np.sqrt((model.gradient**2).sum(1)).max())
     largest = np.linalg.norm(hessian, ord=2, axis=(1, 2)).max()
-    assert float(found.hessian) == pytest.approx(largest, rel=1e-5)
+    assert bend == pytest.approx(largest, rel=1e-5)
     assert np.linalg.eigvalsh(hessian).max() < largest
 
 
 def test_rate_is_the_formula():
-    size = SampleConstants(5, jnp.float32(2.0), jnp.float32(3.0), jnp.float32(4.0))
+    """M_ℓ = 2, M_g = 3 and M_H = 4 of a sample in five directions."""
+    gradient, hessian = 3 * jnp.eye(1, 5), -4 * jnp.eye(5)[None]
     k = np.array([1, 7, 60_000])
-    found = published.rate(k, 0.1, size)
+    found = published.rate(k, 0.1, Quadratic(jnp.array([2.0]), gradient, hessian))
     parts = 12 * 4, 3 * 0.01 * 9, 3 * 1e-4 * 35 * 16
     np.testing.assert_allclose(found.published, sum(parts) / (k + 1.0) ** 2, rtol=1e-6)
     expected = (sum(parts) + 9 * 0.01 * 9) / (k + 1.0) ** 2
@@ -201,7 +201,7 @@ def test_the_corrected_rate_bounds_any_quadratic_model(seed, scales, sigma):
     parts = [s * rng.choice([-1, 1], size=z) for s, z in zip(scales, shapes, strict=True)]
     parts[2] = parts[2] + parts[2].swapaxes(1, 2)
     model = Quadratic(*(jnp.asarray(part, jnp.float32) for part in parts))
-    limit = published.rate(jnp.arange(1, 12), sigma, published.sample_constants(model)).corrected
+    limit = published.rate(jnp.arange(1, 12), sigma, model).corrected
     assert np.all(quadratic_delta(model, sigma).total <= limit * (1 + 1e-5))
 
 
@@ -210,7 +210,7 @@ def test_the_published_rate_is_exceeded_by_opposite_gradients():
     model = Quadratic(jnp.zeros(2), jnp.asarray([[1.0], [-1.0]]), jnp.zeros((2, 1, 1)))
     exact = float(quadratic_delta(model, 1.0).total[0])
     assert exact == pytest.approx(1)
-    found = published.rate(jnp.arange(1, 2), 1.0, published.sample_constants(model))
+    found = published.rate(jnp.arange(1, 2), 1.0, model)
     assert float(found.published[0]) == pytest.approx(0.75)
     assert exact < float(found.corrected[0])
 
@@ -219,10 +219,10 @@ def test_the_published_rate_is_exceeded_by_opposite_gradients():
 def test_the_rate_bounds_a_network_close_to_its_origin():
     params, data = random_network(1, 0.7, n=30)
     space = random_subspace(jax.random.key(0), params, 3)
-    size = published.sample_constants(project(mlp_loss, space, data))
+    model = project(mlp_loss, space, data)
     steps = 1e-3 * np.random.default_rng(5).normal(size=(50, 3))
     evaluate = jax.jit(mlp_loss)
     rows = [evaluate(jax.tree.map(jnp.asarray, at64(space, t)), data) for t in steps]
     measured = np.mean(increments64(rows) ** 2, 0)
-    looseness = published.rate(np.arange(1, 30), 1e-3, size).corrected / measured
+    looseness = published.rate(np.arange(1, 30), 1e-3, model).corrected / measured
     assert looseness.min() >= 1
