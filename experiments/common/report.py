@@ -1,43 +1,24 @@
 """Self-contained HTML files about runs, from jinja2 templates."""
 
 import base64
-import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 
-
-class Picture(NamedTuple):
-    """A figure's file name without ending, and its caption."""
-
-    name: str
-    caption: str
+from experiments.common.run_folder import write_text
 
 
-def write(folder: Path, template: str | Path, pictures: list[Picture], **values: Any) -> None:
-    """Fill ``template``, with ``folder/figures/NAME.png`` embedded, as ``folder/report.html``."""
-    images = [image(folder / "figures", picture) for picture in pictures]
-    render(folder, template, pictures=images, **values)
-
-
-def image(folder: Path, picture: Picture) -> dict[str, str]:
+def image(folder: Path, name: str, caption: str) -> dict[str, str]:
     """The name, caption and base64-encoded bytes of ``folder/NAME.png``."""
-    data = base64.b64encode((folder / f"{picture.name}.png").read_bytes()).decode()
-    return {"name": picture.name, "caption": picture.caption, "data": data}
+    data = base64.b64encode((folder / f"{name}.png").read_bytes()).decode()
+    return {"name": name, "caption": caption, "data": data}
 
 
 def render(folder: Path, template: str | Path, **values: Any) -> None:
     """Fill ``template``, beside this file or a path, as ``folder/report.html`` in one step."""
-    path = Path(__file__).parent / template
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(path.parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    html = environment.get_template(path.name).render(**values)
-    beside = folder / "report.html.new"
-    beside.write_text(html, encoding="utf-8")
-    os.replace(beside, folder / "report.html")
+    page = jinja2.Template(
+        (Path(__file__).parent / template).read_text(encoding="utf-8"),
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    write_text(folder / "report.html", page.render(**values))

@@ -38,9 +38,7 @@ trend: how a sample's loss changes with its position, in standard errors of rand
 
 def trend(value: float | None) -> str:
     """A trend as a cell of a table."""
-    if value is None:
-        return "-"
-    return f"{value:+.1f}" + ("!" if abs(value) > TREND else "")
+    return "-" if value is None else f"{value:+.1f}" + "!" * (abs(value) > TREND)
 
 
 VERDICTS = {True: "holds", False: "does not hold", None: "cannot tell"}
@@ -150,18 +148,14 @@ def law_table(entries: Sequence[dict[str, Any]]) -> list[list[str]]:
     rows = [["sigma", "law / Monte-Carlo", "effective samples", "median over k", *PARTS]]
     rows[0].append("quadratic law")
     for entry in entries:
-        if "law_holds" not in entry:
-            rows.append([f"{entry['sigma']:.3g}", *["-"] * 7, verdict_of(entry)])
-            continue
-        ratio, error = entry["law_over_monte_carlo"], entry["law_over_monte_carlo_sem"]
-        error = math.inf if error is None else error
-        rows.append([
-            f"{entry['sigma']:.3g}", plus_minus(ratio, error),
-            f"{entry['law_over_monte_carlo_effective']:,.0f}",
-            f"{entry['law_over_monte_carlo_median']:.3g}",
-            *(f"{entry['law_parts'][part] * ratio:.2g}" for part in PARTS),
-            verdict_of(entry),
-        ])  # fmt: skip
+        cells = ["-"] * 7
+        if "law_holds" in entry:
+            ratio, error = entry["law_over_monte_carlo"], entry["law_over_monte_carlo_sem"]
+            cells = [plus_minus(ratio, math.inf if error is None else error)]
+            cells.append(f"{entry['law_over_monte_carlo_effective']:,.0f}")
+            cells.append(f"{entry['law_over_monte_carlo_median']:.3g}")
+            cells += [f"{entry['law_parts'][part] * ratio:.2g}" for part in PARTS]
+        rows.append([f"{entry['sigma']:.3g}", *cells, verdict_of(entry)])
     return rows
 
 
