@@ -21,16 +21,16 @@ MARK = "* within the last 5 % of the samples: too few follow to tell whether it 
 
 CAPTIONS = {
     "delta": "Δ_k against k. Each value depends on the one sample k+1: dots are the extremes of "
-    "narrow bins, the line the mean over bins of equal width in log k, the band its standard error.",
-    "delta_k2": "Δ_k·k²; dashed the order law, its mean over all orders of these samples. The curve "
-    "of one order may lie far below it until the few samples arrive that dominate the variance.",
+    "narrow bins, the line the mean over bins of equal width in log k, the band its error.",
+    "delta_k2": "Δ_k·k²; dashed the order law, its mean over all orders of these samples. That of "
+    "one order may lie far below it until the few samples arrive that dominate the variance.",
     "centered": "Δ_k beside its centered part, which leaves out shifts of the whole surface.",
     "sizes": "K against tolerance: markers one past the last exceedance in this order "
     "(Definition 4), lines the order law, which is the mean over orders and so comes earlier.",
     "law": "Monte-Carlo beside the quadratic law, in full and as published (Figure 9 of Nikitin et "
     "al. 2025). Where the full law lies on the curve, the loss is quadratic at the points.",
-    "law_parts": "Shares of the law's parts: offset a², gradient σ²‖b‖², curvature, mixed σ² a tr A "
-    "(which may be negative). They explain Δ_k only where the law holds.",
+    "law_parts": "Shares of the law's parts: offset a², gradient σ²‖b‖², curvature, mixed σ² a tr "
+    "A (which may be negative). They explain Δ_k only where the law holds.",
     "eigenvalues": "The largest eigenvalues of the Hessian over all samples; bars are residuals.",
 }
 
