@@ -9,11 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import numpy as np
 from tqdm import tqdm
 
 from experiments.common.problem import Problem
-from jaxscape.lanczos import Eigenpairs
 
 EVERY = 5.0
 """Seconds between plain lines."""
@@ -113,18 +111,6 @@ def timed(name: str, what: str) -> Iterator[None]:
     started = time.monotonic()
     yield
     stage(name, what, time.monotonic() - started)
-
-
-def directions(kind: str, pairs: Eigenpairs | None, seconds: float) -> None:
-    """Print the subspace; of eigenpairs, how many converged."""
-    if pairs is not None:
-        # float32 resolves no eigenvalue below 1 % of the largest to a better relative error
-        size, good = np.abs(pairs.values), np.asarray(pairs.converged)
-        floor = max(0.01 * size.max(), np.finfo(np.float32).tiny)
-        relative = np.divide(pairs.residuals, np.maximum(size, floor)).max()
-        kind = f"{good.sum()} of {good.size} eigenpairs converged, {int(pairs.matvecs)} Hessian "
-        kind += f"products, largest relative residual {relative:.1e}"
-    stage("directions", kind, seconds)
 
 
 def seconds(what: Callable[[], Any], times: int = 1) -> float:

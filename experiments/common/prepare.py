@@ -67,17 +67,10 @@ def fit(
     return fitted.params
 
 
-def epochs_of(config: ProblemConfig) -> str:
-    """How long the training was, in words."""
-    return f"{config.epochs} epoch{'s' * (config.epochs != 1)}"
-
-
 def trained(problem: Problem, config: ProblemConfig, store: Path) -> Params:
     """w*, trained on the problem's samples, or restored from ``store``."""
     find = lambda: fit(problem, config)  # noqa: E731
-    params = _kept(problem, "train", store, "trained", problem.initial, find)
-    console.stage("trained", epochs_of(config), problem.seconds["train"])
-    return params
+    return _trained(problem, config, store, "trained", problem.initial, find)
 
 
 def trajectory(problem: Problem, config: ProblemConfig, store: Path) -> Params:
@@ -89,9 +82,14 @@ def trajectory(problem: Problem, config: ProblemConfig, store: Path) -> Params:
         return jax.tree.map(lambda *leaves: np.stack(leaves), *visited)
 
     like = _several(config.visits + 1, problem.initial)
-    points = _kept(problem, "train", store, "trajectory", like, find)
-    console.stage("trained", epochs_of(config), problem.seconds["train"])
-    return points
+    return _trained(problem, config, store, "trajectory", like, find)
+
+
+def _trained(problem: Problem, config: ProblemConfig, *kept: Any) -> Params:
+    found = _kept(problem, "train", *kept)
+    epochs = f"{config.epochs} epoch{'s' * (config.epochs != 1)}"
+    console.stage("trained", epochs, problem.seconds["train"])
+    return found
 
 
 def directions(
@@ -112,7 +110,7 @@ def directions(
     values = np.zeros(dim, np.float32) if kind == "influence" else None
     like = {"basis": _several(dim, params), "eigenvalues": values}
     found = _kept(problem, "subspace", store, kind, like, find)
-    console.directions(kind, None, problem.seconds["subspace"])
+    console.stage("directions", kind, problem.seconds["subspace"])
     return Directions(js.Subspace(params, **found), None)
 
 
@@ -147,7 +145,13 @@ def eigenspace(
     solve = lambda w: js.top_eigenpairs(jax.random.key(0), lambda v: v, w, dim)  # noqa: E731
     like = jax.eval_shape(solve, jax.tree.map(jnp.asarray, params))
     pairs = _kept(problem, "subspace", store, "subspace", like, find)
-    console.directions("hessian", pairs, problem.seconds["subspace"])
+    # float32 resolves no eigenvalue below 1 % of the largest to a better relative error
+    size, good = np.abs(pairs.values), np.asarray(pairs.converged)
+    floor = max(0.01 * size.max(), np.finfo(np.float32).tiny)
+    relative = np.divide(pairs.residuals, np.maximum(size, floor)).max()
+    what = f"{good.sum()} of {good.size} eigenpairs converged, {int(pairs.matvecs)} Hessian "
+    what += f"products, largest relative residual {relative:.1e}"
+    console.stage("directions", what, problem.seconds["subspace"])
     return Eigenspace(js.Subspace(params, pairs.vectors), pairs)
 
 

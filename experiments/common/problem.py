@@ -117,12 +117,11 @@ def load(config: ProblemConfig) -> Problem:
 
 def check_test_split(problem: Problem, _: ProblemConfig) -> None:
     """Raise an ``InputError`` where the data set has no test split."""
-    tests = problem.dataset.test_inputs
+    tests, name = problem.dataset.test_inputs, problem.dataset.name
     if tests is None or len(tests) < 2:
-        found = "none" if tests is None else "a single sample"
         raise InputError(
-            f"expected a data set with a test split, found {found} in {problem.dataset.name}; add "
-            "test_inputs and test_targets, or name another"
+            f"expected a test split of at least 2 samples, found fewer in {name}; add test_inputs "
+            "and test_targets, or name another data set"
         )
 
 

@@ -13,6 +13,9 @@ from jaxtyping import Array, Bool, Float, Int
 from experiments.common.run_folder import plain
 from jaxscape.loss_variance import TREND, two_sided
 
+Arrays = dict[str, np.ndarray]
+"""Those of results.npz by name."""
+
 FROM = 100
 """Averages over k leave out the first values, which depend on a handful of samples."""
 
@@ -96,10 +99,7 @@ def decay_exponent(k: Int[Array, "K"], y: Float[Array, "K"], *, steps: int = 100
 
 
 def agreement(
-    arrays: dict[str, np.ndarray],
-    index: int,
-    chosen: Bool[np.ndarray, "K"],
-    num_points: float = np.inf,
+    arrays: Arrays, index: int, chosen: Bool[np.ndarray, "K"], num_points: float = np.inf
 ) -> dict[str, Any]:
     """Law over Monte-Carlo at one sigma over the chosen k: of means, of each part, median over k.
 
@@ -159,7 +159,7 @@ def law_table(entries: Sequence[dict[str, Any]]) -> list[list[str]]:
     return rows
 
 
-def stacked(rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+def stacked(rows: Sequence[dict[str, Any]]) -> Arrays:
     """Arrays of the same names, stacked along a new first axis."""
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 

@@ -14,7 +14,7 @@ import jaxscape as js
 from experiments.common import segments, tables
 from experiments.common.problem import Problem, tests_of
 from experiments.common.run_folder import plain
-from experiments.common.tables import LEVEL
+from experiments.common.tables import LEVEL, Arrays
 from jaxscape.batching import host
 from jaxscape.lab import train
 from jaxscape.lanczos import Eigenpairs
@@ -33,7 +33,7 @@ def arrays_of(
     probes: Sequence[Probe],
     swept: Delta,
     fresh: Delta | None,
-) -> dict[str, np.ndarray]:
+) -> Arrays:
     """The arrays of results.npz but for the law's; ``pairs`` of a Hessian's directions.
 
     ``order`` [k_max], ``k`` [K = k_max − 1], ``sigma`` [s], ``delta*`` [s, K], ``mean_loss`` and
@@ -79,7 +79,7 @@ def summary_of(
     problem: Problem,
     params: Params,
     pairs: Eigenpairs | None,
-    arrays: dict[str, np.ndarray],
+    arrays: Arrays,
     tolerances: Sequence[float],
 ) -> dict[str, Any]:
     """The content of summary.json, from the ``arrays`` of results.npz."""
@@ -116,9 +116,7 @@ def summary_of(
     }
 
 
-def sigma_entry(
-    arrays: dict[str, np.ndarray], index: int, tolerances: Sequence[float]
-) -> dict[str, Any]:
+def sigma_entry(arrays: Arrays, index: int, tolerances: Sequence[float]) -> dict[str, Any]:
     """The summary of one sigma: the level of Δ_k·k², its decay, the law beside it, and K.
 
     ``fresh_*`` are of samples that w* has not seen, where there are some.
@@ -147,7 +145,7 @@ def sigma_entry(
     return entry | {"sufficient_size": sizes_of(arrays, index, intervals, tolerances)}
 
 
-def level_of(arrays: dict[str, np.ndarray], index: int, whose: str) -> tuple[Interval, float]:
+def level_of(arrays: Arrays, index: int, whose: str) -> tuple[Interval, float]:
     """E_q S² with its interval, and the effective sample size of the terms k(k+1)Δ_k.
 
     Of the samples of the run, all of which are known, the interval is over the points alone, from
@@ -168,10 +166,7 @@ def level_of(arrays: dict[str, np.ndarray], index: int, whose: str) -> tuple[Int
 
 
 def sizes_of(
-    arrays: dict[str, np.ndarray],
-    index: int,
-    intervals: dict[str, Interval],
-    tolerances: Sequence[float],
+    arrays: Arrays, index: int, intervals: dict[str, Interval], tolerances: Sequence[float]
 ) -> list[dict[str, Any]]:
     """Per tolerance, what these n samples say of K within the run, and new ones of any K.
 

@@ -209,7 +209,7 @@ def test_a_table_has_columns_of_equal_width():
 
 
 def test_a_single_test_sample_is_no_test_split():
-    for tests, word in ((None, "found none"), (np.zeros((1, 2)), "found a single sample")):
+    for tests in (None, np.zeros((1, 2))):
         given = types.SimpleNamespace(dataset=types.SimpleNamespace(name="few", test_inputs=tests))
-        with pytest.raises(js.InputError, match=word):
+        with pytest.raises(js.InputError, match="at least 2 samples, found fewer in few"):
             problem.check_test_split(given, None)

@@ -196,7 +196,7 @@ def test_a_kill_loses_one_segment_at_most(argv, tmp_path, capsys, whole, monkeyp
 
 STAGES = {
     "training": (checkpoint, "save", 1),
-    "directions": (console, "directions", 1),
+    "directions": (console, "stage", 2),
     "eigenpairs": (checkpoint, "save", 1),
     "sweep": (sweep, "advance", 3),
     "theory": (quadratic, "advance", 1),
