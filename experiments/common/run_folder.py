@@ -1,5 +1,6 @@
-"""A run's folder: settings, arrays, summary and figures; it appears whole or not at all."""
+"""A run's folder: settings, arrays, summary, figures, report; it appears whole or not at all."""
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jinja2
 import numpy as np
 from jax.experimental import multihost_utils
 from matplotlib.figure import Figure
@@ -225,6 +227,21 @@ def write_text(path: Path, text: str) -> None:
     beside = path.with_name(path.name + ".new")
     beside.write_text(text, encoding="utf-8")
     os.replace(beside, path)
+
+
+def image(folder: Path, name: str, caption: str) -> dict[str, str]:
+    """The name, caption and base64-encoded bytes of ``folder/NAME.png``."""
+    data = base64.b64encode((folder / f"{name}.png").read_bytes()).decode()
+    return {"name": name, "caption": caption, "data": data}
+
+
+def render(folder: Path, template: str | Path, **values: Any) -> None:
+    """Fill the jinja2 ``template``, beside this file or a path, as ``folder/report.html``."""
+    page = jinja2.Template(
+        (Path(__file__).parent / template).read_text(encoding="utf-8"),
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    write_text(folder / "report.html", page.render(**values))
 
 
 def facts_of(problem: Problem, config: Any, settings: dict[str, Any]) -> dict[str, Any]:

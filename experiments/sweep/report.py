@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxscape as js
-from experiments.common import report, tables
+from experiments.common import run_folder, tables
 from experiments.common.run_folder import Record
 from experiments.sweep.measure import RISE
 from jaxscape.lab import plot
@@ -243,9 +243,9 @@ def write(folder: Path, record: Record, facts: dict[str, Any]) -> None:
     rest = facts | {"seconds": found["seconds"]}
     leaves = jax.tree_util.tree_leaves_with_path(rest, is_leaf=lambda x: not isinstance(x, dict))
     label = partial(jax.tree_util.keystr, simple=True, separator=", ")
-    report.render(
+    run_folder.render(
         folder, "report.html.j2",
-        pictures=[report.image(folder / "figures", x, CAPTIONS[x]) for x in record.figures],
+        pictures=[run_folder.image(folder / "figures", x, CAPTIONS[x]) for x in record.figures],
         title=found["dataset_title"], notes=notes(found), verdicts=verdicts(found),
         unit=found["unit"], from_k=tables.FROM, fresh=found["fresh"],
         sizes=sizes, levels=levels, laws=laws, mark=MARK,

@@ -9,7 +9,7 @@ import pytest
 from command import process
 from sweeps import read, run
 
-from experiments.common import console, report, run_folder, segments
+from experiments.common import console, run_folder, segments
 from experiments.sweep import __main__ as main
 from jaxscape import quadratic, sweep
 from jaxscape.lab import checkpoint, plot
@@ -201,7 +201,7 @@ STAGES = {
     "sweep": (sweep, "advance", 3),
     "theory": (quadratic, "advance", 1),
     "figures": (plot, "delta_k2", 1),
-    "report": (report, "write", 1),
+    "report": (run_folder, "render", 1),
     "summary": (run_folder, "write_json", 3),
 }
 
