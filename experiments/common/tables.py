@@ -114,8 +114,8 @@ def agreement(
         return {}
     k = arrays["k"][chosen].astype(np.float64)
     weighted = lambda name: k * (k + 1) * arrays[name][index][chosen]  # noqa: E731
-    measured, parts = weighted("delta"), {part: weighted(f"law_{part}") for part in PARTS}
-    law, whole = weighted("law_total"), measured.sum()
+    law, measured = weighted("law_total"), weighted("delta")
+    whole = measured.sum()
     if not (whole > 0 and np.isfinite(law).all()):
         return {}
     ratio, effective = law.sum() / whole, whole**2 / np.sum(measured**2)
@@ -132,8 +132,7 @@ def agreement(
         "law_over_monte_carlo_sem": plain(error),
         "law_over_monte_carlo_effective": float(effective),
         "law_over_monte_carlo_median": middle,
-        "law_curvature_over_monte_carlo": float(parts["curvature"].sum() / whole),
-        "law_parts": {name: float(part.sum() / law.sum()) for name, part in parts.items()},
+        "law_parts": {part: float(weighted(f"law_{part}").sum() / law.sum()) for part in PARTS},
         "law_holds": True if off + margin <= AGREES else False if off - margin > AGREES else None,
     }
 

@@ -170,7 +170,6 @@ def test_the_ratio_weights_each_k_by_its_order_law():
     np.testing.assert_allclose(found["law_over_monte_carlo"], above / below)
     np.testing.assert_allclose(found["law_over_monte_carlo_effective"], below**2 / squares)
     np.testing.assert_allclose(found["law_parts"]["curvature"], curvature / above)
-    np.testing.assert_allclose(found["law_curvature_over_monte_carlo"], curvature / below)
 
 
 def test_the_error_of_the_ratio_holds_the_scatter_of_the_samples():

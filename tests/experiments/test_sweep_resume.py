@@ -99,7 +99,7 @@ def files_of_at_most(size):
 @pytest.mark.slow
 def test_no_room_for_a_save_the_results_or_a_figure(argv, tmp_path, capsys, whole):
     out = tmp_path / "run"
-    for size, what in ((6_000, "write checkpoint 'sweep-1'"), (20_000, "room on the disk")):
+    for size, what in ((4_000, "write checkpoint 'sweep-1'"), (20_000, "room on the disk")):
         with files_of_at_most(size):
             status, err = run(argv, out, capsys)
         assert status == 2
