@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -49,7 +49,19 @@ class TheoryConfig(RunConfig):
 
 
 def _find(problem: Problem, config: TheoryConfig, work: Path) -> Record:
-    arrays = _compare(problem, config, work / "checkpoint")
+    store, mesh = work / "checkpoint", devices.mesh(None, config.points)
+    sigmas = np.geomspace(config.sigma_min, config.sigma_max, config.num_sigmas)
+    params = prepare.trained(problem, config, store)
+    space, _ = prepare.eigenspace(problem, params, config.dim, store, mesh)
+    probes = [prepare.probe(problem, params, space, config.points, sigma) for sigma in sigmas]
+    curves = segments.run(problem, probes, store, mesh=mesh)
+    arrays: dict[str, Any] = {
+        "k": curves.k[0],
+        "sigma": sigmas.astype(np.float32),
+        "delta": curves.mean,
+        "delta_sem": curves.sem,
+        **segments.law(problem, space, sigmas.tolist(), mesh),
+    }
     late = tables.late(arrays["k"])
     entries = [
         {"sigma": tables.short(sigma)} | tables.agreement(arrays, index, late, config.points)
@@ -62,32 +74,10 @@ def _find(problem: Problem, config: TheoryConfig, work: Path) -> Record:
         )
     names = ("sigma", *(f"law_over_monte_carlo{end}" for end in ("", "_sem", "_median")))
     sigma, mean, sem, median = (np.array([e[name] for e in entries], float) for name in names)
-    shares = {
-        part: np.array([entry["law_parts"][part] for entry in entries]) for part in tables.PARTS
-    }
+    shares = {part: np.array([e["law_parts"][part] for e in entries]) for part in tables.PARTS}
     figure = plot.law_agreement(sigma, mean, sem, median, shares)
     text = f"{tables.as_text(tables.law_table(entries))}\n{tables.LAW_WORDS}"
     return Record(arrays, {"sigmas": entries}, {"agreement": figure}, text)
-
-
-def _compare(problem: Problem, config: TheoryConfig, store: Path) -> dict[str, np.ndarray]:
-    """The arrays that ``tables.agreement`` reads, at every sigma."""
-    sigmas = np.geomspace(config.sigma_min, config.sigma_max, config.num_sigmas)
-    params = prepare.trained(problem, config, store)
-    mesh = devices.mesh(None, config.points)
-    space, _ = prepare.eigenspace(problem, params, config.dim, store, mesh)
-    probes = [prepare.probe(problem, params, space, config.points, sigma) for sigma in sigmas]
-    curves, _ = segments.run(
-        problem, probes, store, checkpoint_every=float("inf"), precision="highest", mesh=mesh
-    )
-    laws = segments.law(problem, space, sigmas.tolist(), mesh)
-    return {
-        "k": np.asarray(curves[0].k),
-        "sigma": sigmas.astype(np.float32),
-        "delta": np.stack([curve.mean for curve in curves]),
-        "delta_sem": np.stack([curve.sem for curve in curves]),
-        **laws,
-    }
 
 
 main = cli.command("theory", TheoryConfig, _find)

@@ -13,7 +13,6 @@ from jaxscape.lab import checkpoint
 from jaxscape.lanczos import Eigenpairs
 
 POINTS = 4
-SECONDS = np.zeros(1, np.float32)
 
 
 def bench(folder, **settings):
@@ -29,11 +28,11 @@ def bench(folder, **settings):
         figures=("fig1",), dataset=f"npz:{folder / 'clouds.npz'}", **small | settings
     )
     problem = problems.load(config)
-    checkpoint.save(folder, "trained", {"params": problem.initial, "seconds": SECONDS})
+    checkpoint.save(folder, "trained", problem.initial)
     basis = js.random_subspace(jax.random.key(1), problem.initial, TOP).basis
     values = np.linspace(4, 1, TOP, dtype=np.float32)
     pairs = Eigenpairs(values, basis, values / 1_000_000, np.ones(TOP, bool), np.int32(40))
-    checkpoint.save(folder, "subspace", {"pairs": pairs, "seconds": SECONDS})
+    checkpoint.save(folder, "subspace", pairs)
     return Bench(problem, config, folder)
 
 

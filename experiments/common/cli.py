@@ -22,8 +22,6 @@ from jaxscape import InputError
 
 INTERRUPTED = 130
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
 EVERYWHERE = """\
 Data sets:
     glyphs, mnist, fashion_mnist, kmnist, cifar10, cifar100, sums (for --model transformer);
@@ -47,14 +45,13 @@ def main(
 ) -> int:
     """Run ``run(config)`` on the command line's settings and return the exit status.
 
-    0: done. 2: bad input or an output that cannot be written, one line on stderr. 130:
-    interrupted, with the command line that resumes.
+    Errors are one line on stderr, an interruption one with the command line that resumes.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     command = f"python -m experiments.{name}"
-    can = hasattr(config, "resume")
-    again = [*argv, "--resume"] if can and "--resume" not in argv else argv
-    go_on = f"to {'resume' if can else 'start again'}: {command} {shlex.join(again)}"
+    resumes = hasattr(config, "resume")
+    again = shlex.join(argv) + " --resume" * (resumes and "--resume" not in argv)
+    go_on = f"to {'resume' if resumes else 'start again'}: {command} {again}"
     try:
         settings = parse(command, config, argv)
         with console.alive():
@@ -71,13 +68,10 @@ def main(
 
 
 def command(
-    name: str,
-    config: type,
-    find: Callable[[Problem, Any, Path], Record],
-    check: Callable[[Problem, Any], None] = lambda problem, config: None,
+    name: str, config: type, find: Callable[[Problem, Any, Path], Record], **more: Any
 ) -> Callable[..., int]:
     """``main`` of a command that writes what ``find`` gives; see ``run_folder.run``."""
-    return partial(main, name, config, partial(run_folder.run, name, find, check=check))
+    return partial(main, name, config, partial(run_folder.run, name, find, **more))
 
 
 def leave(status: int) -> NoReturn:
@@ -90,11 +84,7 @@ def leave(status: int) -> NoReturn:
 
 
 def parse(command: str, config: type, argv: Sequence[str]) -> Any:
-    """The settings.
-
-    Raises:
-        InputError: an unknown flag or a value of another type, in one line.
-    """
+    """The settings; an ``InputError`` for an unknown flag or a value of another type."""
     words = f"{inspect.cleandoc(config.__doc__ or '')}\n\n{EVERYWHERE}"
     box = io.StringIO()
     try:
@@ -112,9 +102,9 @@ def parse(command: str, config: type, argv: Sequence[str]) -> Any:
 
 
 def _line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        where = f": {error.filename}" if error.filename else ""
-        if error.errno in NO_ROOM:
-            return f"expected room on the disk, found: {error.strerror}{where}; free some space"
-        return f"expected a path to read or write, found: {error.strerror}{where}; choose another"
-    return " ".join(str(error).split())
+    if not isinstance(error, OSError) or not error.strerror:
+        return " ".join(str(error).split())
+    found = error.strerror + (f": {error.filename}" if error.filename else "")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"expected room on the disk, found: {found}; free some space"
+    return f"expected a path to read or write, found: {found}; choose another"

@@ -1,7 +1,5 @@
 """The settings that every command shares: which network, trained on which samples."""
 
-import hashlib
-import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -27,11 +25,11 @@ class Range(NamedTuple):
     def check(self, name: str, value: Any) -> None:
         """Raise an ``InputError`` unless the value, or each of several, is in range."""
         several = isinstance(value, tuple)
-        values = value if several else () if value is None else (value,)
-        if all(map(self.holds, values)) and (values or not several):
+        values = value if several else (value,)
+        if value is None or (values and all(map(self.holds, values))):
             return
         words = f"one or more numbers {self.words}" if several else self.words
-        found = (" ".join(f"{v:g}" for v in value) or "none") if several else value
+        found = " ".join(f"{v:g}" for v in values) or "none" if several else value
         raise InputError(f"expected --{name.replace('_', '-')} {words}, found {found}; change it")
 
 
@@ -116,11 +114,6 @@ class ProblemConfig:
         """Every setting that the result depends on."""
         where = {"data_dir", "out", "resume", "checkpoint_every", "devices", "distributed"}
         return {name: value for name, value in asdict(self).items() if name not in where}
-
-    def short_hash(self) -> str:
-        """Eight letters that stand for ``settings``."""
-        text = json.dumps(self.settings(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 HOLDOUT = Range(lambda number: number == 0 or number >= 2, "of 0 or at least 2")

@@ -4,15 +4,14 @@ import contextlib
 import sys
 import threading
 import time
+import timeit
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import numpy as np
 from tqdm import tqdm
 
 from experiments.common.problem import Problem
-from jaxscape.lanczos import Eigenpairs
 
 EVERY = 5.0
 """Seconds between plain lines."""
@@ -21,15 +20,12 @@ SILENT = 10.0
 """Seconds after which a command that has said nothing says that it is at work."""
 
 
-class _Last:
-    """When the last line was printed, and of what."""
-
-    when = 0.0
-    what = ""
+_last: dict[str, Any] = {"when": 0.0, "what": ""}
+"""When something was said last, and of what."""
 
 
 def _now(what: str) -> None:
-    _Last.when, _Last.what = time.monotonic(), what
+    _last.update(when=time.monotonic(), what=what)
 
 
 @contextlib.contextmanager
@@ -40,10 +36,10 @@ def alive() -> Iterator[None]:
 
     def speak() -> None:
         while not done.wait(1.0):
-            if time.monotonic() - _Last.when >= SILENT:
-                spent = in_words(time.monotonic() - started)
-                tqdm.write(f"at work for {spent}; last: {_Last.what}", file=sys.stderr)
-                _now(_Last.what)
+            if time.monotonic() - _last["when"] >= SILENT:
+                spent, what = in_words(time.monotonic() - started), _last["what"]
+                tqdm.write(f"at work for {spent}; last: {what}", file=sys.stderr)
+                _now(what)
 
     thread = threading.Thread(target=speak, daemon=True)
     thread.start()
@@ -60,31 +56,25 @@ def progress(label: str, total: int, unit: str, done: int = 0) -> Iterator[Calla
 
     On a terminal stderr shows a bar, elsewhere a plain line every few seconds.
     """
-    if sys.stderr.isatty():
-        with tqdm(total=total, initial=done, desc=label, unit=f" {unit}", unit_scale=True) as bar:
-
-            def moved(count: int) -> None:
-                bar.update(count)
-                _now(label)
-
-            yield moved
-        return
-    started, spoken, first = time.monotonic(), time.monotonic(), done
+    started = spoken = time.monotonic()
+    first = done
 
     def advance(count: int) -> None:
         nonlocal done, spoken
         done += count
+        bar.update(count)
+        _now(label)
         now = time.monotonic()
-        if now - spoken >= EVERY and done < total:
+        if bar.disable and now - spoken >= EVERY and done < total:
             spoken = now
-            _now(label)
             rate = (done - first) / (now - started)
             pace = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
-            left = in_words((total - done) / rate)
-            print(f"{label}: {done:,} of {total:,} {unit}, {pace} per second, {left} left",
-                  file=sys.stderr)  # fmt: skip
+            text = f"{label}: {done:,} of {total:,} {unit}, {pace} per second, "
+            print(f"{text}{in_words((total - done) / rate)} left", file=sys.stderr)
 
-    yield advance
+    look: dict[str, Any] = {"unit": f" {unit}", "unit_scale": True, "disable": None}  # no terminal
+    with tqdm(total=total, initial=done, desc=label, **look) as bar:
+        yield advance
 
 
 def in_words(seconds: float) -> str:
@@ -97,14 +87,10 @@ def in_words(seconds: float) -> str:
 
 def problem(found: Problem, order: str) -> None:
     """Print the data set; first, whether it stands in for another."""
-    dataset = found.dataset
+    dataset, count = found.dataset, f"{len(found.order):,} of {len(found.dataset.train_inputs):,}"
     if dataset.note:
         print(f"note: {dataset.note}")
-    print(
-        f"data: {dataset.name}, {len(found.order):,} of {len(dataset.train_inputs):,} samples, "
-        f"{order} order ({dataset.source})",
-        flush=True,
-    )
+    print(f"data: {dataset.name}, {count} samples, {order} order ({dataset.source})", flush=True)
 
 
 def begin(what: str) -> None:
@@ -127,37 +113,14 @@ def timed(name: str, what: str) -> Iterator[None]:
     stage(name, what, time.monotonic() - started)
 
 
-def directions(kind: str, pairs: Eigenpairs | None, seconds: float) -> None:
-    """Print the subspace; of eigenpairs, how many converged."""
-    what = kind
-    if pairs is not None:
-        # float32 resolves no eigenvalue below 1 % of the largest to a better relative error
-        size, good = np.abs(pairs.values), np.asarray(pairs.converged)
-        floor = max(0.01 * size.max(), np.finfo(np.float32).tiny)
-        relative = np.divide(pairs.residuals, np.maximum(size, floor)).max()
-        what = (
-            f"{good.sum()} of {good.size} eigenpairs converged, "
-            f"{int(pairs.matvecs)} Hessian products, largest relative residual {relative:.1e}"
-        )
-    stage("directions", what, seconds)
-
-
 def seconds(what: Callable[[], Any], times: int = 1) -> float:
     """The mean time of a call in seconds, without compilation."""
     return timer(what, times)()
 
 
 def timer(what: Callable[[], Any], times: int = 1, *, warm: bool = False) -> Callable[[], float]:
-    """A function that measures the mean time of a call; unless ``warm``, it first compiles."""
-
-    def measure() -> float:
-        nonlocal warm
-        if not warm:
-            jax.block_until_ready(what())
-            warm = True
-        started = time.perf_counter()
-        for _ in range(times):
-            jax.block_until_ready(what())
-        return (time.perf_counter() - started) / times
-
-    return measure
+    """A function that measures the mean time of a call, compiled beforehand unless ``warm``."""
+    call = lambda: jax.block_until_ready(what())  # noqa: E731
+    if not warm:
+        call()
+    return lambda: timeit.timeit(call, number=times) / times

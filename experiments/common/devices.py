@@ -22,22 +22,15 @@ SHUTDOWN = 30
 
 
 def initialize() -> None:
-    """``jax.distributed.initialize`` with JAX's own cluster detection and environment variables.
+    """``jax.distributed.initialize``, before anything is computed.
 
-    ``JAX_COORDINATOR_ADDRESS`` (HOST:PORT of process 0), ``JAX_NUM_PROCESSES`` and
-    ``JAX_PROCESS_ID`` are needed only where JAX does not detect the cluster (TPU pods, Slurm,
-    Open MPI, Kubernetes). Nothing may be computed before.
-
-    Raises:
-        InputError: neither a cluster nor the variables.
+    From the environment variables where JAX does not detect the cluster (as it does TPU pods,
+    Slurm, Open MPI, Kubernetes); an ``InputError`` where they are not set either.
     """
     jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM
-    try:
-        given: dict[str, Any] = {  # JAX itself reads the address alone
-            name: int(os.environ[f"JAX_{name.upper()}"])
-            for name in ("num_processes", "process_id")
-            if f"JAX_{name.upper()}" in os.environ
-        }
+    names = {name: f"JAX_{name.upper()}" for name in ("num_processes", "process_id")}
+    try:  # JAX itself reads the address alone
+        given: Any = {n: int(os.environ[name]) for n, name in names.items() if name in os.environ}
         jax.distributed.initialize(**given, shutdown_timeout_seconds=SHUTDOWN)
     except (ValueError, RuntimeError) as error:
         raise InputError(
@@ -71,10 +64,9 @@ def quiet() -> Iterator[None]:
 
 def check_alike(what: str) -> None:
     """Raise an ``InputError`` unless every process has the same text."""
+    digest = np.frombuffer(hashlib.sha256(what.encode()).digest(), np.uint8)
     try:
-        multihost_utils.assert_equal(
-            np.frombuffer(hashlib.sha256(what.encode()).digest(), np.uint8)
-        )
+        multihost_utils.assert_equal(digest)
     except AssertionError:
         raise InputError(
             "expected the same settings and data in every process, found others in some; give "
@@ -86,10 +78,7 @@ def mesh(num_devices: int | None, num_points: int) -> Mesh | None:
     """A mesh of ``num_devices`` devices, of all that JAX sees by default; None for a single one.
 
     Points, which need no exchange, are spread over as many devices as have enough to do, the
-    samples over the rest. Every process contributes the same number.
-
-    Raises:
-        InputError: fewer devices than asked for, or a number that the processes cannot share.
+    samples over the rest. Every process contributes the same number, or it is an ``InputError``.
     """
     found, processes = jax.device_count(), jax.process_count()
     count = found if num_devices is None else num_devices

@@ -24,9 +24,9 @@ from jaxscape.types import Params, Probe
 
 
 class Directions(NamedTuple):
-    """A subspace, None for all parameters at once; eigenpairs where it is the Hessian's."""
+    """A subspace, with its eigenpairs where it is the Hessian's."""
 
-    space: js.Subspace | None
+    space: js.Subspace
     pairs: Eigenpairs | None
 
 
@@ -54,8 +54,7 @@ def fit(
         samples = problem.samples if config.visits else problem.read(slice(1))
     with console.progress("training", config.visits, "epochs") as advance:
 
-        def on_epoch(number: int, params: Params) -> None:
-            del number
+        def on_epoch(_: int, params: Params) -> None:
             visit(params)
             advance(1)
 
@@ -68,17 +67,10 @@ def fit(
     return fitted.params
 
 
-def epochs_of(config: ProblemConfig) -> str:
-    """How long the training was, in words."""
-    return f"{config.epochs} epoch{'s' * (config.epochs != 1)}"
-
-
 def trained(problem: Problem, config: ProblemConfig, store: Path) -> Params:
     """w*, trained on the problem's samples, or restored from ``store``."""
     find = lambda: fit(problem, config)  # noqa: E731
-    params = _kept(problem, "train", store, "trained", "params", problem.initial, find)
-    console.stage("trained", epochs_of(config), problem.seconds["train"])
-    return params
+    return _trained(problem, config, store, "trained", problem.initial, find)
 
 
 def trajectory(problem: Problem, config: ProblemConfig, store: Path) -> Params:
@@ -89,40 +81,43 @@ def trajectory(problem: Problem, config: ProblemConfig, store: Path) -> Params:
         fit(problem, config, visited.append)
         return jax.tree.map(lambda *leaves: np.stack(leaves), *visited)
 
-    many = lambda leaf: np.zeros((config.visits + 1, *leaf.shape), leaf.dtype)  # noqa: E731
-    like = jax.tree.map(many, problem.initial)
-    points = _kept(problem, "train", store, "trajectory", "points", like, find)
-    console.stage("trained", epochs_of(config), problem.seconds["train"])
-    return points
+    like = _several(config.visits + 1, problem.initial)
+    return _trained(problem, config, store, "trajectory", like, find)
+
+
+def _trained(problem: Problem, config: ProblemConfig, *kept: Any) -> Params:
+    found = _kept(problem, "train", *kept)
+    epochs = f"{config.epochs} epoch{'s' * (config.epochs != 1)}"
+    console.stage("trained", epochs, problem.seconds["train"])
+    return found
 
 
 def directions(
     problem: Problem, params: Params, kind: str, dim: int, store: Path, mesh: Mesh | None = None,
     weight_decay: float = 0.0,
 ) -> Directions:  # fmt: skip
-    """The subspace through ``params``, None for "isotropic"; see each kind's own function."""
+    """The subspace through ``params``, computed or restored from ``store``."""
     if kind == "hessian":
         return Directions(*eigenspace(problem, params, dim, store, mesh))
-    if kind == "influence":
-        return Directions(influence(problem, params, dim, store, weight_decay), None)
-    if kind == "isotropic":
-        problem.seconds["subspace"] = 0.0
-        console.directions(kind, None, 0.0)
-        return Directions(None, None)
-    return Directions(at_random(problem, params, kind, dim, store), None)
+
+    def find() -> dict[str, Any]:
+        if kind == "influence":
+            space = influence(problem, params, dim, weight_decay)
+        else:
+            space = at_random(problem, params, kind, dim)
+        return {"basis": space.basis, "eigenvalues": space.eigenvalues}
+
+    values = np.zeros(dim, np.float32) if kind == "influence" else None
+    like = {"basis": _several(dim, params), "eigenvalues": values}
+    found = _kept(problem, "subspace", store, kind, like, find)
+    console.stage("directions", kind, problem.seconds["subspace"])
+    return Directions(js.Subspace(params, **found), None)
 
 
-def at_random(
-    problem: Problem, params: Params, kind: str, dim: int, store: Path | None = None
-) -> js.Subspace:
-    """Directions "random", "filter" or "unit-filter"; saved and told where there is a ``store``."""
-    started, how = time.monotonic(), "unit" if kind == "random" else kind
-    space = js.random_subspace(problem.keys["subspace"], params, dim, normalization=how)
-    if store is not None:
-        checkpoint.save(store, "subspace", {"basis": space.basis})
-        problem.seconds["subspace"] = time.monotonic() - started
-        console.directions(kind, None, problem.seconds["subspace"])
-    return space
+def at_random(problem: Problem, params: Params, kind: str, dim: int) -> js.Subspace:
+    """Directions "random", "filter" or "unit-filter"."""
+    how = "unit" if kind == "random" else kind
+    return js.random_subspace(problem.keys["subspace"], params, dim, normalization=how)
 
 
 def eigenspace(
@@ -131,8 +126,8 @@ def eigenspace(
     """The top eigenvectors of the Hessian at ``params``, computed or restored from ``store``."""
 
     def find() -> Eigenpairs:
-        samples = f"{len(problem.order):,} samples"
-        console.begin(f"subspace: eigenpairs of the Hessian over {samples} ...")
+        count, key = len(problem.order), problem.keys["subspace"]
+        console.begin(f"subspace: eigenpairs of the Hessian over {count:,} samples ...")
         if problem.is_large:
             data = problem.parts
         elif mesh is None:
@@ -141,9 +136,7 @@ def eigenspace(
             problem.release()
             data = problem.read(slice(None))
         operator = js.hessian_operator(problem.loss, params, data, mesh=mesh)
-        pairs = js.top_eigenpairs(
-            problem.keys["subspace"], operator, params, dim, find_repeated=False
-        )
+        pairs = js.top_eigenpairs(key, operator, params, dim, find_repeated=False)
         if mesh is not None:
             pairs = devices.local(devices.place(pairs, mesh))
         stream.wait(pairs)
@@ -151,8 +144,14 @@ def eigenspace(
 
     solve = lambda w: js.top_eigenpairs(jax.random.key(0), lambda v: v, w, dim)  # noqa: E731
     like = jax.eval_shape(solve, jax.tree.map(jnp.asarray, params))
-    pairs = _kept(problem, "subspace", store, "subspace", "pairs", like, find)
-    console.directions("hessian", pairs, problem.seconds["subspace"])
+    pairs = _kept(problem, "subspace", store, "subspace", like, find)
+    # float32 resolves no eigenvalue below 1 % of the largest to a better relative error
+    size, good = np.abs(pairs.values), np.asarray(pairs.converged)
+    floor = max(0.01 * size.max(), np.finfo(np.float32).tiny)
+    relative = np.divide(pairs.residuals, np.maximum(size, floor)).max()
+    what = f"{good.sum()} of {good.size} eigenpairs converged, {int(pairs.matvecs)} Hessian "
+    what += f"products, largest relative residual {relative:.1e}"
+    console.stage("directions", what, problem.seconds["subspace"])
     return Eigenspace(js.Subspace(params, pairs.vectors), pairs)
 
 
@@ -160,30 +159,20 @@ GRADIENTS = 32
 """Samples whose influence is taken, and Lanczos steps of each."""
 
 
-def influence(
-    problem: Problem, params: Params, dim: int, store: Path, weight_decay: float
-) -> js.Subspace:
-    """Where the minimum moves (``js.influence_subspace``), computed or restored from ``store``."""
-
-    def find() -> dict[str, Any]:
-        products = f"{GRADIENTS**2:,} products with the Hessian over {len(problem.order):,} samples"
-        console.begin(f"subspace: influences of {GRADIENTS} samples, {products} ...")
-        with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
-            space = js.influence_subspace(
-                problem.keys["subspace"], problem.loss, params, problem.samples, dim,
-                weight_decay=weight_decay, num_samples=min(GRADIENTS, len(problem.order)),
-                num_steps=GRADIENTS,
-            )  # fmt: skip
-        for warning in told:
-            print(f"note: {warning.message}", file=sys.stderr)
-        return {"basis": space.basis, "eigenvalues": space.eigenvalues}
-
-    many = lambda leaf: jax.ShapeDtypeStruct((dim, *leaf.shape), leaf.dtype)  # noqa: E731
-    like = {"basis": jax.tree.map(many, params), "eigenvalues": many(np.zeros((), np.float32))}
-    found = _kept(problem, "subspace", store, "influence", "space", like, find)
-    console.directions("influence", None, problem.seconds["subspace"])
-    return js.Subspace(params, **found)
+def influence(problem: Problem, params: Params, dim: int, weight_decay: float) -> js.Subspace:
+    """Where the minimum moves (``js.influence_subspace``)."""
+    products = f"{GRADIENTS**2:,} products with the Hessian over {len(problem.order):,} samples"
+    console.begin(f"subspace: influences of {GRADIENTS} samples, {products} ...")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        space = js.influence_subspace(
+            problem.keys["subspace"], problem.loss, params, problem.samples, dim,
+            weight_decay=weight_decay, num_samples=min(GRADIENTS, len(problem.order)),
+            num_steps=GRADIENTS,
+        )  # fmt: skip
+    for warning in told:
+        print(f"note: {warning.message}", file=sys.stderr)
+    return space
 
 
 def probe(
@@ -203,18 +192,21 @@ def probe(
         return draw(key, space, num_points, sigma)
 
 
+def _several(count: int, params: Params) -> Params:
+    """The shapes and types of ``count`` stacked parameters."""
+    stacked = lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype)  # noqa: E731
+    return jax.tree.map(stacked, params)
+
+
 def _kept(
-    problem: Problem, stage: str, store: Path, name: str, what: str, like: Any,
-    find: Callable[[], Any],
-) -> Any:  # fmt: skip
+    problem: Problem, stage: str, store: Path, name: str, like: Any, find: Callable[[], Any]
+) -> Any:
     """What ``find`` gives, or what an earlier run left in ``store``; notes the seconds it took."""
+    started = time.monotonic()
     if checkpoint.exists(store, name):
-        expected = {what: like, "seconds": np.zeros(1, np.float32)}
-        found = checkpoint.restore(store, name, expected)
+        found = checkpoint.restore(store, name, like)
     else:
-        started = time.monotonic()
-        found = {what: find()}
-        found["seconds"] = np.array([time.monotonic() - started], np.float32)
+        found = find()
         checkpoint.save(store, name, found)
-    problem.seconds[stage] = float(found["seconds"][0])
-    return found[what]
+    problem.seconds[stage] = time.monotonic() - started
+    return found

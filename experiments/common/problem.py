@@ -115,15 +115,13 @@ def load(config: ProblemConfig) -> Problem:
     return Problem(dataset, own, held_out, model, loss, initial, keys, seconds)
 
 
-def check_test_split(problem: Problem, config: ProblemConfig) -> None:
+def check_test_split(problem: Problem, _: ProblemConfig) -> None:
     """Raise an ``InputError`` where the data set has no test split."""
-    del config
-    tests = problem.dataset.test_inputs
+    tests, name = problem.dataset.test_inputs, problem.dataset.name
     if tests is None or len(tests) < 2:
-        found = "none" if tests is None else "a single sample"
         raise InputError(
-            f"expected a data set with a test split, found {found} in {problem.dataset.name}; add "
-            "test_inputs and test_targets, or name another"
+            f"expected a test split of at least 2 samples, found fewer in {name}; add test_inputs "
+            "and test_targets, or name another data set"
         )
 
 
@@ -143,8 +141,7 @@ def tests_of(problem: Problem) -> tuple[dict[str, PerSampleLoss], Batch]:
 def network(config: ProblemConfig, dataset: Dataset) -> tuple[Model, PerSampleLoss]:
     """The network of the settings for this data, and the loss of a sample.
 
-    Raises:
-        InputError: a network of sequences for other data, or another one for sequences.
+    An ``InputError`` for a network of sequences where data are none, or the other way round.
     """
     if dataset.has_tokens != (config.model == "transformer"):
         kinds = ["images or vectors", "sequences of tokens"]

@@ -1,6 +1,8 @@
-"""A run's folder: settings, arrays, summary and figures; it appears whole or not at all."""
+"""A run's folder: settings, arrays, summary, figures, report; it appears whole or not at all."""
 
+import base64
 import contextlib
+import hashlib
 import json
 import os
 import platform
@@ -8,11 +10,13 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jinja2
 import numpy as np
 from jax.experimental import multihost_utils
 from matplotlib.figure import Figure
@@ -49,27 +53,34 @@ def run(
     config: Any,
     *,
     check: Callable[[Problem, Any], None] = lambda problem, config: None,
+    tell: Callable[[Record], None] = lambda found: print(
+        f"\n{found.text}\n\nfigures: {found.folder / 'figures'}"
+    ),
+    report: Callable[[Path, Record, dict[str, Any]], None] | None = None,
 ) -> Record:
-    """The whole command ``name``: load the data, write what ``find`` gives, print its text.
+    """The whole command ``name``: load the data, write what ``find`` gives, tell it.
 
     ``find(problem, config, work)`` does the work in the folder ``work``. ``check`` raises an
-    ``InputError`` for data that the command cannot use. Bad input leaves nothing behind; the next
-    run of the same settings resumes what an interruption leaves.
-
-    Raises:
-        InputError: settings or data that cannot be used.
+    ``InputError`` for data that the command cannot use. Bad input leaves nothing behind. The next
+    run of the same settings goes on with what an interruption leaves. A command with a flag
+    ``resume`` does so where it is set, and then tells a finished run again.
     """
     config.check()
-    if config.out:  # before the data are loaded
-        refuse_occupied(absolute(config.out))
+    resume = getattr(config, "resume", None)
+    if config.out and not resume:  # before the data are loaded
+        refuse_occupied(Path(os.path.abspath(config.out)))
     problem = problems.load(config)
     check(problem, config)
-    if hasattr(config, "dim"):
+    if hasattr(config, "dim") and getattr(config, "subspace", None) != "isotropic":
         check_dim(config.dim, problem.initial)
     console.problem(problem, config.order)
     out, settings = out_of(name, config, problem), settings_of(config, problem)
-    found = write(out, settings, config, problem, lambda work: find(problem, config, work))
-    print(f"\n{found.text}\n\nfigures: {found.folder / 'figures'}")
+    if resume and is_finished(out, settings):
+        found = read(out)
+    else:
+        more: dict[str, Any] = {"resume": resume is not False, "report": report}
+        found = write(out, settings, config, problem, partial(find, problem, config), **more)
+    tell(found)
     return found
 
 
@@ -92,7 +103,7 @@ def write(
         found = find(work)
         facts = facts_of(problem, config, settings)
         if jax.process_index() == 0:
-            write_arrays(work / "results.npz", found.arrays)
+            np.savez(work / "results.npz", **dict[str, Any](found.arrays))
             write_json(work / "summary.json", found.summary)
             write_json(work / CONFIG, facts)
             print(f"figures: drawing {len(found.figures)} ...", file=sys.stderr)
@@ -114,16 +125,9 @@ def read(out: Path) -> Record:
 
 def out_of(name: str, config: Any, problem: Problem) -> Path:
     """``config.out``, or runs/<name>-<dataset>-<hash>, from the root on."""
-    default = Path("runs") / f"{name}-{problem.dataset.label}-{config.short_hash()}"
-    return absolute(config.out or default)
-
-
-def absolute(out: Path) -> Path:
-    """``out`` from the root on; an ``InputError`` where it has no name of its own."""
-    found = Path(os.path.abspath(out))
-    if not found.name:
-        raise InputError(f"expected a folder with a name, found {found}; choose another --out")
-    return found
+    text = json.dumps(config.settings(), sort_keys=True)
+    short = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return Path(os.path.abspath(config.out or f"runs/{name}-{problem.dataset.label}-{short}"))
 
 
 def settings_of(config: Any, problem: Problem) -> dict[str, Any]:
@@ -164,8 +168,8 @@ def staged(out: Path, settings: dict[str, Any], *, resume: bool) -> Iterator[Pat
     before; an interruption, or a killed process, leaves it for ``resume``. Several processes share
     it: each looks, process 0 makes and renames it.
     """
-    work = out.with_name(out.name + ".partial")
     refuse_occupied(out)
+    work = out.with_name(out.name + ".partial")
     resumed = work.exists()
     if resumed and not resume:
         raise InputError(
@@ -182,12 +186,8 @@ def staged(out: Path, settings: dict[str, Any], *, resume: bool) -> Iterator[Pat
             write_json(work / CONFIG, {"settings": settings})
         yield work
         multihost_utils.sync_global_devices("written")
-    except InputError:
-        if not resumed:
-            shutil.rmtree(work, ignore_errors=True)
-        raise
-    except OSError as error:
-        if (work / "checkpoint").exists():
+    except (InputError, OSError) as error:
+        if isinstance(error, OSError) and (work / "checkpoint").exists():
             error.add_note(f"{KEPT} {work}")
         elif not resumed:
             shutil.rmtree(work, ignore_errors=True)
@@ -198,16 +198,15 @@ def staged(out: Path, settings: dict[str, Any], *, resume: bool) -> Iterator[Pat
 
 
 def refuse_occupied(out: Path) -> None:
-    """Raise an ``InputError`` where the folder of a run is in use."""
-    if (out / "summary.json").exists():
-        raise InputError(
-            f"expected a new or empty folder for the run, found a finished run in {out}; read it, "
-            "remove it, or choose another --out (a sweep also shows it again with --resume)"
-        )
+    """Raise an ``InputError`` where the folder of a run is in use, or has no name of its own."""
+    if not out.name:
+        raise InputError(f"expected a folder with a name, found {out}; choose another --out")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        finished = (out / "summary.json").exists()
+        found = f"a finished run in {out}" if finished else f"{out} in use"
         raise InputError(
-            f"expected a new or empty folder for the run, found {out} in use; "
-            "read it, remove it, or choose another --out"
+            f"expected a new or empty folder for the run, found {found}; read it, remove it, or "
+            "choose another --out (a sweep shows a finished run again with --resume)"
         )
 
 
@@ -219,40 +218,44 @@ def plain(values: Any) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` in one step: a reader sees the old file or the new one."""
+    """Write ``value`` in one step."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` in one step: a reader sees the old file or the new one."""
     beside = path.with_name(path.name + ".new")
-    beside.write_text(json.dumps(value, indent=2) + "\n")
+    beside.write_text(text, encoding="utf-8")
     os.replace(beside, path)
 
 
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write ``arrays`` as ``path``, an .npz file, in one step."""
-    beside = path.with_name("new." + path.name)
-    named: dict[str, Any] = dict(arrays)
-    np.savez(beside, **named)
-    os.replace(beside, path)
+def image(folder: Path, name: str, caption: str) -> dict[str, str]:
+    """The name, caption and base64-encoded bytes of ``folder/NAME.png``."""
+    data = base64.b64encode((folder / f"{name}.png").read_bytes()).decode()
+    return {"name": name, "caption": caption, "data": data}
+
+
+def render(folder: Path, template: str | Path, **values: Any) -> None:
+    """Fill the jinja2 ``template``, beside this file or a path, as ``folder/report.html``."""
+    page = jinja2.Template(
+        (Path(__file__).parent / template).read_text(encoding="utf-8"),
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    write_text(folder / "report.html", page.render(**values))
 
 
 def facts_of(problem: Problem, config: Any, settings: dict[str, Any]) -> dict[str, Any]:
     """The content of ``config.json``; ``settings`` are those that the result depends on."""
-    dataset = problem.dataset
     given = {name: value for name, value in asdict(config).items() if name not in settings}
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        found = [package.version for package in metadata.distributions(name=name)]
+        versions[name] = found[0] if found else "not installed"
+    facts = "name", "source", "note", "sha256"
     return {
         "settings": settings,
         "other_settings": {n: str(v) if isinstance(v, Path) else v for n, v in given.items()},
-        "dataset": {
-            "name": dataset.name,
-            "source": dataset.source,
-            "note": dataset.note,
-            "sha256": dataset.sha256,
-        },
-        "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
+        "dataset": {name: getattr(problem.dataset, name) for name in facts},
+        "versions": versions,
         "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"

@@ -4,8 +4,10 @@ Segments have equal length, so that one compiled program serves all.
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +20,6 @@ from jaxtyping import Array, Float
 
 import jaxscape as js
 from experiments.common import console
-from experiments.common.console import progress
 from experiments.common.problem import Problem
 from jaxscape import InputError, quadratic, reductions, sweep
 from jaxscape.batching import cut, host
@@ -124,134 +125,83 @@ def law(
 
 
 class Sweep(NamedTuple):
-    """The state of a sweep, for each of s sigmas."""
+    """The state of a sweep at the points of one probe."""
 
-    done: list[tuple[np.ndarray, sweep.Carry]]  #: number of samples done [1], carry [m]
-    rows: list[Any]  #: what is kept of each sample, [k_max]
-    seconds: np.ndarray  #: [1] spent so far
-
-
-class Swept(NamedTuple):
-    """What a sweep gives, for each of s sigmas."""
-
-    curves: list[Delta]
-    mean_loss: np.ndarray  #: [s, m], L_N(w) at every point
+    done: np.ndarray  #: number of samples done [1]
+    carry: sweep.Carry
+    rows: Any  #: what is kept of each sample, [k_max]
 
 
 def run(
     problem: Problem,
     probes: Sequence[Probe],
     store: Path,
+    name: str = "sweep",
     *,
-    checkpoint_every: float,
-    precision: str,
-    mesh: Mesh | None,
-) -> Swept:
-    """The curve of every probe over the problem's samples.
+    length: int | None = None,
+    checkpoint_every: float = math.inf,
+    precision: str = "highest",
+    mesh: Mesh | None = None,
+) -> Delta:
+    """The curve of every probe over the problem's samples, leaves [s, ...].
 
-    The state is saved in ``store`` every ``checkpoint_every`` seconds, and restored from there.
+    The state of each is saved in ``store``, every ``checkpoint_every`` seconds and at the end, and
+    restored from there. Segments of the ``length`` of another problem's share its program.
     """
-    state, length = _begin(problem, probes), length_of(problem, probes[0].num_points)
-    curves: list[Delta] = []
-    if checkpoint.exists(store, "sweep"):
-        state = checkpoint.restore(store, "sweep", state)
+    started, curves = time.monotonic(), []
+    for number, probe in enumerate(probes, start=1):
+        own = length or length_of(problem, probe.num_points)
+        forward = partial(sweep.advance, problem.loss, probe, precision=precision, mesh=mesh)
+        item = store, f"{name}-{number}"
+        curves.append(_curve(problem, probe, own, forward, item, checkpoint_every))
+    problem.seconds[name] = time.monotonic() - started
+    what = f"{len(problem.order):,} samples at {len(probes)} σ, {probe.num_points} points at each"
+    console.stage(name, what, problem.seconds[name])
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *curves)
+
+
+def _curve(
+    problem: Problem, probe: Probe, length: int, forward: Callable, item: tuple[Path, str],
+    every: float,
+) -> Delta:  # fmt: skip
+    """The curve of one probe, by ``forward`` through each segment; saved as ``item``."""
+    keep, total = reductions.delta_of(probe), len(problem.order)
+    rows = jax.eval_shape(lambda: keep.init(1, total)[1])
+    rows = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), rows)
+    with host():
+        state = Sweep(np.zeros(1, np.int32), sweep.begin(probe, keep), rows)
+    if checkpoint.exists(*item):
+        state = checkpoint.restore(*item, state)
         state = state._replace(rows=jax.tree.map(np.array, state.rows))  # written in place
-    started = saved = time.monotonic()
-    before = float(state.seconds[0])
-
-    def save() -> None:
-        spent = before + time.monotonic() - started
-        seconds = np.array([spent], np.float32)
-        checkpoint.save(store, "sweep", state._replace(seconds=seconds))
-
-    done = sum(int(position[0]) for position, _ in state.done)
-    total = len(problem.order) * len(probes)
+    saved, done = time.monotonic(), int(state.done[0])
+    left = of(problem, length, done)
+    segment = next(left, None)
     try:
-        with progress("sweep", total, f"samples at {len(probes)} σ", done) as advance:
-            for count in _advance(problem, probes, state, curves, length, precision, mesh):
-                advance(count)
-                due = np.int32(time.monotonic() - saved >= checkpoint_every)
+        with console.progress(item[1], total, "samples", done) as advance:
+            while segment is not None:
+                carry, new = forward(segment.samples, state.carry, keep, skip=segment.skip)
+                coming = next(left, None)  # read while the device computes
+                stream.wait((carry, new))
+                fresh = slice(segment.start + segment.skip, segment.stop)
+                for part, whole in zip(*map(jax.tree.leaves, (new, state.rows)), strict=True):
+                    whole[fresh] = np.asarray(part)[segment.skip :]
+                # one assignment: an interruption never separates the position from the carry
+                state = state._replace(done=np.array([segment.stop], np.int32), carry=carry)
+                advance(fresh.stop - fresh.start)
+                due = np.int32(time.monotonic() - saved >= every)
                 if multihost_utils.broadcast_one_to_all(due):  # all processes save together
-                    save()
+                    checkpoint.save(*item, state)
                     saved = time.monotonic()
+                segment = coming
     except KeyboardInterrupt:
         if jax.process_count() == 1:
             with contextlib.suppress(OSError):  # the last good save is kept
-                save()
+                checkpoint.save(*item, state)
         raise
-    save()
-    problem.seconds["sweep"] = before + time.monotonic() - started
-    what = f"{probes[0].num_points} points at each of {len(probes)} σ"
-    console.stage("swept", what, problem.seconds["sweep"])
-    return Swept(curves, np.stack([np.asarray(carry.prefix.mean) for _, carry in state.done]))
-
-
-def fresh(
-    problem: Problem, probes: Sequence[Probe], *, precision: str, mesh: Mesh | None
-) -> list[Delta]:
-    """The curve of every probe over samples that w* has not seen, by the same compiled program."""
-    new = problem.fresh
-    if new is None:
-        return []
-    curves: list[Delta] = []
-    state, started = _begin(new, probes), time.monotonic()
-    length = length_of(problem, probes[0].num_points)
-    try:
-        for _ in _advance(new, probes, state, curves, length, precision, mesh):
-            pass
-    except InputError as error:
-        raise InputError(f"of the samples that w* has not seen, {error}") from error
-    problem.seconds["fresh"] = time.monotonic() - started
-    what = f"{len(new.order):,}, at the same points"
-    console.stage("fresh samples", what, problem.seconds["fresh"])
-    return curves
-
-
-def _begin(problem: Problem, probes: Sequence[Probe]) -> Sweep:
-    """The state before the first sample."""
-    rows, carries = [], []
-    for probe in probes:
-        keep = reductions.delta_of(probe)
-        row = jax.eval_shape(lambda keep=keep: keep.init(1, len(problem.order))[1])
-        rows.append(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), row))
-        with host():
-            carries.append(sweep.begin(probe, keep))
-    done = [(np.zeros(1, np.int32), carry) for carry in carries]
-    return Sweep(done, rows, np.zeros(1, np.float32))
-
-
-def _advance(
-    problem: Problem,
-    probes: Sequence[Probe],
-    state: Sweep,
-    curves: list[Delta],
-    length: int,
-    precision: str,
-    mesh: Mesh | None,
-) -> Iterator[int]:
-    """Advance ``state`` over the samples left; yield how many each segment added.
-
-    The curve of each sigma joins ``curves`` as soon as it is complete.
-    """
-    for index, probe in enumerate(probes):
-        left = of(problem, length, int(state.done[index][0][0]))
-        coming, keep = next(left, None), reductions.delta_of(probe)
-        while coming is not None:
-            segment = coming
-            carry, rows = sweep.advance(
-                problem.loss, probe, segment.samples, state.done[index][1], keep,
-                skip=segment.skip, precision=precision, mesh=mesh,
-            )  # fmt: skip
-            coming = next(left, None)  # read while the device computes
-            stream.wait((carry, rows))
-            new = slice(segment.start + segment.skip, segment.stop)
-            for part, whole in zip(*map(jax.tree.leaves, (rows, state.rows[index])), strict=True):
-                whole[new] = np.asarray(part)[segment.skip :]
-            # one assignment, so that an interruption never separates the position from the carry
-            state.done[index] = (np.array([segment.stop], np.int32), carry)
-            yield new.stop - new.start
-        with host():
-            carry = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), state.done[index][1])
-            curve = sweep.finish(carry, state.rows[index], keep)
-        sweep.check_delta(curve, probe.num_points)
-        curves.append(jax.tree.map(np.asarray, curve))
+    if done < total:
+        checkpoint.save(*item, state)
+    with host():
+        carry = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), state.carry)
+        curve = sweep.finish(carry, state.rows, keep)
+    sweep.check_delta(curve, probe.num_points)
+    return jax.tree.map(np.asarray, curve)

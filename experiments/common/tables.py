@@ -13,6 +13,9 @@ from jaxtyping import Array, Bool, Float, Int
 from experiments.common.run_folder import plain
 from jaxscape.loss_variance import TREND, two_sided
 
+Arrays = dict[str, np.ndarray]
+"""Those of results.npz by name."""
+
 FROM = 100
 """Averages over k leave out the first values, which depend on a handful of samples."""
 
@@ -38,9 +41,7 @@ trend: how a sample's loss changes with its position, in standard errors of rand
 
 def trend(value: float | None) -> str:
     """A trend as a cell of a table."""
-    if value is None:
-        return "-"
-    return f"{value:+.1f}" + ("!" if abs(value) > TREND else "")
+    return "-" if value is None else f"{value:+.1f}" + "!" * (abs(value) > TREND)
 
 
 VERDICTS = {True: "holds", False: "does not hold", None: "cannot tell"}
@@ -106,10 +107,7 @@ def theorem1(steps: Float[Any, "*c d"], sigma: float) -> Float[Any, "*c"]:
 
 
 def agreement(
-    arrays: dict[str, np.ndarray],
-    index: int,
-    chosen: Bool[np.ndarray, "K"],
-    num_points: float = np.inf,
+    arrays: Arrays, index: int, chosen: Bool[np.ndarray, "K"], num_points: float = np.inf
 ) -> dict[str, Any]:
     """Law over Monte-Carlo at one sigma over the chosen k: of means, of each part, median over k.
 
@@ -124,8 +122,8 @@ def agreement(
         return {}
     k = arrays["k"][chosen].astype(np.float64)
     weighted = lambda name: k * (k + 1) * arrays[name][index][chosen]  # noqa: E731
-    measured, parts = weighted("delta"), {part: weighted(f"law_{part}") for part in PARTS}
-    law, whole = weighted("law_total"), measured.sum()
+    law, measured = weighted("law_total"), weighted("delta")
+    whole = measured.sum()
     if not (whole > 0 and np.isfinite(law).all()):
         return {}
     ratio, effective = law.sum() / whole, whole**2 / np.sum(measured**2)
@@ -142,8 +140,7 @@ def agreement(
         "law_over_monte_carlo_sem": plain(error),
         "law_over_monte_carlo_effective": float(effective),
         "law_over_monte_carlo_median": middle,
-        "law_curvature_over_monte_carlo": float(parts["curvature"].sum() / whole),
-        "law_parts": {name: float(part.sum() / law.sum()) for name, part in parts.items()},
+        "law_parts": {part: float(weighted(f"law_{part}").sum() / law.sum()) for part in PARTS},
         "law_holds": True if off + margin <= AGREES else False if off - margin > AGREES else None,
     }
 
@@ -158,22 +155,18 @@ def law_table(entries: Sequence[dict[str, Any]]) -> list[list[str]]:
     rows = [["sigma", "law / Monte-Carlo", "effective samples", "median over k", *PARTS]]
     rows[0].append("quadratic law")
     for entry in entries:
-        if "law_holds" not in entry:
-            rows.append([f"{entry['sigma']:.3g}", *["-"] * 7, verdict_of(entry)])
-            continue
-        ratio, error = entry["law_over_monte_carlo"], entry["law_over_monte_carlo_sem"]
-        error = math.inf if error is None else error
-        rows.append([
-            f"{entry['sigma']:.3g}", plus_minus(ratio, error),
-            f"{entry['law_over_monte_carlo_effective']:,.0f}",
-            f"{entry['law_over_monte_carlo_median']:.3g}",
-            *(f"{entry['law_parts'][part] * ratio:.2g}" for part in PARTS),
-            verdict_of(entry),
-        ])  # fmt: skip
+        cells = ["-"] * 7
+        if "law_holds" in entry:
+            ratio, error = entry["law_over_monte_carlo"], entry["law_over_monte_carlo_sem"]
+            cells = [plus_minus(ratio, math.inf if error is None else error)]
+            cells.append(f"{entry['law_over_monte_carlo_effective']:,.0f}")
+            cells.append(f"{entry['law_over_monte_carlo_median']:.3g}")
+            cells += [f"{entry['law_parts'][part] * ratio:.2g}" for part in PARTS]
+        rows.append([f"{entry['sigma']:.3g}", *cells, verdict_of(entry)])
     return rows
 
 
-def stacked(rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+def stacked(rows: Sequence[dict[str, Any]]) -> Arrays:
     """Arrays of the same names, stacked along a new first axis."""
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 

@@ -7,9 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments.common import cli, console, report, run_folder, tables
+from experiments.common import cli, console, run_folder, tables
 from experiments.common import problem as problems
-from experiments.common.report import Picture
 from experiments.common.run_folder import Record
 from experiments.paper import bounds, claims, curvature_aligned, nikitin, unraveling
 from experiments.paper.bench import Bench, PaperConfig, check_sizes
@@ -92,9 +91,9 @@ def write_report(out: Path, bench: Bench) -> None:
         if (out / name / "summary.json").exists():
             found = json.loads((out / name / "summary.json").read_text())
             names = sorted(path.stem for path in (out / name / "figures").glob("*.png"))
-            pictures = [report.image(out / name / "figures", Picture(x, x)) for x in names]
+            pictures = [run_folder.image(out / name / "figures", x, x) for x in names]
             sections.append(found | {"name": name, "title": _title(name), "pictures": pictures})
-    report.render(
+    run_folder.render(
         out, Path(__file__).parent / "paper.html.j2", dataset=dataset.name, note=dataset.note,
         sections=sections, settings=bench.config.settings(),
     )  # fmt: skip

@@ -4,15 +4,14 @@ import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import tyro
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from experiments.common import cli, console, devices, prepare, run_folder, segments
-from experiments.common import problem as problems
+from experiments.common import cli, devices, prepare, run_folder, segments
 from experiments.common.config import HOLDOUT, RunConfig, above, at_least, default
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record
@@ -20,7 +19,6 @@ from experiments.sweep import measure, report
 from jaxscape import InputError
 from jaxscape.batching import host
 from jaxscape.probes import RANDOMISATIONS, fits
-from jaxscape.subspace import check_dim
 
 
 @dataclass(frozen=True)
@@ -76,11 +74,10 @@ class SweepConfig(RunConfig):
     def __post_init__(self) -> None:
         """See ``ProblemConfig``."""
         super().__post_init__()
-        if self.points_from is None:
-            kind = "sobol" if self._nets else "gaussian"
-            object.__setattr__(self, "points_from", kind)
+        kind = self.points_from or ("sobol" if self._nets else "gaussian")
+        object.__setattr__(self, "points_from", kind)
         if self.points is None:
-            object.__setattr__(self, "points", 128 if self.points_from == "sobol" else 256)
+            object.__setattr__(self, "points", 128 if kind == "sobol" else 256)
 
     @property
     def _nets(self) -> bool:
@@ -98,69 +95,52 @@ class SweepConfig(RunConfig):
 
 
 def run(config: SweepConfig) -> Record:
-    """Do the run, or find it finished where ``config.resume`` is set.
-
-    Raises:
-        InputError: settings or data that cannot be used; nothing is left half-written.
-    """
+    """Do the run, or find it finished where ``config.resume`` is set."""
     config.check()
     if config.distributed:
         devices.initialize()
     with devices.quiet():
-        return _run(config)
+        find = partial(_find, mesh=devices.mesh(config.devices, config.points or 1))
+        more: dict[str, Any] = {"tell": report.tell, "report": report.write}
+        return run_folder.run("sweep", find, config, check=_check, **more)
 
 
-def _run(config: SweepConfig) -> Record:
-    mesh = devices.mesh(config.devices, config.points or 1)
-    if config.out and not config.resume:  # before the data are loaded
-        run_folder.refuse_occupied(run_folder.absolute(config.out))
-    problem = problems.load(config)
-    if config.subspace != "isotropic":
-        check_dim(config.dim, problem.initial)
-    console.problem(problem, config.order)
-    out = run_folder.out_of("sweep", config, problem)
+def _check(problem: Problem, config: SweepConfig) -> None:
+    """Raise an ``InputError`` unless all processes have the same to do."""
     settings = run_folder.settings_of(config, problem)
     alike = [settings, config.devices, config.resume, jax.__version__, jax.devices()[0].device_kind]
     devices.check_alike(json.dumps(alike, sort_keys=True))
-    if config.resume and run_folder.is_finished(out, settings):
-        found, where = run_folder.read(out), "finished before, left as it is"
-    else:
-        find = lambda work: _find(problem, config, mesh, work / "checkpoint")  # noqa: E731
-        write = partial(report.write, config)
-        found = run_folder.write(
-            out, settings, config, problem, find, resume=config.resume, report=write
-        )
-        where = "report"
-    report.tell(found.summary)
-    print(f"\n{where}: {out / 'report.html'}")
-    return found
 
 
-def _find(problem: Problem, config: SweepConfig, mesh: Mesh | None, store: Path) -> Record:
+def _find(problem: Problem, config: SweepConfig, work: Path, mesh: Mesh | None) -> Record:
     """Train, find the directions, sweep and compute the law; the record of the run."""
+    assert config.points
+    assert config.points_from
+    store = work / "checkpoint"
     params = prepare.trained(problem, config, store)
     if jax.process_count() > 1:  # which may have rounded differently
         params = multihost_utils.broadcast_one_to_all(params)
-    dim = config.dim
-    space, pairs = prepare.directions(
-        problem, params, config.subspace, dim, store, mesh, config.weight_decay
-    )
+    space, pairs = None, None
+    if config.subspace != "isotropic":
+        space, pairs = prepare.directions(
+            problem, params, config.subspace, config.dim, store, mesh, config.weight_decay
+        )
     problem.release()  # what follows reads them segment by segment
-    assert config.points
-    assert config.points_from
     draw = partial(prepare.probe, problem, params, space, config.points)
     probes = [draw(sigma, config.points_from) for sigma in config.sigmas]
-    swept = segments.run(
-        problem, probes, store, checkpoint_every=config.checkpoint_every,
-        precision=config.precision, mesh=mesh,
+    sweep = partial(
+        segments.run, probes=probes, store=store, precision=config.precision, mesh=mesh,
+        length=segments.length_of(problem, config.points), checkpoint_every=config.checkpoint_every,
     )  # fmt: skip
-    laws = segments.law(problem, space, config.sigmas, mesh)
-    arrays = measure.arrays_of(problem, params, pairs, config.sigmas, probes, swept) | laws
-    fresh = segments.fresh(problem, probes, precision=config.precision, mesh=mesh)
-    tests = measure.tests_at(problem, params)
+    swept, laws, fresh = sweep(problem), segments.law(problem, space, config.sigmas, mesh), None
+    if problem.fresh:
+        try:
+            fresh = sweep(problem.fresh, name="fresh")
+        except InputError as error:
+            raise InputError(f"of the samples that w* has not seen, {error}") from error
+    arrays = measure.arrays_of(problem, params, pairs, config.sigmas, probes, swept, fresh) | laws
+    summary = measure.summary_of(problem, params, pairs, arrays, config.tolerances)
     with host():
-        arrays |= measure.fresh_of(fresh, probes)
-        summary = measure.summary_of(problem, params, pairs, arrays, tests, config.tolerances)
         return Record(arrays, summary, report.figures_of(arrays, summary))
 
 

@@ -1,43 +1,38 @@
 """The report of a sweep: tables, figures with captions, report.html."""
 
-import shlex
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from matplotlib.figure import Figure
 
 import jaxscape as js
-from experiments.common import report, tables
-from experiments.common.report import Picture
+from experiments.common import run_folder, tables
 from experiments.common.run_folder import Record
-from experiments.sweep.measure import RISE, level_of
+from experiments.sweep.measure import RISE
 from jaxscape.lab import plot
 from jaxscape.lab.plot import LATE
 from jaxscape.loss_variance import TREND, TRUSTED
 
 MARK = "* within the last 5 % of the samples: too few follow to tell whether it lasts"
+"""Below a table of K."""
 
 CAPTIONS = {
-    "delta": "Δ_k against k, both logarithmic. Each value depends on the one sample k+1, so single "
-    "values scatter widely: dots are the extremes of narrow bins, the line the mean over k in "
-    "bins of equal width in log k, the band its standard error.",
-    "delta_k2": "Δ_k·k²; dashed the order law, its mean over all orders of these samples, which is "
-    "flat. The curve of a single order may lie far below it until the few samples arrive that "
-    "dominate the variance of the loss.",
+    "delta": "Δ_k against k. Each value depends on the one sample k+1: dots are the extremes of "
+    "narrow bins, the line the mean over bins of equal width in log k, the band its error.",
+    "delta_k2": "Δ_k·k²; dashed the order law, its mean over all orders of these samples. That of "
+    "one order may lie far below it until the few samples arrive that dominate the variance.",
     "centered": "Δ_k beside its centered part, which leaves out shifts of the whole surface.",
     "sizes": "K against tolerance: markers one past the last exceedance in this order "
     "(Definition 4), lines the order law, which is the mean over orders and so comes earlier.",
     "law": "Monte-Carlo beside the quadratic law, in full and as published (Figure 9 of Nikitin et "
-    "al. 2025). Where the full law lies on the measured curve, the points stay where the loss is "
-    "quadratic.",
-    "law_parts": "The parts of the quadratic law as shares of their sum: offset a², gradient "
-    "σ²‖b‖², curvature, mixed σ² a tr A, which may be negative. They explain Δ_k only where the "
-    "law holds.",
-    "eigenvalues": "The largest eigenvalues of the Hessian over all samples; error bars are "
-    "residuals.",
+    "al. 2025). Where the full law lies on the curve, the loss is quadratic at the points.",
+    "law_parts": "Shares of the law's parts: offset a², gradient σ²‖b‖², curvature, mixed σ² a tr "
+    "A (which may be negative). They explain Δ_k only where the law holds.",
+    "eigenvalues": "The largest eigenvalues of the Hessian over all samples; bars are residuals.",
 }
-
 
 SYMBOLS = """\
 w*: the trained parameters. L_k: the mean loss of the first k samples. Points: random steps from w*
@@ -55,19 +50,22 @@ for these samples and for new ones; new / own: E S² of new ones over that of th
 near E S², and the exponent near 2, is algebra (the order law: mean over all orders)."""
 
 
-def tell(found: dict[str, Any]) -> None:
+def tell(record: Record) -> None:
     """Print the answer of every sigma, then K, then what they rest on."""
-    print("\n" + ", ".join(f"{name} {value}" for name, value in network(found)))
+    found = record.summary
     levels, sizes, laws = tables_of(found)
-    said = "\n".join([*verdicts(found), *advice(found)])
-    for text in (said, SYMBOLS, WORDS, tables.as_text([row[:4] for row in sizes])):
+    print("\n" + ", ".join(f"{name} {value}" for name, value in network(found)))
+    for text in ("\n".join(verdicts(found)), SYMBOLS, WORDS):
         print(f"\n{text}")
-    print(MARK if is_marked(sizes) else "", end="\n" if is_marked(sizes) else "")
-    print(f"\n{tables.as_text(levels)}\n{LEVELS}\n\n{tables.as_text(laws)}\n{tables.LAW_WORDS}")
+    texts = {MARK: [row[:4] for row in sizes], LEVELS: levels, tables.LAW_WORDS: laws}
+    for words, table in texts.items():
+        print(f"\n{tables.as_text(table)}\n{words}")
+    where = "report" if record.figures else "finished before, left as it is"
+    print(f"\n{where}: {record.folder / 'report.html'}")
 
 
 def verdicts(found: dict[str, Any]) -> list[str]:
-    """The answer to the question of the title at every sigma, in words."""
+    """The answer to the question of the title at every sigma, and what to know of it, in words."""
     said = [_verdict(entry, found) for entry in found["sigmas"]]
     if abs(found["trend"]) > TREND:
         said.append(
@@ -75,64 +73,53 @@ def verdicts(found: dict[str, Any]) -> list[str]:
             f"standard errors (random orders: ±{TREND}). K is of this order; what is said of any "
             "order, or of the mean over orders, is of the same samples shuffled."
         )
+    if found["near_sigma"] is not None:
+        said.append(
+            f"Which σ: by the quadratic model the mean loss at the points is {100 * RISE:.0f} % "
+            f"above that at w* at σ = {found['near_sigma']:.2g}; larger ones look farther."
+        )
     return said
 
 
 def _verdict(entry: dict[str, Any], found: dict[str, Any]) -> str:
     n, unit = found["num_samples"], found["unit"].removesuffix("²")
+    near, own = entry["mean_loss"], found["train_loss"]
+    look = "close" if near <= 1.5 * own else "middling" if near < 10 * own else "wide"
     step = np.sqrt(entry["order_law_k2"]) / n
     sizes = sorted(entry["sufficient_size"], key=lambda size: size["tolerance"])
     reached = [size for size in sizes if size["reached"] and size["k"] <= LATE * n]
     size = reached[0] if reached else sizes[-1]
-    below = f"{np.sqrt(size['tolerance']):.3g} {unit} (tolerance {size['tolerance']:g})"
-    parts = [f"σ = {entry['sigma']:g}, {look(entry['mean_loss'], found['train_loss'])} (mean loss",
-             f"at the points {entry['mean_loss']:.3g} {unit}, {found['train_loss']:.3g} at w*):",
-             f"one more of these {n:,} samples still moves L_k by {step:.1g} {unit} (root mean",
-             "square)."]  # fmt: skip
+    below = f"below {np.sqrt(size['tolerance']):.3g} {unit} (tolerance {size['tolerance']:g})"
     if reached:
-        parts.append(f"That stays below {below} from K = {size['k']:,} on.")
+        answer = f"That stays {below} from K = {size['k']:,} on."
     elif size["reached"]:
-        parts.append(f"It is below {below} from {size['k']:,} on: too few follow to tell.")
+        answer = f"It is {below} from {size['k']:,} on: too few follow to tell."
     else:
         half = 4 * entry["order_law_k2"] / n**2
-        parts.append(f"It is not below {below} for good within the run; by the order law half of")
-        parts.append(f"these samples would meet a tolerance of {half:.1g}.")
-    return " ".join([*parts, *_of_new(entry, size, found), trust(entry)])
+        answer = f"It is not {below} for good within the run; by the order law half of these "
+        answer += f"samples would meet a tolerance of {half:.1g}."
+    return (
+        f"σ = {entry['sigma']:g}, a {look} look (mean loss at the points {near:.3g} {unit}, "
+        f"{own:.3g} at w*): one more of these {n:,} samples still moves L_k by {step:.1g} {unit} "
+        f"(root mean square). {answer} {_of_new(entry, size, found)} {_trust(entry)}"
+    )
 
 
-def advice(found: dict[str, Any]) -> list[str]:
-    """Which σ looks close to w*, where the quadratic model can tell."""
-    near = found["near_sigma"]
-    if near is None:
-        return []
-    rise = f"the mean loss at the points is {100 * RISE:.0f} % above that at w* at σ = {near:.2g}"
-    return [f"Which σ: by the quadratic model {rise}; larger ones look farther."]
-
-
-def _of_new(entry: dict[str, Any], size: dict[str, Any], found: dict[str, Any]) -> list[str]:
+def _of_new(entry: dict[str, Any], size: dict[str, Any], found: dict[str, Any]) -> str:
     """What is said of new samples, at the tolerance of ``size``."""
     if "fresh_order_law_k2" not in entry:
-        return ["Of new samples it says nothing: there are none (a test split, --holdout)."]
-    low, high = (found["num_samples"] if k is None else k for k in size["fresh_ci"])
-    if size["fresh_ci"][0] is None or low >= found["num_samples"]:
-        where = ", beyond this run"
-    else:
-        where = ", partly beyond this run" if high >= found["num_samples"] else ""
+        return "Of new samples it says nothing: there are none (a test split, --holdout)."
+    n = found["num_samples"]
+    low, high = (n if k is None else k for k in size["fresh_ci"])
+    where = ", beyond this run" if low >= n else ", partly beyond this run" if high >= n else ""
     times = "some" if entry["order_law_k2"] == 0 else f"{entry['fresh_over_own']:.3g} times the"
-    return [
-        f"New samples ({found['fresh']}) have {times} variance E S²: of a stream of them K is",
-        f"{tables.between(size['fresh_ci'])} (90 %{where}).",
-    ]
+    return (
+        f"New samples ({found['fresh']}) have {times} variance E S²: of a stream of them K is "
+        f"{tables.between(size['fresh_ci'])} (90 %{where})."
+    )
 
 
-def look(at_points: float, at_origin: float) -> str:
-    """How far the points of a sigma are from w*, by what they do to the mean loss."""
-    if at_points <= 1.5 * at_origin:
-        return "a close look"
-    return "a middling look" if at_points < 10 * at_origin else "a wide look"
-
-
-def trust(entry: dict[str, Any]) -> str:
+def _trust(entry: dict[str, Any]) -> str:
     """From how many samples E S² comes, and so how far the numbers can be trusted."""
     names = {"effective_samples": "these", "fresh_effective_samples": "new ones"}
     counts = {words: entry[name] or 0 for name, words in names.items() if name in entry}
@@ -143,14 +130,11 @@ def trust(entry: dict[str, Any]) -> str:
 
 def network(found: dict[str, Any]) -> list[tuple[str, str]]:
     """The trained network: how large it is, how well it does."""
-    rows = [("parameters", f"{found['num_parameters']:,}")]
-    rows.append(("training loss", f"{found['train_loss']:.4g}"))
-    if found["test_loss"] is not None:
-        rows.append(("test loss", f"{found['test_loss']:.4g}"))
-    if found["test_accuracy"] is not None:
-        of = " of whole sequences" if found["whole_sequences"] else ""
-        rows.append((f"test accuracy{of}", f"{found['test_accuracy']:.2%}"))
-    return [*rows, ("unit of Δ_k and tolerances", found["unit"])]
+    rows = {"parameters": ("num_parameters", ","), "training loss": ("train_loss", ".4g"),
+            "test loss": ("test_loss", ".4g"), "test accuracy": ("test_accuracy", ".2%"),
+            "unit of Δ_k and tolerances": ("unit", "")}  # fmt: skip
+    known = {label: (found[name], style) for label, (name, style) in rows.items()}
+    return [(label, f"{x:{style}}") for label, (x, style) in known.items() if x is not None]
 
 
 def tables_of(found: dict[str, Any]) -> list[list[list[str]]]:
@@ -164,16 +148,13 @@ def levels_table(entries: list[dict[str, Any]]) -> list[list[str]]:
     rows = [["sigma", "mean loss", "mean Δ_k·k²", "E S², 90 %", "effective"]]
     rows[0] += ["E S², new samples, 90 %", "effective", "new / own", "decay exponent"]
     for entry in entries:
-        exponent, fitted = entry["decay_exponent"], "-"
-        if exponent["value"] is not None:
-            fitted = f"{exponent['value']:.3f}"
-        if exponent["sem"] is not None:
-            fitted = tables.plus_minus(exponent["value"], exponent["sem"])
+        exponent, sem = entry["decay_exponent"]["value"], entry["decay_exponent"]["sem"]
         ratio = entry.get("fresh_over_own")
         rows.append([
             f"{entry['sigma']:g}", f"{entry['mean_loss']:.3g}", f"{entry['mean_delta_k2']:.4g}",
             *_level_cells(entry, ""), *_level_cells(entry, "fresh_"),
-            "-" if ratio is None else f"{ratio:.3g}", fitted,
+            "-" if ratio is None else f"{ratio:.3g}",
+            "-" if None in (exponent, sem) else tables.plus_minus(exponent, sem),
         ])  # fmt: skip
     return rows
 
@@ -190,35 +171,27 @@ def _level_cells(entry: dict[str, Any], whose: str) -> list[str]:
 def sizes_table(entries: list[dict[str, Any]], n: int) -> list[list[str]]:
     """K per sigma and tolerance within the run, and of new samples; a star near the last k."""
     rows = [["sigma", "tolerance", "K", "any order, 90 %", "mean of orders, 90 %"]]
-    rows[0] += [
-        "K of Theorem 1",
-        "K, new samples, any order, 90 %",
-        "mean of orders, 90 %",
-        "K_ε, new samples, 90 %",
-    ]
+    rows[0] += ["K of Theorem 1", "K, new samples, any order, 90 %", "mean of orders, 90 %"]
+    rows[0].append("K_ε, new samples, 90 %")
     never = f"not by {n:,}"
+
+    def with_limits(size: dict[str, Any], name: str, *never: str) -> str:
+        limits = tables.between(size[f"{name}_ci"], *never)
+        return f"{tables.count(size[f'{name}_k'], *never)}, {limits}"
+
     for entry in entries:
         for size in entry["sufficient_size"]:
             star = "*" if size["reached"] and size["k"] > LATE * n else ""
-            own = f"{size['k']:,}{star}" if size["reached"] else never
-            cells = [own, tables.between(size["ci"], never)]
-            cells.append(f"{tables.count(size['law_k'], never)}, "
-                         f"{tables.between(size['law_ci'], never)}")  # fmt: skip
-            curved = size.get("theorem1_curvature_k", "-")
-            cells.append(curved if curved == "-" else tables.count(curved, never))
+            cells = [tables.count(size["k"], never) + star, tables.between(size["ci"], never)]
+            cells.append(with_limits(size, "law", never))
+            curved = "theorem1_curvature_k"
+            cells.append(tables.count(size[curved], never) if curved in size else "-")
             if "fresh_ci" in size:
                 cells.append(tables.between(size["fresh_ci"]))
-                for name in ("fresh_law", "distance"):
-                    limits = tables.between(size[f"{name}_ci"])
-                    cells.append(f"{tables.count(size[f'{name}_k'])}, {limits}")
+                cells += [with_limits(size, name) for name in ("fresh_law", "distance")]
             cells += ["-"] * (7 - len(cells))
             rows.append([f"{entry['sigma']:g}", f"{size['tolerance']:g}", *cells])
     return rows
-
-
-def is_marked(rows: list[list[str]]) -> bool:
-    """Whether a K of the table has the star that ``MARK`` explains."""
-    return any(cell.endswith("*") for row in rows for cell in row)
 
 
 def figures_of(arrays: dict[str, np.ndarray], found: dict[str, Any]) -> dict[str, Figure]:
@@ -230,7 +203,7 @@ def figures_of(arrays: dict[str, np.ndarray], found: dict[str, Any]) -> dict[str
         "delta": plot.delta(k, delta, sem, **common),
         "delta_k2": plot.delta_k2(k, delta, sem, loss_variance=arrays["loss_variance"], **common),
         "centered": plot.centered(k, delta, arrays["delta_centered"], **common),
-        "sizes": _sizes(arrays, found["num_samples"], common),
+        "sizes": _sizes(arrays["delta"], found, common),
     }
     if "law_total" in arrays:
         theory = {
@@ -250,34 +223,34 @@ def figures_of(arrays: dict[str, np.ndarray], found: dict[str, Any]) -> dict[str
     return figures
 
 
-def _sizes(arrays: dict[str, np.ndarray], num_samples: int, common: dict[str, Any]) -> Figure:
+def _sizes(delta: np.ndarray, found: dict[str, Any], common: dict[str, Any]) -> Figure:
     """K against tolerance, over all tolerances that the measured curves meet."""
-    positive = arrays["delta"][arrays["delta"] > 0]
+    positive, n = delta[delta > 0], found["num_samples"]
     low, high = (positive.min(), positive.max()) if positive.size else (0.1, 1.0)
     tolerances = np.geomspace(low, high, 80).astype(np.float32)
-    measured = np.asarray(js.sufficient_size(arrays["delta"][:, None], tolerances).k)
-    levels = [level_of(arrays, row)[0] for row in range(len(arrays["sigma"]))]
-    law = js.increment_size(np.asarray(levels, np.float32)[..., None], tolerances)
-    predicted = np.where(law.reached & (law.k < num_samples), law.k, np.nan)
-    return plot.sufficient_sizes(tolerances, measured, predicted, num_samples, **common)
+    measured = np.asarray(js.sufficient_size(delta[:, None], tolerances).k)
+    limits = [np.insert(e["order_law_k2_ci"], 1, e["order_law_k2"]) for e in found["sigmas"]]
+    law = js.increment_size(np.array(limits, np.float32)[..., None], tolerances)
+    predicted = np.where(law.reached & (law.k < n), law.k, np.nan)
+    return plot.sufficient_sizes(tolerances, measured, predicted, n, **common)
 
 
-def write(config: Any, folder: Path, record: Record, facts: dict[str, Any]) -> None:
+def write(folder: Path, record: Record, facts: dict[str, Any]) -> None:
     """``report.html``, from the figures in ``folder`` and the content of config.json."""
     found, arrays = record.summary, record.arrays
     levels, sizes, laws = tables_of(found)
     values, residuals = arrays["eigenvalues"], arrays["eigenvalue_residuals"]
-    rest = {name: facts[name] for name in ("dataset", "versions")}  # the command has the settings
-    rest |= {"devices": ", ".join(facts["devices"]), "seconds": found["seconds"]}
-    report.write(
-        folder, "report.html.j2", [Picture(name, CAPTIONS[name]) for name in record.figures],
-        title=found["dataset_title"], notes=notes(found),
-        verdicts=[*verdicts(found), *advice(found)],
+    rest = facts | {"seconds": found["seconds"]}
+    leaves = jax.tree_util.tree_leaves_with_path(rest, is_leaf=lambda x: not isinstance(x, dict))
+    label = partial(jax.tree_util.keystr, simple=True, separator=", ")
+    run_folder.render(
+        folder, "report.html.j2",
+        pictures=[run_folder.image(folder / "figures", x, CAPTIONS[x]) for x in record.figures],
+        title=found["dataset_title"], notes=notes(found), verdicts=verdicts(found),
         unit=found["unit"], from_k=tables.FROM, fresh=found["fresh"],
-        sizes=sizes, levels=levels, laws=laws, mark=MARK if is_marked(sizes) else "",
+        sizes=sizes, levels=levels, laws=laws, mark=MARK,
         eigenvalues=list(zip(values, residuals, found["eigenvalues_converged"], strict=True)),
-        command=command(config, found["dataset"]),
-        facts=[*network(found), *_flat(rest)],
+        facts=[*network(found), *((label(path).replace("_", " "), x) for path, x in leaves)],
     )  # fmt: skip
 
 
@@ -286,22 +259,3 @@ def notes(found: dict[str, Any]) -> list[str]:
     lost, num = found["eigenvalues_converged"].count(False), len(found["eigenvalues"])
     inexact = f"{lost} of {num} eigenpairs did not converge: the directions are approximate."
     return [line for line in (found["dataset_note"], inexact if lost else "") if line]
-
-
-def command(config: Any, dataset: str) -> str:
-    """A command line that repeats the run."""
-    words = ["python", "-m", "experiments.sweep"]
-    given = {**config.settings(), "dataset": dataset, "data_dir": config.data_dir}
-    for name, value in given.items():
-        if value is not None:
-            values = value if isinstance(value, tuple) else (value,)
-            words += [f"--{name.replace('_', '-')}", *map(str, values)]
-    return shlex.join(words)
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for name, value in tree.items():
-        label = f"{prefix}{name}".replace("_", " ")
-        rows += _flat(value, f"{label}, ") if isinstance(value, dict) else [(label, value)]
-    return rows

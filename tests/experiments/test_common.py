@@ -170,7 +170,6 @@ def test_the_ratio_weights_each_k_by_its_order_law():
     np.testing.assert_allclose(found["law_over_monte_carlo"], above / below)
     np.testing.assert_allclose(found["law_over_monte_carlo_effective"], below**2 / squares)
     np.testing.assert_allclose(found["law_parts"]["curvature"], curvature / above)
-    np.testing.assert_allclose(found["law_curvature_over_monte_carlo"], curvature / below)
 
 
 def test_the_error_of_the_ratio_holds_the_scatter_of_the_samples():
@@ -209,7 +208,7 @@ def test_a_table_has_columns_of_equal_width():
 
 
 def test_a_single_test_sample_is_no_test_split():
-    for tests, word in ((None, "found none"), (np.zeros((1, 2)), "found a single sample")):
+    for tests in (None, np.zeros((1, 2))):
         given = types.SimpleNamespace(dataset=types.SimpleNamespace(name="few", test_inputs=tests))
-        with pytest.raises(js.InputError, match=word):
+        with pytest.raises(js.InputError, match="at least 2 samples, found fewer in few"):
             problem.check_test_split(given, None)

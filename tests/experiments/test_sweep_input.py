@@ -62,7 +62,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(flags, word, clouds, tmp_path,
     status, err = run([*clouds, *flags], tmp_path / "deep" / "run", capsys)
     assert status == 2
     assert word in err
-    progress = "training:", "subspace:", "sweep:"
+    progress = "training:", "subspace:", "sweep-", "at work for"
     lines = [line for line in err.splitlines() if not line.startswith(progress)]
     assert len(lines) == 1, err
     assert not list(tmp_path.rglob("run*"))

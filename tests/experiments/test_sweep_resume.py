@@ -9,7 +9,7 @@ import pytest
 from command import process
 from sweeps import read, run
 
-from experiments.common import console, report, run_folder, segments
+from experiments.common import console, run_folder, segments
 from experiments.sweep import __main__ as main
 from jaxscape import quadratic, sweep
 from jaxscape.lab import checkpoint, plot
@@ -20,7 +20,7 @@ resource = pytest.importorskip("resource", reason="limits of a process are a mat
 SEGMENTS = 3 * 7
 """Of 40 samples each: 250 at w* and at the points of both σ."""
 
-NEW = 2 * 2  # segments of the samples that w* has not seen, which are not saved
+NEW = 2 * 2  # segments of the samples that w* has not seen
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +99,7 @@ def files_of_at_most(size):
 @pytest.mark.slow
 def test_no_room_for_a_save_the_results_or_a_figure(argv, tmp_path, capsys, whole):
     out = tmp_path / "run"
-    for size, what in ((6_000, "write checkpoint 'sweep'"), (20_000, "room on the disk")):
+    for size, what in ((4_000, "write checkpoint 'sweep-1'"), (20_000, "room on the disk")):
         with files_of_at_most(size):
             status, err = run(argv, out, capsys)
         assert status == 2
@@ -196,12 +196,12 @@ def test_a_kill_loses_one_segment_at_most(argv, tmp_path, capsys, whole, monkeyp
 
 STAGES = {
     "training": (checkpoint, "save", 1),
-    "directions": (console, "directions", 1),
+    "directions": (console, "stage", 2),
     "eigenpairs": (checkpoint, "save", 1),
     "sweep": (sweep, "advance", 3),
     "theory": (quadratic, "advance", 1),
     "figures": (plot, "delta_k2", 1),
-    "report": (report, "write", 1),
+    "report": (run_folder, "render", 1),
     "summary": (run_folder, "write_json", 3),
 }
 

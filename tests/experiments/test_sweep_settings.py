@@ -119,7 +119,7 @@ def test_the_default_folder_of_a_file_is_one_folder(tmp_path, monkeypatch):
         assert sweep.main(argv) == 0
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("sweep-my-data-")
-    assert "&#39;npz:" in (folder / "report.html").read_text()
+    assert "<td>settings, dataset</td>" in (folder / "report.html").read_text()
 
 
 SUMS = ["--dataset", "sums", "--model", "transformer", "--k-max", "60", "--hidden", "8",
