@@ -187,11 +187,7 @@ class OverBatches:
         return self.mean.given(total, vector)
 
     def parts(self) -> Iterator[MeanOperator]:
-        """The operator of each batch, filled up to ``length``, its ``count`` that of own samples.
-
-        Raises:
-            InputError: another number of samples than in the first pass.
-        """
+        """The operator of each batch, filled up to ``length``, ``count`` its own samples."""
         seen, mesh = 0, self.mean.mesh
         for batch in segments(self.batches):
             here = length_of(batch)

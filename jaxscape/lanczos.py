@@ -230,8 +230,8 @@ def _empty(flat: Float[Array, "p"], key: Key[Array, ""], options: Options) -> St
     """A basis with room for ``dim`` vectors, each array its own: the host's steps write over it."""
     zeros = lambda *shape, dtype=flat.dtype: jnp.zeros(shape, dtype)  # noqa: E731
     dim, num, p, count = options.dim, options.num, flat.size, partial(zeros, dtype=jnp.int32)
-    states = (zeros(num, dtype=bool) for _ in range(3))
-    ritz = Ritz(zeros(dim), zeros(dim, dim), zeros(num), *states, zeros())
+    converged, pending, nearly = (zeros(num, dtype=bool) for _ in range(3))
+    ritz = Ritz(zeros(dim), zeros(dim, dim), zeros(num), converged, pending, nearly, zeros())
     basis = zeros(dim, p), zeros(dim, p), zeros(dim, dim), count(), zeros(p)
     restarts = count() - 1  # the first cycle starts without one
     return State(*basis, ritz, count(), restarts, count(), jnp.copy(key))

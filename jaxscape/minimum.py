@@ -92,13 +92,12 @@ def takeuchi_trace(
     """
     samples = data if gradient_data is None else gradient_data
     options = weight_decay, num_samples, num_steps, batch_size
-    return _run(_takeuchi, "T means nothing", key, loss, params, data, samples, *options)
+    return _run(_takeuchi, "T means nothing", key, loss, params, data, samples, options)
 
 
-def _run(
-    program, so, key, loss, params, data, samples, weight_decay, num_samples, num_steps, batch_size
-) -> Any:
-    """What ``program`` finds, with its smallest Ritz value: arguments and numbers are checked."""
+def _run(program: Callable, hence: str, key, loss, params, data, samples, options: tuple) -> Any:
+    """What ``program`` finds; arguments, numbers and the smallest Ritz value are checked."""
+    weight_decay, num_samples, num_steps, batch_size = options
     length_of(data)  # arrays, not batches: they are read thousands of times
     n = length_of(samples)
     if not 2 <= num_samples <= n:
@@ -117,7 +116,7 @@ def _run(
     if smallest <= -decay.min():
         warnings.warn(
             f"H has a Ritz value of {smallest:.2g}, at or below −λ = {0 - decay.min():.2g}: the "
-            f"parameters are at no minimum, and {so}; train on with more weight decay",
+            f"parameters are at no minimum, and {hence}; train on with more weight decay",
             stacklevel=4,
         )
     elif not jnp.isfinite(found[0]).all():
@@ -292,8 +291,8 @@ def influence_subspace(
     if dim > num_samples:
         raise InputError(f"expected dim of at most num_samples, {num_samples}, found {dim}")
     program, options = partial(_influences, dim), (weight_decay, num_samples, num_steps, batch_size)
-    so = "the directions mean little"
-    values, basis = _run(program, so, key, loss, params, data, data, *options)
+    hence = "the directions mean little"
+    values, basis = _run(program, hence, key, loss, params, data, data, options)
     return Subspace(params, basis, values)
 
 

@@ -76,7 +76,7 @@ def wait(tree: Any) -> None:
     """Return once all arrays are computed: Ctrl-C interrupts it, unlike JAX's own way."""
     pause = 1e-4
     for leaf in filter(lambda leaf: isinstance(leaf, jax.Array), jax.tree.leaves(tree)):
-        while not leaf.is_ready():  # type: ignore[attr-defined]  # missing in JAX's stubs
+        while not leaf.is_ready():
             time.sleep(pause)
             pause = min(2 * pause, 0.05)
 
