@@ -1,5 +1,7 @@
 """T = tr(H⁻¹C) against float64 NumPy: closed forms, full Hessians, refitted models."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -162,12 +164,27 @@ def test_numbers_that_are_not_finite_are_told_and_equal_gradients_are_zero():
     alike = {"x": np.ones((30, P), np.float32), "y": np.ones(30, np.float32)}
     found = js.takeuchi_trace(KEY, squared, jnp.ones(P), alike, num_samples=20, weight_decay=0.1)
     assert (found.value, found.change) == (0, 0)
+    bent = lambda w, batch: jnp.abs(batch["x"] @ w) ** 1.5  # noqa: E731  # at 0 only the Hessian is NaN
+    with pytest.raises(InputError, match="finite losses: a derivative"):
+        js.takeuchi_trace(KEY, bent, jnp.zeros(P), DATA, num_samples=20, weight_decay=0.1)
 
 
-def test_directions_at_no_minimum_are_told():
+def test_parameters_at_no_minimum_are_told():
     w = {"in": 0.3 * jax.random.normal(KEY, (P, 3)), "b": jnp.ones(3), "out": jnp.ones(3)}
-    with pytest.warns(UserWarning, match="at no minimum"):
+    with pytest.warns(UserWarning, match="at no minimum, and the directions mean little"):
         js.influence_subspace(KEY, network, w, DATA, 2, num_samples=20)
+    for decay in (0.0, np.array([100.0, 0.0])):  # one of which is enough
+        with pytest.warns(UserWarning, match="at no minimum, and T means nothing") as told:
+            js.takeuchi_trace(KEY, network, w, DATA, weight_decay=decay, num_samples=20)
+        assert len(told) == 1
+        assert "\n" not in str(told[0].message)
+    flat = lambda w, batch: batch["x"] @ w  # noqa: E731  # a Hessian of 0 is no minimum either
+    with pytest.warns(UserWarning, match="a Ritz value of 0, at or below −λ = 0"):
+        js.takeuchi_trace(KEY, flat, jnp.ones(P), DATA, num_samples=20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        js.takeuchi_trace(KEY, network, w, DATA, weight_decay=100.0, num_samples=20)
+        jax.jit(lambda key: js.takeuchi_trace(key, network, w, DATA, num_samples=20))(KEY)
     with pytest.raises(InputError, match="dim of at most num_samples, 20, found 21"):
         js.influence_subspace(KEY, network, w, DATA, 21, num_samples=20)
 

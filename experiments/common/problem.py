@@ -70,7 +70,8 @@ class Problem:
     def parts(self) -> Iterator[Batch]:
         """All samples part by part, in the order of the files."""
         split = {"inputs": self.dataset.train_inputs, "targets": self.dataset.train_targets}
-        return stream.batches(split, PART, order=np.sort(self.order), ahead=0)
+        rows = np.split(np.sort(self.order), range(PART, len(self.order), PART))
+        return (stream.take(split, part) for part in rows)
 
     @functools.cached_property
     def fresh(self) -> "Problem | None":

@@ -21,16 +21,12 @@ import orbax.checkpoint as ocp
 
 from jaxscape.types import InputError
 
-LATE = 0.2
-"""Seconds in which the other writes of a failed save end."""
-
 
 def save(folder: str | Path, name: str, tree: Any) -> None:
     """Write ``tree`` as the item ``name`` of ``folder``, in place of what had that name.
 
-    Returns once the arrays are on disk. The new version is written beside the old one and renamed
-    when it is complete. Only then is the old one removed: a process killed at any instant leaves
-    one of the two whole.
+    Returns once the arrays are on disk. The new version is written beside the old one, which is
+    removed when it is complete: a process killed at any instant leaves one of the two whole.
 
     Args:
         folder: made where it is missing.
@@ -39,8 +35,7 @@ def save(folder: str | Path, name: str, tree: Any) -> None:
             random keys as ``jax.random.key_data``.
 
     Raises:
-        OSError: it cannot be written (a full disk, an unwritable folder). The last good version is
-            still there.
+        OSError: it cannot be written (a full disk, an unwritable folder).
     """
     try:
         if jax.process_count() > 1:
@@ -67,8 +62,7 @@ def restore(folder: str | Path, name: str, like: Any) -> Any:
     """The item ``name`` of ``folder``, bit-identical to what was saved.
 
     Args:
-        folder: where it was saved.
-        name: as it was saved.
+        folder, name: as it was saved.
         like: a pytree of arrays or ``jax.ShapeDtypeStruct`` with the structure, shapes and dtypes
             that are expected; where a leaf has a sharding, the array is placed by it.
 
@@ -82,10 +76,12 @@ def restore(folder: str | Path, name: str, like: Any) -> Any:
     with _manager(folder, name, read_only=True) as manager:
         step = manager.latest_step()
         try:
-            stored = manager.item_metadata(step).tree
-            _check(folder, name, _kinds(stored), _kinds(expected))
+            _check(folder, name, manager.item_metadata(step).tree, expected)
             device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-            abstract = {path: _abstract(leaf) for path, leaf in expected.items()}
+            abstract = {
+                path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
+                for path, x in expected.items()
+            }
             arguments = ocp.args.StandardRestore(abstract, fallback_sharding=device)
             found = manager.restore(step, args=arguments)
         except InputError:
@@ -98,14 +94,11 @@ def restore(folder: str | Path, name: str, like: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(like), [found[path] for path in expected])
 
 
-def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
-
-
 def _check(folder: str | Path, name: str, stored: dict, expected: dict) -> None:
     """Raise an ``InputError`` that names the first leaf that differs."""
+    kind = lambda leaf: f"{np.dtype(leaf.dtype)}{list(leaf.shape)}"  # noqa: E731
     for path in expected | stored:
-        wanted, found = expected.get(path, "absent"), stored.get(path, "absent")
+        wanted, found = (kind(x[path]) if path in x else "absent" for x in (expected, stored))
         if wanted != found:
             raise InputError(
                 f"expected {path} to be {wanted}, found {found} in checkpoint {name!r} of "
@@ -119,10 +112,6 @@ def _flat(name: str, tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def _kinds(flat: dict[str, Any]) -> dict[str, str]:
-    return {path: f"{np.dtype(leaf.dtype)}{list(leaf.shape)}" for path, leaf in flat.items()}
-
-
 def _reason(error: Exception) -> str:
     """One short line; of TensorStore's long ones the system's own words."""
     code = re.search(r"os_error_code='(\d+)'", str(error))
@@ -134,32 +123,25 @@ def _reason(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _manager(folder: str | Path, name: str, *, read_only: bool) -> Iterator[ocp.CheckpointManager]:
-    """One item's versions, numbered."""
-    with _quiet():
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=1, enable_async_checkpointing=False, create=False,
-            cleanup_tmp_directories=not read_only, read_only=read_only,
-        )  # fmt: skip
-        path, handler = Path(folder).resolve() / name, ocp.StandardCheckpointHandler()
-        with ocp.CheckpointManager(path, options=options, item_handlers=handler) as manager:
-            yield manager
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what Orbax and asyncio log: the first error of a save is raised as well.
+    """One item's versions, numbered. Orbax and asyncio log nothing: what fails is raised as well.
 
     A save that failed closes its event loop while other arrays are still being written. Each of
     these then fails in a thread or a task where nobody can catch that.
     """
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=1, enable_async_checkpointing=False, create=False,
+        cleanup_tmp_directories=not read_only, read_only=read_only,
+    )  # fmt: skip
+    path, handler = Path(folder).resolve() / name, ocp.StandardCheckpointHandler()
     hook, level = sys.unraisablehook, logging.root.manager.disable
     late = lambda found: str(found.exc_value) == "Event loop is closed"  # noqa: E731
     sys.unraisablehook = lambda found: None if late(found) else hook(found)
     logging.disable()
     try:
-        yield
+        with ocp.CheckpointManager(path, options=options, item_handlers=handler) as manager:
+            yield manager
     except Exception:
-        time.sleep(LATE)
+        time.sleep(0.2)  # in which the other writes end
         gc.collect()  # a task that nobody awaited reports when it is collected
         raise
     finally:

@@ -15,8 +15,7 @@ from jaxscape.arguments import explained
 from jaxscape.loss_variance import Interval
 from jaxscape.types import InputError, Scalar
 
-EXPONENTS = (0.02, 4.0)
-"""The least and the largest exponent b that is looked for."""
+EXPONENTS = 0.02, 4.0  # the least and the largest b that is looked for
 
 
 class Size(NamedTuple):
@@ -24,8 +23,8 @@ class Size(NamedTuple):
 
     interval: Interval
     answer: Literal["reached", "not by", "cannot tell"]
-    """Whether both limits are at most ``by``, or both beyond. It cannot tell where they lie on
-    both sides, where the losses may not fall, or where the floor is not known to within ε."""
+    """Whether both limits are at most ``by``, or both beyond. It cannot tell where they are not,
+    where the losses may not fall, or where the floor is not known to within ε."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ class LearningCurve:
     exponent: Float[np.ndarray, "draws"]
     """b, from 0.02 to 4."""
     misfit: float
-    """Root mean square of the residuals, over what the scatter over orders lets expect; NaN of a
-    single order. Well above 1, the curve is no power law."""
+    """Root mean square of the residuals over that of the scatter over orders; NaN of a single
+    order. Well above 1, the curve is no power law."""
     level: float
     """Of the intervals, between quantiles of the draws."""
 
@@ -99,25 +98,22 @@ def fit(
     losses: Real[np.ndarray, "orders _"],
     *,
     floor: float | None = None,
-    exponent: float | None = None,
     level: float = 0.9,
     num_draws: int = 1000,
 ) -> LearningCurve:
     """The curve through the mean losses over orders, by weighted least squares, with its draws.
 
     Weights come from the scatter over orders, smoothed by a power law in k. Each draw fits the
-    means again with an error added: the orders' deviations from their mean times normal numbers (a
-    bootstrap with multipliers, which keeps that one order's losses vary together) over that of a χ
-    variable, so that few orders give Student's t; and independent errors for what the residuals
-    exceed the scatter by. Of a single order the residuals are all there is, and the intervals are
-    too narrow, since its losses at neighbouring k err together.
+    means again with errors added: the orders' deviations from their mean times normal numbers (a
+    bootstrap that keeps one order's losses together) over a χ variable, which gives few orders
+    Student's t; and independent errors, by which the residuals exceed the scatter. Of a single
+    order there are only residuals, and its intervals are too narrow: neighbouring k err together.
 
     Args:
         key: Draws the errors.
         k: At least 4 different numbers of samples.
         losses: Test losses, or errors, of a network refitted on the first k samples of each order.
         floor: c, where it is known: 0 of the generalisation gap, test less training losses.
-        exponent: b, where it is known.
         level: Of the intervals.
         num_draws: Draws around the estimate, at least 100.
 
@@ -130,21 +126,19 @@ def fit(
         >>> k = np.array([250, 500, 1000, 2000])
         >>> noise = 1 + 0.01 * np.random.default_rng(0).normal(size=(5, 4))
         >>> curve = learning_curve.fit(jax.random.key(0), k, (0.1 + 3 / k**0.5) * noise)
-        >>> low, loss, high = curve.at(16_000)        # truly 0.1237
-        >>> bool(low < 0.1237 < high)
-        True
-        >>> curve.below(0.05).answer
-        'not by'
+        >>> low, loss, high = curve.at(16_000)
+        >>> bool(low < 0.1237 < high), curve.below(0.05).answer    # truly 0.1237
+        (True, 'not by')
     """
     k, losses = np.asarray(k, np.float64), np.asarray(losses, np.float64)
-    _check(k, losses, floor, exponent, level, num_draws)
+    _check(k, losses, floor, level, num_draws)
     orders, mean = len(losses), losses.mean(0)
     sem = _scatter(k, losses) / np.sqrt(orders)
     unit = np.exp(np.log(k).mean())  # so that k / unit is near 1
     bounds = (0.0, np.inf) if floor is None else (floor, floor)
-    fitted = _solve(k / unit, mean[None], sem, exponent, bounds)
+    fitted = _solve(k / unit, mean[None], sem, bounds)
     left = (mean - fitted[0] - fitted[1] * (k / unit) ** -fitted[2]) / sem
-    free = len(k) - 1 - (floor is None) - (exponent is None)
+    free = len(k) - 2 - (floor is None)
     misfit = np.sum(left**2) / free
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     extra, freedom = (max(misfit - 1, 0), orders - 1) if orders > 1 else (misfit, free)
@@ -153,16 +147,13 @@ def fit(
     errors += np.sqrt(extra) * sem * rng.normal(size=(num_draws, len(k)))
     errors /= np.sqrt(rng.chisquare(freedom, (num_draws, 1)) / freedom)
     bounds = (-np.inf, np.inf) if floor is None else bounds
-    drawn = _solve(k / unit, mean + errors, sem, exponent, bounds)
+    drawn = _solve(k / unit, mean + errors, sem, bounds)
     floors, scale, power = (np.concatenate(both) for both in zip(fitted, drawn, strict=True))
     seen = np.sqrt(misfit) if orders > 1 else np.nan
     return LearningCurve(floors, scale * unit**power, power, float(seen), level)
 
 
-def _check(
-    k: np.ndarray, losses: np.ndarray, floor: float | None, exponent: float | None, level: float,
-    num_draws: int,
-) -> None:  # fmt: skip
+def _check(k, losses, floor: float | None, level: float, num_draws: int) -> None:
     if not len(losses) or losses.shape[1] != len(k):
         raise InputError(
             f"expected losses [orders, g] of k [g], found shapes {losses.shape} and {k.shape}; "
@@ -179,9 +170,6 @@ def _check(
     least = losses.mean(0).min()
     if floor is not None and not 0 <= floor <= least:
         raise InputError(f"expected a floor from 0 to {least:g}, found {floor}; change it")
-    low, high = EXPONENTS
-    if exponent is not None and not low <= exponent <= high:
-        raise InputError(f"expected an exponent from {low} to {high}, found {exponent}; change it")
     if not 0 < level < 1 or num_draws < 100:
         raise InputError(
             f"expected a level between 0 and 1 and at least 100 draws, found {level} and "
@@ -192,30 +180,21 @@ def _check(
 def _scatter(k: Float[np.ndarray, "g"], losses: Float[np.ndarray, "orders g"]) -> np.ndarray:
     """The standard deviation over orders at each k, smooth in k; of one order, in proportion."""
     alone = len(losses) == 1
-    values = _not_far_below(losses[0] if alone else losses.var(0, ddof=1), 1e-24)
+    values = losses[0] if alone else losses.var(0, ddof=1)
+    # At least a twentieth of their median: no k may take all weight by chance.
+    values = np.maximum(values, max(np.median(values) / 20, values.max() / 1000, 1e-24))
     line = np.exp(np.polyval(np.polyfit(np.log(k), np.log(values), 1), np.log(k)))
     return line if alone else np.sqrt(line * np.mean(values / line))
 
 
-def _not_far_below(values: Float[np.ndarray, "g"], least: float) -> Float[np.ndarray, "g"]:
-    """The values, at least a twentieth of their median: no k may take all weight by chance."""
-    return np.maximum(values, max(np.median(values) / 20, values.max() / 1000, least))
-
-
 def _solve(
-    k: Float[np.ndarray, "g"],
-    losses: Float[np.ndarray, "draws g"],
-    sem: Float[np.ndarray, "g"],
-    exponent: float | None,
+    k: Float[np.ndarray, "g"], losses: Float[np.ndarray, "draws g"], sem: Float[np.ndarray, "g"],
     bounds: tuple[float, float],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """c, a, b of every draw: c within its bounds and a in closed form for each b of ever finer
-    grids.
-    """
-    ends = EXPONENTS if exponent is None else (exponent, exponent)
-    low, high = (np.full(len(losses), np.log(end)) for end in ends)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """c, a, b of every draw: c within its bounds and a in closed form for b of ever finer grids."""
+    low, high = (np.full(len(losses), np.log(end)) for end in EXPONENTS)
     steps, weight = np.linspace(0, 1, 25), sem**-2.0 / np.sum(sem**-2.0)
-    for _ in range(7 if exponent is None else 1):  # to a twelfth each time
+    for _ in range(7):  # to a twelfth each time
         powers = np.exp(low[:, None] + (high - low)[:, None] * steps)
         x, y = k ** -powers[..., None], losses[:, None]
         mean_x, mean_y = x @ weight, y @ weight

@@ -1,8 +1,7 @@
-"""Samples from arrays in memory or in files: rows as they are needed, batches read ahead."""
+"""Samples from arrays in memory or in files, read as they are needed."""
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,9 @@ import jax
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from jaxscape.batching import length_of
-from jaxscape.types import Batch, InputError
+from jaxscape.types import Batch
 
-PIECE = 2**24
-"""Bytes that ``blocks`` reads at a time."""
+PIECE = 2**24  # bytes that ``blocks`` reads at a time
 
 
 class Mapped:
@@ -56,83 +53,32 @@ class Stored:
 def take(arrays: Batch, rows: slice | Int[np.ndarray, "b"]) -> Batch:
     """The ``rows`` of every leaf ``[n, ...]``, in memory of their own.
 
-    Raises:
-        OSError: a mapped file that has become shorter.
+    An ``OSError`` tells of a mapped file that has become shorter.
     """
-    return jax.tree.map(lambda leaf: _read(leaf, rows), arrays)
+
+    def read(array: Shaped[np.ndarray, "n ..."] | Mapped) -> Shaped[np.ndarray, "b ..."]:
+        if isinstance(array, Mapped):
+            return array[rows]
+        _check_length(array)
+        return np.array(array[rows], copy=True if isinstance(rows, slice) else None)
+
+    return jax.tree.map(read, arrays)
 
 
 def blocks(array: Shaped[np.ndarray, "n ..."] | Mapped) -> Iterator[Shaped[np.ndarray, "b ..."]]:
     """All rows in order, about 16 MB at a time."""
     size = max(1, PIECE // max(1, array.dtype.itemsize * math.prod(array.shape[1:])))
     for start in range(0, len(array), size):
-        yield _read(array, slice(start, start + size))
-
-
-def batches(
-    arrays: Batch, batch_size: int, *, order: Int[np.ndarray, "n"] | None = None, ahead: int = 1
-) -> Iterator[Batch]:
-    """Consecutive samples of ``arrays`` on the device, ``batch_size`` at a time.
-
-    The last batch holds the samples that are left. ``delta``, ``surface`` and ``evaluate`` take
-    such batches and compile one program for each length of batch. A few thousand samples keep a
-    device busy while the next batch is read.
-
-    Args:
-        arrays: leaves ``[n, ...]``, NumPy arrays or ``np.load(path, mmap_mode="r")`` of a file
-            larger than memory.
-        batch_size: samples per batch.
-        order: which samples to take, ``[n]`` or fewer indices; by default all in turn.
-        ahead: how many batches are read ahead of the one in use.
-
-    Raises:
-        InputError: samples without a common axis, a batch_size below 1, an ahead below 0, or an
-            order that names a sample that is not there.
-    """
-    n = length_of(arrays)
-    if batch_size < 1 or ahead < 0:
-        raise InputError(
-            f"expected batch_size >= 1 and ahead >= 0, found {batch_size} and {ahead}; change them"
-        )
-    if order is not None and not (len(order) and np.min(order) >= 0 and np.max(order) < n):
-        raise InputError(
-            f"expected an order of one or more samples from 0 to {n - 1}, found {order}; change it"
-        )
-    count = n if order is None else len(order)
-
-    def read() -> Iterator[Batch]:
-        waiting: deque[Batch] = deque()
-        for start in range(0, count, batch_size):
-            rows = slice(start, start + batch_size)
-            part = take(arrays, rows if order is None else np.asarray(order[rows]))
-            waiting.append(jax.device_put(part))
-            if len(waiting) > ahead:
-                yield waiting.popleft()
-        yield from waiting
-
-    return read()  # the arguments are checked at once, the first batch is read when it is wanted
+        yield take(array, slice(start, start + size))
 
 
 def wait(tree: Any) -> None:
-    """Return once all arrays of ``tree`` are computed.
-
-    Ctrl-C interrupts it, which ``jax.block_until_ready`` does not allow.
-    """
+    """Return once all arrays are computed: Ctrl-C interrupts it, unlike JAX's own way."""
     pause = 1e-4
-    arrays = (leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array))
-    for leaf in arrays:
-        while not leaf.is_ready():  # type: ignore[attr-defined]  # missing in JAX's stubs
+    for leaf in filter(lambda leaf: isinstance(leaf, jax.Array), jax.tree.leaves(tree)):
+        while not leaf.is_ready():
             time.sleep(pause)
             pause = min(2 * pause, 0.05)
-
-
-def _read(
-    array: Shaped[np.ndarray, "n ..."] | Mapped, rows: slice | Int[np.ndarray, "b"]
-) -> Shaped[np.ndarray, "b ..."]:
-    if isinstance(array, Mapped):
-        return array[rows]
-    _check_length(array)
-    return np.array(array[rows], copy=True if isinstance(rows, slice) else None)
 
 
 def _check_length(array: np.ndarray) -> None:

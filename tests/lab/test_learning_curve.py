@@ -35,10 +35,9 @@ def test_of_a_curve_without_noise_it_is_the_curve(truth, orders):
     np.testing.assert_allclose(got, truth, rtol=1e-4, atol=1e-5)
     ahead = np.array([1e4, 1e6, np.inf])
     np.testing.assert_allclose(np.stack(found.at(ahead)), [curve(ahead, *truth)] * 3, atol=1e-4)
-    for known in ({"exponent": truth[2]}, {"floor": truth[0]}):
-        fixed = learning_curve.fit(KEY, K, np.tile(curve(K, *truth), (orders, 1)), **known)
-        got = fixed.floor[0], fixed.scale[0], fixed.exponent[0]
-        np.testing.assert_allclose(got, truth, rtol=1e-5, atol=1e-9)
+    fixed = learning_curve.fit(KEY, K, np.tile(curve(K, *truth), (orders, 1)), floor=truth[0])
+    got = fixed.floor[0], fixed.scale[0], fixed.exponent[0]
+    np.testing.assert_allclose(got, truth, rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +133,7 @@ def test_intervals_cover_at_their_level(orders, truth):
     ("k", "losses", "changes", "message"),
     [(K[:3], np.ones((2, 3)), {}, "at least 4"), (K, np.ones((2, 4)), {}, r"\(2, 4\)"),
      (K, np.ones((0, 5)), {}, "row per order"), (K, np.full((1, 5), np.nan), {}, "nan at k = 125"),
-     (K, -np.ones((1, 5)), {}, "at least 0"), (K, np.ones((1, 5)), {"exponent": 9.0}, "exponent"),
+     (K, -np.ones((1, 5)), {}, "at least 0"),
      (K, np.ones((1, 5)), {"level": 1.0}, "level"), (K, np.ones((1, 5)), {"num_draws": 5}, "100"),
      (K - 125, np.ones((1, 5)), {}, "above 0")],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Samples from memory and from files: the same rows, batches read ahead, a file that changes."""
+"""Samples from memory and from files: the same rows, a file that changes."""
 
 import jax
 import numpy as np
@@ -11,6 +11,9 @@ from jaxscape.lab import stream
 pytestmark = pytest.mark.usefixtures("in_haste")
 
 
+THREE = [slice(0, 40), slice(40, 80), slice(80, 101)]
+
+
 @pytest.fixture(scope="module")
 def on_disk(tmp_path_factory):
     """The samples of a small problem as memory-mapped files."""
@@ -21,47 +24,6 @@ def on_disk(tmp_path_factory):
         np.save(folder / f"{name}.npy", np.asarray(values))
         mapped[name] = np.load(folder / f"{name}.npy", mmap_mode="r")
     return params, data, mapped
-
-
-@pytest.mark.parametrize(("size", "ahead"), [(1, 0), (40, 1), (40, 5), (101, 1), (500, 2)])
-def test_batches_are_the_samples_in_order(on_disk, size, ahead):
-    _, data, mapped = on_disk
-    parts = list(stream.batches(mapped, size, ahead=ahead))
-    assert [len(part["targets"]) for part in parts[:-1]] == [size] * (len(parts) - 1)
-    whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-    jax.tree.map(np.testing.assert_array_equal, whole, data)
-
-
-@pytest.mark.parametrize("count", [101, 60])
-def test_batches_in_another_order(on_disk, count):
-    _, data, mapped = on_disk
-    order = np.random.default_rng(0).permutation(101)[:count]
-    parts = stream.batches(mapped, 40, order=order)
-    whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-    wanted = jax.tree.map(lambda leaf: leaf[order], data)
-    jax.tree.map(np.testing.assert_array_equal, whole, wanted)
-
-
-@pytest.mark.parametrize("order", [[0, 101], [-1, 3], []])
-def test_an_order_of_samples_that_are_not_there_is_refused_at_once(on_disk, order):
-    with pytest.raises(js.InputError, match="samples from 0 to 100, found"):
-        stream.batches(on_disk[2], 40, order=np.array(order, int))
-
-
-def test_no_more_is_read_than_ahead():
-    read = []
-
-    class Watched(np.ndarray):
-        def __getitem__(self, item):
-            read.append(item.stop)
-            return np.asarray(super().__getitem__(item))
-
-    parts = stream.batches(np.zeros((100, 2)).view(Watched), 10, ahead=2)
-    assert read == []
-    next(parts)
-    assert read == [10, 20, 30]
-    next(parts)
-    assert read == [10, 20, 30, 40]
 
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f8", "u1"])
@@ -107,11 +69,5 @@ def test_a_curve_from_a_file_is_the_curve_from_memory(on_disk):
     params, data, mapped = on_disk
     space = js.random_subspace(jax.random.key(0), params, 3)
     probe = js.gaussian(jax.random.key(1), space, 5, 0.5)
-    found = js.delta(mlp_loss, probe, stream.batches(mapped, 40))
+    found = js.delta(mlp_loss, probe, (stream.take(mapped, rows) for rows in THREE))
     np.testing.assert_allclose(found.mean, js.delta(mlp_loss, probe, data).mean, rtol=1e-5)
-
-
-@pytest.mark.parametrize(("size", "ahead"), [(0, 1), (10, -1)])
-def test_sizes_out_of_range_are_refused_at_once(size, ahead):
-    with pytest.raises(js.InputError, match="batch_size >= 1 and ahead >= 0"):
-        stream.batches(np.zeros((5, 2)), size, ahead=ahead)
