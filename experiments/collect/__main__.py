@@ -10,7 +10,6 @@ from experiments.common import problem as problems
 from experiments.common.config import RunConfig, above, at_least, default
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record
-from jaxscape.trees import num_parameters
 from jaxscape.types import InputError
 
 
@@ -81,11 +80,7 @@ class CollectConfig(RunConfig):
 
 def _find(problem: Problem, config: CollectConfig, work: Path) -> Record:
     arrays = measure.measure(problem, config, work / "checkpoint")
-    found = {
-        "num_parameters": num_parameters(problem.initial),
-        "unit": problem.unit,
-        **report.summarise(arrays, config.price, config.tolerance),
-    }
+    found = report.summarise(arrays, config.price, config.tolerance) | {"unit": problem.unit}
     figures = {
         "forecast": report.forecast(arrays, found),
         "monitor": report.monitor(arrays, config.tolerance),

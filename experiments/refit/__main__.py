@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 
@@ -12,7 +12,6 @@ from experiments.common.config import HOLDOUT, RunConfig, above, at_least, defau
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record
 from experiments.refit import measure, prediction, report
-from jaxscape.trees import num_parameters
 from jaxscape.types import InputError
 
 
@@ -22,12 +21,11 @@ class RefitConfig(RunConfig):
 
     Trains a network on the first k samples for each of a geometric grid of k, from one
     initialisation. All take the same number of optimiser steps, epochs · k_max / batch_size; each
-    step draws its samples uniformly, with replacement, from the network's k. So a network of few
-    samples sees each more often; its test loss is reported at the end, by which it is judged, and
-    at its lowest after any epoch. The k from which on it is within ε of that of all samples is
-    forecast by K of the landscape around w*_N, by the minimum's law T = tr(H⁻¹C) of pilots and of
-    w*_N, and by learning curves c + a·k^(−b) through the pilots' test losses, and through what
-    these exceed the training losses by (the gap, whose floor c is 0).
+    step draws its samples uniformly, with replacement, from the network's k. A network is judged by
+    its test loss and error at the end, and by its lowest test loss after any epoch. The k from
+    which on it is within ε of that of all samples is forecast by K of the landscape around w*_N, by
+    the minimum's law T = tr(H⁻¹C) of pilots and of w*_N, and by learning curves c + a·k^(−b)
+    through the pilots' losses, and through the gap between test and training losses, where c = 0.
 
     Examples:
         python -m experiments.refit --dataset mnist
@@ -45,8 +43,6 @@ class RefitConfig(RunConfig):
     """Number of values of k, from k_min to k_max in equal ratios."""
     repeats: Annotated[int, at_least(1)] = 3
     """Number of times all are refitted, with other minibatches and another shuffled order."""
-    together: Annotated[int | None, at_least(1), default("1 on a CPU, else all")] = None
-    """Number of networks trained side by side, under one vmap."""
     starts: Annotated[int, at_least(2)] = 24
     """Gradients of test samples from which T = tr(H⁻¹C) is estimated."""
     lanczos_steps: Annotated[int, at_least(1)] = 48
@@ -75,31 +71,20 @@ class RefitConfig(RunConfig):
 
 def _find(problem: Problem, config: RefitConfig, work: Path) -> Record:
     arrays = measure.measure(problem, config, work / "checkpoint")
-    return conclude(problem, config, arrays)
-
-
-def conclude(problem: Problem, config: RefitConfig, arrays: dict[str, np.ndarray]) -> Record:
-    """The forecasts, their misses, the figures."""
     n, values = len(problem.order), prediction.values_of(arrays)
     truth = {of: prediction.truths(arrays["k"], v, config.shares) for of, v in values.items()}
     epsilons = {of: np.array([entry["epsilon"] for entry in v]) for of, v in truth.items()}
     made = prediction.forecasts(arrays, epsilons, config.weight_decay)
-    found: dict[str, Any] = {
+    found = {
         "num_samples": n,
-        "num_parameters": num_parameters(problem.initial),
-        "unit": problem.unit,
-        "repeats": config.repeats,
         "weight_decay": config.weight_decay,
         "dataset": problem.dataset.name,
-        "steps": measure.steps(problem, config) * config.epochs,
-        "sigma": list(config.sigmas),
         "networks": report.networks(arrays),
         "truth": truth,
         "forecasts": [prediction.score(one, truth[one.of], n) for one in made],
     }
     figures = {
         "networks": report.networks_figure(arrays, problem.unit),
-        "distance": report.distance(arrays, problem.unit),
         "forecasts": report.forecasts(found["forecasts"]),
     }
     return Record(arrays, found, figures, report.text(found))
