@@ -55,11 +55,7 @@ class ExtractConfig:
 
 
 def run(config: ExtractConfig) -> None:
-    """Write the file, and say what it holds.
-
-    Raises:
-        InputError: settings, data or a model that cannot be used, or libraries that are not there.
-    """
+    """Write the file, and say what it holds."""
     config.check()
     found = data.load(config.dataset, data_dir=config.data_dir)
     extract, channels = vision_transformer(config.model)

@@ -19,17 +19,13 @@ from experiments.common.run_folder import Record
 from jaxscape.lab.style import PREFIX, canvas, legend
 from jaxscape.prefix_spectra import PrefixSpectra, geometric
 
-ALIKE = 0.9
-"""Subspaces with at least this overlap count as alike."""
-
-DRAWN = 1000
-"""Values of k, equally spaced in their logarithm, at which a line known at every k is drawn."""
+ALIKE = 0.9  # subspaces with at least this overlap count as alike
+DRAWN = 1000  # values of k, in equal ratios, at which a line known at every k is drawn
 
 WORDS = """\
 Overlap: mean squared cosine between the leading subspaces of H_k and H_N. Theorem 1: from
 eigenvalues of H_k and H_{k+1}, paired by index (for which both are solved), ± rounding. Beside it
 parts of the quadratic law at the same k."""
-"""What the tables mean."""
 
 
 @dataclass(frozen=True)

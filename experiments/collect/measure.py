@@ -20,20 +20,11 @@ from jaxscape.types import Matvec, Params
 
 Arrays = dict[str, np.ndarray]
 
-HESSIAN = 2000
-"""Samples, of those met, whose Hessian the monitor's eigenvectors are of."""
-
-TOL = 1e-2
-"""Relative residual of the eigenpairs, which only their span is wanted of."""
-
-PILOTS = 3
-"""Sizes below the first look."""
-
-NEWEST = 5
-"""Largest k that a curve is fitted to: over more, losses are no single power law."""
-
-AHEAD = 60
-"""Values of k at which each look's curve is kept."""
+HESSIAN = 2000  # samples, of those met, whose Hessian the monitor's eigenvectors are of
+TOL = 1e-2  # relative residual of the eigenpairs, which only their span is wanted of
+PILOTS = 3  # sizes below the first look
+NEWEST = 5  # largest k that a curve is fitted to: over more, losses are no single power law
+AHEAD = 60  # values of k at which each look's curve is kept
 
 
 def measure(problem: Problem, config: Any, store: Path) -> Arrays:
@@ -48,21 +39,19 @@ def measure(problem: Problem, config: Any, store: Path) -> Arrays:
     shuffles = refits.orders(problem, config.repeats, config.at_least)
     networks, _ = refits.fit(problem, config, ks, shuffles, store)
     metrics, tests = tests_of(problem)
-    arrays = {
-        name: np.array([refits.means(metric, row, tests) for row in networks])
-        for name, metric in metrics.items()
-    }
+    arrays = {"k": ks, "order": problem.order, "orders": shuffles}
+    for name, metric in metrics.items():
+        arrays[name] = np.array([refits.means(metric, row, tests) for row in networks])
     monitor = js.monitor(
         num_points=config.points, tolerance=config.tolerance, level=LEVEL, at_least=config.at_least
     )
-    ahead, rows = np.geomspace(ks[0], ks[-1], AHEAD), []
+    arrays["forecast_k"], rows = np.geomspace(ks[0], ks[-1], AHEAD), []
     with progress("looking", len(ks) - 1 - PILOTS, "looks") as advance:
         for index in range(PILOTS, len(ks) - 1):
-            seen = int(ks[index])
-            found = watch(problem, config, monitor, networks[0][index], seen)
-            rows.append(found | forecast(problem, config, ks, networks, index, ahead))
+            found = watch(problem, config, monitor, networks[0][index], int(ks[index]))
+            ahead = forecast(problem, config, ks, networks, index, arrays["forecast_k"])
+            rows.append(found | ahead)
             advance(1)
-    arrays |= {"k": ks, "order": problem.order, "orders": shuffles, "forecast_k": ahead}
     return arrays | stacked(rows)
 
 

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
 
 from experiments.common.run_folder import plain
 from experiments.common.tables import as_text, between, plus_minus
@@ -14,7 +13,7 @@ from jaxscape.lab.style import PREFIX, canvas, colour, legend
 
 Arrays = Mapping[str, np.ndarray]
 
-RULES = {
+RULES = {  # what each asks for
     "forecast": "forecast, upper limit below the price",
     "estimate": "forecast, estimate below the price",
     "monitor": "monitor, Δ_k below the tolerance",
@@ -23,10 +22,10 @@ RULES = {
     "best": "fewest that keep the price, seen after",
     "all": "all samples",
 }
-"""What each rule asks for."""
 
-PRICED = ("forecast", "estimate", "best")
-"""Those that depend on the price."""
+PRICED = ("forecast", "estimate", "best")  # depend on the price
+PRICES = (0.01, 0.02, 0.05, 0.1, 0.2)  # at which these are tried besides
+SETTLED = 0.1  # relative change since the last look up to which an eigenvalue counts as settled
 
 WORDS = """\
 k: samples trained on. Saved: samples never met; a look also meets the arrival that it judges by, a
@@ -35,13 +34,6 @@ repeats; !: the price or more. Random: k uniform from the first look to all. As 
 that keep the price and save no less. Misfit: of the curve; well above 1 it is no power law.
 K: from where on Δ_k stays below --tolerance. Theorem 1: of the last arrival, to be below it too,
 with λ_1 settled."""
-"""What the columns of the rules mean."""
-
-PRICES = (0.01, 0.02, 0.05, 0.1, 0.2)
-"""At which the rules of the forecast are tried besides."""
-
-SETTLED = 0.1
-"""Relative change since the last look up to which an eigenvalue counts as settled."""
 
 
 def summarise(arrays: Arrays, price: float, tolerance: float) -> dict[str, Any]:
@@ -220,8 +212,6 @@ def forecast(arrays: Arrays, found: dict[str, Any]) -> Figure:
     right.axhline(found["price"], color="0.4", lw=1.3, ls="--", label=f"price {found['price']:g}")
     for axes in (left, right):
         axes.set(xscale="log", yscale="log")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
         if stop["stopped"]:
             _mark(axes, stop["k"])
     legend(figure, "band and bars: 90 % interval")

@@ -14,8 +14,7 @@ from experiments.common.problem import Problem
 from jaxscape.lab import checkpoint, train
 from jaxscape.types import Batch, Params, PerSampleLoss
 
-BATCH = 1000
-"""Samples per chunk of a mean loss."""
+BATCH = 1000  # samples per chunk of a mean loss
 
 
 def orders(problem: Problem, repeats: int, first: int) -> Int[np.ndarray, "R n"]:

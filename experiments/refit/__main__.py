@@ -7,9 +7,8 @@ from typing import Annotated
 import numpy as np
 
 from experiments.common import cli
-from experiments.common import problem as problems
-from experiments.common.config import HOLDOUT, RunConfig, above, at_least, default
-from experiments.common.problem import Problem
+from experiments.common.config import HOLDOUT, RunConfig, above, at_least
+from experiments.common.problem import Problem, check_test_split
 from experiments.common.run_folder import Record
 from experiments.refit import measure, prediction, report
 from jaxscape.types import InputError
@@ -37,7 +36,7 @@ class RefitConfig(RunConfig):
     """Samples after the first k_max that stand for new ones; 0: the test split does."""
     epochs: Annotated[int, at_least(1)] = 5
     """Training budget of every network, in passes over all k_max samples."""
-    k_min: Annotated[int | None, at_least(1), default("250, at most k_max / 16")] = None
+    k_min: Annotated[int, at_least(1)] = 250
     """Fewest samples that a network is refitted on."""
     num_ks: Annotated[int, at_least(2)] = 12
     """Number of values of k, from k_min to k_max in equal ratios."""
@@ -56,16 +55,10 @@ class RefitConfig(RunConfig):
     shares: Annotated[tuple[float, ...], above(0)] = (5.0, 2.0, 1.0, 0.5, 0.3, 0.2, 0.1)
     """Targets of the excess test loss, as multiples of the final test loss."""
 
-    def __post_init__(self) -> None:
-        """See ``ProblemConfig``."""
-        super().__post_init__()
-        if self.k_min is None:
-            object.__setattr__(self, "k_min", max(1, min(250, self.k_max // 16)))
-
     def check(self) -> None:
         """See ``ProblemConfig.check``."""
         super().check()
-        if self.k_min is not None and self.k_min >= self.k_max:
+        if self.k_min >= self.k_max:
             raise InputError(f"expected --k-min below --k-max, {self.k_max}, found {self.k_min}")
 
 
@@ -84,13 +77,13 @@ def _find(problem: Problem, config: RefitConfig, work: Path) -> Record:
         "forecasts": [prediction.score(one, truth[one.of], n) for one in made],
     }
     figures = {
-        "networks": report.networks_figure(arrays, problem.unit),
+        "networks": report.networks_figure(found["networks"], problem.unit),
         "forecasts": report.forecasts(found["forecasts"]),
     }
     return Record(arrays, found, figures, report.text(found))
 
 
-main = cli.command("refit", RefitConfig, _find, check=problems.check_test_split)
+main = cli.command("refit", RefitConfig, _find, check=check_test_split)
 """The command; its exit status."""
 
 if __name__ == "__main__":

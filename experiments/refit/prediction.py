@@ -19,8 +19,7 @@ from experiments.common.tables import VERDICTS
 from jaxscape.lab import learning_curve
 from jaxscape.minimum import TakeuchiTrace
 
-FACTOR = 2.0
-"""How far K_ε may lie from the grid values of k between which the networks stop gaining."""
+FACTOR = 2.0  # how far a forecast may lie from the k between which the networks stop gaining
 
 
 class Forecast(NamedTuple):
@@ -133,16 +132,11 @@ def minimum_law(
 def truths(
     k: Int[np.ndarray, "K"], values: Float[np.ndarray, "R K"], shares: Sequence[float]
 ) -> list[dict[str, Any]]:
-    """For each ε the k between which the networks stop gaining it: on average, in single orders."""
-    excess, end, found = values - values[:, -1:], float(values[:, -1].mean()), []
-    for share in shares:
-        single = [bracket(k, one, share * end)[1] for one in excess]
-        found.append({
-            "share": share, "epsilon": share * end,
-            "networks": list(bracket(k, excess.mean(0), share * end)),
-            "networks_single": [min(single), max(single)],
-        })  # fmt: skip
-    return found
+    """For each ε, a share of the value at the end, the k between which networks stop gaining it."""
+    excess, end = (values - values[:, -1:]).mean(0), float(values[:, -1].mean())
+    return [
+        {"share": x, "epsilon": x * end, "networks": bracket(k, excess, x * end)} for x in shares
+    ]
 
 
 def score(forecast: Forecast, truth: Sequence[Mapping[str, Any]], n: int) -> dict[str, Any]:
@@ -160,20 +154,22 @@ def score(forecast: Forecast, truth: Sequence[Mapping[str, Any]], n: int) -> dic
                 factors.append(factor(size, first, last))
                 held.append(bool(low <= last and high > first))
     own = {name: x for name, x in forecast._asdict().items() if name != "sizes"}
-    return own | pooled([{"factors": factors, "held": held}])
+    return own | pooled([own | {"factors": factors, "held": held}])
 
 
 def pooled(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """All their ``factors`` and ``held``, and of these the geometric mean ``miss``, the share
-    ``within`` ``FACTOR``, and the ``share_held``.
+    """All their ``factors`` and ``held``, and each ``regime``; of the factors the geometric mean,
+    ``ratio``, by how much they ``miss`` on average, and the share ``within`` ``FACTOR``.
     """
     factors, held = ([x for one in scores for x in one[name]] for name in ("factors", "held"))
-    found: dict[str, Any] = {"factors": factors, "held": held}
+    regime = ", ".join(sorted({one["regime"] for one in scores}))
+    found = {"factors": factors, "held": held, "regime": regime}
     if not factors:
-        return found | {"miss": None, "within": None, "share_held": None}
-    misses = np.abs(np.log(factors))
+        return found | dict.fromkeys(("ratio", "miss", "within", "share_held"))
+    logs = np.log(factors)
     return found | {
-        "miss": float(np.exp(misses.mean())),
-        "within": float(np.mean(misses <= np.log(FACTOR) + 1e-9)),
+        "ratio": float(np.exp(logs.mean())),
+        "miss": float(np.exp(np.abs(logs).mean())),
+        "within": float(np.mean(np.abs(logs) <= np.log(FACTOR) + 1e-9)),
         "share_held": float(np.mean(held)),
     }

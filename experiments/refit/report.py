@@ -15,9 +15,8 @@ Arrays = Mapping[str, np.ndarray]
 
 WORDS = """\
 Means over the repeats. ‖∇‖: of L_k + (λ/2)‖w‖² at w*_k. ε: a share of the loss, or error, of w*_N.
-Networks: the k between which their excess falls below ε for good; each: in single repeats. Miss: by
-which factor forecasts of that k are off, on average over ε and orders."""
-"""What the columns mean."""
+Networks: the k between which their excess falls below ε for good. Forecasts of that k: under the
+data set by which factor they miss, on average over ε and orders; k / truth: their ratio to it."""
 
 
 def networks(arrays: Arrays) -> list[dict[str, Any]]:
@@ -39,7 +38,7 @@ def text(found: dict[str, Any]) -> str:
     parts = [
         as_text(_networks_table(found["networks"])),
         as_text(_truth_table(found["truth"])),
-        as_text(_forecast_table(found["forecasts"])),
+        as_text(forecast_table(pooled([found]))),
         WORDS,
     ]
     if not any("curve" in forecast["name"] for forecast in found["forecasts"]):
@@ -63,50 +62,61 @@ def _networks_table(entries: list[dict[str, Any]]) -> list[list[str]]:
 
 def _truth_table(truth: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
     """A row per ε."""
-    rows = [["of", "share", "ε", "networks", "each"]]
+    rows = [["of", "share", "ε", "networks"]]
     for of, entries in truth.items():
         for entry in entries:
             low, high = entry["networks"]
             between = f"{low:,} to {high:,}" if low else f"up to {high:,}"
-            each = " to ".join(f"{k:,}" for k in entry["networks_single"])
-            rows.append([of, f"{entry['share']:g}", f"{entry['epsilon']:.3g}", between, each])
+            rows.append([of, f"{entry['share']:g}", f"{entry['epsilon']:.3g}", between])
     return rows
 
 
-def _forecast_table(entries: list[dict[str, Any]]) -> list[list[str]]:
-    """A row per forecast: by how much it misses."""
-    within = f"within a factor {prediction.FACTOR:g}"
-    rows = [["forecast", "of", "samples", "its law", "miss", "k / truth", within, "90 % held"]]
-    for entry in entries:
-        known, numbers = entry["factors"], ["-"] * 4
-        if known:
-            numbers = [
-                f"{entry['miss']:.3g}", f"{min(known):.2g} to {max(known):.2g}",
-                f"{entry['within']:.0%} of {len(known)}", f"{entry['share_held']:.0%}",
-            ]  # fmt: skip
-        about = [entry["name"], entry["of"], f"{entry['samples']:,}", entry["regime"] or "-"]
-        rows.append(about + numbers)
+def pooled(summaries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One entry per forecast over all runs, and its misses in each group of them."""
+    groups = sorted({(run["dataset"], run["weight_decay"]) for run in summaries})
+    found: dict[tuple, dict[tuple, list]] = {}
+    for run in summaries:
+        for entry in run["forecasts"]:
+            kind = entry["name"], entry["of"], entry["samples"]
+            own = found.setdefault(kind, {group: [] for group in groups})
+            own[run["dataset"], run["weight_decay"]].append(entry)
+    return [
+        {"name": name, "of": of, "samples": samples}
+        | {"misses": {group: prediction.pooled(some)["miss"] for group, some in own.items()}}
+        | prediction.pooled([entry for some in own.values() for entry in some])
+        for (name, of, samples), own in found.items()
+    ]
+
+
+def forecast_table(entries: list[dict[str, Any]]) -> list[list[str]]:
+    """A row per forecast: by which factors it misses in each group of runs; per pilot."""
+    rows = [["forecast", "of", "samples"]]
+    rows[0] += [f"{data}, λ = {decay:g}" for data, decay in entries[0]["misses"]]
+    rows[0] += ["k / truth", f"within a factor {prediction.FACTOR:g}", "90 % held", "its law"]
+    cell = lambda value, form: "-" if value is None else format(value, form)  # noqa: E731
+    for kind in dict.fromkeys((entry["name"], entry["of"]) for entry in entries):
+        pilots = []
+        for entry in (entry for entry in entries if (entry["name"], entry["of"]) == kind):
+            numbers = [cell(x, ".2g") for x in (*entry["misses"].values(), entry["ratio"])]
+            shares = [cell(entry[share], ".0%") for share in ("within", "share_held")]
+            pilots.append([f"{entry['samples']:,}", *numbers, *shares, entry["regime"] or "-"])
+        rows.append([*kind, *map(" / ".join, zip(*pilots, strict=True))])
     return rows
 
 
-def networks_figure(arrays: Arrays, unit: str) -> Figure:
+def networks_figure(entries: list[dict[str, Any]], unit: str) -> Figure:
     """Losses of w*_k against k: on the test split at the end and at its lowest, L_N and L_k."""
     title = "Networks refitted on the first k samples"
     figure, (axes,) = canvas(title, PREFIX, f"mean loss of $w^*_k$ ({unit})")
-    curves = {
-        "test split, at the end": arrays["test_loss"][:, -1],
-        "its lowest": arrays["test_loss"].min(1),
-        r"all samples, $L_N$": arrays["full_loss"],
-        r"its own, $L_k$": arrays["train_loss"],
-    }
-    for row, (name, values) in enumerate(curves.items()):
-        mean = np.mean(values, 0, dtype=np.float64)
-        shown = np.where(mean > 0, mean, np.nan)  # a logarithmic axis has no place for 0
-        low = np.maximum(values.min(0), 0.01 * shown)
-        axes.fill_between(arrays["k"], low, values.max(0), color=colour(row), alpha=0.25, lw=0)
-        axes.plot(arrays["k"], shown, label=name, **curve(row))
+    losses = {
+        "test_loss": "test split, at the end", "lowest_test_loss": "its lowest",
+        "full_loss": "all samples, $L_N$", "train_loss": "its own, $L_k$",
+    }  # fmt: skip
+    for row, (name, label) in enumerate(losses.items()):
+        k, values = ([entry[key] for entry in entries] for key in ("k", name))
+        axes.plot(k, values, label=label, **curve(row))
     axes.set(xscale="log", yscale="log")
-    legend(figure, "line: mean over the repeats; band: from the least to the largest")
+    legend(figure, "means over the repeats")
     return figure
 
 
@@ -123,7 +133,7 @@ def forecasts(entries: list[dict[str, Any]]) -> Figure:
             own = [e for e in known if (e["name"], e["of"]) == (name, of)]
             if own:
                 x = np.array([e["samples"] for e in own]) * 1.04 ** (row - len(names) / 2)
-                y = [np.exp(np.log(e["factors"]).mean()) for e in own]
+                y = [e["ratio"] for e in own]
                 ends = np.array([(min(e["factors"]), max(e["factors"])) for e in own]).T
                 axes.vlines(x, *ends, color=colour(row), lw=1, alpha=0.6)
                 axes.plot(x, y, label=name, **curve(row) | {"marker": "o", "ms": 4})

@@ -32,7 +32,7 @@ def arrays_of(losses: Float[Array, "M n"], config: Any) -> dict[str, np.ndarray]
     Definition 4's K of each order run to its end, n where it is not reached. ``held_*`` is whether
     a trial's interval held what it predicts: E_q S² of all, and ``trial_k`` for Definition 4.
     """
-    found, true = pilots(losses, config), of_all(losses, config)
+    found, true = pilots(losses, config), jax.jit(partial(_all, config))(losses)
     own, trial = ({name: x[rows] for name, x in found.items()} for rows in (0, slice(1, None)))
     arrays = {
         f"{whose}_{name}": np.asarray(values)
@@ -69,9 +69,7 @@ def pilots(losses: Float[Array, "M n"], config: Any) -> Said:
     return jax.lax.map(trial, jnp.arange(config.trials + 1))
 
 
-@partial(jax.jit, static_argnames="config")
-def of_all(losses: Float[Array, "M n"], config: Any) -> Said:
-    """What all samples at all points say; r is empty. ``k`` is ``last_exceedance``."""
+def _all(config: Any, losses: Float[Array, "M n"]) -> Said:
     said = _answer(config, losses.shape[1], evidence_of(losses))
     return said | {"k": last_exceedance(losses, config.tolerance)}
 

@@ -1,9 +1,4 @@
-"""Tables and figure of what pilots of a few samples predict, from the arrays of ``results.npz``.
-
-An answer is an entry of the summary: ``sigma``, ``pilots`` (each with its ``samples``, the
-intervals ``law`` and ``exceedance`` as (low, value, high), None where beyond all numbers, and
-``coverage``) and ``all``, what all samples say.
-"""
+"""Tables and figure of what pilots of a few samples predict, from the arrays of ``results.npz``."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,13 +17,16 @@ K: Δ_k stays below the tolerance (squared units of the loss); K_ε: the landsca
 population's; held: share of random orders whose interval held the truth, of K over orders in which
 it is reached;
 {tables.TREND_WORDS}"""
-"""What the columns mean."""
 
 QUANTITIES = ("loss_variance", "law", "distance")
 
 
 def answer_of(arrays: Mapping[str, np.ndarray], row: int, num: int) -> dict[str, Any]:
-    """The answer at one sigma, a row of the arrays, from ``num`` samples."""
+    """What the summary says of one sigma, a row of the arrays, from ``num`` samples.
+
+    Of each pilot intervals (low, value, high), None where beyond all numbers, and how often those
+    of random orders held (``coverage``); what all samples say.
+    """
     own = {name: x[row] for name, x in arrays.items() if name != "pilot"}
     trusted = own["trial_effective"] >= TRUSTED
     # of K of a run, only orders count in which it is reached
