@@ -30,8 +30,7 @@ class ExtractConfig:
     Prepares the images as the model's own image processor says (size, mean, standard deviation),
     runs the model without gradients, and keeps of each image the class token's output after the
     last layer. The file serves the other commands as --dataset npz:FILE. Needs PyTorch and
-    transformers: pip install -e '.[features]'. A ViT of base size takes a CPU hours for 60,000
-    images.
+    transformers: pip install -e '.[features]'. On a CPU 60,000 images take a base ViT hours.
 
     Examples:
         python -m experiments.extract_features --dataset cifar10 --out features.npz

@@ -19,7 +19,6 @@ from experiments.common.run_folder import Record
 from jaxscape.lab.style import PREFIX, canvas, legend
 from jaxscape.prefix_spectra import PrefixSpectra, geometric
 
-ALIKE = 0.9  # subspaces with at least this overlap count as alike
 DRAWN = 1000  # values of k, in equal ratios, at which a line known at every k is drawn
 
 WORDS = """\
@@ -68,12 +67,9 @@ def _find(problem: Problem, config: SpectraConfig, work: Path) -> Record:
         arrays |= theorem(spectra, config.sigma)
         arrays |= {f"law_{part}": getattr(law, part) for part in ("curvature", "diagonal", "total")}
         arrays = {name: np.asarray(values) for name, values in arrays.items()}
-    first, tested = alike_from(arrays), f"overlap of at least {ALIKE:g} with the subspace of H_N: "
-    verdict = tested + (f"from k = {first:,} on" if first else "at no k")
-    rows = table(arrays), theorem_table(arrays)
-    text = "\n\n".join([*map(tables.as_text, rows), verdict, WORDS])
-    figures = {"eigenvalues": _eigenvalues(arrays, problem.unit)}
-    return Record(arrays, {"alike_from": first}, figures, text)
+    summary = {name: arrays[name].tolist() for name in ("k", "values", "overlap")}
+    text = "\n\n".join([*map(tables.as_text, (table(arrays), theorem_table(arrays))), WORDS])
+    return Record(arrays, summary, {"eigenvalues": _eigenvalues(arrays, problem.unit)}, text)
 
 
 def grid(k_max: int, num_ks: int) -> Int[np.ndarray, "K"]:
@@ -114,12 +110,6 @@ def eigenvalue_errors(spectra: PrefixSpectra) -> Float[np.ndarray, "K d"]:
     least = np.finfo(np.float64).tiny  # 0/0 of a double eigenvalue solved for exactly
     rounding = 10 * np.finfo(np.float32).eps * np.abs(values).max(1, keepdims=True)
     return rounding + residuals**2 / np.maximum(np.maximum(gap, residuals), least)
-
-
-def alike_from(arrays: dict[str, np.ndarray]) -> int | None:
-    """The first k from which on the leading subspace of H_k is like that of H_N."""
-    unlike = np.flatnonzero([True, *(arrays["overlap"] < ALIKE)])[-1]  # 0: none
-    return int(arrays["k"][unlike]) if unlike < len(arrays["k"]) else None
 
 
 def table(arrays: dict[str, np.ndarray]) -> list[list[str]]:

@@ -152,10 +152,7 @@ def moved(
 def directions(
     problem: Problem, config: Any, params: Params, k: int
 ) -> tuple[js.Subspace, Float[Array, "d"]]:
-    """The top eigenvectors through ``params`` and their eigenvalues.
-
-    Of the Hessian of samples spread evenly over the first k, whatever their order.
-    """
+    """Top eigenvectors and eigenvalues of the Hessian of samples spread evenly over the first k."""
     size = min(HESSIAN, len(problem.order))
     few = problem.read(np.arange(size) * max(k, size) // size)
     operator = js.hessian_operator(problem.loss, params, few, count=min(k, size))

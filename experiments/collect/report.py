@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from experiments.common.run_folder import plain
 from experiments.common.tables import as_text, between, plus_minus
-from jaxscape.lab.style import PREFIX, canvas, colour, legend
+from jaxscape.lab.style import PREFIX, Keywords, canvas, colour, legend
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -106,12 +106,11 @@ def _stops(
 def _look(arrays: Arrays, row: int, place: dict[str, Any]) -> dict[str, Any]:
     """What a look said, and what all samples really gained."""
     low, _, high = arrays["gain"][row]
-    return {
-        "k": place["k"], "met": place["met"], "gained": place["paid"],
+    said = {name: plain(arrays[name][row]) for name in ("gain", "misfit", "exceedance", "theorem1")}
+    return place | said | {
         "held": bool(low <= place["paid"] <= high),
         "monitor_stop": bool(arrays["monitor_stop"][row]),
         "largest_eigenvalue": plain(arrays["eigenvalues"][row, 0]),
-        **{name: plain(arrays[name][row]) for name in ("gain", "misfit", "exceedance", "theorem1")},
     }  # fmt: skip
 
 
@@ -177,7 +176,7 @@ def _table(found: dict[str, Any]) -> list[list[str]]:
     for entry in found["looks"]:
         low, value, high = (f"{x:.3g}" for x in entry["gain"])
         rows.append([
-            f"{entry['k']:,}", f"{value}, {low} to {high}", f"{entry['gained']:.3g}",
+            f"{entry['k']:,}", f"{value}, {low} to {high}", f"{entry['paid']:.3g}",
             "-" if entry["misfit"] is None else f"{entry['misfit']:.2g}",
             between(entry["exceedance"][::2]), "stop" if entry["monitor_stop"] else "go on",
             f"{entry['largest_eigenvalue']:.3g}", f"{entry['theorem1']:.2g}",
@@ -191,14 +190,14 @@ def forecast(arrays: Arrays, found: dict[str, Any]) -> Figure:
     Right what all samples would still gain, as forecast at each look, and what they gained.
     """
     stop, unit = found["rules"]["forecast"], found["unit"]
-    looks, gained = ([entry[name] for entry in found["looks"]] for name in ("k", "gained"))
+    looks, gained = ([entry[name] for entry in found["looks"]] for name in ("k", "paid"))
     row = looks.index(stop["k"]) if stop["stopped"] else len(looks) - 1
     where = f"{'stopped' if stop['stopped'] else 'last look'} at {looks[row]:,}"
     panels = f"loss ({unit}): {where}", f"what all samples still gain ({unit})"
     title = "Stopping by the learning curve"
     figure, (left, right) = canvas(title, PREFIX, "", panels, share_y=False)
-    own = {"color": colour(0), "ms": 5}
-    seen = {"color": colour(1), "ms": 5, "mfc": "none", "label": "test split, seen afterwards"}
+    own: Keywords = {"color": colour(0), "ms": 5}
+    seen = own | {"color": colour(1), "mfc": "none", "label": "test split, seen afterwards"}
     low, middle, high = arrays["forecast"][row]
     left.fill_between(arrays["forecast_k"], low, high, color=colour(0), alpha=0.25, lw=0)
     left.plot(arrays["forecast_k"], middle, label="fitted curve, as of the stop", **own)

@@ -39,7 +39,8 @@ def fit(
     alike = lambda tree: jax.tree.map(lambda x: jnp.stack([x] * len(ks)), tree)  # noqa: E731
     split = lambda tree: [jax.tree.map(lambda x, i=i: x[i], tree) for i in range(len(ks))]  # noqa: E731
     total, what = len(shuffles) * config.visits, f"{len(ks)} networks, {len(shuffles)} times"
-    networks, norms = [], []
+    networks: list[list[Params]] = []
+    norms = []
     with timed("refitted", what), progress("refitting", total, "epochs of all networks") as advance:
 
         def on_epoch(_: int, params: Params) -> None:
@@ -56,7 +57,7 @@ def fit(
             if not networks:
                 checkpoint.save(store, "refitted", {"params": fitted.params})
             networks.append(split(fitted.params))
-            norms.append(fitted.gradient_norm)
+            norms.append(np.asarray(fitted.gradient_norm))
     return networks, np.stack(norms)
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -68,7 +68,7 @@ def _find(problem: Problem, config: RefitConfig, work: Path) -> Record:
     truth = {of: prediction.truths(arrays["k"], v, config.shares) for of, v in values.items()}
     epsilons = {of: np.array([entry["epsilon"] for entry in v]) for of, v in truth.items()}
     made = prediction.forecasts(arrays, epsilons, config.weight_decay)
-    found = {
+    found: dict[str, Any] = {
         "num_samples": n,
         "weight_decay": config.weight_decay,
         "dataset": problem.dataset.name,

@@ -59,7 +59,7 @@ def _own_losses(
     """L_k(w*_k) and L_N(w*_k)."""
     losses = [np.asarray(js.per_sample_losses(problem.loss, w, problem.samples)) for w in networks]
     own = [np.mean(row[order[:k]], dtype=np.float64) for row, k in zip(losses, ks, strict=True)]
-    return {"train_loss": np.array(own), "full_loss": np.mean(losses, 1, dtype=np.float64)}
+    return {"train_loss": np.array(own), "full_loss": np.stack(losses).mean(1, np.float64)}
 
 
 def _minima(

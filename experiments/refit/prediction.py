@@ -158,9 +158,7 @@ def score(forecast: Forecast, truth: Sequence[Mapping[str, Any]], n: int) -> dic
 
 
 def pooled(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """All their ``factors`` and ``held``, and each ``regime``; of the factors the geometric mean,
-    ``ratio``, by how much they ``miss`` on average, and the share ``within`` ``FACTOR``.
-    """
+    """Scores as one: ``ratio`` and ``miss`` are geometric means, of how far off and by how much."""
     factors, held = ([x for one in scores for x in one[name]] for name in ("factors", "held"))
     regime = ", ".join(sorted({one["regime"] for one in scores}))
     found = {"factors": factors, "held": held, "regime": regime}

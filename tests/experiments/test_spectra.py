@@ -93,10 +93,7 @@ def test_overlap_is_the_mean_squared_cosine(done):
         expected = np.mean(np.linalg.svd(leading @ basis.T)[1] ** 2)
         assert arrays["overlap"][row] == pytest.approx(expected, abs=2e-3)
     assert arrays["overlap"][-1] == pytest.approx(1, abs=1e-5)
-    alike = found["alike_from"]
-    assert np.all(arrays["overlap"][arrays["k"] >= alike] >= 0.9)
-    before = arrays["overlap"][arrays["k"] < alike]
-    assert not before.size or before[-1] < 0.9
+    assert found["overlap"] == arrays["overlap"].tolist()
 
 
 def test_ritz_values_of_every_k_lie_below(done):
@@ -182,13 +179,6 @@ def test_the_error_of_an_eigenvalue_is_its_residual_or_less():
     together = solved._replace(values=np.full((2, 2), 4.0))
     found = spectra.eigenvalue_errors(together) - 40 * np.finfo(np.float32).eps
     np.testing.assert_allclose(found, residuals, rtol=1e-6, atol=1e-15)
-
-
-def test_nothing_is_called_alike_that_is_not():
-    """A subspace that comes close and leaves again counts from its last return on."""
-    k = np.array([1, 2, 3, 4])
-    for overlap, first in (([0.95, 0.5, 0.95, 1], 3), ([0.95] * 4, 1), ([0.1] * 4, None)):
-        assert spectra.alike_from({"k": k, "overlap": np.array(overlap)}) == first
 
 
 def test_the_grid():
