@@ -201,7 +201,7 @@ def test_the_forecasts_of_the_summary_follow_from_the_arrays(finished):
 
 
 @pytest.mark.slow
-def test_runs_are_compared_by_what_they_found(finished, tmp_path, capsys):
+def test_runs_are_compared_by_what_they_found(finished, tmp_path, capsys, monkeypatch):
     """Twice the same run, and one of another weight decay: pooled, and each in its column."""
     out, _, summary = finished
     other = tmp_path / "other"
@@ -222,6 +222,9 @@ def test_runs_are_compared_by_what_they_found(finished, tmp_path, capsys):
     misses = [np.exp(np.mean(np.abs(np.log(np.array(double) / by)))) for by in (2, 1)]
     assert row[3:5] == [f"{miss:.2g}" for miss in misses]
     assert figure.with_suffix(".png").exists()
+    monkeypatch.chdir(tmp_path)
+    assert compare.main([str(out)]) == 0
+    assert not list(tmp_path.glob("*.p*"))  # no figure unless it is asked for
     assert compare.main([str(tmp_path)]) == 2
     assert "run folders of refit" in capsys.readouterr().err
 
