@@ -30,8 +30,7 @@ class ExtractConfig:
     Prepares the images as the model's own image processor says (size, mean, standard deviation),
     runs the model without gradients, and keeps of each image the class token's output after the
     last layer. The file serves the other commands as --dataset npz:FILE. Needs PyTorch and
-    transformers: pip install -e '.[features]'. A ViT of base size takes a CPU hours for 60,000
-    images.
+    transformers: pip install -e '.[features]'. On a CPU 60,000 images take a base ViT hours.
 
     Examples:
         python -m experiments.extract_features --dataset cifar10 --out features.npz
@@ -51,21 +50,22 @@ class ExtractConfig:
         if self.out.suffix != ".npz":
             raise InputError(f"expected --out to end in .npz, found {self.out}; change it")
         if self.out.exists():
-            raise InputError(
-                f"expected no file at {self.out}, found one; remove it, or choose another --out"
-            )
+            raise InputError(f"expected no file at {self.out}, found one; choose another --out")
 
 
-def run(config: ExtractConfig) -> Path:
-    """Write the file, and say what it holds.
-
-    Raises:
-        InputError: settings, data or a model that cannot be used, or libraries that are not there.
-    """
+def run(config: ExtractConfig) -> None:
+    """Write the file, and say what it holds."""
     config.check()
     found = data.load(config.dataset, data_dir=config.data_dir)
-    _check_images(found)
-    extract = vision_transformer(config.model)
+    extract, channels = vision_transformer(config.model)
+    shape = found.train_inputs.shape
+    low, high = np.array([(x.min(), x.max()) for x in blocks(found.train_inputs)]).T
+    if len(shape) != 4 or shape[-1] not in (1, channels) or low.min() < 0 or high.max() > 1:
+        raise InputError(
+            f"expected images in {found.name}, [n, height, width, 1 or {channels}] with pixels "
+            f"from 0 to 1 or bytes, found {list(shape)} from {low.min():g} to {high.max():g}; "
+            "choose another --dataset"
+        )
     if found.note:
         print(f"note: {found.note}")
     print(f"data: {found.name} ({found.source})", flush=True)
@@ -73,14 +73,12 @@ def run(config: ExtractConfig) -> Path:
         console.timed("features", "of each image"),
         data.replacing(config.out) as file,  # opened first: an unwritable place is told now
     ):
-        arrays: dict[str, Any] = _arrays(found, extract)
-        np.savez(file, **arrays)
+        np.savez(file, **_arrays(found, extract))
     print(f"use it: --dataset npz:{config.out}")
-    return config.out
 
 
-def vision_transformer(name: str) -> Extract:
-    """``extract(images)``: the class token's output after the last layer, ``p`` numbers per image.
+def vision_transformer(name: str) -> tuple[Extract, int]:
+    """``extract(images)``: the class token's output after the last layer; the model's channels.
 
     ``name`` is that of a model on the Hugging Face hub, or a folder. Images in [0, 1] are rounded
     to bytes, grey ones repeated for each of the model's channels, and prepared by the model's image
@@ -89,6 +87,24 @@ def vision_transformer(name: str) -> Extract:
     Raises:
         InputError: no PyTorch or transformers, no such model, or one without a class token.
     """
+    torch, model, processor = _pretrained(name)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = model.to(device, torch.float32).eval()
+    channels = model.config.num_channels
+
+    def extract(images: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n p"]:
+        raw = np.rint(255 * images).astype(np.uint8)
+        raw = np.repeat(raw, channels // images.shape[-1], axis=-1)
+        ready = processor(list(raw), return_tensors="pt", input_data_format="channels_last")
+        with torch.inference_mode():
+            found = model(pixel_values=ready["pixel_values"].to(device, torch.float32))
+        return found.last_hidden_state[:, 0].cpu().numpy()
+
+    return extract, channels
+
+
+def _pretrained(name: str) -> tuple[Any, Any, Any]:
+    """PyTorch, the model and its image processor."""
     try:
         import torch
         import transformers
@@ -97,76 +113,37 @@ def vision_transformer(name: str) -> Extract:
             f"expected PyTorch and transformers, found no {error.name}; "
             "pip install -e '.[features]'"
         ) from error
-    model, processor = _pretrained(transformers, name)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = model.to(device, torch.float32).eval()
-
-    def extract(images: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n p"]:
-        given, wanted = images.shape[-1], model.config.num_channels
-        if given not in (1, wanted):
-            raise InputError(
-                f"expected images of {wanted} channels for {name}, found {given}; choose another "
-                "model"
-            )
-        raw = np.repeat(np.rint(255 * images).astype(np.uint8), wanted // given, axis=-1)
-        ready = processor(list(raw), return_tensors="pt", input_data_format="channels_last")
-        with torch.inference_mode():
-            found = model(pixel_values=ready["pixel_values"].to(device, torch.float32))
-        return found.last_hidden_state[:, 0].cpu().numpy()
-
-    return extract
-
-
-def _pretrained(transformers: Any, name: str) -> tuple[Any, Any]:
-    """The model and its image processor."""
     folder = Path(name).expanduser()
     where, local = (str(folder), True) if folder.is_dir() else (name, data.is_offline())
     try:
         model = transformers.AutoModel.from_pretrained(where, local_files_only=local)
         if not hasattr(getattr(model, "embeddings", None), "cls_token"):
-            raise InputError(
-                f"expected a Vision Transformer with a class token as {name}, found "
-                f"{type(model).__name__}; choose a ViT, DeiT, BEiT or DINOv2"
-            )
-        return model, transformers.AutoImageProcessor.from_pretrained(where, local_files_only=local)
+            raise ValueError(f"{type(model).__name__}, unlike a ViT, DeiT, BEiT or DINOv2")
+        processor = transformers.AutoImageProcessor.from_pretrained(where, local_files_only=local)
     except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(
-            f"expected a model {name} with its image processor, found: {reason}; give --model a "
-            "folder saved with save_pretrained, or a name on the hub with a network and no "
-            "JAXSCAPE_OFFLINE"
+            f"expected a model {name} with a class token and its image processor, found: {reason}; "
+            "give --model a folder saved with save_pretrained, or a name on the hub with a network "
+            "and no JAXSCAPE_OFFLINE"
         ) from error
+    return torch, model, processor
 
 
-def _check_images(found: Dataset) -> None:
-    inputs = found.train_inputs
-    shape = inputs.shape
-    ends = [(block.min(), block.max()) for block in blocks(inputs)]
-    low, high = min(low for low, _ in ends), max(high for _, high in ends)
-    if inputs.ndim != 4 or shape[-1] not in (1, 3) or low < 0 or high > 1:
-        raise InputError(
-            f"expected images in {found.name}, [n, height, width, 1 or 3] with pixels from 0 to 1 "
-            f"or bytes, found {list(shape)} from {low:g} to {high:g}; choose "
-            "another --dataset"
-        )
-
-
-def _arrays(found: Dataset, extract: Extract) -> dict[str, np.ndarray]:
+def _arrays(found: Dataset, extract: Extract) -> dict[str, Any]:
     """What the file holds: features and targets of each split."""
-    arrays = {}
-    splits = {"": (found.train_inputs, found.train_targets)}
+    arrays = {"targets": np.asarray(found.train_targets)}
+    images = {"inputs": found.train_inputs}
     if found.test_inputs is not None and found.test_targets is not None:
-        splits["test_"] = found.test_inputs, found.test_targets
-    for split, (images, targets) in splits.items():
+        arrays["test_targets"] = np.asarray(found.test_targets)
+        images["test_inputs"] = found.test_inputs
+    for name, split in images.items():
         rows = []
-        with progress("features", len(images), "images") as advance:
-            for first in range(0, len(images), BATCH):
-                rows.append(extract(images[first : first + BATCH]))
+        with progress("features", len(split), "images") as advance:
+            for first in range(0, len(split), BATCH):
+                rows.append(extract(split[first : first + BATCH]))
                 advance(len(rows[-1]))
-        arrays[f"{split}targets"] = np.asarray(targets)
-        arrays[f"{split}inputs"] = np.concatenate(rows)
+        arrays[name] = np.concatenate(rows)
     return arrays
 
 

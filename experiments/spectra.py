@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import matplotlib
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
 import jaxscape as js
@@ -18,22 +18,13 @@ from experiments.common.run_folder import Record
 from experiments.common.tables import theorem1
 from jaxscape.lab.style import PREFIX, canvas, legend
 from jaxscape.prefix_spectra import PrefixSpectra, geometric
-from jaxscape.types import InputError
 
-BATCH_SIZE = 1000
-"""Samples per chunk of a Hessian product."""
-
-ALIKE = 0.9
-"""Subspaces with at least this overlap count as alike."""
-
-DRAWN = 1000
-"""Values of k, equally spaced in their logarithm, at which a line known at every k is drawn."""
+DRAWN = 1000  # values of k, in equal ratios, at which a line known at every k is drawn
 
 WORDS = """\
 Overlap: mean squared cosine between the leading subspaces of H_k and H_N. Theorem 1: from
 eigenvalues of H_k and H_{k+1}, paired by index (for which both are solved), ± rounding. Beside it
 parts of the quadratic law at the same k."""
-"""What the tables mean."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +53,23 @@ def _find(problem: Problem, config: SpectraConfig, work: Path) -> Record:
     params = prepare.trained(problem, config, store)
     space, _ = prepare.eigenspace(problem, params, config.dim, store)
     ks = grid(config.k_max, config.num_ks)
-    arrays = arrays_of(problem, space, ks, config.sigma)
-    found = summarise(arrays)
-    rows = table(arrays), theorem_table(arrays), verdicts(found, config.sigma)
-    text = "\n\n".join([*map(tables.as_text, rows), WORDS])
-    return Record(arrays, found, {"eigenvalues": _eigenvalues(arrays, problem.unit)}, text)
+    with console.timed("spectra", f"eigenpairs of H_k at {len(ks)} values of k"):
+        spectra = js.prefix_spectra(
+            problem.keys["subspace"], problem.loss, params, problem.samples, config.dim,
+            ks=ks, reference=space.basis,
+        )  # fmt: skip
+        jax.block_until_ready(spectra)
+    with console.timed("theory", "Ritz values and the law of every k"):
+        model = js.project(problem.loss, space, problem.samples)
+        law = js.quadratic_delta(model, config.sigma)
+        arrays = {name: x for name, x in spectra._asdict().items() if x is not None}
+        arrays |= {"order": problem.order, "ritz_values": js.ritz_values(model.hessian)}
+        arrays |= theorem(spectra, config.sigma)
+        arrays |= {f"law_{part}": getattr(law, part) for part in ("curvature", "diagonal", "total")}
+        arrays = {name: np.asarray(values) for name, values in arrays.items()}
+    summary = {name: arrays[name].tolist() for name in ("k", "values", "overlap")}
+    text = "\n\n".join([*map(tables.as_text, (table(arrays), theorem_table(arrays))), WORDS])
+    return Record(arrays, summary, {"eigenvalues": _eigenvalues(arrays, problem.unit)}, text)
 
 
 def grid(k_max: int, num_ks: int) -> Int[np.ndarray, "K"]:
@@ -76,65 +79,23 @@ def grid(k_max: int, num_ks: int) -> Int[np.ndarray, "K"]:
     return np.union1d(ks, ks[chosen] + 1)
 
 
-def arrays_of(
-    problem: Problem, space: js.Subspace, ks: Int[np.ndarray, "K"], sigma: float
-) -> dict[str, np.ndarray]:
-    """``PrefixSpectra`` [K, ...], Ritz values [n, d], Theorem 1 [c], the quadratic law [n-1]."""
-    with console.timed("spectra", f"eigenpairs of H_k at {len(ks)} values of k"):
-        spectra = js.prefix_spectra(
-            problem.keys["subspace"], problem.loss, space.origin, problem.samples, space.dim,
-            ks=ks, batch_size=BATCH_SIZE, reference=space.basis,
-        )  # fmt: skip
-        jax.block_until_ready(spectra)
-    with console.timed("theory", "Ritz values and the law of every k"):
-        model = js.project(problem.loss, space, problem.samples)
-        law = js.quadratic_delta(model, sigma)
-        pair_k, theorem = eigenvalue_delta(spectra, sigma)
-        arrays = {
-            "order": problem.order,
-            **{name: x for name, x in spectra._asdict().items() if x is not None},
-            "ritz_values": js.ritz_values(model.hessian),
-            "pair_k": pair_k,
-            "theorem1": theorem,
-            "theorem1_error": theorem_error(spectra, theorem, sigma),
-            **{f"law_{name}": getattr(law, name) for name in ("curvature", "diagonal", "total")},
-        }
-        return {name: np.asarray(values) for name, values in arrays.items()}
-
-
-def eigenvalue_delta(
-    spectra: PrefixSpectra, sigma: float
-) -> tuple[Int[np.ndarray, "c"], Float[Array, "c"]]:
-    """The ``theorem1`` form of Δ_k at each k whose successor was solved for too.
+def theorem(spectra: PrefixSpectra, sigma: float) -> dict[str, np.ndarray]:
+    """``theorem1``, that form of Δ_k, at each k whose successor was solved for too, ``pair_k`` [c].
 
     Nikitin et al. 2025, Theorem 1, with the σ⁴ that its code leaves out: Δλ_j is the difference
     of the j-th eigenvalues of H_{k+1} and H_k, paired by index as if they shared eigenvectors, and
     offset and gradient are left out. It is the diagonal form of ``quadratic_delta`` where the
     eigenvectors are those of H_N. Δλ_j is of size λ_j/k, so few digits are left where k is large.
 
-    Raises:
-        InputError: no two consecutive k.
+    ``theorem1_error``: its square root is a norm of the steps Δλ, so steps that are off by h move Δ
+    by at most 2√(Δ·f) + f, with f that of h: here the sum of ``eigenvalue_errors`` at k and k + 1.
     """
-    ks = np.asarray(spectra.k)
+    ks, errors = np.asarray(spectra.k), eigenvalue_errors(spectra)
     at = np.flatnonzero(np.diff(ks) == 1)
-    if not at.size:
-        wanted = "some k followed by k + 1"
-        raise InputError(f"expected {wanted}, found {ks.tolist()}; add successors to ks")
-    return ks[at], theorem1(spectra.values[at + 1] - spectra.values[at], sigma)
-
-
-def theorem_error(
-    spectra: PrefixSpectra, theorem: Float[Array, "c"], sigma: float
-) -> Float[np.ndarray, "c"]:
-    """How far the errors of eigenvalues that differ by ~λ/k may move Theorem 1, their difference.
-
-    Its square root is a norm of the steps Δλ, so steps that are off by h move Δ by at most
-    2√(Δ·f) + f, with f that of h: here the sum of ``eigenvalue_errors`` at k and k + 1.
-    """
-    errors = eigenvalue_errors(spectra)
-    at = np.flatnonzero(np.diff(np.asarray(spectra.k)) == 1)
+    found = theorem1(spectra.values[at + 1] - spectra.values[at], sigma)
     own = theorem1(errors[at] + errors[at + 1], sigma)
-    return 2 * np.sqrt(np.asarray(theorem, np.float64) * own) + own
+    bound = 2 * np.sqrt(np.asarray(found, np.float64) * own) + own
+    return {"pair_k": ks[at], "theorem1": np.asarray(found), "theorem1_error": bound}
 
 
 def eigenvalue_errors(spectra: PrefixSpectra) -> Float[np.ndarray, "K d"]:
@@ -151,23 +112,6 @@ def eigenvalue_errors(spectra: PrefixSpectra) -> Float[np.ndarray, "K d"]:
     return rounding + residuals**2 / np.maximum(np.maximum(gap, residuals), least)
 
 
-def summarise(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The numbers of ``summary.json``, from the arrays of ``results.npz``."""
-    k, at = arrays["k"], arrays["pair_k"] - 1
-    unlike = np.flatnonzero(arrays["overlap"] < ALIKE)
-    alike = k[unlike[-1] + 1 :] if unlike.size else k
-    curvature = arrays["law_curvature"][at]
-    return {
-        "alike_from": int(alike[0]) if alike.size else None,
-        "theorem1_over_curvature": _ratios(arrays["theorem1"], curvature),
-        "curvature_over_law": _ratios(curvature, arrays["law_total"][at]),
-    }
-
-
-def _ratios(above: np.ndarray, below: np.ndarray) -> list[float | None]:
-    return [float(x / y) if y > 0 else None for x, y in zip(above, below, strict=True)]
-
-
 def table(arrays: dict[str, np.ndarray]) -> list[list[str]]:
     """Rows of text, the first one the header: the eigenpairs of each H_k."""
     d = arrays["values"].shape[1]
@@ -176,9 +120,10 @@ def table(arrays: dict[str, np.ndarray]) -> list[list[str]]:
     for k, products, values, residuals, converged, overlap in zip(
         *(arrays[name] for name in names), strict=True
     ):
-        worst = f"{residuals.max() / values[0]:.1e}"
-        cells = [f"{k:,}", str(products), f"{values[0]:.4g}", f"{values[-1]:.4g}", worst]
-        rows.append([*cells, f"{converged.sum()} of {d}", f"{overlap:.3f}"])
+        rows.append([
+            f"{k:,}", f"{products}", f"{values[0]:.4g}", f"{values[-1]:.4g}",
+            f"{residuals.max() / values[0]:.1e}", f"{converged.sum()} of {d}", f"{overlap:.3f}",
+        ])  # fmt: skip
     return rows
 
 
@@ -186,26 +131,10 @@ def theorem_table(arrays: dict[str, np.ndarray]) -> list[list[str]]:
     """Rows of text, the first one the header: Theorem 1 and the quadratic law where both are."""
     rows = [["k", "Theorem 1", "diagonal form", "curvature part", "full law"]]
     solved = (arrays[name] for name in ("pair_k", "theorem1", "theorem1_error"))
-    for k, theorem, error in zip(*solved, strict=True):
+    for k, value, error in zip(*solved, strict=True):
         law = (arrays[f"law_{part}"][k - 1] for part in ("diagonal", "curvature", "total"))
-        rows.append([f"{k:,}", f"{theorem:.3g} ± {error:.1g}", *(f"{x:.3g}" for x in law)])
+        rows.append([f"{k:,}", f"{value:.3g} ± {error:.1g}", *(f"{x:.3g}" for x in law)])
     return rows
-
-
-def verdicts(found: dict[str, Any], sigma: float) -> list[list[str]]:
-    """Rows of text: what the numbers of ``summarise`` say."""
-    alike = f"from k = {found['alike_from']:,} on" if found["alike_from"] else "at no k"
-    law = f"curvature part over the full law at σ = {sigma:g}"
-    return [
-        [f"overlap of at least {ALIKE:g} with the subspace of H_N", alike],
-        ["Theorem 1 / curvature part", _between(found["theorem1_over_curvature"])],
-        [law, _between(found["curvature_over_law"])],
-    ]
-
-
-def _between(ratios: list[float | None]) -> str:
-    known = [ratio for ratio in ratios if ratio is not None]
-    return f"{min(known):.2g} to {max(known):.2g}" if known else "undefined"
 
 
 def _eigenvalues(arrays: dict[str, np.ndarray], unit: str) -> Figure:

@@ -6,11 +6,9 @@ from typing import Annotated, Literal
 
 from experiments.collect import measure, report
 from experiments.common import cli
-from experiments.common import problem as problems
-from experiments.common.config import RunConfig, above, at_least, default
-from experiments.common.problem import Problem
+from experiments.common.config import RunConfig, above, at_least
+from experiments.common.problem import Problem, check_test_split
 from experiments.common.run_folder import Record
-from jaxscape.trees import num_parameters
 from jaxscape.types import InputError
 
 
@@ -25,11 +23,10 @@ class CollectConfig(RunConfig):
     what all samples would still gain. The rule stops once the upper limit of that is below the
     price.
 
-    The command trains on past the stop, up to all samples, to see on the test split what the stop
-    really cost. Beside the forecast stand stopping at a random k, the monitor of the landscape,
+    The command trains on past the stop, up to all samples, to see on the test split, which no rule
+    sees, what the stop really cost. Beside the forecast stand stopping at a random k, the monitor,
     which stops once Δ_k, the mean squared change of the mean loss by one more sample, stays below
-    the tolerance, and the rule of Nikitin et al. Both look at the same losses of the same arrival,
-    at random points around the first network of each look. No rule sees the test split.
+    the tolerance, and the rule of Nikitin et al., both around the first network of each look.
 
     Examples:
         python -m experiments.collect --dataset mnist
@@ -48,7 +45,7 @@ class CollectConfig(RunConfig):
     """Test loss, in nats (units of the loss), that the samples not collected may be worth."""
     growth: Annotated[float, above(1)] = 1.5
     """Ratio of the samples of a look to those of the one before."""
-    validation: Annotated[int | None, at_least(2), default("1000, at most k_max / 8")] = None
+    validation: Annotated[int, at_least(2)] = 1000
     """Samples, at least 2, that arrive after those trained on, by which a look judges."""
     dim: Annotated[int, at_least(1)] = 10
     """The monitor: number of top Hessian eigenvectors."""
@@ -58,42 +55,27 @@ class CollectConfig(RunConfig):
     """The monitor: random points around the network, at least 2."""
     tolerance: Annotated[float, above(0)] = 1e-5
     """The monitor: it stops once Δ_k stays below this, in nats² (squared units of the loss)."""
-    at_least: Annotated[int | None, above(7), default("1000, at most k_max / 8")] = None
+    at_least: Annotated[int, above(7)] = 1000
     """Samples of the first look, at least 8; its curve also has an eighth, a quarter, a half."""
-
-    def __post_init__(self) -> None:
-        """See ``ProblemConfig``."""
-        super().__post_init__()
-        for name, least in (("at_least", 8), ("validation", 2)):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, max(least, min(1000, self.k_max // 8)))
 
     def check(self) -> None:
         """See ``ProblemConfig.check``."""
         super().check()
-        first, new = self.at_least or 0, self.validation or 0
-        if first + new > self.k_max:
+        if self.at_least + self.validation > self.k_max:
             raise InputError(
-                f"expected room for a first look, --k-max of at least {first} + {new} samples, "
-                f"found {self.k_max}; lower --at-least or --validation"
+                f"expected room for a first look, --k-max of at least {self.at_least} + "
+                f"{self.validation} samples, found {self.k_max}; lower --at-least or --validation"
             )
 
 
 def _find(problem: Problem, config: CollectConfig, work: Path) -> Record:
     arrays = measure.measure(problem, config, work / "checkpoint")
-    found = {
-        "num_parameters": num_parameters(problem.initial),
-        "unit": problem.unit,
-        **report.summarise(arrays, config.price, config.tolerance),
-    }
-    figures = {
-        "forecast": report.forecast(arrays, found),
-        "monitor": report.monitor(arrays, config.tolerance),
-    }
-    return Record(arrays, found, figures, report.text(found))
+    found = report.summarise(arrays, config.price, config.tolerance) | {"unit": problem.unit}
+    ahead, watched = report.forecast(arrays, found), report.monitor(arrays, config.tolerance)
+    return Record(arrays, found, {"forecast": ahead, "monitor": watched}, report.text(found))
 
 
-main = cli.command("collect", CollectConfig, _find, check=problems.check_test_split)
+main = cli.command("collect", CollectConfig, _find, check=check_test_split)
 """The command; its exit status."""
 
 if __name__ == "__main__":

@@ -7,12 +7,10 @@ from typing import Annotated, Any
 import numpy as np
 
 from experiments.common import cli
-from experiments.common import problem as problems
-from experiments.common.config import HOLDOUT, RunConfig, above, at_least, default
-from experiments.common.problem import Problem
+from experiments.common.config import HOLDOUT, RunConfig, above, at_least
+from experiments.common.problem import Problem, check_test_split
 from experiments.common.run_folder import Record
 from experiments.refit import measure, prediction, report
-from jaxscape.trees import num_parameters
 from jaxscape.types import InputError
 
 
@@ -22,12 +20,11 @@ class RefitConfig(RunConfig):
 
     Trains a network on the first k samples for each of a geometric grid of k, from one
     initialisation. All take the same number of optimiser steps, epochs · k_max / batch_size; each
-    step draws its samples uniformly, with replacement, from the network's k. So a network of few
-    samples sees each more often; its test loss is reported at the end, by which it is judged, and
-    at its lowest after any epoch. The k from which on it is within ε of that of all samples is
-    forecast by K of the landscape around w*_N, by the minimum's law T = tr(H⁻¹C) of pilots and of
-    w*_N, and by learning curves c + a·k^(−b) through the pilots' test losses, and through what
-    these exceed the training losses by (the gap, whose floor c is 0).
+    step draws its samples uniformly, with replacement, from the network's k. A network is judged by
+    its test loss and error at the end, and by its lowest test loss after any epoch. The k from
+    which on it is within ε of that of all samples is forecast by K of the landscape around w*_N, by
+    the minimum's law T = tr(H⁻¹C) of pilots and of w*_N, and by learning curves c + a·k^(−b)
+    through the pilots' losses, and through the gap between test and training losses, where c = 0.
 
     Examples:
         python -m experiments.refit --dataset mnist
@@ -39,14 +36,12 @@ class RefitConfig(RunConfig):
     """Samples after the first k_max that stand for new ones; 0: the test split does."""
     epochs: Annotated[int, at_least(1)] = 5
     """Training budget of every network, in passes over all k_max samples."""
-    k_min: Annotated[int | None, at_least(1), default("250, at most k_max / 16")] = None
+    k_min: Annotated[int, at_least(1)] = 250
     """Fewest samples that a network is refitted on."""
     num_ks: Annotated[int, at_least(2)] = 12
     """Number of values of k, from k_min to k_max in equal ratios."""
     repeats: Annotated[int, at_least(1)] = 3
     """Number of times all are refitted, with other minibatches and another shuffled order."""
-    together: Annotated[int | None, at_least(1), default("1 on a CPU, else all")] = None
-    """Number of networks trained side by side, under one vmap."""
     starts: Annotated[int, at_least(2)] = 24
     """Gradients of test samples from which T = tr(H⁻¹C) is estimated."""
     lanczos_steps: Annotated[int, at_least(1)] = 48
@@ -60,52 +55,35 @@ class RefitConfig(RunConfig):
     shares: Annotated[tuple[float, ...], above(0)] = (5.0, 2.0, 1.0, 0.5, 0.3, 0.2, 0.1)
     """Targets of the excess test loss, as multiples of the final test loss."""
 
-    def __post_init__(self) -> None:
-        """See ``ProblemConfig``."""
-        super().__post_init__()
-        if self.k_min is None:
-            object.__setattr__(self, "k_min", max(1, min(250, self.k_max // 16)))
-
     def check(self) -> None:
         """See ``ProblemConfig.check``."""
         super().check()
-        if self.k_min is not None and self.k_min >= self.k_max:
+        if self.k_min >= self.k_max:
             raise InputError(f"expected --k-min below --k-max, {self.k_max}, found {self.k_min}")
 
 
 def _find(problem: Problem, config: RefitConfig, work: Path) -> Record:
     arrays = measure.measure(problem, config, work / "checkpoint")
-    return conclude(problem, config, arrays)
-
-
-def conclude(problem: Problem, config: RefitConfig, arrays: dict[str, np.ndarray]) -> Record:
-    """The forecasts, their misses, the figures."""
     n, values = len(problem.order), prediction.values_of(arrays)
     truth = {of: prediction.truths(arrays["k"], v, config.shares) for of, v in values.items()}
     epsilons = {of: np.array([entry["epsilon"] for entry in v]) for of, v in truth.items()}
     made = prediction.forecasts(arrays, epsilons, config.weight_decay)
     found: dict[str, Any] = {
         "num_samples": n,
-        "num_parameters": num_parameters(problem.initial),
-        "unit": problem.unit,
-        "repeats": config.repeats,
         "weight_decay": config.weight_decay,
         "dataset": problem.dataset.name,
-        "steps": measure.steps(problem, config) * config.epochs,
-        "sigma": list(config.sigmas),
         "networks": report.networks(arrays),
         "truth": truth,
         "forecasts": [prediction.score(one, truth[one.of], n) for one in made],
     }
     figures = {
-        "networks": report.networks_figure(arrays, problem.unit),
-        "distance": report.distance(arrays, problem.unit),
+        "networks": report.networks_figure(found["networks"], problem.unit),
         "forecasts": report.forecasts(found["forecasts"]),
     }
     return Record(arrays, found, figures, report.text(found))
 
 
-main = cli.command("refit", RefitConfig, _find, check=problems.check_test_split)
+main = cli.command("refit", RefitConfig, _find, check=check_test_split)
 """The command; its exit status."""
 
 if __name__ == "__main__":

@@ -6,11 +6,11 @@ w*_N. That forecasts fall with k as the excess does is no evidence, as any two f
 The evidence is the size: does the k agree, at every ε?
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -19,15 +19,7 @@ from experiments.common.tables import VERDICTS
 from jaxscape.lab import learning_curve
 from jaxscape.minimum import TakeuchiTrace
 
-FACTOR = 2.0
-"""How far K_ε may lie from the grid values of k between which the networks stop gaining."""
-
-
-class Bracket(NamedTuple):
-    """The last k of the grid that exceeds, 0 where none does, and the one after it."""
-
-    low: int
-    high: int
+FACTOR = 2.0  # how far a forecast may lie from the k between which the networks stop gaining
 
 
 class Forecast(NamedTuple):
@@ -35,8 +27,8 @@ class Forecast(NamedTuple):
 
     name: str
     samples: int
-    sizes: Float[np.ndarray, "orders 3 t"]
-    """Between its 90 % limits, of each order that it was made from."""
+    sizes: Float[np.ndarray, "orders t 3"]
+    """Low, value, high of its 90 % interval, of each order that it was made from."""
     regime: str = ""
     """Whether the minimum's law holds, by its own signs."""
     of: str = "test loss"
@@ -49,60 +41,29 @@ def pilots(ks: Int[np.ndarray, "K"]) -> list[int]:
     return sorted(row for row in nearest if row >= 3)
 
 
-def distances(
-    losses: Float[np.ndarray, "m n"], order: Int[np.ndarray, "n"], ks: Int[np.ndarray, "K"]
-) -> dict[str, Float[np.ndarray, "K"]]:
-    """E_q[(L_n(w) − L_k(w))²] over the m points for each k, with L_k of the samples ``order[:k]``.
-
-    ``distance``: the mean of the square, ``distance_sem`` its standard error over the points,
-    ``distance_centered``: the variance over the points (m − 1 below), which a shift of the whole
-    surface by a constant leaves alone. In float64, from ℓ_i(w) of all samples.
-    """
-    sums = np.cumsum(np.asarray(losses, np.float64)[:, order], axis=1)
-    gap = sums[:, -1:] / len(order) - sums[:, ks - 1] / ks
-    return {
-        "distance": np.mean(gap**2, 0),
-        "distance_sem": np.std(gap**2, 0, ddof=1) / np.sqrt(len(gap)),
-        "distance_centered": np.var(gap, 0, ddof=1),
-    }
-
-
-def bracket(k: Int[np.ndarray, "K"], excess: Float[np.ndarray, "K"], epsilon: float) -> Bracket:
-    """Between which values of k the excess falls below ε, to stay there; it is 0 at the last.
+def bracket(
+    k: Int[np.ndarray, "K"], excess: Float[np.ndarray, "K"], epsilon: float
+) -> tuple[int, int]:
+    """The last k of the grid at which the excess is not below ε, 0 where there is none; the next k.
 
     Raises:
-        InputError: an excess that is NaN, or one at the last k that is not below ε.
+        InputError: an excess that is NaN, or one at the last k, where it is 0, that is not below ε.
     """
-    if np.isnan(excess).any():
+    if np.isnan(excess).any() or excess[-1] >= epsilon:
         raise js.InputError(
-            f"expected test losses that are numbers, found an excess of NaN at k = "
-            f"{k[np.isnan(excess)].tolist()}; lower --learning-rate, or mend the test split"
+            f"expected test losses that are numbers above 0, found excesses {excess.tolist()} at "
+            f"k = {k.tolist()} and ε = {epsilon:g}; lower --learning-rate, or mend the test split"
         )
-    if excess[-1] >= epsilon:
-        raise js.InputError(
-            f"expected an ε above the excess of the last k, {excess[-1]:g}, found {epsilon:g}; "
-            "take a loss above 0"
-        )
-    last = np.flatnonzero(~(excess < epsilon))
-    if not last.size:
-        return Bracket(0, int(k[0]))
-    return Bracket(int(k[last[-1]]), int(k[last[-1] + 1]))
+    last = np.flatnonzero([True, *(excess >= epsilon)])[-1]
+    low, high = np.array([0, *k])[last : last + 2].tolist()
+    return low, high
 
 
-def factor(size: int, where: Bracket) -> float:
+def factor(size: float, low: int, high: int) -> float:
     """By what ``size`` misses the bracket: 1 inside, above 1 beyond it, below 1 before it."""
-    if where.low < size <= where.high:
+    if low < size <= high:
         return 1.0
-    return size / (where.high if size > where.high else where.low)
-
-
-def k_epsilon(
-    variance: Float[np.ndarray, "s 3"], epsilons: Float[np.ndarray, "t"], n: int
-) -> Int[np.ndarray, "s t 3"]:
-    """K_ε to all n samples, for the value of E_q S² between its limits; n for one not finite."""
-    wanted = jnp.asarray(epsilons, jnp.float32)[None, :, None]
-    found = js.distance_size(jnp.asarray(variance)[:, None], wanted, to=n)
-    return np.where(found.reached, found.k, n)
+    return size / (high if size > high else low)
 
 
 def values_of(arrays: Mapping[str, np.ndarray]) -> dict[str, Float[np.ndarray, "R K"]]:
@@ -123,28 +84,26 @@ def forecasts(
 
     A learning curve is of one order alone, so of no more samples than it is said to be.
     """
-    k, own = arrays["k"], epsilons["test loss"]
-    n, rows = int(k[-1]), pilots(k)
-    found: list[Forecast] = []
+    k, own, values = arrays["k"], epsilons["test loss"], values_of(arrays)
+    n, rows, found = int(k[-1]), pilots(k), []
     for part, which in (("loss_variance", ""), ("fresh_variance", ", new samples")):
-        for sigma, sizes in zip(arrays["sigma"], k_epsilon(arrays[part], own, n), strict=True):
-            found.append(Forecast(f"K, σ = {sigma:.2g}{which}", n, sizes.T[None]))
+        for sigma, levels in zip(arrays["sigma"], arrays[part], strict=True):
+            size = js.distance_size(levels, own.astype(np.float32)[:, None], to=n)
+            sizes = np.where(size.reached, size.k, n)[None]  # n where a level is not finite
+            found.append(Forecast(f"K, σ = {sigma:.2g}{which}", n, sizes))
     found += minimum_law(arrays, own, weight_decay)
-    values = values_of(arrays)
     gap = np.maximum(values["test loss"] - arrays["train_loss"], 0)
-    kinds: list[tuple[str, np.ndarray, float | None, str]]
-    kinds = [("gap curve", gap, 0.0, "test loss")]
+    kinds: list[tuple[str, np.ndarray, float | None, str]] = [("gap curve", gap, 0.0, "test loss")]
     for of, losses in values.items():
         kinds += [("learning curve", losses, None, of), ("learning curve, c = 0", losses, 0.0, of)]
-    for name, losses, floor, of in kinds:
-        for row in rows:
-            used, ahead = slice(row + 1), []
-            for order in losses[:, None, used]:
-                curve = learning_curve.fit(jax.random.key(0), k[used], order, floor=floor)
-                ahead.append(np.array([curve.within(e, of=n).interval for e in epsilons[of]]).T)
-            found.append(Forecast(name, int(k[row]), np.stack(ahead), of=of))
+    for (name, losses, floor, of), row in itertools.product(kinds, rows):
+        ahead = []
+        for order in losses[:, None, : row + 1]:
+            curve = learning_curve.fit(jax.random.key(0), k[: row + 1], order, floor=floor)
+            ahead.append([curve.within(epsilon, of=n).interval for epsilon in epsilons[of]])
+        found.append(Forecast(name, int(k[row]), np.array(ahead), of=of))
     for row in rows:
-        middle = np.full((1, 3, len(own)), np.sqrt(k[row] * n))
+        middle = np.full((1, len(own), 3), np.sqrt(k[row] * n))
         found.append(Forecast("guess √(nN)", int(k[row]), middle))
     return found
 
@@ -155,19 +114,17 @@ def minimum_law(
     """From T of each network whose T is known, with its own verdict."""
     found, n = [], int(arrays["k"][-1])
     for place, row in enumerate(arrays["takeuchi_rows"]):
-        trace = TakeuchiTrace(
-            *(arrays[f"takeuchi_{name}"][place] for name in TakeuchiTrace._fields)
-        )
-        own = int(arrays["k"][row])
+        fields = (arrays[f"takeuchi_{name}"][place] for name in TakeuchiTrace._fields)
+        trace, own = TakeuchiTrace(*fields), int(arrays["k"][row])
         holds, known = js.excess_law_holds(
             trace, own, arrays["gap"][row], gap_sem=arrays["gap_sem"][row],
             weight_decay=weight_decay,
         )  # fmt: skip
         error = 1.645 * trace.sem  # infinite where T overflows
         levels = np.maximum([trace.value - error, trace.value, trace.value + error], 0)
-        size = js.excess_size(levels[:, None], np.asarray(epsilons, np.float32)[None], to=n)
-        regime = VERDICTS[bool(holds) if known else None]
+        size = js.excess_size(levels, epsilons.astype(np.float32)[:, None], to=n)
         sizes = np.where(size.reached, size.k, n)[None]
+        regime = VERDICTS[bool(holds) if known else None]
         found.append(Forecast("minimum's law", own, sizes, regime))
     return found
 
@@ -175,16 +132,11 @@ def minimum_law(
 def truths(
     k: Int[np.ndarray, "K"], values: Float[np.ndarray, "R K"], shares: Sequence[float]
 ) -> list[dict[str, Any]]:
-    """For each ε the k between which the networks stop gaining it: on average, in single orders."""
-    excess, end, found = values - values[:, -1:], float(values[:, -1].mean()), []
-    for share in shares:
-        single = [bracket(k, one, share * end).high for one in excess]
-        found.append({
-            "share": share, "epsilon": share * end,
-            "networks": list(bracket(k, excess.mean(0), share * end)),
-            "networks_single": [min(single), max(single)],
-        })  # fmt: skip
-    return found
+    """For each ε, a share of the value at the end, the k between which networks stop gaining it."""
+    excess, end = (values - values[:, -1:]).mean(0), float(values[:, -1].mean())
+    return [
+        {"share": x, "epsilon": x * end, "networks": bracket(k, excess, x * end)} for x in shares
+    ]
 
 
 def score(forecast: Forecast, truth: Sequence[Mapping[str, Any]], n: int) -> dict[str, Any]:
@@ -196,22 +148,26 @@ def score(forecast: Forecast, truth: Sequence[Mapping[str, Any]], n: int) -> dic
     least = forecast.samples if forecast.samples < n else 1
     factors, held = [], []
     for number, entry in enumerate(truth):
-        where = Bracket(*entry["networks"])
-        if least <= where.low and where.high < n:
-            for low, size, high in forecast.sizes[:, :, number]:
-                factors.append(factor(size, where))
-                held.append(bool(low <= where.high and high > where.low))
-    own = forecast._asdict() | {"factors": factors, "held": held}
-    return {name: value for name, value in own.items() if name != "sizes"} | summary(factors, held)
+        first, last = entry["networks"]
+        if least <= first and last < n:
+            for low, size, high in forecast.sizes[:, number]:
+                factors.append(factor(size, first, last))
+                held.append(bool(low <= last and high > first))
+    own = {name: x for name, x in forecast._asdict().items() if name != "sizes"}
+    return own | pooled([own | {"factors": factors, "held": held}])
 
 
-def summary(factors: Sequence[float], held: Sequence[bool]) -> dict[str, float | None]:
-    """The geometric mean of the misses, how many are within ``FACTOR``, and of intervals held."""
+def pooled(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Scores as one: ``ratio`` and ``miss`` are geometric means, of how far off and by how much."""
+    factors, held = ([x for one in scores for x in one[name]] for name in ("factors", "held"))
+    regime = ", ".join(sorted({one["regime"] for one in scores}))
+    found = {"factors": factors, "held": held, "regime": regime}
     if not factors:
-        return {"miss": None, "within": None, "share_held": None}
-    misses = np.abs(np.log(factors))
-    return {
-        "miss": float(np.exp(misses.mean())),
-        "within": float(np.mean(misses <= np.log(FACTOR) + 1e-9)),
+        return found | dict.fromkeys(("ratio", "miss", "within", "share_held"))
+    logs = np.log(factors)
+    return found | {
+        "ratio": float(np.exp(logs.mean())),
+        "miss": float(np.exp(np.abs(logs).mean())),
+        "within": float(np.mean(np.abs(logs) <= np.log(FACTOR) + 1e-9)),
         "share_held": float(np.mean(held)),
     }

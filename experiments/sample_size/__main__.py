@@ -72,19 +72,19 @@ def _find(problem: Problem, config: SampleSizeConfig, work: Path) -> Record:
     for sigma in config.sigmas:
         probe = prepare.probe(problem, params, space, config.points, sigma)
         with console.timed(f"pilots, σ = {sigma:g}", f"{config.trials} random orders"):
-            losses = segments.losses_at(fresh, probe)
-            by_sigma.append(measure.arrays_of(losses, config))
-    arrays = tables.stacked(by_sigma)
-    arrays["sigma"] = np.asarray(config.sigmas, np.float32)
-    num = losses.shape[1]
-    arrays["pilot"] = np.asarray(measure.doubling(config.first_pilot, num))
+            by_sigma.append(measure.arrays_of(segments.losses_at(fresh, probe), config))
+    num, rows = len(fresh.order), range(len(by_sigma))
+    arrays = tables.stacked(by_sigma) | {
+        "sigma": np.asarray(config.sigmas, np.float32),
+        "pilot": np.asarray(measure.doubling(config.first_pilot, num)),
+    }
     summary = {
         "num_samples": num,
         "tolerance": config.tolerance,
         "epsilon": config.epsilon,
-        "answers": report.answers_of(arrays, num),
+        "answers": [report.answer_of(arrays, row, num) for row in rows],
     }
-    figures = {"pilots": report.pilots(summary, config.tolerance, problem.unit)}
+    figures = {"pilots": report.pilots(summary, problem.unit)}
     return Record(arrays, summary, figures, report.text(summary))
 
 

@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from experiments import extract_features, spectra, surface, theory, variance
+from experiments import extract_features, spectra, surface, theory
 from experiments.benchmark import __main__ as benchmark
 from experiments.collect import __main__ as collect
 from experiments.common import cli
@@ -27,7 +27,6 @@ COMMANDS = {
     "surface": (surface, surface.SurfaceConfig),
     "sweep": (sweep, sweep.SweepConfig),
     "theory": (theory, theory.TheoryConfig),
-    "variance": (variance, variance.VarianceConfig),
 }
 
 

@@ -13,9 +13,9 @@ import pytest
 from cases import at64, float64
 
 import jaxscape as js
-from experiments.common import cli, prepare, problem
+from experiments.common import cli, prepare, problem, refits
 from experiments.refit import __main__ as refit
-from experiments.refit import compare, measure, prediction
+from experiments.refit import compare, prediction
 from jaxscape.lab import checkpoint, learning_curve
 
 pytestmark = pytest.mark.usefixtures("in_haste")
@@ -45,7 +45,7 @@ def finished(flags, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "run"
     with drawing.coarsely():
         assert refit.main([*flags, "--out", str(out)]) == 0
-    assert drawing.drawn(out) == {"networks", "distance", "forecasts"}
+    assert drawing.drawn(out) == {"networks", "forecasts"}
     with np.load(out / "results.npz", allow_pickle=False) as arrays:
         return out, dict(arrays), json.loads((out / "summary.json").read_text())
 
@@ -95,31 +95,22 @@ def test_the_losses_of_the_run_are_those_of_its_networks(flags, finished):
         np.testing.assert_allclose(arrays["test_accuracy"][0, -1, row], right.mean(), rtol=1e-5)
         entry = summary["networks"][row]
         np.testing.assert_allclose(entry["test_loss"], arrays["test_loss"][:, -1, row].mean())
-    assert summary["steps"] == 2 * 35
 
 
 @pytest.mark.slow
 def test_the_landscape_of_the_run_is_a_float64_loop(flags, finished):
+    """E_q S² of the samples and of new ones, around the network of all samples."""
     out, arrays, _ = finished
-    found, _, directions = restored(flags, out)
-    for row in range(2):
-        losses = [
-            losses64(at64(directions.space, theta), found.samples)
-            for theta in arrays["coordinates"][row]
-        ]
-        variance = np.mean([np.var(values, ddof=1) for values in losses])
-        np.testing.assert_allclose(arrays["loss_variance"][row, 1], variance, rtol=1e-4)
-        points = [at64(directions.space, theta) for theta in arrays["coordinates"][row]]
-        new = np.mean([np.var(losses64(w, found.fresh.samples), ddof=1) for w in points])
-        np.testing.assert_allclose(arrays["fresh_variance"][row, 1], new, rtol=1e-4)
-        for repeat, order in enumerate(arrays["orders"]):
-            for column, k in enumerate(arrays["k"][:-1]):
-                gaps = [values.mean() - values[order[:k]].mean() for values in losses]
-                measured = arrays["distance"][row, repeat, column]
-                np.testing.assert_allclose(measured, np.mean(np.square(gaps)), rtol=1e-3)
-                shape = arrays["distance_centered"][row, repeat, column]
-                np.testing.assert_allclose(shape, np.var(gaps, ddof=1), rtol=2e-3)
-    assert not arrays["distance"][:, :, -1].any()
+    found, networks, directions = restored(flags, out)
+    last = jax.tree.map(lambda x: x[-1], networks)
+    for row, sigma in enumerate((0.01, 0.5)):
+        probe = prepare.probe(found, last, directions.space, 6, sigma)
+        points = [at64(directions.space, theta) for theta in probe.coordinates]
+        for name, samples in (("loss", found.samples), ("fresh", found.fresh.samples)):
+            level = np.mean([np.var(losses64(w, samples), ddof=1) for w in points])
+            low, value, high = arrays[f"{name}_variance"][row]
+            np.testing.assert_allclose(value, level, rtol=1e-4)
+            assert low < value < high
 
 
 @pytest.mark.slow
@@ -199,7 +190,7 @@ def test_the_forecasts_of_the_summary_follow_from_the_arrays(finished):
                 curves = [learning_curve.fit(jax.random.key(0), k[used], row[None], floor=floor)
                           for row in kind[:, used]]  # fmt: skip
                 sizes = [curve.within(epsilon, of=n).interval.value for curve in curves]
-            factors += [prediction.factor(size, prediction.Bracket(low, high)) for size in sizes]
+            factors += [prediction.factor(size, low, high) for size in sizes]
         np.testing.assert_allclose(entry["factors"], factors, rtol=1e-6)
         if factors:
             seen.add(entry["name"])
@@ -210,7 +201,7 @@ def test_the_forecasts_of_the_summary_follow_from_the_arrays(finished):
 
 
 @pytest.mark.slow
-def test_runs_are_compared_by_what_they_found(finished, tmp_path, capsys):
+def test_runs_are_compared_by_what_they_found(finished, tmp_path, capsys, monkeypatch):
     """Twice the same run, and one of another weight decay: pooled, and each in its column."""
     out, _, summary = finished
     other = tmp_path / "other"
@@ -231,7 +222,10 @@ def test_runs_are_compared_by_what_they_found(finished, tmp_path, capsys):
     misses = [np.exp(np.mean(np.abs(np.log(np.array(double) / by)))) for by in (2, 1)]
     assert row[3:5] == [f"{miss:.2g}" for miss in misses]
     assert figure.with_suffix(".png").exists()
-    assert compare.main([str(tmp_path), "--figure", str(figure)]) == 2
+    monkeypatch.chdir(tmp_path)
+    assert compare.main([str(out)]) == 0
+    assert not list(tmp_path.glob("*.p*"))  # no figure unless it is asked for
+    assert compare.main([str(tmp_path)]) == 2
     assert "run folders of refit" in capsys.readouterr().err
 
 
@@ -243,7 +237,6 @@ def test_bad_input_is_one_line_and_leaves_nothing(flags, tmp_path, capsys):
         (["--num-ks", "1"], "at least 2"),
         (["--repeats", "0"], "at least 1"),
         (["--epochs", "0"], "--epochs of at least 1"),
-        (["--together", "0"], "at least 1"),
         (["--shares", "0"], "above 0"),
         (["--sigmas", "nan"], "above 0"),
         (["--starts", "1"], "at least 2"),
@@ -259,23 +252,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(flags, tmp_path, capsys):
 
 def test_an_order_of_the_data_set_stays_in_every_repeat(flags):
     config = cli.parse("refit", refit.RefitConfig, [*flags, "--order", "dataset"])
-    found = measure.orders(problem.load(config), config)
+    found = refits.orders(problem.load(config), 2, 0)
     np.testing.assert_array_equal(found, np.tile(np.arange(280), (2, 1)))
-
-
-def test_distances_are_those_of_a_loop():
-    rng = np.random.default_rng(0)
-    losses, order = rng.gamma(0.3, size=(4, 9)).astype(np.float32), rng.permutation(9)
-    found = prediction.distances(losses, order, np.array([1, 4, 9]))
-    for column, k in enumerate((1, 4, 9)):
-        gaps = []
-        for row in losses.astype(np.float64):
-            gaps.append(sum(row) / 9 - sum(row[i] for i in order[:k]) / k)
-        squares = [gap**2 for gap in gaps]
-        shape = sum((gap - sum(gaps) / 4) ** 2 for gap in gaps) / 3
-        np.testing.assert_allclose(found["distance"][column], sum(squares) / 4, atol=1e-30)
-        np.testing.assert_allclose(found["distance_centered"][column], shape, atol=1e-30)
-        np.testing.assert_allclose(found["distance_sem"][column], np.std(squares) / 3**0.5)
 
 
 def test_the_bracket_ends_one_past_the_last_exceedance():
@@ -286,22 +264,22 @@ def test_the_bracket_ends_one_past_the_last_exceedance():
     assert prediction.bracket(k, excess, 0.5) == (40, 80)
     sizes = {30: 1.0, 40: 1.0, 20: 1.0, 19: 0.95, 80: 2.0}
     for size, miss in sizes.items():
-        assert prediction.factor(size, prediction.Bracket(19 if size == 20 else 20, 40)) == miss
+        assert prediction.factor(size, 19 if size == 20 else 20, 40) == miss
 
 
-def test_a_loss_that_is_no_number_has_no_bracket():
-    k = np.array([10, 20, 40])
-    for excess, words in (
-        ([1.0, np.nan, 0.0], r"NaN at k = \[20\]"),
-        ([np.nan, np.nan, np.nan], "lower --learning-rate"),
-    ):
-        with pytest.raises(js.InputError, match=words):
-            prediction.bracket(k, np.array(excess), 0.5)
-    with pytest.raises(js.InputError, match="an ε above"):
-        prediction.bracket(k, np.array([1.0, 0.5, 0.0]), 0.0)
+@pytest.mark.parametrize(
+    ("excess", "epsilon", "words"),
+    [([1.0, np.nan, 0.0], 0.5, "found excesses .*nan"), ([1.0, 0.5, 0.0], 0.0, "above 0")],
+)
+def test_a_loss_that_is_no_number_or_0_has_no_bracket(excess, epsilon, words):
+    with pytest.raises(js.InputError, match=words):
+        prediction.bracket(np.array([10, 20, 40]), np.array(excess), epsilon)
 
 
 def test_an_endless_level_needs_all_samples():
-    levels = np.array([[1.0, 4.0, np.inf]], np.float32)
-    found = prediction.k_epsilon(levels, np.array([0.1]), 1000)
-    assert found[0, 0].tolist() == [91, 286, 1000]  # S²/(ε² + S²/n) < k
+    k, levels = np.array([10, 100, 1000]), np.array([[1.0, 4.0, np.inf]], np.float32)
+    losses = np.ones((1, 1, 3), np.float32)
+    arrays = {"k": k, "sigma": [1.0], "loss_variance": levels, "fresh_variance": levels,
+              "test_loss": losses, "train_loss": losses[0], "takeuchi_rows": []}  # fmt: skip
+    (found, _) = prediction.forecasts(arrays, {"test loss": np.array([0.1])}, 0.0)
+    assert found.sizes.tolist() == [[[91, 286, 1000]]]  # S²/(ε² + S²/n) < k
