@@ -130,7 +130,7 @@ def ggn_operator(
 
     check_floating(params)
     few = first_of(data)
-    n = losses.check(loss, params, few)
+    n, _ = losses.ready(loss, params, few)
     own, outputs = losses.bind(model, working(params), few)
     held = own, losses.bind(output_loss, outputs, few)[0]
     w, fresh = jax.eval_shape(working, params), jax.ShapeDtypeStruct((n,), bool)
