@@ -98,14 +98,16 @@ def _takes(function: Callable, arguments: Any) -> bool:
 
 
 def _is_array(value: Any, kind: Any, dims: str) -> bool:
-    """Whether it is of that kind, has these dimensions (of jaxtyping), and is not empty."""
+    """Whether it is of that kind and these dimensions (of jaxtyping), neither empty nor masked."""
     try:
         array = value if hasattr(value, "dtype") else np.asarray(value)
         right = any(jnp.issubdtype(array.dtype, each) for each in KINDS[kind])
     except (ValueError, TypeError):  # a ragged list
         return False
-    large = isinstance(value, int) and abs(value) >= 2**31
-    return right and 0 not in array.shape and not large and isinstance(array, Shaped[Any, dims])
+    if isinstance(value, np.ma.MaskedArray) or (isinstance(value, int) and abs(value) >= 2**31):
+        return False
+    form: Any = Shaped[Any, dims]
+    return right and 0 not in array.shape and isinstance(array, form)
 
 
 def _said(hint: Any) -> str:

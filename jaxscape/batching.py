@@ -19,7 +19,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int
 
-from jaxscape.trees import check_unmasked, owned, short
+from jaxscape.trees import owned, short
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
 
@@ -174,9 +174,8 @@ def check_eager() -> None:
     """Raise an ``InputError`` while JAX traces, when no batch can be read."""
     if not is_eager():
         raise InputError(
-            "expected an operator over batches outside of jit, vmap, grad and loops of JAX, found "
-            "it inside, where no batch can be read; call it outside, hand it itself (no function "
-            "around it) to top_eigenpairs and the like, or give arrays in memory"
+            "expected operators over batches outside of jit, vmap and loops, found one inside; use "
+            "it there, hand it itself (no function around it) to top_eigenpairs, or give arrays"
         )
 
 
@@ -189,14 +188,10 @@ def is_eager() -> bool:
 def length_of(data: Batch) -> int:
     """The common leading axis of all arrays in ``data``; an ``InputError`` where there is none."""
     if are_batches(data):
-        raise InputError(
-            f"expected arrays, found batches ({type(data).__name__}), which only sweeps (delta, "
-            "surface, loss_variance) and operators (hessian_operator) take; concatenate them first"
-        )
+        said = f"expected arrays, found batches ({type(data).__name__}), which sweeps and operators"
+        raise InputError(f"{said} take; concatenate them first")
     leaves = jax.tree.leaves(data)
-    for leaf in leaves:
-        check_unmasked(leaf)
-    firsts = [getattr(leaf, "shape", ())[:1] for leaf in leaves]
+    firsts: list[tuple] = [getattr(leaf, "shape", ())[:1] for leaf in leaves]
     if len(set(firsts)) != 1 or firsts[0] == ():
         found = short([getattr(leaf, "shape", type(leaf).__name__) for leaf in leaves])
         raise InputError(

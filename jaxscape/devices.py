@@ -153,10 +153,8 @@ def merge(reduction: Reduction, rows: Any, mesh: Mesh | None) -> Any:
     if sizes(mesh)[0] == 1 or not jax.tree.leaves(rows):
         return rows
     if join is None:
-        raise InputError(
-            "expected a reduction with merge where several devices share the points, found none; "
-            "give Reduction one, or make the mesh of samples alone"
-        )
+        said = "expected a reduction with merge where devices share the points, found none"
+        raise InputError(f"{said}; give Reduction one, or make the mesh of samples alone")
 
     def chunk(by_sample: Any) -> Any:
         parts = jax.lax.all_gather(by_sample, "points")

@@ -1,5 +1,6 @@
 """From a model's outputs to one loss per sample, and the check that a loss gives one."""
 
+import contextlib
 import functools
 import hashlib
 import re
@@ -10,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Shaped
@@ -136,10 +138,7 @@ def supervised(
 ) -> PerSampleLoss:
     """The loss ``per_sample(apply(params, batch["inputs"]), batch["targets"])``."""
 
-    def loss(params: Params, batch: Batch) -> Float[Array, "n"]:
-        return per_sample(apply(params, batch["inputs"]), batch["targets"])
-
-    return loss
+    return lambda params, batch: per_sample(apply(params, batch["inputs"]), batch["targets"])
 
 
 def coupled(loss: PerSampleLoss) -> PerSampleLoss:
@@ -158,17 +157,12 @@ def coupled(loss: PerSampleLoss) -> PerSampleLoss:
 
 
 def ready(
-    loss: PerSampleLoss,
-    params: Params,
-    data: Batch,
-    point: Partial | None = None,
-    *,
-    apart: bool = True,
+    loss: PerSampleLoss, params: Params, data: Batch, point: Any = None, *, apart: bool = True
 ) -> tuple[int, Partial]:
     """The number of samples in ``data``, and the loss as a pytree; see ``bind``.
 
-    ``params`` may be shapes alone; ``point()`` then gives parameters of these shapes. Without
-    ``apart`` the samples may see each other.
+    ``params`` may be shapes alone; ``point()``, a ``Partial``, then gives parameters of these
+    shapes. Without ``apart`` the samples may see each other.
 
     Raises:
         InputError: a loss that has no real value for each sample; samples that see each other.
@@ -178,12 +172,11 @@ def ready(
     if not callable(loss):
         raise InputError(f"expected loss(params, batch), found {short(loss)}; pass a function")
     bound, found = bind(loss, params if is_traced((params, data)) else shapes, data)
-    shape = getattr(found, "shape", None)
+    shape = getattr(found, "shape", short(found))
     if shape != (n,):
         raise InputError(
-            f"expected loss(params, batch) to return one loss per sample, shape ({n},), "
-            f"found {short(found) if shape is None else f'shape {shape}'}; "
-            "return the losses before any mean or sum over samples"
+            f"expected loss(params, batch) to return one loss per sample, shape ({n},), found "
+            f"shape {shape}; return the losses before any mean or sum over samples"
         )
     if not jnp.issubdtype(found.dtype, jnp.floating):
         raise InputError(f"expected real losses, found {found.dtype}; return floating-point ones")
@@ -238,7 +231,7 @@ def bind(function: Callable, *args: Any) -> tuple[Partial, Any]:
     return Partial(own, *held, **named), shape
 
 
-def _content(closed: jax.extend.core.ClosedJaxpr) -> tuple:
+def _content(closed: ClosedJaxpr) -> tuple:
     """A program and its constants, without addresses, which differ from trace to trace."""
     consts = [np.asarray(jax.random.key_data(x) if is_key(x) else x) for x in closed.consts]
     digests = [(x.shape, str(x.dtype), hashlib.blake2b(x.tobytes()).digest()) for x in consts]
@@ -271,27 +264,27 @@ def has_forward_mode(function: Callable, *args: Any) -> bool:
     return all(e.primitive.name != "custom_lin" for e, _ in equations(closed.jaxpr))
 
 
-APART = 4  # samples, of which two are evaluated among these and without the others
+APART = 4  # samples, of which two are evaluated among these and alone
 
 
 def _check_apart(bound: Partial, point: Partial, data: Batch, n: int) -> None:
     """Raise an ``InputError`` where a sample's loss depends on those beside it."""
     held = jax.tree.leaves(point)
     shapes_alone = any(isinstance(x, jax.ShapeDtypeStruct) for x in held)
-    meant = getattr(bound.func.function, "samples_see_each_other", False)
+    meant = getattr(getattr(bound.func, "function", None), "samples_see_each_other", False)
     if meant or shapes_alone or is_traced(held):
         return
     rows = np.unique(np.linspace(0, n - 1, APART).astype(int))
-    last = len(rows) - 1
-    pair = np.array([0, last] if last > 1 else [last])  # as a model may refuse a single sample
-    try:
-        with host():
-            few = jax.tree.map(lambda leaf: jnp.asarray(leaf[rows]), data)
-            found = _compiled(jax.default_backend())(bound, point, few, pair)
-    except Exception:  # a loss of exactly so many samples, never cut into batches
+    with host():
+        few, last = jax.tree.map(lambda leaf: jnp.asarray(leaf[rows]), data), len(rows) - 1
+    look, found = _compiled(jax.default_backend()), None
+    for groups in ([[0], [last]], [[0, last]]):  # alone, or together where a model refuses that
+        with host(), contextlib.suppress(Exception):  # a loss may be of exactly so many samples
+            found = found or look(bound, point, few, np.array(groups))
+    if found is None:
         return
-    every, apart = (np.asarray(x, np.float64) for x in found)
-    among, rounding = every[pair], 32 * float(jnp.finfo(jnp.float32).eps) * np.abs(every).max()
+    every, among, apart = (np.asarray(x, np.float64) for x in found)
+    rounding = 32 * float(jnp.finfo(jnp.float32).eps) * np.abs(every).max()
     worst = np.argmax(np.abs(among - apart))
     off = abs(among[worst] - apart[worst])
     if np.isfinite(every.sum() + apart.sum()) and off > 1e-2 * np.ptp(every) + rounding:
@@ -310,8 +303,8 @@ def _compiled(backend: str) -> Callable:
     return jax.jit(_apart, compiler_options=quick)
 
 
-def _apart(loss: PerSampleLoss, point: Partial, few: Batch, pair: Int[Array, "p"]) -> tuple:
-    """The losses of a few samples, and those of two of them without the others.
+def _apart(loss: PerSampleLoss, point: Partial, few: Batch, groups: Int[Array, "g s"]) -> tuple:
+    """The losses of a few samples; those in the groups, among all and in each group alone.
 
     At parameters a little beside the point: at the start of training much may be 0 or alike.
     """
@@ -322,4 +315,6 @@ def _apart(loss: PerSampleLoss, point: Partial, few: Batch, pair: Int[Array, "p"
 
     params = jax.tree.map(moved, working(point()))
     with jax.default_matmul_precision("highest"):
-        return loss(params, few), loss(params, jax.tree.map(lambda leaf: leaf[pair], few))
+        every = loss(params, few)
+        alone = [loss(params, jax.tree.map(lambda x, g=g: x[g], few)) for g in groups]
+        return every, every[groups.ravel()], jnp.concatenate(alone)

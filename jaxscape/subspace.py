@@ -74,8 +74,9 @@ class Subspace:
         """Raise an ``InputError`` unless each array of the origin has its d directions."""
         found = [jnp.shape(leaf) for leaf in jax.tree.leaves(self.basis)]
         wanted = [(*found[0][:1], *jnp.shape(x)) for x in jax.tree.leaves(self.origin) if found]
-        same = jax.tree.structure(self.basis) == jax.tree.structure(self.origin)
-        if not same or found != wanted or found[:1] == [()]:
+        forms: list[Any] = [jax.tree.structure(x) for x in (self.basis, self.origin)]
+        same = forms[0] == forms[1]
+        if not same or found != wanted or () in found:
             raise InputError(
                 "expected an array of directions, (d, *shape), for each array of the parameters, "
                 f"{short(wanted)}, found {short(found)}{'' if same else ' in another tree'}; build "
@@ -111,9 +112,8 @@ class Subspace:
         trees.check_like(params, self.origin, "the point")
         offset = jax.tree.map(jnp.subtract, *working((params, self.origin)))
         gram = along = jnp.zeros(())
-        for directions, step in zip(
-            *map(jax.tree.leaves, (working(self.basis), offset)), strict=True
-        ):
+        pairs = zip(*map(jax.tree.leaves, (working(self.basis), offset)), strict=True)
+        for directions, step in pairs:
             rows = directions.reshape(self.dim, -1)
             gram, along = gram + dot(rows, rows.T), along + dot(rows, jnp.ravel(step))
         return jnp.linalg.lstsq(gram, along)[0]
@@ -137,19 +137,15 @@ def random_subspace(
     [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
 
     Args:
-        key: Draws the directions.
-        params: The origin w*.
-        dim: The number d of directions.
+        key, params, dim: Draws the directions; the origin w*; the number d of directions.
         normalization: ``"unit"``: each direction has norm 1. ``"filter"``: every filter of a
             direction (a neuron's incoming weights, a convolution's output channel) is rescaled to
             the norm of the same filter of ``params``; arrays with fewer than two axes stay 0 (Li et
-            al. 2018, "Visualizing the Loss Landscape of Neural Nets", section 4). The whole
-            direction then has about the norm of ``params``. ``"unit-filter"``: the same, divided by
-            its whole norm, as in the code of Nikitin et al. 2025.
-        filter_axes: Which axes tell filters apart: the last one in Flax and Haiku, 0 in Equinox and
-            PyTorch, (0, -1) of dense layers stacked by a scan, (-2, -1) of attention heads. An axis
-            or a tuple of axes for all arrays, or a pytree of these, with None where an array is to
-            stay 0, each for an array or for all arrays below it.
+            al. 2018, "Visualizing the Loss Landscape of Neural Nets", section 4).
+            ``"unit-filter"``: the same over its whole norm, as in the code of Nikitin et al. 2025.
+        filter_axes: The axis, or tuple of axes, that tells filters apart: -1 in Flax and Haiku, 0
+            in Equinox and PyTorch, (0, -1) of dense layers stacked by a scan, (-2, -1) of attention
+            heads. Or a pytree of these, each for all arrays below it; None keeps them at 0.
 
     Raises:
         InputError: dim outside 1..P, an unknown normalization, or nothing to filter-normalise.
@@ -160,15 +156,10 @@ def random_subspace(
     axes = _filter_axes(filter_axes, params)
     if normalization != "unit":
         filters = [w for w, own in zip(jax.tree.leaves(params), axes, strict=True) if own]
-        if not filters:
+        if not filters or not (is_traced(filters) or any(np.any(w) for w in filters)):
             raise InputError(
-                "expected at least one array of two or more axes, with filter_axes that tell its "
-                "filters apart, found none; use normalization='unit'"
-            )
-        if not is_traced(filters) and not any(np.any(w) for w in filters):
-            raise InputError(
-                "expected filters that are not 0, found 0 in all, so that no direction has their "
-                "norm; use normalization='unit', or trained parameters"
+                "expected filters that are not 0, of arrays of two or more axes that filter_axes "
+                "name, found none; use normalization='unit', or trained parameters"
             )
     keys = jax.random.split(trees.check_key(key), dim)
     return Subspace(params, _directions(normalization, axes, owned(params), keys))
@@ -192,9 +183,8 @@ def _filter_axes(filter_axes: Any, params: Params) -> tuple[tuple[int, ...] | No
         return tuple(chosen(box(), jnp.ndim(leaf)) for box, leaf in zip(*every, strict=True))
     except (ValueError, TypeError):
         raise InputError(
-            "expected filter_axes as an axis that the array has, or a tuple of these, for each "
-            "array or for all below a node of the parameters, found "
-            f"{short(filter_axes)}; shape it like the parameters"
+            "expected filter_axes as an axis or a tuple of axes that the arrays have, or a tree of "
+            f"these, found {short(filter_axes)}; shape it like the parameters"
         ) from None
 
 
@@ -220,9 +210,9 @@ def _directions(normalization: str, axes: tuple, params: Params, keys: Key[Array
 def gaussian_like(key: Key[Array, ""], params: Params) -> Params:
     """A standard normal direction shaped like ``params``."""
     leaves, tree = jax.tree.flatten(params)
-    keys = jax.tree.unflatten(tree, list(jax.random.split(key, len(leaves))))
-    draw = lambda x, key: jax.random.normal(key, jnp.shape(x), jnp.result_type(x))  # noqa: E731
-    return jax.tree.map(draw, params, keys)
+    each = zip(jax.random.split(key, len(leaves)), leaves, strict=True)
+    drawn = [jax.random.normal(own, jnp.shape(x), jnp.result_type(x)) for own, x in each]
+    return jax.tree.unflatten(tree, drawn)
 
 
 def _filterwise(x: Array, origin: Array, axes: tuple[int, ...] | None) -> Array:
@@ -291,27 +281,17 @@ def _check_pairs(pairs: Eigenpairs, operator: Any, tol: float) -> None:
             where = "finite losses: a derivative is not, such as that of a norm or a root at 0"
         raise InputError(f"expected a finite Hessian, found {where}; check them, or leave them out")
     if not values.any():
-        raise InputError(
-            "expected curvature, found eigenvalues that are all 0, whose eigenvectors are "
-            "arbitrary; use random_subspace, or the parameters of a trained network"
-        )
+        raise InputError("expected curvature, found eigenvalues all 0; use random_subspace")
     if lost.any():
-        warnings.warn(
-            f"{lost.sum()} of {len(lost)} eigenpairs did not reach the relative residual {tol:g} "
-            f"(λ_1 = {values[0]:.3g}, the first of them {values[lost][0]:.3g}); raise tol, or "
-            "lower dim",
-            stacklevel=4,
-        )
+        said = f"{lost.sum()} of {len(lost)} eigenpairs did not reach the relative residual {tol:g}"
+        warnings.warn(f"{said}; raise tol, or lower dim", stacklevel=4)
 
 
 def check_dim(dim: int, params: Params) -> None:
     """Raise an ``InputError`` unless 1 ≤ dim ≤ P."""
     size = trees.num_parameters(params)
     if not isinstance(dim, int | np.integer) or not 1 <= dim <= size:
-        raise InputError(
-            f"expected a subspace dimension from 1 to {size} (the number of parameters), "
-            f"found {short(dim)}; change dim"
-        )
+        raise InputError(f"expected a dimension from 1 to {size}, found {short(dim)}; change dim")
 
 
 class Trajectory(NamedTuple):
@@ -349,17 +329,13 @@ def trajectory_subspace(points: Params, dim: int = 2) -> Trajectory:
     points = working(points)
     lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(points)}
     if len(lengths) != 1 or () in lengths:
-        raise InputError(
-            "expected parameters of several points, stacked along a new first axis, found first "
-            f"axes {sorted(lengths)}; stack them with jax.tree.map"
-        )
+        found = f"found first axes {sorted(lengths)}; stack them with jax.tree.map"
+        raise InputError(f"expected parameters of several points along a first axis, {found}")
     ((total,),) = lengths
     most = min(total - 1, trees.num_parameters(points) // total)
     if not 1 <= dim <= most:
-        raise InputError(
-            f"expected a dimension from 1 to {most}, at most the parameters, and one less than the "
-            f"points of the trajectory, found {dim}; change dim, or keep more points"
-        )
+        wanted = f"a dimension from 1 to {most}, fewer than the points of the trajectory"
+        raise InputError(f"expected {wanted}, found {dim}; change dim, or keep more points")
     last = jax.tree.map(lambda leaf: leaf[-1], points)
     rows = jax.vmap(lambda point: ravel_pytree(point)[0])(points)
     left, singular, right = jnp.linalg.svd(rows - rows[-1], full_matrices=False)
@@ -379,10 +355,8 @@ def _stacked(points: Params) -> Params:
     forms = list(zip(map(jax.tree.structure, points), leaves, strict=True))
     alike = all(form == forms[0] for form in forms)
     if not alike and all(isinstance(point, dict) for point in points):
-        raise InputError(
-            f"expected parameters of one form, found {short(forms[0][0])} and others; keep the "
-            "same arrays of every checkpoint"
-        )
+        found = f"found {short(forms[0][0])} and others; keep the same arrays of each"
+        raise InputError(f"expected parameters of one form, {found}")
     shapes = [shape for each in leaves for shape in each]
     stacked = len({shape[:1] for shape in shapes}) == 1 and all(len(shape) > 1 for shape in shapes)
     if alike and stacked:

@@ -26,15 +26,15 @@ def partition(params: Params, mask: Any) -> tuple[Params, Params]:
     """
     try:
         whole = jax.tree.broadcast(mask, params)
-        flags = jax.tree.leaves(whole)
     except ValueError:
-        flags = [mask]
-    for own in flags:
-        if not isinstance(own, bool) and (getattr(own, "dtype", None) != np.bool_ or own.ndim):
-            raise InputError(
-                "expected a mask of True or False for each array of the parameters, or for all "
-                f"below a node, found {short(mask)}; build it with jax.tree.map over them"
-            )
+        whole = None
+    flags = [mask] if whole is None else jax.tree.leaves(whole)
+    kinds = [(getattr(own, "dtype", type(own)), getattr(own, "ndim", 0)) for own in flags]
+    if not all(kind in (bool, np.bool_) and ndim == 0 for kind, ndim in kinds):
+        raise InputError(
+            "expected a mask of True or False for each array of the parameters, or for all "
+            f"below a node, found {short(mask)}; build it with jax.tree.map over them"
+        )
     part = jax.tree.map(lambda leaf, own: leaf if own else None, params, whole)
     rest = jax.tree.map(lambda leaf, own: None if own else leaf, params, whole)
     return part, rest
@@ -73,7 +73,8 @@ def owned(tree: Any) -> Any:
     """
 
     def leaf(x: Any) -> Any:
-        check_unmasked(x)
+        if isinstance(x, np.ma.MaskedArray):  # JAX refuses it, but would not see its mask here
+            raise InputError("expected plain arrays, found a masked one; fill it or leave rows out")
         if hasattr(x, "__array__") and not isinstance(x, jax.Array | np.generic):
             array = np.asarray(x)
             # copied here and now: JAX may still read what it is given after its call has returned
@@ -81,12 +82,6 @@ def owned(tree: Any) -> Any:
         return x
 
     return jax.tree.map(leaf, tree)
-
-
-def check_unmasked(x: Any) -> None:
-    """Raise an ``InputError`` for a masked array, whose mask JAX would not see."""
-    if isinstance(x, np.ma.MaskedArray):
-        raise InputError("expected plain arrays, found a masked one; fill it or leave rows out")
 
 
 def is_traced(tree: Any) -> bool:
