@@ -9,11 +9,18 @@ from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, g
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Int, Key, Real, Shaped
 
 from jaxscape.trees import short
 from jaxscape.types import Batch, InputError
 
 Function = TypeVar("Function", bound=Callable)
+
+# Which values may be meant where an annotation has this type.
+INTEGERS, REALS = [jnp.integer], [jnp.integer, jnp.floating]
+KINDS: dict[Any, list] = {int: INTEGERS, Int: INTEGERS, float: REALS, Float: REALS, Real: REALS}
+KINDS |= {Bool: [jnp.bool_], Key: [jax.dtypes.prng_key]}
+KINDS[Shaped] = [jnp.number, *KINDS[Bool], *KINDS[Key]]
 
 
 def explained(function: Function) -> Function:
@@ -67,21 +74,16 @@ def _fits(value: Any, hint: Any) -> bool:
         if hint == Batch and (callable(value) or (isinstance(value, Iterable) and not one)):
             return True  # batches, whose arrays come later
         leaves = jax.tree.leaves(value)
-        return bool(leaves) and all(_is_array(leaf, jnp.number, jnp.bool_) for leaf in leaves)
+        return bool(leaves) and all(_is_array(leaf, Shaped, "...") for leaf in leaves)
     if origin in (Union, UnionType):
         return any(_fits(value, part) for part in parts)
     if hint in (int, float):
-        kinds = [jnp.integer, jnp.floating][: 1 + (hint is float)]
-        return _is_array(value, *kinds, dims=())
+        return _is_array(value, hint, "")
     if origin is Sequence:
         several = isinstance(value, list | tuple | range) or hasattr(value, "shape")
         return several and all(_fits(x, parts[0]) for x in np.asarray(value, object).ravel())
-    if hasattr(hint, "index_variadic"):  # an array of jaxtyping
-        whole = {"prng_key": [jax.dtypes.prng_key], "bool": [jnp.bool_], "int32": [jnp.integer]}
-        whole["float32"] = [jnp.floating, jnp.integer]
-        names = whole if not isinstance(hint.dtypes, tuple) else hint.dtypes  # of Shaped: any
-        kinds = [kind for name in whole if name in names for kind in whole[name]]
-        return _is_array(value, *kinds, dims=hint.dims)
+    if hasattr(hint, "dim_str"):  # an array of jaxtyping
+        return _is_array(value, hint.dtype, hint.dim_str)
     if origin is Callable:
         return callable(value) and _takes(value, parts[0])
     return hint is Any or isinstance(value, origin or hint)
@@ -90,29 +92,22 @@ def _fits(value: Any, hint: Any) -> bool:
 def _takes(function: Callable, arguments: Any) -> bool:
     """Whether the function can be called with so many arguments, as far as Python knows."""
     try:
-        inspect.signature(function).bind(*(arguments if isinstance(arguments, list) else ()))
-    except TypeError:
-        return arguments is ...
-    except ValueError:  # a builtin, whose signature is unknown
-        return True
-    return True
+        return arguments is ... or bool(inspect.signature(function).bind(*arguments))
+    except (TypeError, ValueError) as error:
+        return isinstance(error, ValueError)  # a builtin, whose signature is unknown
 
 
-def _is_array(value: Any, *kinds: Any, dims: Sequence | None = None) -> bool:
-    """Whether it is one of these types, with these dimensions (of jaxtyping) if they are given."""
+def _is_array(value: Any, kind: Any, dims: str) -> bool:
+    """Whether it is of that kind and these dimensions (of jaxtyping), neither empty nor masked."""
     try:
         array = value if hasattr(value, "dtype") else np.asarray(value)
-        right = any(jnp.issubdtype(array.dtype, kind) for kind in kinds)
+        right = any(jnp.issubdtype(array.dtype, each) for each in KINDS[kind])
     except (ValueError, TypeError):  # a ragged list
         return False
-    if not right or 0 in array.shape or (isinstance(value, int) and abs(value) >= 2**31):
+    if isinstance(value, np.ma.MaskedArray) or (isinstance(value, int) and abs(value) >= 2**31):
         return False
-    if dims is None or any("Variadic" in type(dim).__name__ or dim is ... for dim in dims):
-        return len(array.shape) >= len(dims or ()) - 1
-    sizes: dict[Any, int] = {}
-    pairs = zip(dims, array.shape, strict=False)
-    same = all(sizes.setdefault(getattr(dim, "name", dim), n) == n for dim, n in pairs)
-    return same and len(dims) == len(array.shape)
+    form: Any = Shaped[Any, dims]
+    return right and 0 not in array.shape and isinstance(array, form)
 
 
 def _said(hint: Any) -> str:
@@ -123,8 +118,7 @@ def _said(hint: Any) -> str:
     if origin in (Union, UnionType):
         return "a number" if {int, float} & {*parts} else " or ".join({_said(x): 0 for x in parts})
     if hasattr(hint, "dim_str"):
-        key = isinstance(hint.dtypes, tuple) and "prng_key" in hint.dtypes
-        return "a key of jax.random" if key else f"an array of shape ({hint.dim_str})"
+        return "a key of jax.random" if hint.dtype is Key else f"an array of shape ({hint.dim_str})"
     words: dict[Any, str] = {int: "an integer", float: "a number", str: "text", type(None): "None"}
     if origin is Callable:
         count = f" of {len(parts[0])} arguments" if isinstance(parts[0], list) else ""

@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn, jaxprs_in_params, take_current_trace
+from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int
 
-from jaxscape.trees import check_unmasked, owned, short
+from jaxscape.trees import owned, short
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
 
@@ -91,13 +92,12 @@ def taker(data: Batch) -> Callable[[Int[ArrayLike, ""], int], Batch]:
 def join(chunks: Chunks, rows: Batch) -> Batch:
     """Undo ``cut``: the fresh entries of arrays ``[c, size, ...]`` in order, ``[length, ...]``."""
     whole = int(chunks.fresh.all(1).sum())  # then perhaps a ragged one, then perhaps empty ones
-    ragged = chunks.fresh[whole : whole + 1]
+    seen = int((~chunks.fresh[whole : whole + 1]).sum())
 
-    def flat(leaf: Any) -> Array:
-        parts = [leaf[:whole].reshape(-1, *leaf.shape[2:])]
-        if ragged.any():
-            parts.append(leaf[whole][int(np.argmax(ragged)) :])
-        return jnp.concatenate(parts)
+    def flat(leaf: Array) -> Array:
+        parts = leaf[:whole], leaf[whole : whole + 1]
+        full, ragged = (part.reshape(-1, *leaf.shape[2:]) for part in parts)
+        return jnp.concatenate([full, ragged[seen:]])
 
     return jax.tree.map(flat, rows)
 
@@ -114,13 +114,15 @@ def are_batches(data: Any) -> bool:
     if isinstance(data, Iterator):
         return True
     if isinstance(data, list | tuple):
-        shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(part)] for part in data]
+        if not data or not all(map(are_arrays, data)):
+            return False
+        shapes = [[leaf.shape for leaf in jax.tree.leaves(part)] for part in data]
         trees: list[Any] = [jax.tree.structure(part) for part in data]
         rest = [[shape[1:] for shape in each] for each in shapes]
-        arrays = all(map(are_arrays, data)) and all(() not in each for each in shapes)
-        alike = arrays and all(t == trees[0] for t in trees) and all(r == rest[0] for r in rest)
+        alike = trees == [trees[0]] * len(data) and rest == [rest[0]] * len(data)
         bare = all(hasattr(part, "shape") for part in data)  # of equal length: one tree of arrays
-        return bool(data) and alike and not (bare and len({each[0][0] for each in shapes}) == 1)
+        several = not bare or len({each[0][:1] for each in shapes}) > 1
+        return alike and several and all(() not in each for each in shapes)
     alone = jax.tree_util.all_leaves([data]) and not hasattr(data, "shape")
     return alone and (callable(data) or hasattr(data, "__iter__")) and not isinstance(data, str)
 
@@ -142,9 +144,8 @@ def segments(data: Any) -> Iterator[Batch]:
     batches = data() if callable(data) else data
     for batch in batches if hasattr(batches, "__iter__") else [batches]:
         if not are_arrays(batch):
-            raise InputError(
-                f"expected batches of arrays, found {short(batch)}; convert them: np.asarray(x)"
-            )
+            said = f"expected batches of arrays, found {short(batch)}"
+            raise InputError(f"{said}; convert them: np.asarray(x)")
         copied = jax.tree.map(lambda x: jnp.array(x) if isinstance(x, jax.Array) else x, batch)
         yield jax.block_until_ready(owned(copied))  # an array of JAX may lie in a loader's buffer
 
@@ -158,24 +159,23 @@ def first_of(data: Any) -> Batch:
     if not are_batches(data):
         return data
     check_eager()
-    again = "that can be read again: a list, a loader, a function that returns an iterator"
-    if isinstance(data, Iterator):
+    once = isinstance(data, Iterator)
+    first = None if once else next(segments(data), None)
+    if first is None:
+        found = f"{type(data).__name__}, which one pass uses up" if once else "none"
         raise InputError(
-            f"expected batches {again}; found {short(type(data).__name__)}, which one pass uses "
-            "up; pass the function that makes it"
+            "expected at least one batch that can be read again: a list, a loader, a function that "
+            f"returns an iterator, found {found}; pass the function that makes it"
         )
-    for batch in segments(data):
-        return batch
-    raise InputError(f"expected at least one batch {again}; found none; check the loader")
+    return first
 
 
 def check_eager() -> None:
     """Raise an ``InputError`` while JAX traces, when no batch can be read."""
     if not is_eager():
         raise InputError(
-            "expected an operator over batches outside of jit, vmap, grad and loops of JAX, found "
-            "it inside, where no batch can be read; call it outside, hand it itself (no function "
-            "around it) to top_eigenpairs and the like, or give arrays in memory"
+            "expected operators over batches outside of jit, vmap and loops, found one inside; use "
+            "it there, hand it itself (no function around it) to top_eigenpairs, or give arrays"
         )
 
 
@@ -188,28 +188,19 @@ def is_eager() -> bool:
 def length_of(data: Batch) -> int:
     """The common leading axis of all arrays in ``data``; an ``InputError`` where there is none."""
     if are_batches(data):
-        raise InputError(
-            f"expected arrays, found batches ({type(data).__name__}), which only sweeps (delta, "
-            "surface, loss_variance) and operators (hessian_operator) take; concatenate them first"
-        )
+        said = f"expected arrays, found batches ({type(data).__name__}), which sweeps and operators"
+        raise InputError(f"{said} take; concatenate them first")
     leaves = jax.tree.leaves(data)
-    for leaf in leaves:
-        check_unmasked(leaf)
-    bare = [leaf for leaf in leaves if not hasattr(leaf, "shape")]
-    if bare:
+    firsts: list[tuple] = [getattr(leaf, "shape", ())[:1] for leaf in leaves]
+    if len(set(firsts)) != 1 or firsts[0] == ():
+        found = short([getattr(leaf, "shape", type(leaf).__name__) for leaf in leaves])
         raise InputError(
-            f"expected arrays, found {type(bare[0]).__name__} {short(bare[0])} among the leaves; "
-            "convert lists and numbers: np.asarray(x)"
+            f"expected arrays with one common leading sample axis, found shapes {found}; give all "
+            "arrays of the batch the same first axis, and convert lists: np.asarray(x)"
         )
-    shapes = [jnp.shape(leaf) for leaf in leaves]
-    if len({shape[:1] for shape in shapes}) != 1 or () in shapes:
-        raise InputError(
-            "expected arrays with one common leading sample axis, found shapes "
-            f"{short(shapes)}; give every array of the batch the same first axis"
-        )
-    if shapes[0][0] == 0:
+    if firsts[0] == (0,):
         raise InputError("expected at least one sample, found none; check how it was selected")
-    return shapes[0][0]
+    return firsts[0][0]
 
 
 def host() -> contextlib.AbstractContextManager:
@@ -218,12 +209,10 @@ def host() -> contextlib.AbstractContextManager:
     For small or sequential work, such as a sort of random keys: its compilation for a TPU takes
     longer than all else. Random bits are the same. What is made there goes where it is used.
     """
-    if jax.default_backend() == "cpu":
-        return contextlib.nullcontext()
-    try:
-        return jax.default_device(jax.local_devices(backend="cpu")[0])
-    except RuntimeError:  # JAX_PLATFORMS leaves it out
-        return contextlib.nullcontext()
+    if jax.default_backend() != "cpu":
+        with contextlib.suppress(RuntimeError):  # JAX_PLATFORMS may leave the CPU out
+            return jax.default_device(jax.local_devices(backend="cpu")[0])
+    return contextlib.nullcontext()
 
 
 # What follows chooses sizes and compiler options from the products in the loss function's program.
@@ -239,14 +228,9 @@ EIGEN = {"xla_cpu_experimental_ynn_fusion_type": ""}  # XLA gives all products t
 class Product(NamedTuple):
     """One operation of a program that multiplies matrices."""
 
-    each: int  # multiplications in one product of two matrices
-    beside: int  # such products side by side, or one after another
+    work: int  # multiplications in all
+    calls: int  # products of two matrices side by side, or one after another
     rows: int  # rows of the taller factor of all of them
-
-    @property
-    def work(self) -> int:
-        """Multiplications in all."""
-        return self.each * self.beside
 
 
 def batch_size(loss: PerSampleLoss, params: Params, data: Batch) -> int:
@@ -256,9 +240,7 @@ def batch_size(loss: PerSampleLoss, params: Params, data: Batch) -> int:
     """
     if jax.default_backend() != "cpu":
         return ELSEWHERE
-    found = products(loss, params, data)
-    if not found:
-        return ROWS
+    found = [*products(loss, params, data), Product(0, 0, rows=1)]
     rows = max(found, key=lambda product: product.work).rows
     return max(FEW, min(ROWS, math.ceil(ROWS * length_of(data) / max(1, rows))))
 
@@ -272,8 +254,8 @@ def compiler_options(loss: PerSampleLoss, params: Params, data: Batch) -> dict[s
     if not is_eager() or jax.default_backend() != "cpu" or not all(map(is_known, EIGEN)):
         return {}
     found = products(loss, params, data)
-    calls = sum(product.beside for product in found if product.each < SMALL)
-    return EIGEN if 4 * SMALL * calls <= sum(product.work for product in found) else {}
+    calls = sum(each.calls for each in found if each.work < SMALL * each.calls)
+    return EIGEN if 4 * SMALL * calls <= sum(each.work for each in found) else {}
 
 
 @functools.cache
@@ -286,20 +268,30 @@ def is_known(option: str) -> bool:
     return True
 
 
+_call = jax.jit(lambda loss, params, data: loss(params, data))
+
+
 def products(loss: PerSampleLoss, params: Params, data: Batch) -> list[Product]:
     """The products in the loss of all samples."""
-    partial = jax.tree_util.Partial
-    own = loss if isinstance(loss, partial) else partial(loss)
+    own = loss if isinstance(loss, Partial) else Partial(loss)
     return products_in(_call.trace(own, params, data).jaxpr)
 
 
 def products_in(program: Any, loops: Sequence[int] = ()) -> list[Product]:
     """The products in a program, with ``loops`` as for ``equations``."""
-    found = equations(program, loops=loops)
-    return [_measure(e, times) for e, times in found if e.primitive.name in PRODUCTS]
-
-
-_call = jax.jit(lambda loss, params, data: loss(params, data))
+    found = []
+    for equation, times in equations(program, loops=loops):
+        if equation.primitive.name in PRODUCTS:
+            avals: list[Any] = [atom.aval for atom in (*equation.invars, *equation.outvars)]
+            first, second, out = (aval.shape for aval in avals)
+            numbers, terms, calls = equation.params["dimension_numbers"], num_terms(equation), times
+            if equation.primitive.name == "dot_general":
+                calls *= math.prod(first[axis] for axis in numbers[1][0])
+                rows = max(math.prod(first), math.prod(second)) // max(1, terms)
+            else:
+                rows = math.prod(out) // max(1, second[numbers.rhs_spec[0]])
+            found.append(Product(math.prod(out) * terms * times, calls, rows))
+    return found
 
 
 def equations(
@@ -321,23 +313,10 @@ def equations(
             yield from equations(inner, again, rest)
 
 
-def num_terms(equation: JaxprEqn, first: tuple[int, ...], second: tuple[int, ...]) -> int:
-    """Over how many terms a product of factors of these shapes sums."""
+def num_terms(equation: Any) -> int:
+    """Over how many terms a product sums."""
+    first, second = (atom.aval.shape for atom in equation.invars)
+    numbers = equation.params["dimension_numbers"]
     if equation.primitive.name == "dot_general":
-        (contracted, _), _ = equation.params["dimension_numbers"]
-        return math.prod(first[axis] for axis in contracted)
-    channels = second[equation.params["dimension_numbers"].rhs_spec[0]]
-    return math.prod(second) // max(1, channels)
-
-
-def _measure(equation: JaxprEqn, times: int) -> Product:
-    avals: list[Any] = [atom.aval for atom in (*equation.invars, *equation.outvars)]
-    first, second, out = (aval.shape for aval in avals)
-    size, terms, beside = math.prod(out), num_terms(equation, first, second), 1
-    if equation.primitive.name == "dot_general":
-        _, (batched, _) = equation.params["dimension_numbers"]
-        beside = math.prod(first[axis] for axis in batched)
-        rows = max(math.prod(first), math.prod(second)) // max(1, terms)
-    else:
-        rows = size // max(1, second[equation.params["dimension_numbers"].rhs_spec[0]])
-    return Product(size * terms // max(1, beside), beside * times, rows)
+        return math.prod(first[axis] for axis in numbers[0][0])
+    return math.prod(second) // max(1, second[numbers.rhs_spec[0]])

@@ -102,7 +102,7 @@ def ggn_operator(
 
     check_floating(params)
     few = batching.first_of(data)
-    losses.check(loss, params, few)
+    losses.ready(loss, params, few)
     own, outputs = losses.bind(model, working(params), few)
     chunk = Partial(_ggn_chunk, own, losses.bind(output_loss, outputs, few)[0])
     return _build(chunk, few, params, data, batch_size, count, mesh)

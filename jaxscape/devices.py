@@ -50,11 +50,14 @@ def sizes(mesh: Mesh | None) -> tuple[int, int]:
     if mesh is None:
         return 1, 1
     if not {"points", "samples"} <= set(mesh.axis_names):
-        raise InputError(
-            f"expected a mesh with the axes points and samples, found {mesh.axis_names}; "
-            "make it with devices.mesh"
-        )
+        found = f"found {mesh.axis_names}; make it with devices.mesh"
+        raise InputError(f"expected a mesh with the axes points and samples, {found}")
     return mesh.shape["points"], mesh.shape["samples"]
+
+
+def axis(mesh: Mesh | None) -> str | None:
+    """The mesh axis along which a chunk's samples lie on several devices, if any."""
+    return "samples" if sizes(mesh)[1] > 1 else None
 
 
 def place(tree: Any, mesh: Mesh, *axes: str) -> Any:
@@ -76,6 +79,11 @@ def place(tree: Any, mesh: Mesh, *axes: str) -> Any:
     return jax.tree.map(leaf, tree)
 
 
+def local(tree: Any) -> Any:
+    """Arrays whole on every device of a mesh, as those of this process's first; not traced ones."""
+    return tree if is_traced(tree) else jax.tree.map(lambda x: x.addressable_data(0), tree)
+
+
 def share(data: Batch, mesh: Mesh) -> Batch:
     """The samples on the mesh in order, the last repeated until every device has as many."""
     n = length_of(data)
@@ -83,11 +91,6 @@ def share(data: Batch, mesh: Mesh) -> Batch:
         index = np.minimum(np.arange(math.ceil(n / mesh.size) * mesh.size), n - 1)
         data = jax.tree.map(lambda leaf: leaf[index], data)
     return place(data, mesh, *mesh.axis_names)
-
-
-def local(tree: Any) -> Any:
-    """Arrays whole on every device of a mesh, as those of this process's first; not traced ones."""
-    return tree if is_traced(tree) else jax.tree.map(lambda x: x.addressable_data(0), tree)
 
 
 def deal(data: Batch, samples: Chunks, mesh: Mesh) -> Batch:
@@ -108,9 +111,10 @@ def over(walk: Callable, samples: Chunks, mesh: Mesh) -> Callable:
     count, along = len(samples.starts), sizes(mesh)[1]
     turns = batching.turns(count, along)
     each, of_points, of_samples = PartitionSpec(), PartitionSpec("points"), PartitionSpec("samples")
-    specs = (each, each, of_samples, of_points, of_samples, of_points), (of_points, of_samples)
+    inputs = each, each, of_samples, of_points, of_samples, of_points
+    specs: dict[str, Any] = {"in_specs": inputs, "out_specs": (of_points, of_samples)}
     # Unchecked: a loss may hold a loop, whose carry would have to be marked as varying.
-    spread = jax.shard_map(walk, mesh=mesh, in_specs=specs[0], out_specs=specs[1], check_vma=False)
+    spread = jax.shard_map(walk, mesh=mesh, **specs, check_vma=False)
 
     def run(loss, probe, data, carry, cut, points):
         starts, fresh = cut
@@ -121,11 +125,6 @@ def over(walk: Callable, samples: Chunks, mesh: Mesh) -> Callable:
         return carry, jax.tree.map(lambda leaf: leaf[np.argsort(turns)], rows)
 
     return run
-
-
-def axis(mesh: Mesh | None) -> str | None:
-    """The mesh axis along which a chunk's samples lie on several devices, if any."""
-    return "samples" if sizes(mesh)[1] > 1 else None
 
 
 def update(reduction: Reduction, mesh: Mesh | None) -> Callable:
@@ -154,15 +153,12 @@ def merge(reduction: Reduction, rows: Any, mesh: Mesh | None) -> Any:
     if sizes(mesh)[0] == 1 or not jax.tree.leaves(rows):
         return rows
     if join is None:
-        raise InputError(
-            "expected a reduction with merge where several devices share the points, found none; "
-            "give Reduction one, or make the mesh of samples alone"
-        )
-    add = lambda whole, part: (join(whole, part), None)  # noqa: E731
+        said = "expected a reduction with merge where devices share the points, found none"
+        raise InputError(f"{said}; give Reduction one, or make the mesh of samples alone")
 
     def chunk(by_sample: Any) -> Any:
         parts = jax.lax.all_gather(by_sample, "points")
         first, rest = jax.tree.map(lambda x: x[0], parts), jax.tree.map(lambda x: x[1:], parts)
-        return jax.lax.scan(add, first, rest)[0]
+        return jax.lax.scan(lambda whole, part: (join(whole, part), None), first, rest)[0]
 
     return jax.lax.map(chunk, rows)

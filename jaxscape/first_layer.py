@@ -65,12 +65,9 @@ def share(
     >>> jnp.allclose(at(jnp.array([2.0])), jnp.tanh(10.0)).item()
     True
     """
-    origin = working(space.origin)
-    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(origin)]
-    if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
-        return lambda coordinates: loss(space.at(coordinates), batch)
+    origin = jax.tree.map(jnp.asarray, working(space.origin))
     closed = jax.make_jaxpr(lambda params, batch: loss(params, batch))(origin, batch)
-    pairs = zip(leaves, jax.tree.leaves(space.basis), strict=True)
+    pairs = zip(jax.tree.leaves(origin), jax.tree.leaves(space.basis), strict=True)
     params = [Affine(x, v.astype(x.dtype), data=False) for x, v in pairs]
     steps: Pending = []
     (result,) = _walk(closed, [*params, *jax.tree.leaves(batch)], steps)
@@ -105,7 +102,8 @@ def _outcome(equation: JaxprEqn, operands: list[Any], steps: Pending) -> Sequenc
     if name in ("jit", "pjit"):
         return _walk(equation.params["jaxpr"], operands, steps)
     # d + 1 arrays describe the result if the operation is linear, or a product that pays
-    product = fixed and name in PRODUCTS and len(moving) == 1 and _pays(equation, operands)
+    product = fixed and name in PRODUCTS and len(moving) == 1
+    product = product and num_terms(equation) >= PAYS * len(moving[0].slopes)
     affine = product or (fixed and _is_linear(equation, operands, moving))
     data = product or any(x.data for x in moving)
     # Arithmetic on parameters alone is repeated at each point, as the loss has it, rather than
@@ -136,52 +134,36 @@ def _along(equation: JaxprEqn, operands: list[Any]) -> tuple[Array, Array]:
 
 
 def _is_linear(equation: JaxprEqn, operands: list[Any], moving: list[Affine]) -> bool:
-    """Whether it is linear in the operands that move, as precise as they are, and no larger."""
-    name = equation.primitive.name
-    if len(equation.outvars) != 1:
+    """Whether it is linear in the operands that move, as precise as they are, and no larger.
+
+    A product or quotient is, where the other operand is a constant: a finite one, not 0, as 0·∞ at
+    a slope would be NaN where the value itself is infinite.
+    """
+    name, first = equation.primitive.name, isinstance(operands[0], Affine)
+    if name in ("mul", "div"):
+        factor: Any = equation.invars[1 if first else 0]
+        if not isinstance(factor, Literal) or (name == "div" and not first):
+            return False
+        if not np.isfinite(factor.val).all() or not np.all(factor.val):
+            return False
+    elif name not in LINEAR:
         return False
     out: Any = equation.outvars[0].aval
-    if not jnp.issubdtype(out.dtype, jnp.inexact) or out.dtype.itemsize < 4:
-        return False
-    if any(x.data for x in moving) and out.size > max(x.origin.size for x in moving):
-        return False
-    return name in LINEAR or (name in ("mul", "div") and _is_scaling(equation, operands))
-
-
-def _is_scaling(equation: JaxprEqn, operands: list[Any]) -> bool:
-    """Whether the first operand, or the second of a product, moves and the other is a constant.
-
-    A finite one, not 0: 0·∞ at a slope would be NaN where the value itself is infinite.
-    """
-    first = isinstance(operands[0], Affine)
-    factor = equation.invars[1 if first else 0]
-    if not isinstance(factor, Literal) or (equation.primitive.name == "div" and not first):
-        return False
-    return bool(np.isfinite(factor.val).all() and np.all(factor.val))
-
-
-def _pays(equation: JaxprEqn, operands: list[Any]) -> bool:
-    """Whether a product with one moving factor sums over enough terms to be shared."""
-    first, second = (jnp.shape(x.origin if isinstance(x, Affine) else x) for x in operands)
-    (directions,) = (len(x.slopes) for x in operands if isinstance(x, Affine))
-    return num_terms(equation, first, second) >= PAYS * directions
+    larger = any(x.data for x in moving) and out.size > max(x.origin.size for x in moving)
+    return jnp.issubdtype(out.dtype, jnp.inexact) and out.dtype.itemsize >= 4 and not larger
 
 
 def _read(coordinates: Float[Array, "d"], done: list[Sequence[Any]], value: Any) -> Any:
     """A value at one point."""
-    if isinstance(value, Affine):
-        if value.again is None:
-            step = _along_all(coordinates, value.slopes)
-            return value.origin + step.astype(value.origin.dtype)
-        value = value.again
+    if isinstance(value, Affine) and value.again is None:
+        if len(value.slopes) > FEW:
+            step = jnp.tensordot(coordinates, value.slopes, axes=1, precision="highest")
+        else:  # a TPU's matrix unit would pad few directions to 128
+            each = (coordinates[j] * value.slopes[j] for j in range(len(value.slopes)))
+            step = functools.reduce(jnp.add, each)
+        return value.origin + step.astype(value.origin.dtype)
+    value = value.again if isinstance(value, Affine) else value
     return done[value.step][value.output] if isinstance(value, Point) else value
-
-
-def _along_all(coordinates: Float[Array, "d"], slopes: Float[Array, "d ..."]) -> Array:
-    """Σ_j θ_j y_j. A TPU's matrix unit would pad few directions to 128."""
-    if len(slopes) > FEW:
-        return jnp.tensordot(coordinates, slopes, axes=1, precision="highest")
-    return functools.reduce(jnp.add, (coordinates[j] * slopes[j] for j in range(len(slopes))))
 
 
 def _bind(equation: JaxprEqn, operands: Sequence[Any]) -> Sequence[Any]:

@@ -1,20 +1,24 @@
 """From a model's outputs to one loss per sample, and the check that a loss gives one."""
 
+import contextlib
 import functools
 import hashlib
 import re
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr
+from jax.tree_util import Partial
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxscape.arguments import explained
 from jaxscape.batching import equations, host, length_of
-from jaxscape.trees import is_traced, short, working
+from jaxscape.trees import is_key, is_traced, short, working
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
 
@@ -35,19 +39,18 @@ def cross_entropy(
     Raises:
         InputError: targets of another shape than the logits', with or without their last axis.
     """
-    targets = np.asarray(targets) if isinstance(targets, list) else targets
-    z, shape = working(jnp.asarray(logits)), jnp.shape(targets)
+    z, y = working((jnp.asarray(logits), jnp.asarray(targets)))
     if z.ndim < 2:
         raise InputError(f"expected logits of shape (samples, classes), found {z.shape}")
-    if shape == z.shape:
-        p = jnp.asarray(targets, z.dtype)
+    if y.shape == z.shape:
+        p = y.astype(z.dtype)
         return jax.nn.logsumexp(z, -1) * p.sum(-1) - jnp.sum(jnp.where(p == 0, 0, p * z), -1)
-    if shape != z.shape[:-1] or not jnp.issubdtype(jnp.result_type(targets), jnp.integer):
+    if y.shape != z.shape[:-1] or not jnp.issubdtype(y.dtype, jnp.integer):
         raise InputError(
             f"expected integer classes of shape {z.shape[:-1]}, or probabilities of shape "
-            f"{z.shape}, found {jnp.result_type(targets)} of shape {shape}; reshape them"
+            f"{z.shape}, found {y.dtype} of shape {y.shape}; reshape them"
         )
-    own = jnp.arange(z.shape[-1]) == jnp.asarray(targets)[..., None]
+    own = jnp.arange(z.shape[-1]) == y[..., None]
     margins = z - jnp.sum(jnp.where(own, z, 0), -1, keepdims=True)
     top = jax.lax.stop_gradient(margins.max(-1))  # at least 0, the margin of the own class
     rest = jnp.sum(jnp.where(own, 0, jnp.exp(margins - top[..., None])), -1)
@@ -67,10 +70,8 @@ def squared_error(
     Raises:
         InputError: outputs and targets of different shapes, which would broadcast.
     """
-    _check_same_shape("outputs", outputs, targets)
-    found, wanted = working((jnp.asarray(outputs), jnp.asarray(targets)))
-    difference = (found - wanted).reshape(found.shape[0], -1)
-    return 0.5 * jnp.sum(difference**2, -1)
+    found, wanted = _alike("outputs", outputs, targets)
+    return 0.5 * jnp.sum((found - wanted).reshape(len(found), -1) ** 2, -1)
 
 
 @explained
@@ -89,12 +90,10 @@ def binary_cross_entropy(
     Raises:
         InputError: logits and targets of different shapes, which would broadcast.
     """
-    _check_same_shape("logits", logits, targets)
-    z = working(jnp.asarray(logits))
-    y = jnp.asarray(targets, z.dtype)
+    z, y = _alike("logits", logits, targets)
+    y = y.astype(z.dtype)
     loss = y * jax.nn.softplus(-z) + (1 - y) * jax.nn.softplus(z)
-    loss = jnp.where((y >= 0) & (y <= 1), loss, jnp.nan)
-    return jnp.sum(loss.reshape(loss.shape[0], -1), -1)
+    return jnp.sum(jnp.where((y >= 0) & (y <= 1), loss, jnp.nan).reshape(len(z), -1), -1)
 
 
 @explained
@@ -118,10 +117,19 @@ def per_sequence(
     Raises:
         InputError: token losses and a mask of different shapes, which would broadcast.
     """
-    _check_same_shape("token losses", tokens, mask, "a mask")
-    own = jnp.asarray(mask, bool)
-    total = jnp.sum(working(jnp.asarray(tokens)), -1, where=own)
+    found, own = _alike("token losses", tokens, mask)
+    own = own.astype(bool)
+    total = jnp.sum(found, -1, where=own)
     return total / jnp.sum(own, -1) if mean else total
+
+
+def _alike(name: str, found: Any, other: Any) -> tuple[Array, Array]:
+    """Both as arrays, in float32 at least, or an ``InputError`` where their shapes differ."""
+    x, y = working((jnp.asarray(found), jnp.asarray(other)))
+    if x.shape != y.shape:
+        said = f"expected an array of the {name}' shape {x.shape}, found {y.shape}"
+        raise InputError(f"{said}; reshape one of them")
+    return x, y
 
 
 def supervised(
@@ -130,152 +138,7 @@ def supervised(
 ) -> PerSampleLoss:
     """The loss ``per_sample(apply(params, batch["inputs"]), batch["targets"])``."""
 
-    def loss(params: Params, batch: Batch) -> Float[Array, "n"]:
-        return per_sample(apply(params, batch["inputs"]), batch["targets"])
-
-    return loss
-
-
-class Remembering:
-    """A function, equal to another one only where both would be traced to the same program.
-
-    A compiled program keeps what its function closes over: arrays, attributes of the object that a
-    method belongs to, globals. ``trace`` reads them anew each time.
-    """
-
-    def __init__(self, function: Callable, trace: Hashable) -> None:
-        """Keep the function beside what its trace says."""
-        self.function, self.trace = function, trace
-
-    def __call__(self, *args: Any) -> Any:
-        """The function's own value."""
-        return self.function(*args)
-
-    def __hash__(self) -> int:
-        """Of the trace, and of the function where it has one."""
-        return hash(self.trace)
-
-    def __eq__(self, other: object) -> bool:
-        """Whether both are the same function with the same trace."""
-        if not isinstance(other, Remembering):
-            return NotImplemented
-        one: Any = self.function
-        two: Any = other.function
-        method = getattr(one, "__self__", None) is getattr(two, "__self__", self)
-        same = one is two or (method and one.__func__ is two.__func__)
-        return same and self.trace == other.trace
-
-
-def bind(function: Callable, *args: Any) -> tuple[jax.tree_util.Partial, Any]:
-    """A function as a pytree, and the shapes of what it gives for ``args``.
-
-    Of a ``jax.tree_util.Partial`` the arrays are leaves. What a function closes over becomes a
-    constant of each compiled program; it is looked at anew in each call (``Remembering``), unless
-    this happens under a transformation of JAX.
-    """
-    partial = jax.tree_util.Partial
-    own, held, named = function, (), {}
-    if isinstance(function, partial):
-        own, held, named = function.func, function.args, function.keywords
-    odd = [x for x in jax.tree.leaves((held, named)) if callable(x)]
-    if odd:
-        raise InputError(
-            f"expected arrays in a Partial, found {short(odd[0])}; close over what is no array"
-        )
-    if isinstance(own, jax.stages.Wrapped):  # its own cache would give what it was traced to
-        own = getattr(own, "__wrapped__", own)
-    if is_traced((args, held, named)):
-        return partial(own, *held, **named), jax.eval_shape(function, *args)
-    # A new function each time: tracing is cached, so what a known one closes over may be stale.
-    call = lambda held, named, args: own(*held, *args, **named)  # noqa: E731
-    inputs = held, named, args
-    closed, shape = jax.make_jaxpr(call, return_shape=True)(*inputs)
-    if is_traced(closed.consts):
-        return partial(own, *held, **named), shape
-    program = re.sub("0x[0-9a-f]+", "", str(closed.jaxpr))  # addresses differ from trace to trace
-    trace = program, *(_content(const) for const in closed.consts), _hidden(program, call, *inputs)
-    return partial(Remembering(own, trace), *held, **named), shape
-
-
-def _hidden(program: str, call: Callable, *inputs: Any) -> Hashable:
-    """What a printed program does not show: derivatives of its own, and calls of the host."""
-    if "callback" in program:
-        return object()  # unlike any other
-    rules = re.findall(r"custom_jvp_call\[\s*name=(\w+)", program)
-    if "custom_vjp_call" not in program and all(hasattr(jax.nn, name) for name in rules):
-        return None
-    total = lambda *inputs: jnp.sum(call(*inputs))  # noqa: E731
-    try:
-        closed = jax.make_jaxpr(jax.grad(total, argnums=2, allow_int=True))(*inputs)
-    except TypeError:
-        return object()
-    shown = re.sub("0x[0-9a-f]+", "", str(closed.jaxpr))
-    return shown, *(_content(const) for const in closed.consts)
-
-
-def has_forward_mode(function: Callable, *args: Any) -> bool:
-    """Whether ``function``, which takes derivatives in forward mode, can be compiled for ``args``.
-
-    Of a ``jax.custom_vjp`` it cannot.
-    """
-    try:
-        closed = jax.make_jaxpr(function)(*args)
-    except (TypeError, NotImplementedError):
-        return False
-    return all(e.primitive.name != "custom_lin" for e, _ in equations(closed.jaxpr))
-
-
-def _content(const: Any) -> Hashable:
-    array = np.asarray(jax.random.key_data(const) if _is_key(const) else const)
-    return array.shape, str(array.dtype), hashlib.blake2b(array.tobytes()).digest()
-
-
-def _is_key(x: Any) -> bool:
-    return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-
-
-def ready(
-    loss: PerSampleLoss, params: Params, data: Batch, point: jax.tree_util.Partial | None = None
-) -> tuple[int, jax.tree_util.Partial]:
-    """The number of samples in ``data``, and the loss as a pytree; see ``bind``.
-
-    ``params`` may be shapes alone; ``point()`` then gives parameters of these shapes.
-
-    Raises:
-        InputError: a loss that has no real value for each sample; samples that see each other.
-    """
-    n, bound = one_each(loss, params, data)
-    if isinstance(bound.func, Remembering) and n > 1 and jax.process_count() == 1:
-        _check_apart(bound, point or jax.tree_util.Partial(working, params), data, n)
-    return n, bound
-
-
-def one_each(loss: PerSampleLoss, params: Params, data: Batch) -> tuple[int, jax.tree_util.Partial]:
-    """As ``ready``; whether samples see each other is not looked at."""
-    n = length_of(data)
-    shapes = jax.eval_shape(working, params)
-    if not callable(loss):
-        raise InputError(
-            f"expected loss(params, batch), found {short(loss)}; pass such a function first"
-        )
-    bound, found = bind(loss, params if is_traced((params, data)) else shapes, data)
-    shape = getattr(found, "shape", None)
-    if shape != (n,):
-        raise InputError(
-            f"expected loss(params, batch) to return one loss per sample, shape ({n},), "
-            f"found {short(found) if shape is None else f'shape {shape}'}; "
-            "return the losses before any mean or sum over samples"
-        )
-    if not jnp.issubdtype(found.dtype, jnp.floating):
-        raise InputError(
-            f"expected real losses, found {found.dtype}; return numbers that can be differentiated"
-        )
-    return n, bound
-
-
-def check(loss: PerSampleLoss, params: Params, data: Batch) -> int:
-    """The number of samples in ``data``; see ``ready``."""
-    return ready(loss, params, data)[0]
+    return lambda params, batch: per_sample(apply(params, batch["inputs"]), batch["targets"])
 
 
 def coupled(loss: PerSampleLoss) -> PerSampleLoss:
@@ -293,84 +156,165 @@ def coupled(loss: PerSampleLoss) -> PerSampleLoss:
     return meant
 
 
+def ready(
+    loss: PerSampleLoss, params: Params, data: Batch, point: Any = None, *, apart: bool = True
+) -> tuple[int, Partial]:
+    """The number of samples in ``data``, and the loss as a pytree; see ``bind``.
+
+    ``params`` may be shapes alone; ``point()``, a ``Partial``, then gives parameters of these
+    shapes. Without ``apart`` the samples may see each other.
+
+    Raises:
+        InputError: a loss that has no real value for each sample; samples that see each other.
+    """
+    n = length_of(data)
+    shapes = jax.eval_shape(working, params)
+    if not callable(loss):
+        raise InputError(f"expected loss(params, batch), found {short(loss)}; pass a function")
+    bound, found = bind(loss, params if is_traced((params, data)) else shapes, data)
+    shape = getattr(found, "shape", short(found))
+    if shape != (n,):
+        raise InputError(
+            f"expected loss(params, batch) to return one loss per sample, shape ({n},), found "
+            f"shape {shape}; return the losses before any mean or sum over samples"
+        )
+    if not jnp.issubdtype(found.dtype, jnp.floating):
+        raise InputError(f"expected real losses, found {found.dtype}; return floating-point ones")
+    if apart and n > 1 and isinstance(bound.func, Remembering) and jax.process_count() == 1:
+        _check_apart(bound, point or Partial(working, params), data, n)
+    return n, bound
+
+
+@dataclass(frozen=True)
+class Remembering:
+    """A function, equal to another one only where both would be traced to the same program.
+
+    A compiled program keeps what its function closes over: arrays, attributes of the object that a
+    method belongs to, globals. The trace in ``key`` reads them anew each time.
+    """
+
+    function: Callable = field(compare=False)
+    key: Hashable
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        """The function's own value."""
+        return self.function(*args, **named)
+
+
+def bind(function: Callable, *args: Any) -> tuple[Partial, Any]:
+    """A function as a pytree, and the shapes of what it gives for ``args``.
+
+    Of a ``jax.tree_util.Partial`` the arrays are leaves. What a function closes over becomes a
+    constant of each compiled program; it is looked at anew in each call (``Remembering``), unless
+    this happens under a transformation of JAX.
+    """
+    own, held, named = function, (), {}
+    if isinstance(function, Partial):
+        own, held, named = function.func, function.args, function.keywords
+    odd = [x for x in jax.tree.leaves((held, named)) if callable(x)]
+    if odd:
+        found = f"found {short(odd[0])}; close over what is no array"
+        raise InputError(f"expected arrays in a Partial, {found}")
+    if isinstance(own, jax.stages.Wrapped):  # its own cache would give what it was traced to
+        own = getattr(own, "__wrapped__", own)
+    inputs = held, named, args
+    if is_traced(inputs):
+        return Partial(own, *held, **named), jax.eval_shape(function, *args)
+    # A new function each time: tracing is cached, so what a known one closes over may be stale.
+    call = lambda held, named, args: own(*held, *args, **named)  # noqa: E731
+    closed, shape = jax.make_jaxpr(call, return_shape=True)(*inputs)
+    if not is_traced(closed.consts):
+        # of a method the object and the function, as Python makes a new method each time
+        own_id = id(getattr(own, "__self__", own)), id(getattr(own, "__func__", own))
+        content = _content(closed)
+        own = Remembering(own, (own_id, content, _hidden(content[0], call, inputs)))
+    return Partial(own, *held, **named), shape
+
+
+def _content(closed: ClosedJaxpr) -> tuple:
+    """A program and its constants, without addresses, which differ from trace to trace."""
+    consts = [np.asarray(jax.random.key_data(x) if is_key(x) else x) for x in closed.consts]
+    digests = [(x.shape, str(x.dtype), hashlib.blake2b(x.tobytes()).digest()) for x in consts]
+    return re.sub("0x[0-9a-f]+", "", str(closed.jaxpr)), *digests
+
+
+def _hidden(program: str, call: Callable, inputs: tuple) -> Hashable:
+    """What a printed program does not show: derivatives of its own, and calls of the host."""
+    rules = re.findall(r"custom_jvp_call\[\s*name=(\w+)", program)
+    if "callback" in program:
+        return object()  # unlike any other
+    if "custom_vjp_call" not in program and all(hasattr(jax.nn, name) for name in rules):
+        return None
+    total = lambda *inputs: jnp.sum(call(*inputs))  # noqa: E731
+    try:
+        return _content(jax.make_jaxpr(jax.grad(total, argnums=2, allow_int=True))(*inputs))
+    except TypeError:
+        return object()
+
+
+def has_forward_mode(function: Callable, *args: Any) -> bool:
+    """Whether ``function``, which takes derivatives in forward mode, can be compiled for ``args``.
+
+    Of a ``jax.custom_vjp`` it cannot.
+    """
+    try:
+        closed = jax.make_jaxpr(function)(*args)
+    except (TypeError, NotImplementedError):
+        return False
+    return all(e.primitive.name != "custom_lin" for e, _ in equations(closed.jaxpr))
+
+
 APART = 4  # samples, of which two are evaluated among these and alone
+
+
+def _check_apart(bound: Partial, point: Partial, data: Batch, n: int) -> None:
+    """Raise an ``InputError`` where a sample's loss depends on those beside it."""
+    held = jax.tree.leaves(point)
+    shapes_alone = any(isinstance(x, jax.ShapeDtypeStruct) for x in held)
+    meant = getattr(getattr(bound.func, "function", None), "samples_see_each_other", False)
+    if meant or shapes_alone or is_traced(held):
+        return
+    rows = np.unique(np.linspace(0, n - 1, APART).astype(int))
+    with host():
+        few, last = jax.tree.map(lambda leaf: jnp.asarray(leaf[rows]), data), len(rows) - 1
+    look, found = _compiled(jax.default_backend()), None
+    for groups in ([[0], [last]], [[0, last]]):  # alone, or together where a model refuses that
+        with host(), contextlib.suppress(Exception):  # a loss may be of exactly so many samples
+            found = found or look(bound, point, few, np.array(groups))
+    if found is None:
+        return
+    every, among, apart = (np.asarray(x, np.float64) for x in found)
+    rounding = 32 * float(jnp.finfo(jnp.float32).eps) * np.abs(every).max()
+    worst = np.argmax(np.abs(among - apart))
+    off = abs(among[worst] - apart[worst])
+    if np.isfinite(every.sum() + apart.sum()) and off > 1e-2 * np.ptp(every) + rounding:
+        raise InputError(
+            "expected losses of samples that do not see each other, found "
+            f"{among[worst]:.4g} for a sample among {len(rows)} and {apart[worst]:.4g} beside "
+            "fewer; put the model into evaluation mode (model.eval(), use_running_average), give "
+            "each sample its own key, or say js.losses.coupled(loss)"
+        )
 
 
 @functools.cache
 def _compiled(backend: str) -> Callable:
     """``_apart``, run once on a few samples: on a CPU compiled in half the time."""
     quick = {"xla_backend_optimization_level": 0} if backend == "cpu" else None
-    return jax.jit(_apart, compiler_options=quick, static_argnames="groups")
+    return jax.jit(_apart, compiler_options=quick)
 
 
-def _check_apart(
-    bound: jax.tree_util.Partial, point: jax.tree_util.Partial, data: Batch, n: int
-) -> None:
-    """Raise an ``InputError`` where a sample's loss depends on those beside it."""
-    if getattr(getattr(bound.func, "function", None), "samples_see_each_other", False):
-        return
-    held = jax.tree.leaves(point)
-    if is_traced(held) or any(isinstance(x, jax.ShapeDtypeStruct) for x in held):
-        return
-    rows = np.unique(np.linspace(0, n - 1, APART).astype(int))
-    with host():
-        few, last = jax.tree.map(lambda leaf: jnp.asarray(leaf[rows]), data), len(rows) - 1
-    look, groups = _compiled(jax.default_backend()), (((0,), (last,)), ((0, last),))
-    for each in groups:  # alone, or in pairs, as a model may refuse a single sample
-        try:
-            with host():
-                found = look(bound, point, few, groups=each)
-            every, among, apart = (np.asarray(x, np.float64) for x in found)
-            break
-        except Exception:  # a loss of exactly so many samples, never cut into batches
-            continue
-    else:
-        return
-    rounding = 32 * float(jnp.finfo(jnp.float32).eps) * np.abs(every).max()
-    off = np.abs(among - apart)
-    if np.isfinite(every.sum() + apart.sum()) and off.max() > 1e-2 * np.ptp(every) + rounding:
-        raise InputError(
-            f"expected losses of samples that do not see each other, found {among[0]:.4g} for a "
-            f"sample among {len(rows)} and {apart[0]:.4g} beside fewer; put the model into "
-            "evaluation mode (model.eval(), use_running_average), give each sample its own key, or "
-            "say js.losses.coupled(loss)"
-        )
+def _apart(loss: PerSampleLoss, point: Partial, few: Batch, groups: Int[Array, "g s"]) -> tuple:
+    """The losses of a few samples; those in the groups, among all and in each group alone.
 
-
-def _beside(point: jax.tree_util.Partial) -> Params:
-    """Parameters a little beside a point: at the start of training much may be 0 or alike."""
+    At parameters a little beside the point: at the start of training much may be 0 or alike.
+    """
 
     def moved(x: Array) -> Array:
         step = jnp.sin(jnp.arange(jnp.size(x), dtype=jnp.result_type(x))).reshape(jnp.shape(x))
         return x + 1e-2 * step
 
-    return jax.tree.map(moved, working(point()))
-
-
-def _apart(
-    loss: PerSampleLoss,
-    point: jax.tree_util.Partial,
-    few: Batch,
-    groups: tuple[tuple[int, ...], ...],
-) -> tuple[Array, Array, Array]:
-    """The losses of a few samples; those of the first of each group among them, and in the group.
-
-    The rows of a group are evaluated without the others.
-    """
-    w = _beside(point)
+    params = jax.tree.map(moved, working(point()))
     with jax.default_matmul_precision("highest"):
-        every = loss(w, few)
-        apart = [
-            loss(w, jax.tree.map(lambda leaf, g=group: leaf[np.array(g)], few))[0]
-            for group in groups
-        ]
-    return every, every[np.array([group[0] for group in groups])], jnp.stack(apart)
-
-
-def _check_same_shape(name: str, found: Any, other: Any, kind: str = "targets") -> None:
-    shapes = jnp.shape(found), jnp.shape(other)
-    if shapes[0] != shapes[1]:
-        raise InputError(
-            f"expected {kind} of the {name}' shape {shapes[0]}, found {shapes[1]}; "
-            "reshape one of them"
-        )
+        every = loss(params, few)
+        alone = [loss(params, jax.tree.map(lambda x, g=g: x[g], few)) for g in groups]
+        return every, every[groups.ravel()], jnp.concatenate(alone)

@@ -5,7 +5,6 @@ A probe makes one point at a time: a million points of a large network never exi
 
 import math
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import no_type_check
 
 import jax
@@ -46,7 +45,7 @@ class SubspaceProbe:
 
 
 @jax.tree_util.register_dataclass
-@no_type_check  # JAX rebuilds pytrees with anything in place of their arrays
+@no_type_check
 @dataclass(frozen=True)
 class IsotropicProbe:
     """Points w* + σ z, z standard normal over all P parameters, drawn anew from the index."""
@@ -131,6 +130,8 @@ def sobol(
         InputError: fewer than two nets, or not of 1, 2, 4, 8, ... points; more directions
             than SciPy's 21201; a sigma that is negative or not finite.
     """
+    from scipy.stats import qmc  # a second to import, and only needed here
+
     check_key(key)
     check(num_points, sigma)
     if not fits(num_points, randomisations):
@@ -138,9 +139,13 @@ def sobol(
             f"expected at least 2 randomisations of 1, 2, 4, 8, ... points each, found "
             f"{num_points} points in {randomisations}; change one of the two"
         )
-    net = jnp.asarray(_net(num_points // randomisations, space.dim))
-    found = points(space, sigma * _normals(key, net, randomisations))
-    return replace(found, groups=randomisations)
+    if space.dim > qmc.Sobol.MAXDIM:
+        most = f"at most {qmc.Sobol.MAXDIM} directions for Sobol' points"
+        raise InputError(f"expected {most}, found {space.dim}; use gaussian(...)")
+    net = qmc.Sobol(space.dim, scramble=False, bits=BITS).random(num_points // randomisations)
+    keys = jax.random.split(key, randomisations)
+    normals = _normals(keys, jnp.asarray(net * 2**BITS, jnp.uint32))
+    return replace(points(space, sigma * normals), groups=randomisations)
 
 
 def fits(num_points: int, randomisations: int = RANDOMISATIONS) -> bool:
@@ -149,35 +154,21 @@ def fits(num_points: int, randomisations: int = RANDOMISATIONS) -> bool:
     return whole and (num_points // randomisations).bit_count() == 1
 
 
-def _net(size: int, dim: int) -> UInt32[np.ndarray, "size d"]:
-    """The first points of the Sobol' sequence, as integers of ``BITS`` digits."""
-    from scipy.stats import qmc  # a second to import, and only needed here
-
-    if dim > qmc.Sobol.MAXDIM:
-        most = f"at most {qmc.Sobol.MAXDIM} directions for Sobol' points"
-        raise InputError(f"expected {most}, found {dim}; use gaussian(...)")
-    return np.asarray(qmc.Sobol(dim, scramble=False, bits=BITS).random(size) * 2**BITS, np.uint32)
-
-
-@partial(jax.jit, static_argnames="randomisations")
-def _normals(
-    key: Key[Array, ""], net: UInt32[Array, "size d"], randomisations: int
-) -> Float[Array, "m d"]:
-    """Standard normals from the net, scrambled anew each time."""
-    found = jax.vmap(lambda key: _scrambled(key, net))(jax.random.split(key, randomisations))
-    return found.reshape(-1, net.shape[1])
-
-
-def _scrambled(key: Key[Array, ""], net: UInt32[Array, "size d"]) -> Float[Array, "size d"]:
-    """Standard normals from one scrambled net: each digit flips random lower ones along with it."""
-    for_digits, for_shift = jax.random.split(key)
+@jax.jit
+def _normals(keys: Key[Array, "nets"], net: UInt32[Array, "size d"]) -> Float[Array, "m d"]:
+    """Standard normals from the net, scrambled with each key: a digit flips random lower ones."""
     d = net.shape[1]
     digit = jnp.asarray(1 << np.arange(BITS), jnp.uint32)
-    carried = digit | (jax.random.bits(for_digits, (d, BITS), jnp.uint32) & (digit - 1))
-    found = jnp.where(net[:, :, None] & digit, carried, 0)
-    shift = jax.random.bits(for_shift, (d,), jnp.uint32) >> (32 - BITS)
-    u = (jnp.bitwise_xor.reduce(found, axis=-1) ^ shift).astype(jnp.float32)
-    return ndtri((u + 0.5) / 2**BITS)
+
+    def scrambled(key: Key[Array, ""]) -> Float[Array, "size d"]:
+        for_digits, for_shift = jax.random.split(key)
+        carried = digit | (jax.random.bits(for_digits, (d, BITS), jnp.uint32) & (digit - 1))
+        found = jnp.where(net[:, :, None] & digit, carried, 0)
+        shift = jax.random.bits(for_shift, (d,), jnp.uint32) >> (32 - BITS)
+        u = (jnp.bitwise_xor.reduce(found, axis=-1) ^ shift).astype(jnp.float32)
+        return ndtri((u + 0.5) / 2**BITS)
+
+    return jax.vmap(scrambled)(keys).reshape(-1, d)
 
 
 @explained
@@ -187,7 +178,7 @@ def isotropic(
     """w ~ N(w*, σ² I_P) over all parameters; raises as ``gaussian`` does."""
     check_floating(params)
     check(num_points, sigma)
-    params = jax.tree.map(lambda x: x if hasattr(x, "dtype") else jnp.asarray(x), owned(params))
+    params = jax.tree.map(jnp.asarray, owned(params))
     return IsotropicProbe(params, check_key(key), jnp.asarray(sigma), num_points)
 
 
@@ -211,10 +202,7 @@ def grid(space: Subspace, radius: Scalar, num: int) -> SubspaceProbe:
     """
     check(num, radius)
     if space.dim < 2:
-        raise InputError(
-            f"expected a subspace of at least 2 directions for a grid, found {space.dim}; "
-            "use line(...), or a larger dim"
-        )
+        raise InputError(f"expected at least 2 directions for a grid, found {space.dim}; use line")
     steps = jnp.linspace(-radius, radius, num)
     plane = jnp.stack(jnp.meshgrid(steps, steps, indexing="ij"), -1).reshape(num * num, 2)
     return points(space, jnp.zeros((num * num, space.dim)).at[:, :2].set(plane))

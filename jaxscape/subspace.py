@@ -5,36 +5,27 @@ At random, from the Hessian, or from a training run.
 
 import functools
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, no_type_check
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
+from numpy.lib.array_utils import normalize_axis_tuple
 
-from jaxscape import devices
+from jaxscape import devices, trees
 from jaxscape.arguments import check_choice, explained
 from jaxscape.curvature import hessian_operator, nonfinite_samples
 from jaxscape.lanczos import Eigenpairs, dot, top_eigenpairs
-from jaxscape.trees import (
-    check_floating,
-    check_key,
-    check_like,
-    is_traced,
-    num_parameters,
-    owned,
-    register,
-    short,
-    working,
-)
+from jaxscape.trees import is_traced, owned, short, working
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
 
-@register
+@jax.tree_util.register_pytree_with_keys_class
 @no_type_check  # JAX rebuilds pytrees with anything in place of their arrays
 @dataclass(frozen=True)
 class Subspace:
@@ -59,10 +50,20 @@ class Subspace:
 
     def __post_init__(self) -> None:
         """Take arrays of its own, and check their shapes."""
-        for name in ("origin", "basis", "eigenvalues", "residuals"):
-            object.__setattr__(self, name, owned(getattr(self, name)))
-        check_floating(self.origin)
+        vars(self).update({name: owned(value) for name, value in vars(self).items()})
+        trees.check_floating(self.origin)
         self.check()
+
+    def tree_flatten_with_keys(self) -> tuple[list, None]:
+        """The fields, for JAX."""
+        return [(jax.tree_util.GetAttrKey(name), own) for name, own in vars(self).items()], None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, parts: Any) -> "Subspace":
+        """With any fields, without the checks."""
+        own = object.__new__(cls)
+        vars(own).update(zip((each.name for each in fields(cls)), parts, strict=True))
+        return own
 
     @property
     def dim(self) -> int:
@@ -71,18 +72,16 @@ class Subspace:
 
     def check(self) -> None:
         """Raise an ``InputError`` unless each array of the origin has its d directions."""
-        tree: Callable = jax.tree.structure
         found = [jnp.shape(leaf) for leaf in jax.tree.leaves(self.basis)]
-        first = found[0][:1] if found else ()
-        expected = [(*first, *jnp.shape(leaf)) for leaf in jax.tree.leaves(self.origin)]
-        if tree(self.basis) == tree(self.origin) and found == expected and found[:1] != [()]:
-            return
-        pairs = zip(found, expected, strict=False)
-        other = [f"{a} in place of {b}" for a, b in pairs if a != b] or ["another tree"]
-        raise InputError(
-            "expected an array of directions, (d, *shape), for each array of the parameters, "
-            f"found {other[0]}; build them with jax.tree.map over the parameters"
-        )
+        wanted = [(*found[0][:1], *jnp.shape(x)) for x in jax.tree.leaves(self.origin) if found]
+        forms: list[Any] = [jax.tree.structure(x) for x in (self.basis, self.origin)]
+        same = forms[0] == forms[1]
+        if not same or found != wanted or () in found:
+            raise InputError(
+                "expected an array of directions, (d, *shape), for each array of the parameters, "
+                f"{short(wanted)}, found {short(found)}{'' if same else ' in another tree'}; build "
+                "them with jax.tree.map over the parameters"
+            )
 
     @explained
     def at(self, coordinates: Float[ArrayLike, "d"]) -> Params:
@@ -90,11 +89,9 @@ class Subspace:
 
         In float32 where w* is held in half precision, which would round a small step away.
         """
-        if jnp.shape(coordinates) != (self.dim,):
-            raise InputError(
-                f"expected coordinates of shape ({self.dim},), one for each direction, found "
-                f"{short(coordinates)}; change them"
-            )
+        if (shape := jnp.shape(coordinates)) != (self.dim,):
+            wanted = f"coordinates of shape ({self.dim},), one for each direction"
+            raise InputError(f"expected {wanted}, found {shape}; change them")
 
         def leaf(origin: Any, directions: Array) -> Array:
             step = jnp.tensordot(coordinates, directions, axes=1, precision="highest")
@@ -112,16 +109,13 @@ class Subspace:
         Raises:
             InputError: ``params`` of another tree or other shapes than the origin.
         """
-        check_like(params, self.origin, "the point")
-
-        def products(directions: Array, offset: Array) -> tuple[Array, Array]:
-            rows = directions.reshape(self.dim, -1)
-            return dot(rows, rows.T), dot(rows, offset.ravel())
-
+        trees.check_like(params, self.origin, "the point")
         offset = jax.tree.map(jnp.subtract, *working((params, self.origin)))
-        leaves = zip(*map(jax.tree.leaves, (working(self.basis), offset)), strict=True)
-        each = [products(v, jnp.asarray(w)) for v, w in leaves]
-        gram, along = (sum(parts[1:], parts[0]) for parts in zip(*each, strict=True))
+        gram = along = jnp.zeros(())
+        pairs = zip(*map(jax.tree.leaves, (working(self.basis), offset)), strict=True)
+        for directions, step in pairs:
+            rows = directions.reshape(self.dim, -1)
+            gram, along = gram + dot(rows, rows.T), along + dot(rows, jnp.ravel(step))
         return jnp.linalg.lstsq(gram, along)[0]
 
 
@@ -143,45 +137,31 @@ def random_subspace(
     [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
 
     Args:
-        key: Draws the directions.
-        params: The origin w*.
-        dim: The number d of directions.
+        key, params, dim: Draws the directions; the origin w*; the number d of directions.
         normalization: ``"unit"``: each direction has norm 1. ``"filter"``: every filter of a
             direction (a neuron's incoming weights, a convolution's output channel) is rescaled to
             the norm of the same filter of ``params``; arrays with fewer than two axes stay 0 (Li et
-            al. 2018, "Visualizing the Loss Landscape of Neural Nets", section 4). The whole
-            direction then has about the norm of ``params``. ``"unit-filter"``: the same, divided by
-            its whole norm, as in the code of Nikitin et al. 2025.
-        filter_axes: Which axes tell filters apart: the last one in Flax and Haiku, 0 in Equinox and
-            PyTorch, (0, -1) of dense layers stacked by a scan, (-2, -1) of attention heads. An axis
-            or a tuple of axes for all arrays, or a pytree of these, with None where an array is to
-            stay 0, each for an array or for all arrays below it.
+            al. 2018, "Visualizing the Loss Landscape of Neural Nets", section 4).
+            ``"unit-filter"``: the same over its whole norm, as in the code of Nikitin et al. 2025.
+        filter_axes: The axis, or tuple of axes, that tells filters apart: -1 in Flax and Haiku, 0
+            in Equinox and PyTorch, (0, -1) of dense layers stacked by a scan, (-2, -1) of attention
+            heads. Or a pytree of these, each for all arrays below it; None keeps them at 0.
 
     Raises:
         InputError: dim outside 1..P, an unknown normalization, or nothing to filter-normalise.
     """
-    check_floating(params)
+    trees.check_floating(params)
     check_dim(dim, params)
     check_choice("normalization", normalization, ("unit", "filter", "unit-filter"))
-    if normalization != "unit" and all(jnp.ndim(leaf) < 2 for leaf in jax.tree.leaves(params)):
-        raise InputError(
-            "expected parameters with at least one array of two or more axes for filter-normalised "
-            "directions, found none; use normalization='unit'"
-        )
     axes = _filter_axes(filter_axes, params)
     if normalization != "unit":
-        kept = [w for w, own in zip(jax.tree.leaves(params), axes, strict=True) if own]
-        if not kept:
+        filters = [w for w, own in zip(jax.tree.leaves(params), axes, strict=True) if own]
+        if not filters or not (is_traced(filters) or any(np.any(w) for w in filters)):
             raise InputError(
-                "expected filter_axes of some array, found None for all; name the axes that tell "
-                "filters apart"
+                "expected filters that are not 0, of arrays of two or more axes that filter_axes "
+                "name, found none; use normalization='unit', or trained parameters"
             )
-        if not is_traced(kept) and not any(np.any(w) for w in kept):
-            raise InputError(
-                "expected filters that are not 0, found 0 in all, so that no direction has their "
-                "norm; use normalization='unit', or trained parameters"
-            )
-    keys = jax.random.split(check_key(key), dim)
+    keys = jax.random.split(trees.check_key(key), dim)
     return Subspace(params, _directions(normalization, axes, owned(params), keys))
 
 
@@ -192,28 +172,20 @@ def _filter_axes(filter_axes: Any, params: Params) -> tuple[tuple[int, ...] | No
         several = isinstance(x, tuple) and bool(x) and all(isinstance(axis, int) for axis in x)
         return x is None or isinstance(x, int) or several
 
-    try:
-        boxed = jax.tree.map(lambda rule: lambda: rule, filter_axes, is_leaf=is_rule)
-        found = [box() for box in jax.tree.leaves(jax.tree.broadcast(boxed, params))]
+    def chosen(rule: Any, ndim: int) -> tuple[int, ...] | None:
+        if rule is None or ndim < 2:
+            return None
+        return normalize_axis_tuple(rule, ndim, allow_duplicate=True)
+
+    try:  # boxed, as JAX would look into a rule that is a tuple or None
+        boxes = jax.tree.map(lambda rule: lambda: rule, filter_axes, is_leaf=is_rule)
+        every = jax.tree.leaves(jax.tree.broadcast(boxes, params)), jax.tree.leaves(params)
+        return tuple(chosen(box(), jnp.ndim(leaf)) for box, leaf in zip(*every, strict=True))
     except (ValueError, TypeError):
         raise InputError(
-            "expected filter_axes as an axis, or a tuple of axes, for each array or for all below "
-            f"a node of the parameters, found {short(filter_axes)}; shape it like the parameters"
+            "expected filter_axes as an axis or a tuple of axes that the arrays have, or a tree of "
+            f"these, found {short(filter_axes)}; shape it like the parameters"
         ) from None
-    chosen: list[tuple[int, ...] | None] = []
-    for rule, leaf in zip(found, jax.tree.leaves(params), strict=True):
-        ndim = jnp.ndim(leaf)
-        axes = rule if isinstance(rule, tuple) else (rule,)
-        if rule is None or ndim < 2:
-            chosen.append(None)
-            continue
-        if not all(isinstance(axis, int) and -ndim <= axis < ndim for axis in axes):
-            raise InputError(
-                f"expected filter_axes from {-ndim} to {ndim - 1} for an array of shape "
-                f"{jnp.shape(leaf)}, found {short(rule)}; change it"
-            )
-        chosen.append(tuple(sorted({axis % ndim for axis in axes})))
-    return tuple(chosen)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -238,9 +210,9 @@ def _directions(normalization: str, axes: tuple, params: Params, keys: Key[Array
 def gaussian_like(key: Key[Array, ""], params: Params) -> Params:
     """A standard normal direction shaped like ``params``."""
     leaves, tree = jax.tree.flatten(params)
-    keys = jax.tree.unflatten(tree, list(jax.random.split(key, len(leaves))))
-    draw = lambda x, key: jax.random.normal(key, jnp.shape(x), jnp.result_type(x))  # noqa: E731
-    return jax.tree.map(draw, params, keys)
+    each = zip(jax.random.split(key, len(leaves)), leaves, strict=True)
+    drawn = [jax.random.normal(own, jnp.shape(x), jnp.result_type(x)) for own, x in each]
+    return jax.tree.unflatten(tree, drawn)
 
 
 def _filterwise(x: Array, origin: Array, axes: tuple[int, ...] | None) -> Array:
@@ -309,27 +281,17 @@ def _check_pairs(pairs: Eigenpairs, operator: Any, tol: float) -> None:
             where = "finite losses: a derivative is not, such as that of a norm or a root at 0"
         raise InputError(f"expected a finite Hessian, found {where}; check them, or leave them out")
     if not values.any():
-        raise InputError(
-            "expected curvature, found eigenvalues that are all 0, whose eigenvectors are "
-            "arbitrary; use random_subspace, or the parameters of a trained network"
-        )
+        raise InputError("expected curvature, found eigenvalues all 0; use random_subspace")
     if lost.any():
-        warnings.warn(
-            f"{lost.sum()} of {len(lost)} eigenpairs did not reach the relative residual {tol:g} "
-            f"(λ_1 = {values[0]:.3g}, the first of them {values[lost][0]:.3g}); raise tol, or "
-            "lower dim",
-            stacklevel=4,
-        )
+        said = f"{lost.sum()} of {len(lost)} eigenpairs did not reach the relative residual {tol:g}"
+        warnings.warn(f"{said}; raise tol, or lower dim", stacklevel=4)
 
 
 def check_dim(dim: int, params: Params) -> None:
     """Raise an ``InputError`` unless 1 ≤ dim ≤ P."""
-    size = num_parameters(params)
+    size = trees.num_parameters(params)
     if not isinstance(dim, int | np.integer) or not 1 <= dim <= size:
-        raise InputError(
-            f"expected a subspace dimension from 1 to {size} (the number of parameters), "
-            f"found {short(dim)}; change dim"
-        )
+        raise InputError(f"expected a dimension from 1 to {size}, found {short(dim)}; change dim")
 
 
 class Trajectory(NamedTuple):
@@ -363,29 +325,21 @@ def trajectory_subspace(points: Params, dim: int = 2) -> Trajectory:
             be either.
     """
     points = _stacked(owned(points))
-    check_floating(points)
+    trees.check_floating(points)
     points = working(points)
     lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(points)}
     if len(lengths) != 1 or () in lengths:
-        raise InputError(
-            "expected parameters of several points, stacked along a new first axis, found first "
-            f"axes {sorted(lengths)}; stack them with jax.tree.map"
-        )
+        found = f"found first axes {sorted(lengths)}; stack them with jax.tree.map"
+        raise InputError(f"expected parameters of several points along a first axis, {found}")
     ((total,),) = lengths
-    most = min(total - 1, num_parameters(points) // total)
+    most = min(total - 1, trees.num_parameters(points) // total)
     if not 1 <= dim <= most:
-        raise InputError(
-            f"expected a dimension from 1 to {most}, at most the parameters, and one less than the "
-            f"points of the trajectory, found {dim}; change dim, or keep more points"
-        )
-    leaves, tree = jax.tree.flatten(points)
-    steps = [(leaf - leaf[-1]).reshape(leaf.shape[0], -1) for leaf in leaves]
-    left, singular, right = jnp.linalg.svd(jnp.concatenate(steps, 1), full_matrices=False)
-    ends = np.cumsum([step.shape[1] for step in steps])[:-1]
-    rows = jnp.split(right[:dim], ends, axis=1)
-    shaped = lambda leaf, row: row.reshape(dim, *leaf.shape[1:]).astype(leaf.dtype)  # noqa: E731
-    basis = jax.tree.map(shaped, points, jax.tree.unflatten(tree, rows))
-    space = Subspace(jax.tree.map(lambda leaf: leaf[-1], points), basis)
+        wanted = f"a dimension from 1 to {most}, fewer than the points of the trajectory"
+        raise InputError(f"expected {wanted}, found {dim}; change dim, or keep more points")
+    last = jax.tree.map(lambda leaf: leaf[-1], points)
+    rows = jax.vmap(lambda point: ravel_pytree(point)[0])(points)
+    left, singular, right = jnp.linalg.svd(rows - rows[-1], full_matrices=False)
+    space = Subspace(last, jax.vmap(ravel_pytree(last)[1])(right[:dim]))
     square = singular**2
     whole = jnp.where(square.sum() > 0, square.sum(), 1)
     return Trajectory(space, (left * singular)[:, :dim], square[:dim] / whole)
@@ -395,27 +349,19 @@ def _stacked(points: Params) -> Params:
     """A list of parameters stacked along a new first axis; a tree that is so already as it is."""
     if isinstance(points, dict) and all(isinstance(key, int) for key in points):
         raise InputError("expected a list of parameters, found a dict of numbers; give its values")
-    if not isinstance(points, list | tuple):
+    if not isinstance(points, list | tuple) or not points:
         return points
-    if len(points) < 2:
-        raise InputError(
-            f"expected a list of at least 2 parameters, found {len(points)}; keep more points"
-        )
-    shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(point)] for point in points]
-    trees: list[Any] = [jax.tree.structure(point) for point in points]
-    alike = all(
-        tree == trees[0] and shape == shapes[0] for tree, shape in zip(trees, shapes, strict=True)
-    )
+    leaves = [[jnp.shape(leaf) for leaf in jax.tree.leaves(point)] for point in points]
+    forms = list(zip(map(jax.tree.structure, points), leaves, strict=True))
+    alike = all(form == forms[0] for form in forms)
     if not alike and all(isinstance(point, dict) for point in points):
-        raise InputError(
-            f"expected parameters of one form, found {short(trees[0])} and others; keep the same "
-            "arrays of every checkpoint"
-        )
-    every = [shape for each in shapes for shape in each]
-    stacked = len({shape[:1] for shape in every}) == 1 and all(len(shape) > 1 for shape in every)
+        found = f"found {short(forms[0][0])} and others; keep the same arrays of each"
+        raise InputError(f"expected parameters of one form, {found}")
+    shapes = [shape for each in leaves for shape in each]
+    stacked = len({shape[:1] for shape in shapes}) == 1 and all(len(shape) > 1 for shape in shapes)
     if alike and stacked:
         raise InputError(
-            "expected a list of parameters or one stacked tree, found a list of "
-            f"{len(points)} that could be either; stack it with jax.tree.map and jnp.stack"
+            f"expected a list of parameters or one stacked tree, found a list of {len(points)} "
+            "that could be either; stack it with jax.tree.map and jnp.stack"
         )
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *points) if alike else points

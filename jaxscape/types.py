@@ -27,8 +27,7 @@ Scalar: TypeAlias = int | float | np.number | Real[Array, ""]
 class Probe(Protocol):
     """Points of parameter space, as a pytree; ``probes`` makes them.
 
-    Where only groups of points are independent, it says how many in ``groups``, as a
-    ``SubspaceProbe`` does.
+    Where only groups of points are independent, ``groups`` is their number (``SubspaceProbe``).
     """
 
     @property

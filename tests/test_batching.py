@@ -119,7 +119,7 @@ def dense_with_a_small_product():
         (patches, Product(N * 49 * 288 * 64, 1, N * 49)),
         (attention, Product(N * 11 * 24 * 96, 1, N * 11)),
         (convolution, Product(N * 64 * 75 * 16, 1, N * 64)),
-        (in_a_scan, Product(N * 40 * 40, 3, N)),
+        (in_a_scan, Product(3 * N * 40 * 40, 3, N)),
     ],
     ids=lambda x: getattr(x, "__name__", ""),
 )
@@ -128,9 +128,9 @@ def test_the_largest_product_is_found_with_its_rows(case, largest):
 
 
 def test_attention_is_many_small_products_side_by_side():
-    beside = [p for p in batching.products(*attention()) if p.beside > 1]
+    beside = [p for p in batching.products(*attention()) if p.calls > 1]
     # queries with keys, weights with values: 4 heads of width 6
-    assert beside == [Product(11 * 11 * 6, 4 * N, 4 * N * 11)] * 2
+    assert beside == [Product(4 * N * 11 * 11 * 6, 4 * N, 4 * N * 11)] * 2
 
 
 @on_a_cpu

@@ -94,7 +94,7 @@ def test_supervised_matches_numpy():
 def test_a_loss_that_is_not_per_sample_is_refused(bad, found):
     params, data = mlp_problem()
     with pytest.raises(InputError, match=found):
-        losses.check(bad, params, data)
+        losses.ready(bad, params, data)
 
 
 def test_binary_cross_entropy_matches_float64():

@@ -363,7 +363,8 @@ def mean_loss(
 
     Matrix products run at the highest precision.
     """
-    return _mean(losses.one_each(loss, params, data)[1], params, data, batch_size)
+    _, bound = losses.ready(loss, params, data, apart=False)
+    return _mean(bound, params, data, batch_size)
 
 
 @partial(jax.jit, static_argnums=3)
