@@ -72,17 +72,19 @@ class SurfaceConfig(RunConfig):
 
 
 def _find(problem: Problem, config: SurfaceConfig, work: Path) -> Record:
-    store, n, path = work / "checkpoint", len(problem.order), None
+    store, n = work / "checkpoint", len(problem.order)
     if config.subspace == "beside":
         return _beside(problem, config, store)
+    path: np.ndarray | None = None
     steps = surfaces.square(config.radius or 1.0, config.num)
     if config.subspace == "trajectory":
-        space, path, explained = js.trajectory_subspace(prepare.trajectory(problem, config, store))
+        space, *of = js.trajectory_subspace(prepare.trajectory(problem, config, store))
+        path, explained = map(np.asarray, of)
         if not np.abs(path).max() > 0:
             raise InputError("expected a trajectory that moves, found one that stays; train")
-        print(f"trajectory: the plane holds {np.sum(explained):.0%} of its squared distances")
+        print(f"trajectory: the plane holds {explained.sum():.0%} of its squared distances")
         if config.radius is None:
-            steps = surfaces.around(np.asarray(path), config.num)
+            steps = surfaces.around(path, config.num)
     else:
         params = prepare.trained(problem, config, store)
         space, _ = prepare.directions(
@@ -98,7 +100,7 @@ def _find(problem: Problem, config: SurfaceConfig, work: Path) -> Record:
         title = f"log₁₀ L_k ({problem.unit}), {words}: {problem.dataset.title}"
         write_html(work / "figures" / "surface.html", found, title)
         text += "\n\nfor the browser: surface.html, beside the figures"
-    arrays = found._asdict() | ({} if path is None else {"trajectory": np.asarray(path)})
+    arrays = found._asdict() | ({} if path is None else {"trajectory": path})
     figures = surfaces.figures_of(found, words, path, unit=problem.unit)
     return Record(arrays, summary, figures, text)
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 from jax.tree_util import Partial
@@ -42,13 +43,12 @@ class Chip(NamedTuple):
     accelerator: str
     cycles: float  #: per second
     flops: float  #: per second, of bfloat16
-    bandwidth: float  #: of its memory, bytes per second
-    memory: float  #: bytes
+    memory: float  #: GB
 
 
 CHIPS = {
-    "v5e": Chip("v5litepod", 1.5e9, 197e12, 819e9, 16e9),
-    "v6e": Chip("v6e", 1.75e9, 918e12, 1640e9, 32e9),
+    "v5e": Chip("v5litepod", 1.5e9, 197e12, 16),
+    "v6e": Chip("v6e", 1.75e9, 918e12, 32),
 }
 
 
@@ -63,22 +63,8 @@ class Program(NamedTuple):
     precision: str = "highest"  #: asked of its products
 
 
-class Compiled(NamedTuple):
-    """What the compiler says of all calls of a program."""
-
-    name: str
-    calls: int
-    seconds: float  #: of the CPU, to compile it
-    peak: float  #: of memory, GB
-    estimate: float  #: seconds of its kernels
-    multiplies: float  #: seconds of its products, at least
-    moves: float  #: seconds of its traffic with memory, at least
-    products: str  #: how many of each precision
-    fault: str  #: what is wrong with it, or nothing
-
-
-COLUMNS = ["program", "calls", "compiled, CPU s", "peak, GB", "estimate, s", "products' least, s",
-           "memory's least, s", "products"]  # fmt: skip
+COLUMNS = ["program", "calls", "compiled, CPU s", "peak, GB", "estimate, s", "products alone, s",
+           "products"]  # fmt: skip
 
 
 def run(config: ProblemConfig, name: str, dim: int) -> None:
@@ -89,21 +75,28 @@ def run(config: ProblemConfig, name: str, dim: int) -> None:
     """
     chip, place = describe(name)
     problem = problems.load(config)
-    found, failed = [], []
+    rows, failed, in_all = [COLUMNS], [], np.zeros(4)
     jax.jit(lambda x: x + 1, in_shardings=place).lower(jnp.zeros(8)).compile()  # it starts up
     for program in programs(problem, config, dim):
         print(f"compiling: {program.name}", file=sys.stderr)
         try:
-            found.append(compiled(program, chip, place))
+            numbers, products = compiled(program, chip, place)
         except jax.errors.JaxRuntimeError as error:
             failed.append(f"{program.name}: {str(error).splitlines()[0][:200]}")
+            continue
+        in_all += numbers
+        if numbers[1] > chip.memory:
+            failed.append(f"{program.name}: needs {numbers[1]:.1f} GB")
+        for precision in products:
+            if PASSES[precision] < PASSES[program.precision]:
+                failed.append(f"{program.name}: {precision}, asked for {program.precision}")
+        words = ", ".join(f"{count} {precision}" for precision, count in products.items())
+        figures = (f"{number:.3g}" for number in numbers)
+        rows.append([program.name, str(program.calls), *figures, words or "none"])
     print(f"{config.model}, {len(problem.order):,} samples, {dim} directions, {POINTS} points at "
           f"{SIGMAS} σ, for one {name}")  # fmt: skip
-    rows = [[each.name, *(f"{n:.3g}" for n in each[1:-2]), each.products] for each in found]
-    print(as_text([COLUMNS, *rows]))
-    seconds, estimate = (sum(getattr(e, name) for e in found) for name in ("seconds", "estimate"))
-    print(f"all: compiled in {seconds:.3g} CPU s, estimate {estimate:.3g} s")
-    failed += [f"{each.name}: {each.fault}" for each in found if each.fault]
+    print(as_text(rows))
+    print(f"all: compiled in {in_all[0]:.3g} CPU s, estimate {in_all[2]:.3g} s")
     for line in failed:
         print(f"fails: {line}")
     if failed:
@@ -190,24 +183,19 @@ def _rows(problem: Problem, n: int) -> Any:
     return jax.tree.map(shape, problem.read(slice(1)))
 
 
-def compiled(program: Program, chip: Chip, place: SingleDeviceSharding) -> Compiled:
-    """The program, compiled for the chip."""
+def compiled(
+    program: Program, chip: Chip, place: SingleDeviceSharding
+) -> tuple[list[float], dict[str, int]]:
+    """The numbers of a row of the table, for all calls; how many products of each precision."""
     traced = jax.jit(program.function, in_shardings=place).trace(*program.args)
     lowered = traced.lower()
     started = time.process_time()
     found = lowered.compile()
     seconds = time.process_time() - started
-    text, memory = hlo.Text(found.as_text(), program.loops), found.memory_analysis()
+    text, memory = hlo.Text(found.as_text()), found.memory_analysis()
     peak = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
     products = batching.products_in(traced.jaxpr, program.loops)
     flops = 2 * PASSES[program.precision] * sum(product.work for product in products)
-    fault = f"needs {peak / 1e9:.1f} GB" if peak > chip.memory else ""
-    for precision in text.precisions():
-        if PASSES[precision] < PASSES[program.precision]:
-            fault = f"products at {precision}, asked for {program.precision}"
-    work = text.cycles() / chip.cycles, flops / chip.flops, text.bytes() / chip.bandwidth
-    words = ", ".join(f"{count} {precision}" for precision, count in text.precisions().items())
-    return Compiled(
-        program.name, program.calls, seconds, peak / 1e9,
-        *(program.calls * least for least in work), words or "none", fault,
-    )  # fmt: skip
+    estimate = program.calls * text.cycles(program.loops) / chip.cycles
+    least = program.calls * flops / chip.flops
+    return [seconds, peak / 1e9, estimate, least], text.precisions()

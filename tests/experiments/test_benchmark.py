@@ -64,10 +64,8 @@ def test_what_a_program_text_says(counted):
         if counted
         else PROGRAM.replace("s32[]{:T(128)} constant(7)", "s32[]{:T(128)} copy(%q)")
     )
-    found = Text(text, loops=() if counted else (7,))
-    assert found.cycles() == 7 * 10 + 100
-    # seven slices into fast memory, of an index beside; the exchange in and out; the product
-    assert found.bytes() == 4 * (7 * (6 * 4 + 1) + 2 * 60 * 4 + 60 * 4 + 4 * 5 + 60 * 5)
+    found = Text(text)
+    assert found.cycles(() if counted else (7,)) == 7 * 10 + 100
     assert found.precisions() == {"default": 1}
     told = PROGRAM.replace("->bf,", "->bf, operand_precision={highest,highest},")
     assert Text(told).precisions() == {"highest": 1}
