@@ -75,22 +75,20 @@ def _find(problem: Problem, config: SurfaceConfig, work: Path) -> Record:
     store, n = work / "checkpoint", len(problem.order)
     if config.subspace == "beside":
         return _beside(problem, config, store)
-    path: np.ndarray | None = None
-    steps = surfaces.square(config.radius or 1.0, config.num)
-    if config.subspace == "trajectory":
+    path, steps = None, surfaces.square(config.radius or 1.0, config.num)
+    if config.subspace != "trajectory":
+        params = prepare.trained(problem, config, store)
+        space, _ = prepare.directions(
+            problem, params, config.subspace, 2, store, weight_decay=config.weight_decay
+        )
+    else:
         space, *of = js.trajectory_subspace(prepare.trajectory(problem, config, store))
         path, explained = map(np.asarray, of)
         if not np.abs(path).max() > 0:
             raise InputError("expected a trajectory that moves, found one that stays; train")
         print(f"trajectory: the plane holds {explained.sum():.0%} of its squared distances")
-        if config.radius is None:
-            steps = surfaces.around(path, config.num)
-    else:
-        params = prepare.trained(problem, config, store)
-        space, _ = prepare.directions(
-            problem, params, config.subspace, 2, store, weight_decay=config.weight_decay
-        )
-        assert space is not None
+        steps = surfaces.around(path, config.num) if config.radius is None else steps
+    assert space is not None
     with console.timed("surface", f"{config.num} by {config.num} points"):
         found = surfaces.evaluate(problem, space, steps, config.ks or (1, math.isqrt(n), n))
     summary, words = surfaces.summarise(found), surfaces.WORDS[config.subspace]
@@ -116,9 +114,8 @@ def _beside(problem: Problem, config: SurfaceConfig, store: Path) -> Record:
         )
         assert space is not None
         model = js.project(problem.loss, space, problem.samples)
-        curvature = abs(float(model.hessian.mean(0).trace())) / 2  # of either direction, in mean
-        rise = RISE * float(model.value.mean())
-        radii.append(math.sqrt(2 * rise / curvature) if curvature else 1.0)
+        rise, trace = RISE * float(model.value.mean()), abs(float(model.hessian.mean(0).trace()))
+        radii.append(math.sqrt(4 * rise / trace) if trace else 1.0)  # in mean over the rim
         steps = surfaces.square(radii[-1], config.num)
         losses.append(surfaces.evaluate(problem, space, steps, [*ks, n]).loss)
     loss = np.stack(losses).astype(np.float64)
@@ -150,7 +147,7 @@ def _moves_figure(found: dict[str, np.ndarray], unit: str) -> Figure:
     """L_k − L_N, a row per plane and a column per k, all in the same colours."""
     change, names = found["change"], [f"k = {k:,}" for k in found["k"][:-1]]
     title = "$L_k - L_N$, less that at $w^*$: where do more samples reshape the surface?"
-    along = [rf"$\theta_{j}$ / radius" for j in (1, 2)]
+    along = r"$\theta_1$ / radius", r"$\theta_2$ / radius"
     figure, panels = canvas(title, *along, names * len(PLANES), columns=len(names))
     steps, most = np.linspace(-1, 1, change.shape[-1]), np.nanmax(np.abs(change)) or 1.0
     look: dict[str, Any] = {"cmap": "PuOr", "vmin": -most, "vmax": most, "shading": "gouraud"}
@@ -162,8 +159,7 @@ def _moves_figure(found: dict[str, np.ndarray], unit: str) -> Figure:
         axes.set(xlim=(-1, 1), ylim=(-1, 1))
         axes.grid(False)
         if i == 0:
-            plane, radius = PLANES[p], found["radius"][p]
-            axes.set_ylabel(f"{plane} plane, radius {radius:.2g}\n{along[1]}")
+            axes.set_ylabel(f"{PLANES[p]} plane, radius {found['radius'][p]:.2g}\n{along[1]}")
     figure.colorbar(mesh, ax=list(panels), label=unit, shrink=0.6)
     legend(figure, "")
     return figure

@@ -47,9 +47,8 @@ def run(config: BenchmarkConfig) -> None:
     problem = problems.load(config)
     console.problem(problem, config.order)
     params, product = prepare.fit(problem, config), measure.matrix_product()
-    stages = measure.stages_of(problem, params, product, config.points, config.dim)
     rows = [["ratio", "min", "median", "max", "target"]]
-    for stage in stages + measure.against_pytorch(problem, params, config.dim):
+    for stage in measure.stages_of(problem, params, product, config.points, config.dim):
         values = [stage.measure() for _ in range(config.repeats)]
         print(f"{stage.what}: {', '.join(f'{value:.3g}' for value in values)}", file=sys.stderr)
         figures = (f"{of(values):.3g}" for of in (min, statistics.median, max))

@@ -132,9 +132,8 @@ def programs(problem: Problem, config: ProblemConfig, dim: int) -> Iterator[Prog
     rates = config.learning_rate, config.weight_decay
     state = train.State(one, jax.vmap(train.adam(*rates).init)(one))
     epoch = partial(train.epoch, config.batch_size, rates, 1, Partial(loss), ks=None)
-    orders = jax.ShapeDtypeStruct((1, n), jnp.int32)
-    given = state, orders, data
-    yield Program("training, an epoch", epoch, given, config.epochs, precision="default")
+    args = state, jax.ShapeDtypeStruct((1, n), jnp.int32), data
+    yield Program("training, an epoch", epoch, args, config.epochs, precision="default")
 
     def solve(key, params, data):
         operator = js.hessian_operator(loss, params, data)
@@ -166,8 +165,8 @@ def _around(problem: Problem, vectors: Any) -> Iterator[Program]:
 
     yield Program("sweep, a segment", swept, (probe, segment, carry, skip), SIGMAS * calls)
     if problem.fresh and (new := len(problem.fresh.order)) < length:
-        fewer = _rows(problem, new)
-        yield Program("sweep of new samples", swept, (probe, fewer, carry, skip), SIGMAS)
+        fewer = probe, _rows(problem, new), carry, skip
+        yield Program("sweep of new samples", swept, fewer, SIGMAS)
     at_origin = partial(js.per_sample_losses, loss, batch_size=batching.ELSEWHERE)
     yield Program("losses at w*, a segment", at_origin, (problem.initial, segment), calls)
     project = partial(js.project, loss)

@@ -64,10 +64,9 @@ class Text:
     def _length(self, condition: str, loops: Sequence[int]) -> tuple[int, Sequence[int]]:
         """How often a loop runs, by the constant in its condition, else the next of ``loops``."""
         root = next(line for line in self.computations[condition] if line.root)
-        operands = [self.lines[name] for name in root.operands]
-        bounds = [line.rest.split(")")[0] for line in operands if line.op == "constant"]
+        bounds = [self.lines[name] for name in root.operands if self.lines[name].op == "constant"]
         if root.op == "compare" and bounds:
-            return int(bounds[0]), loops
+            return int(bounds[0].rest.split(")")[0]), loops
         return (loops[0], loops[1:]) if loops else (1, ())
 
     def precisions(self) -> Counter[str]:

@@ -13,6 +13,7 @@ from experiments.common.console import timer
 from experiments.common.problem import Problem
 from jaxscape import batching
 from jaxscape.lab import train
+from jaxscape.probes import SubspaceProbe
 from jaxscape.trees import num_parameters
 from jaxscape.types import Params
 
@@ -22,8 +23,6 @@ ALONG = 256
 """Points of the sweeps in the subspace."""
 PART = 4
 """Of the samples, PyTorch's sweep meets one in so many: it is long, and as long for each."""
-RESIDUAL = 1e-4
-"""Relative residual of the eigenpairs, here and in PyTorch."""
 
 Timer = Callable[[], float]
 
@@ -55,19 +54,16 @@ def stages_of(
     problem: Problem, params: Params, product: Timer, points: int, dim: int
 ) -> list[Stage]:
     """Each stage, beside the time of a matrix product, a forward pass or a Hessian product."""
-    loss, data, key = problem.loss, problem.samples, problem.keys["probe"]
+    loss, data, keys = problem.loss, problem.samples, problem.keys
     forward = timer(lambda: train.mean_loss(loss, params, data, batch_size=1000), times=3)
     hessian = js.hessian_operator(loss, params, data)
     once = timer(lambda: hessian(params), times=3)
-    solve = partial(
-        js.top_eigenpairs, problem.keys["subspace"], hessian, params, dim, find_repeated=False
-    )
+    search = partial(js.top_eigenpairs, keys["subspace"], hessian, params, dim)
+    solve = partial(search, find_repeated=False)
     pairs = solve()
     space, products = js.Subspace(params, pairs.vectors), float(pairs.matvecs)
-    everywhere, along = (
-        js.isotropic(key, params, points, 0.01),
-        js.gaussian(key, space, ALONG, 0.01),
-    )
+    everywhere = js.isotropic(keys["probe"], params, points, 0.01)
+    along = js.gaussian(keys["probe"], space, ALONG, 0.01)
     work = num_parameters(params) * len(problem.order) / SIDE**3  # of a point, in matrix products
     rate = "operations per second / matrix product's"
     return [
@@ -80,28 +76,25 @@ def stages_of(
         Stage("eigenpairs / their Hessian products alone", timer(solve), once, "", 1 / products),
         Stage("project / forward pass", timer(lambda: js.project(loss, space, data)), forward,
               "<= 30"),
+        *_against_pytorch(problem, along, timer(solve)),
     ]  # fmt: skip
 
 
-def against_pytorch(problem: Problem, params: Params, dim: int) -> list[Stage]:
+def _against_pytorch(problem: Problem, along: SubspaceProbe, solve: Timer) -> list[Stage]:
     """How many times as long the same takes in PyTorch, where that is there; see ``pytorch``."""
+    space, params, data = along.space, along.space.origin, problem.samples
     network = sorted(params) == [f"Dense_{layer}" for layer in range(len(params))]
     if not (network and problem.dataset.num_classes and importlib.util.find_spec("torch")):
         return []
     from experiments.benchmark.pytorch import Rival
 
-    data, loss, key = problem.samples, problem.loss, problem.keys["subspace"]
     few = jax.tree.map(lambda leaf: leaf[: max(2, len(leaf) // PART)], data)
     swept, rival = Rival(params, few), Rival(params, data)
-    space = js.random_subspace(key, params, dim)
-    probe = js.gaussian(problem.keys["probe"], space, ALONG, 0.01)
-    hessian = js.hessian_operator(loss, params, data)
-    solve = partial(js.top_eigenpairs, key, hessian, params, dim, find_repeated=False)
-    curve = partial(js.delta, loss, probe, few)
     theirs = partial(timer, warm=True)  # nothing is compiled there
-    sweep = theirs(lambda: swept.delta(space, probe.coordinates))
-    search = theirs(lambda: rival.eigenpairs(dim, RESIDUAL))
+    sweep = theirs(lambda: swept.delta(space, along.coordinates))
+    search = theirs(lambda: rival.eigenpairs(space.dim, 1e-4))  # as here
+    ours = timer(lambda: js.delta(problem.loss, along, few))
     return [
-        Stage("sweep, time in PyTorch / here", sweep, timer(curve), ">= 3"),
-        Stage("eigenpairs, time in PyTorch / here", search, timer(solve), ">= 2"),
+        Stage("sweep, time in PyTorch / here", sweep, ours, ">= 3"),
+        Stage("eigenpairs, time in PyTorch / here", search, solve, ">= 2"),
     ]

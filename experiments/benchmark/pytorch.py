@@ -20,10 +20,8 @@ from torch.nn import functional
 from jaxscape import Subspace
 from jaxscape.types import Batch, Params
 
-CHUNK = 1000
-"""Samples at a time."""
-POINTS = 8
-"""Points at a time."""
+CHUNK, POINTS = 1000, 8
+"""Samples and points at a time."""
 
 
 def flat(params: Params, *first: int) -> torch.Tensor:

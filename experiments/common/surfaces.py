@@ -100,8 +100,7 @@ def figures_of(
         pairs = zip(sheets.k, values, strict=True)
         shown = {f"k = {k:,}": sheet for k, sheet in pairs if np.isfinite(sheet).any()}
         if shown:
-            title, each = f"{symbol} along {words}", f"{symbol} ({of})"
-            grid = sheets.steps, shown
-            figures[name] = plot.contours(*grid, title=title, quantity=each, path=line)
-            figures[f"{name}_3d"] = plot.reliefs(*grid, title=title, quantity=each)
+            title, of = f"{symbol} along {words}", f"{symbol} ({of})"
+            figures[name] = plot.contours(sheets.steps, shown, title=title, quantity=of, path=line)
+            figures[f"{name}_3d"] = plot.reliefs(sheets.steps, shown, title=title, quantity=of)
     return figures
