@@ -4,20 +4,23 @@ import importlib.util
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
+from matplotlib.figure import Figure
 
 import jaxscape as js
 from experiments.common import cli, console, prepare, surfaces, tables
 from experiments.common.config import Range, RunConfig, above, default
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record
-from experiments.common.surfaces import WORDS, Sheets
 from jaxscape import InputError
+from jaxscape.lab.style import canvas, legend
+
+PLANES = "influence", "hessian", "random"
+RISE = 0.5
+"""Of L_N at the rim of each plane over L_N at w* (or its fall), by the quadratic model."""
 
 
 @dataclass(frozen=True)
@@ -69,90 +72,109 @@ class SurfaceConfig(RunConfig):
 
 
 def _find(problem: Problem, config: SurfaceConfig, work: Path) -> Record:
+    store, n = work / "checkpoint", len(problem.order)
     if config.subspace == "beside":
-        return _beside(problem, config, work / "checkpoint")
-    space, path = _directions(problem, config, work / "checkpoint")
-    if path is None or config.radius is not None:
-        steps = surfaces.square(config.radius or 1.0, config.num)
+        return _beside(problem, config, store)
+    path, steps = None, surfaces.square(config.radius or 1.0, config.num)
+    if config.subspace != "trajectory":
+        params = prepare.trained(problem, config, store)
+        space, _ = prepare.directions(
+            problem, params, config.subspace, 2, store, weight_decay=config.weight_decay
+        )
     else:
-        steps = surfaces.around(path, config.num)
-    n, words = len(problem.order), WORDS[config.subspace]
+        space, *of = js.trajectory_subspace(prepare.trajectory(problem, config, store))
+        path, explained = map(np.asarray, of)
+        if not np.abs(path).max() > 0:
+            raise InputError("expected a trajectory that moves, found one that stays; train")
+        print(f"trajectory: the plane holds {explained.sum():.0%} of its squared distances")
+        steps = surfaces.around(path, config.num) if config.radius is None else steps
+    assert space is not None
     with console.timed("surface", f"{config.num} by {config.num} points"):
         found = surfaces.evaluate(problem, space, steps, config.ks or (1, math.isqrt(n), n))
-    arrays = found._asdict() | ({} if path is None else {"trajectory": path})
-    numbers = surfaces.summarise(found)
-    text = tables.as_text(surfaces.table(numbers))
+    summary, words = surfaces.summarise(found), surfaces.WORDS[config.subspace]
+    text = tables.as_text(surfaces.table(summary))
     if config.interactive:
         (work / "figures").mkdir(exist_ok=True)
         title = f"log₁₀ L_k ({problem.unit}), {words}: {problem.dataset.title}"
         write_html(work / "figures" / "surface.html", found, title)
         text += "\n\nfor the browser: surface.html, beside the figures"
+    arrays = found._asdict() | ({} if path is None else {"trajectory": path})
     figures = surfaces.figures_of(found, words, path, unit=problem.unit)
-    return Record(arrays, numbers, figures, text)
-
-
-def _directions(
-    problem: Problem, config: SurfaceConfig, store: Path
-) -> tuple[js.Subspace, np.ndarray | None]:
-    """The plane; of a trajectory also its coordinates."""
-    if config.subspace == "trajectory":
-        points = prepare.trajectory(problem, config, store)
-        space, path, explained = js.trajectory_subspace(jax.tree.map(jnp.asarray, points), 2)
-        if not np.abs(path).max() > 0:
-            raise InputError(
-                "expected a training trajectory that moves, found one that stays; train"
-            )
-        print(f"trajectory: the plane holds {np.sum(explained):.0%} of its squared distances")
-        return space, np.asarray(path)
-    params = prepare.trained(problem, config, store)
-    found = prepare.directions(
-        problem, params, config.subspace, 2, store, weight_decay=config.weight_decay
-    )
-    assert found.space is not None
-    return found.space, None
-
-
-PLANES = "influence", "hessian", "random"
-RISE = 0.5
-"""Of L_N at the rim of each plane over L_N at w* (or its fall), by the quadratic model."""
+    return Record(arrays, summary, figures, text)
 
 
 def _beside(problem: Problem, config: SurfaceConfig, store: Path) -> Record:
     """L_k − L_N over three planes: which of them shows a surface that data reshape?"""
     params, n = prepare.trained(problem, config, store), len(problem.order)
     ks = sorted({k for k in config.ks or (n // 100, n // 30, n // 10) if 1 <= k < n}) or [1]
-    rows, radii = [], []
+    losses, radii = [], []
     for kind in PLANES:
         space, _ = prepare.directions(
             problem, params, kind, 2, store / kind, weight_decay=config.weight_decay
         )
         assert space is not None
         model = js.project(problem.loss, space, problem.samples)
-        curvature = abs(float(jnp.trace(model.hessian.mean(0)))) / 2
-        rise = RISE * float(model.value.mean())
-        radii.append(math.sqrt(2 * rise / curvature) if curvature else 1.0)
-        rows.append(
-            surfaces.evaluate(problem, space, surfaces.square(radii[-1], config.num), [*ks, n])
-        )
-    loss = np.stack([row.loss for row in rows]).astype(np.float64)
-    found = {"k": np.array([*ks, n]), "radius": np.array(radii), "loss": loss}
-    moves = surfaces.moves(found)
-    figure = surfaces.moves_figure(found, moves, PLANES, problem.unit)
-    text = tables.as_text(surfaces.moves_table(found, moves, PLANES))
-    return Record(found | moves, {"planes": list(PLANES)}, {"moves": figure}, text)
+        rise, trace = RISE * float(model.value.mean()), abs(float(model.hessian.mean(0).trace()))
+        radii.append(math.sqrt(4 * rise / trace) if trace else 1.0)  # in mean over the rim
+        steps = surfaces.square(radii[-1], config.num)
+        losses.append(surfaces.evaluate(problem, space, steps, [*ks, n]).loss)
+    loss = np.stack(losses).astype(np.float64)
+    found = {"k": np.array([*ks, n]), "radius": np.array(radii), "loss": loss, **moves(loss)}
+    rows = [["plane", "radius", "k", "change of L_k − L_N", "lowest L_k, in radii"]]
+    for p, i in np.ndindex(loss.shape[:2]):
+        change = f"{found['change_rms'][p, i]:.3g}" if i < len(ks) else "-"
+        place = "({:.2g}, {:.2g})".format(*found["lowest"][p, i])
+        rows.append([PLANES[p], f"{radii[p]:.3g}", f"{found['k'][i]:,}", change, place])
+    figures = {"moves": _moves_figure(found, problem.unit)}
+    return Record(found, {"planes": list(PLANES)}, figures, tables.as_text(rows))
 
 
-def write_html(path: Path, sheets: Sheets, title: str) -> None:
+def moves(loss: np.ndarray) -> dict[str, np.ndarray]:
+    """From L_k over planes, [p, K + 1, a, a], the last of all samples: ``change`` [p, K, a, a],
+    L_k − L_N less that at w*, which is no change of shape; ``change_rms`` [p, K];
+    ``lowest`` [p, K + 1, 2], where L_k is lowest, in units of the plane's radius.
+    """
+    middle = loss.shape[-1] // 2
+    change = loss[:, :-1] - loss[:, -1:]
+    change -= change[..., middle : middle + 1, middle : middle + 1]
+    flat = np.where(np.isnan(loss), np.inf, loss).reshape(*loss.shape[:2], -1).argmin(-1)
+    lowest = np.stack(np.unravel_index(flat, loss.shape[2:]), -1) / middle - 1
+    rms = np.sqrt(np.nanmean(change**2, (2, 3)))
+    return {"change": change, "change_rms": rms, "lowest": lowest}
+
+
+def _moves_figure(found: dict[str, np.ndarray], unit: str) -> Figure:
+    """L_k − L_N, a row per plane and a column per k, all in the same colours."""
+    change, names = found["change"], [f"k = {k:,}" for k in found["k"][:-1]]
+    title = "$L_k - L_N$, less that at $w^*$: where do more samples reshape the surface?"
+    along = r"$\theta_1$ / radius", r"$\theta_2$ / radius"
+    figure, panels = canvas(title, *along, names * len(PLANES), columns=len(names))
+    steps, most = np.linspace(-1, 1, change.shape[-1]), np.nanmax(np.abs(change)) or 1.0
+    look: dict[str, Any] = {"cmap": "PuOr", "vmin": -most, "vmax": most, "shading": "gouraud"}
+    for axes, (p, i) in zip(panels, np.ndindex(change.shape[:2]), strict=True):
+        mesh = axes.pcolormesh(steps, steps, change[p, i].T, rasterized=True, **look)
+        axes.contour(steps, steps, found["loss"][p, -1].T, 8, colors="0.4", linewidths=0.6)
+        axes.plot(0, 0, "k+", ms=11, mew=1.6, label="$w^*$; grey lines: equal $L_N$")
+        axes.plot(*found["lowest"][p, i], "ko", ms=6, label="lowest $L_k$")
+        axes.set(xlim=(-1, 1), ylim=(-1, 1))
+        axes.grid(False)
+        if i == 0:
+            axes.set_ylabel(f"{PLANES[p]} plane, radius {found['radius'][p]:.2g}\n{along[1]}")
+    figure.colorbar(mesh, ax=list(panels), label=unit, shrink=0.6)
+    legend(figure, "")
+    return figure
+
+
+def write_html(path: Path, sheets: surfaces.Sheets, title: str) -> None:
     """One self-contained HTML file (Plotly) with a button for each L_k, its decimal logarithm."""
     import plotly.graph_objects as go
 
-    drawn, buttons = [], []
+    figure, buttons = go.Figure(), []
     for row, (k, loss) in enumerate(zip(sheets.k, sheets.loss, strict=True)):
         heights = np.log10(np.where(loss > 0, loss, np.nan)).T  # heights have θ_2 first
-        drawn.append(go.Surface(x=sheets.steps[0], y=sheets.steps[1], z=heights, visible=row == 0))
-        visible = (np.arange(len(sheets.k)) == row).tolist()
-        buttons.append({"label": f"k = {k:,}", "method": "update", "args": [{"visible": visible}]})
-    figure = go.Figure(drawn)
+        figure.add_surface(x=sheets.steps[0], y=sheets.steps[1], z=heights, visible=row == 0)
+        shown = {"visible": [other == row for other in range(len(sheets.k))]}
+        buttons.append({"label": f"k = {k:,}", "method": "update", "args": [shown]})
     figure.update_layout(
         title=title,
         scene={"xaxis_title": "θ₁", "yaxis_title": "θ₂", "zaxis_title": "log₁₀ L_k"},

@@ -38,6 +38,9 @@ WRONG = {
     "Boolean": True, "large": 10**12, "objects": np.array([None, 1], object),
 }  # fmt: skip
 
+# Settings that functions share: of a value that one of them takes each would compile a program.
+SHARED = {"batch_size", "dim", "krylov_dim", "mesh", "point_batch", "precision", "tol", "which"}
+
 
 def calls():
     """Each public function with arguments that it takes, by its name."""
@@ -128,16 +131,19 @@ def calls():
 
 def answers():
     """Where a function ends in anything but a result, one short line, or the loss's own error."""
-    found, count = {}, 0
+    found, count, taken = {}, 0, set()
     for name, (function, good) in calls().items():
         function(**good)
         for argument in good:
             for kind in WRONG:
                 if kind == "large" and argument.startswith("num"):
                     continue  # a size that memory may or may not have
+                if (argument, kind) in taken:
+                    continue
                 count += 1
                 try:
                     jax.block_until_ready(function(**{**good, argument: WRONG[kind]}))
+                    taken |= {(argument, kind)} if argument in SHARED else set()
                 except OwnError:
                     continue
                 except js.InputError as error:

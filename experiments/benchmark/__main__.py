@@ -4,7 +4,9 @@ import statistics
 import sys
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, NamedTuple
+from typing import Annotated
+
+import jax
 
 from experiments.benchmark import compile_for, measure
 from experiments.common import cli, console, prepare
@@ -37,44 +39,31 @@ class BenchmarkConfig(ProblemConfig):
     """Compile the main job for v5e or v6e, which need not be there; 1 where a program fails."""
 
 
-class Ratio(NamedTuple):
-    """A figure measured a few times, with the target of the design in words."""
-
-    what: str
-    values: list[float]
-    target: str
-
-
-def run(config: BenchmarkConfig) -> list[Ratio]:
-    """Every ratio, printed as a table."""
-    config.check()
+def run(config: BenchmarkConfig) -> None:
+    """Print every ratio."""
     if config.compile_for:
-        compile_for.run(config, config.compile_for, config.dim, measure.MAIN)
-        return []
+        compile_for.run(config, config.compile_for, config.dim)
+        return
     problem = problems.load(config)
     console.problem(problem, config.order)
-    params = prepare.fit(problem, config)
-    timed = measure.stages_of(problem, params, config.points, config.dim)
-    timed += measure.against_pytorch(problem, params, config.dim)
-    limits = measure.machine()
-    ratios, rows = [], [["ratio", "min", "median", "max", "target"]]
-    for stage in timed:
+    params, product = prepare.fit(problem, config), measure.matrix_product()
+    rows = [["ratio", "min", "median", "max", "target"]]
+    for stage in measure.stages_of(problem, params, product, config.points, config.dim):
         values = [stage.measure() for _ in range(config.repeats)]
         print(f"{stage.what}: {', '.join(f'{value:.3g}' for value in values)}", file=sys.stderr)
-        ratios.append(Ratio(stage.what, values, stage.target))
         figures = (f"{of(values):.3g}" for of in (min, statistics.median, max))
-        rows.append([stage.what, *figures, stage.target + missed(ratios[-1])])
-    print(", ".join(f"{name}: {value}" for name, value in limits.items()))
+        rows.append([stage.what, *figures, stage.target + missed(values, stage.target)])
+    device, rate = jax.devices()[0].device_kind, 2 * measure.SIDE**3 / product()
+    print(f"{jax.device_count()} {device}, matrix product at {rate / 1e9:.0f} GFLOP/s")
     print(as_text(rows))
-    return ratios
 
 
-def missed(ratio: Ratio) -> str:
+def missed(values: list[float], target: str) -> str:
     """A word where the median misses the target, such as ">= 0.85"."""
-    sign, _, limit = ratio.target.partition(" ")
+    sign, _, limit = target.partition(" ")
     if not limit:
         return ""
-    middle = statistics.median(ratio.values)
+    middle = statistics.median(values)
     holds = middle >= float(limit) if sign == ">=" else middle <= float(limit)
     return "" if holds else ", missed"
 

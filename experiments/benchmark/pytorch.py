@@ -2,105 +2,78 @@
 
 Of the multilayer perceptron alone. Losses come from ``torch.func`` over batches of points and
 chunks of samples held in memory, curves from cumulative sums in float64, eigenpairs from SciPy's
-ARPACK on Hessian products forward over reverse.
+ARPACK on Hessian products forward over reverse. Parameters are one vector, layer by layer the bias
+and then the kernel, as JAX flattens them.
 """
 
-import itertools
-from collections.abc import Iterator
+from typing import Any
 
+import jax
 import numpy as np
 import torch
 from jax.typing import ArrayLike
 from jaxtyping import Float
 from scipy.sparse import linalg
-from torch.func import functional_call, grad, jvp, vmap
+from torch.func import grad, jvp, vmap
+from torch.nn import functional
 
 from jaxscape import Subspace
 from jaxscape.types import Batch, Params
 
-CHUNK = 1000
-"""Samples at a time."""
-POINTS = 8
-"""Points at a time."""
+CHUNK, POINTS = 1000, 8
+"""Samples and points at a time."""
+
+
+def flat(params: Params, *first: int) -> torch.Tensor:
+    """The parameters as a vector, or several of them behind a first axis."""
+    leaves = [np.asarray(leaf).reshape(*first, -1) for leaf in jax.tree.leaves(params)]
+    return torch.tensor(np.concatenate(leaves, -1))
 
 
 class Rival:
     """The same network, samples, directions and points as PyTorch tensors."""
 
     def __init__(self, params: Params, data: Batch) -> None:
-        layers = [params[name] for name in sorted(params)]
-        inputs = np.asarray(data["inputs"])
-        self.inputs = torch.tensor(inputs.reshape(len(inputs), -1))
-        self.targets = torch.tensor(np.asarray(data["targets"]), dtype=torch.long)
-        linear = [torch.nn.Linear(*np.shape(layer["kernel"])) for layer in layers]
-        between = itertools.chain.from_iterable((one, torch.nn.ReLU()) for one in linear)
-        self.network = torch.nn.Sequential(*list(between)[:-1])
-        self.params = self.named(params)
+        inputs, targets = np.array(data["inputs"]), np.array(data["targets"])
+        self.num, self.params = len(inputs), flat(params)
+        self.shapes = [np.shape(leaf) for leaf in jax.tree.leaves(params)]
+        chunks = [torch.tensor(inputs).flatten(1), torch.tensor(targets, dtype=torch.long)]
+        self.chunks = list(zip(*(whole.split(CHUNK) for whole in chunks), strict=True))
 
-    def named(self, params: Params) -> dict[str, torch.Tensor]:
-        """Flax's parameters, or a stack of them, by PyTorch's names."""
-        found = {}
-        for index, name in enumerate(sorted(params)):
-            kernel = np.array(params[name]["kernel"]).swapaxes(-1, -2)
-            found[f"{2 * index}.weight"] = torch.tensor(np.ascontiguousarray(kernel))
-            found[f"{2 * index}.bias"] = torch.tensor(np.array(params[name]["bias"]))
-        return found
-
-    def losses(
-        self, params: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor
-    ) -> torch.Tensor:
+    def losses(self, params: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Per-sample losses."""
-        outputs = functional_call(self.network, params, (x,))
-        return torch.nn.functional.cross_entropy(outputs, y, reduction="none")
-
-    def chunks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The samples in order."""
-        return zip(self.inputs.split(CHUNK), self.targets.split(CHUNK), strict=True)
+        parts = params.split([int(np.prod(shape)) for shape in self.shapes])
+        parts = [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        *hidden, (bias, kernel) = zip(parts[::2], parts[1::2], strict=True)
+        for own, weights in hidden:
+            x = torch.relu(functional.linear(x, weights.T, own))
+        outputs = functional.linear(x, kernel.T, bias)
+        return functional.cross_entropy(outputs, y, reduction="none")
 
     def delta(self, space: Subspace, coordinates: Float[ArrayLike, "m d"]) -> np.ndarray:
         """Δ_k of every k."""
-        basis = self.named(space.basis)
-        along = vmap(self.losses, in_dims=(0, None, None))
+        along, basis = vmap(self.losses, in_dims=(0, None, None)), flat(space.basis, space.dim)
         rows = []
         with torch.inference_mode():
-            for theta in torch.tensor(np.asarray(coordinates)).split(POINTS):
-                points = {
-                    name: self.params[name] + torch.tensordot(theta, basis[name], 1)
-                    for name in basis
-                }
-                rows.append(torch.cat([along(points, x, y) for x, y in self.chunks()], 1))
+            for theta in torch.tensor(np.array(coordinates)).split(POINTS):
+                points = self.params + theta @ basis
+                rows.append(torch.cat([along(points, x, y) for x, y in self.chunks], 1))
             losses = torch.cat(rows)
-            n = losses.shape[1]
-            k = torch.arange(1, n, dtype=torch.float64)
+            k = torch.arange(1, self.num, dtype=torch.float64)
             means = losses.double().cumsum(1)[:, :-1] / k
             return (((losses[:, 1:] - means) / (k + 1)) ** 2).mean(0).numpy()
 
-    def eigenpairs(self, num: int, residual: float) -> tuple[np.ndarray, int]:
-        """The ``num`` largest eigenvalues to a relative residual, and the products it took."""
-        names = list(self.params)
-        sizes = [self.params[name].numel() for name in names]
-        products = 0
-
-        def total(params: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor):
-            return self.losses(params, x, y).sum()
+    def eigenpairs(self, num: int, residual: float) -> np.ndarray:
+        """The ``num`` largest eigenvalues to a relative residual."""
 
         def multiply(vector: np.ndarray) -> np.ndarray:
-            nonlocal products
-            products += 1
-            parts = torch.tensor(vector.astype(np.float32).ravel()).split(sizes)
-            tangent = {
-                name: part.view_as(self.params[name])
-                for name, part in zip(names, parts, strict=True)
-            }
-            whole = torch.zeros(sum(sizes))
-            for x, y in self.chunks():
-                slope = lambda w: grad(total)(w, x, y)  # noqa: B023, E731
-                _, product = jvp(slope, (self.params,), (tangent,))
-                whole += torch.cat([product[name].reshape(-1) for name in names])
-            return whole.numpy() / len(self.inputs)
+            tangent, total = torch.tensor(vector.astype(np.float32).ravel()), torch.zeros(size)
+            for x, y in self.chunks:
+                slope = grad(lambda w, x=x, y=y: self.losses(w, x, y).sum())
+                total += jvp(slope, (self.params,), (tangent,))[1]
+            return total.numpy() / self.num
 
-        shape = (sum(sizes), sum(sizes))
-        operator = linalg.LinearOperator(shape, matvec=multiply, dtype=np.float32)
-        start = np.random.default_rng(0).normal(size=shape[0]).astype(np.float32)
-        values = linalg.eigsh(operator, num, which="LA", tol=residual, v0=start)[0]
-        return values[::-1], products
+        size = len(self.params)
+        operator: Any = linalg.LinearOperator((size, size), matvec=multiply, dtype=np.float32)
+        start = np.random.default_rng(0).normal(size=size).astype(np.float32)
+        return linalg.eigsh(operator, num, which="LA", tol=residual, v0=start)[0][::-1]

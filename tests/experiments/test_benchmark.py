@@ -1,12 +1,11 @@
 """Whether a benchmark's figure meets its target; programs compiled for a chip that is not there."""
 
-import math
 import os
 
 import command
 import pytest
 
-from experiments.benchmark.__main__ import Ratio, main, missed
+from experiments.benchmark.__main__ import main, missed
 from experiments.benchmark.hlo import Text
 
 
@@ -21,7 +20,7 @@ from experiments.benchmark.hlo import Text
     ],
 )
 def test_a_missed_target_is_marked_by_the_median(values, target, word):
-    assert missed(Ratio("figure", values, target)) == word
+    assert missed(values, target) == word
 
 
 PROGRAM = """\
@@ -65,11 +64,8 @@ def test_what_a_program_text_says(counted):
         if counted
         else PROGRAM.replace("s32[]{:T(128)} constant(7)", "s32[]{:T(128)} copy(%q)")
     )
-    found = Text(text, loops=() if counted else (7,))
-    assert found.cycles() == 7 * 10 + 100
-    # seven slices into fast memory, of an index beside; the exchange in and out; the product
-    assert found.bytes() == 4 * (7 * (6 * 4 + 1) + 2 * 60 * 4 + 60 * 4 + 4 * 5 + 60 * 5)
-    assert found.collectives() == {"all-reduce": 1}
+    found = Text(text)
+    assert found.cycles(() if counted else (7,)) == 7 * 10 + 100
     assert found.precisions() == {"default": 1}
     told = PROGRAM.replace("->bf,", "->bf, operand_precision={highest,highest},")
     assert Text(told).precisions() == {"highest": 1}
@@ -91,5 +87,5 @@ def test_the_main_job_compiles_for_a_tpu():
     rows = {line.split("  ")[0]: line.split() for line in map(str.strip, done.stdout.splitlines())}
     for name in ("eigenpairs", "sweep, a segment", "quadratic model, a segment", "test loss"):
         assert rows[name][-1] == "highest"
-    assert 0 < float(rows["all"][2]) < 16  # GB
-    assert math.isfinite(float(rows["all"][3]))
+        assert 0 < float(rows[name][-5]) < 16  # GB
+        assert 0 < float(rows[name][-4]) < 1  # s

@@ -1,13 +1,24 @@
 """Two processes at one sweep: the arrays of one process; what they find wrong ends both."""
 
 import command
+import drawing
 import numpy as np
 import pytest
 from sweeps import check_same, read, run
 
+from experiments.sweep.__main__ import main
 from jaxscape import sweep
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("in_haste")]
+
+
+@pytest.fixture(scope="module")
+def single(in_haste, clouds, tmp_path_factory):
+    """The folder of the sweep that one process, this one, has made."""
+    out = tmp_path_factory.mktemp("single") / "run"
+    with drawing.nothing():
+        assert main([*clouds, "--out", str(out)]) == 0
+    return out
 
 
 def start(argv, out):
@@ -16,18 +27,18 @@ def start(argv, out):
     return command.hosts(lambda address, number: argv)
 
 
-def test_two_processes_make_the_same_folder(clouds, finished, tmp_path):
+def test_two_processes_make_the_same_folder(clouds, single, tmp_path):
     out = tmp_path / "run"
     first, second = start(clouds, out)
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert "K: the k from which" in first.stdout
     assert "data:" not in second.stdout
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
-    assert {p.name for p in out.iterdir()} == {p.name for p in finished[0].iterdir()}
-    check_same(read(out)[0], read(finished[0])[0])
+    assert {p.name for p in out.iterdir()} == {p.name for p in single.iterdir()}
+    check_same(read(out)[0], read(single)[0])
 
 
-def test_two_processes_resume_the_run_of_one(clouds, finished, tmp_path, capsys, monkeypatch):
+def test_two_processes_resume_the_run_of_one(clouds, single, tmp_path, capsys, monkeypatch):
     advance, calls = sweep.advance, []
 
     def interrupted(*args, **kwargs):
@@ -40,7 +51,7 @@ def test_two_processes_resume_the_run_of_one(clouds, finished, tmp_path, capsys,
     assert run(clouds, tmp_path / "run", capsys)[0] == 130
     both = start([*clouds, "--resume"], tmp_path / "run")
     assert [done.returncode for done in both] == [0, 0], [done.stderr for done in both]
-    check_same(read(tmp_path / "run")[0], read(finished[0])[0])
+    check_same(read(tmp_path / "run")[0], read(single)[0])
 
 
 def test_bad_input_ends_both_in_one_line(clouds, tmp_path):

@@ -64,7 +64,7 @@ def test_the_trajectory_ends_at_the_trained_point(flags, tmp_path, capsys):
 def test_moves_are_of_the_surface_less_that_at_the_trained_point():
     loss = np.random.default_rng(0).normal(size=(2, 3, 5, 5))
     loss[0, 1, 4, 0] = -9.0
-    found = surfaces.moves({"loss": loss})
+    found = surface.moves(loss)
     for p, i, x, y in np.ndindex(2, 2, 5, 5):
         shift = loss[p, i, 2, 2] - loss[p, 2, 2, 2]
         want = loss[p, i, x, y] - loss[p, 2, x, y] - shift
