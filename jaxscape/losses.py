@@ -162,7 +162,8 @@ def ready(
     """The number of samples in ``data``, and the loss as a pytree; see ``bind``.
 
     ``params`` may be shapes alone; ``point()``, a ``Partial``, then gives parameters of these
-    shapes. Without ``apart`` the samples may see each other.
+    shapes. Without ``apart`` the samples may see each other. A loss that this has given is not
+    looked at again, which with small batches would take longer than their work.
 
     Raises:
         InputError: a loss that has no real value for each sample; samples that see each other.
@@ -171,7 +172,11 @@ def ready(
     shapes = jax.eval_shape(working, params)
     if not callable(loss):
         raise InputError(f"expected loss(params, batch), found {short(loss)}; pass a function")
-    bound, found = bind(loss, params if is_traced((params, data)) else shapes, data)
+    seen = isinstance(loss, Partial) and isinstance(loss.func, Remembering)
+    if seen:
+        bound, found = loss, jax.eval_shape(loss, shapes, data)
+    else:
+        bound, found = bind(loss, params if is_traced((params, data)) else shapes, data)
     shape = getattr(found, "shape", short(found))
     if shape != (n,):
         raise InputError(
@@ -180,7 +185,8 @@ def ready(
         )
     if not jnp.issubdtype(found.dtype, jnp.floating):
         raise InputError(f"expected real losses, found {found.dtype}; return floating-point ones")
-    if apart and n > 1 and isinstance(bound.func, Remembering) and jax.process_count() == 1:
+    known = seen or not apart or n == 1 or jax.process_count() > 1
+    if isinstance(bound.func, Remembering) and not known:
         _check_apart(bound, point or Partial(working, params), data, n)
     return n, bound
 

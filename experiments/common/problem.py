@@ -111,9 +111,10 @@ def load(config: ProblemConfig) -> Problem:
         if config.order == "shuffled":
             order = np.asarray(jax.random.permutation(keys["order"], total))
         initial = model.init(keys["init"], dataset.train_inputs[:1])
-    seconds = {"data": time.monotonic() - started}
     own, held_out = order[: config.k_max], order[config.k_max :][:holdout]
-    return Problem(dataset, own, held_out, model, loss, initial, keys, seconds)
+    problem = Problem(dataset, own, held_out, model, loss, initial, keys)
+    _, loss = losses.ready(loss, initial, problem.read(slice(4)))  # looked at once for all
+    return replace(problem, loss=loss, seconds={"data": time.monotonic() - started})
 
 
 def check_test_split(problem: Problem, _: ProblemConfig) -> None:
