@@ -9,11 +9,9 @@ Evans 1975, "Techniques for testing the constancy of regression relationships ov
 
 is an unbiased estimate of E_q S², and the mean of z_2, ..., z_n is exactly the mean over points of
 the sample variance. For the centered part ℓ_i(w) − E_q ℓ_i takes the place of ℓ_i(w); with m points
-for q, the factor m/(m−1) makes it unbiased: z̃_{k+1} = k(k+1) Δ̃_k. ``extend`` gathers these terms,
-``estimate_loss_variance`` takes their mean, and ``mean_interval`` forms the interval.
+for q, the factor m/(m−1) makes it unbiased: z̃_{k+1} = k(k+1) Δ̃_k.
 """
 
-import warnings
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -29,9 +27,9 @@ from jaxtyping import Array, Bool, Float, Int, Real
 from jaxscape import batching, prefix, reductions
 from jaxscape.arguments import check_choice, explained
 from jaxscape.prefix import Pair, Prefix
-from jaxscape.sweep import ROUNDING, dtype_of, evaluate
+from jaxscape.sweep import dtype_of, evaluate, warn_of_rounding
 from jaxscape.trees import is_traced, owned
-from jaxscape.types import Batch, InputError, PerSampleLoss, Probe, Scalar
+from jaxscape.types import Batch, InputError, PerSampleLoss, Probe
 
 LARGEST = 1024  # how many of the largest terms are kept
 TRUSTED = 10  # effective sample size from which on an estimate is more than an order of magnitude
@@ -54,9 +52,8 @@ class LossVariance(NamedTuple):
     effective: Float[Array, ""]
     """The effective sample size (Σz)² / Σz², at most the number of samples less 1."""
     trend: Float[Array, ""]
-    """How far the logarithm of a sample's loss changes with its position, in standard errors (of
-    random orders exactly): beyond ±``TREND`` the samples are in an order, so that the interval says
-    nothing of others."""
+    """How far the logarithm of a sample's loss changes with its position, in standard errors of
+    random orders: beyond ±``TREND`` the interval says nothing of other samples."""
 
 
 class Tally(NamedTuple):
@@ -103,13 +100,8 @@ def loss_variance(
     Memory does not grow with their number.
 
     Args:
-        loss: ``loss(params, batch) -> [n]``, one value per sample.
-        probe: m points w.
-        data: n ≥ 2 samples, or an iterator of batches.
-        part: Of Δ or of centered delta.
-        level: The probability with which the interval holds E_q S².
-        fixed_points: As for ``estimate_loss_variance``.
-        batch_size, point_batch, precision, mesh: As for ``evaluate``.
+        loss, probe, data, batch_size, point_batch, precision, mesh: As for ``delta``.
+        part, level, fixed_points: As for ``estimate_loss_variance``.
 
     Raises:
         InputError: fewer than 2 samples; a loss that is NaN or infinite (only where the result is
@@ -161,14 +153,7 @@ def _check_evidence(evidence: Evidence) -> None:
             f"expected finite losses, found NaN or infinity for {bad} of {n} samples; lower "
             "sigma, or check the samples and the parameters"
         )
-    size = np.abs(np.asarray(evidence.prefix.mean)).max()
-    spread = np.sqrt(np.asarray(evidence.delta.by_point[0]).max() / (n - 1))
-    if 0 < spread < ROUNDING * np.finfo(evidence.prefix.mean.dtype).eps * size:
-        warnings.warn(
-            f"losses of {size:.3g} differ by {spread:.2g}: their differences have few digits; "
-            "subtract a constant from the loss, or compute in float64",
-            stacklevel=4,
-        )
+    warn_of_rounding(np.asarray(evidence.prefix.mean), np.sqrt(evidence.prefix.variance))
 
 
 @explained
@@ -198,11 +183,7 @@ def start(num_points: int, dtype: Any = jnp.float32) -> Evidence:
 def extend(
     evidence: Evidence, losses: Float[ArrayLike, "m b"], fresh: Bool[ArrayLike, "b"] | None = None
 ) -> Evidence:
-    """Add the fresh ones (default: all) among b samples, whose losses are ℓ(w) at each point.
-
-    Raises:
-        InputError: losses that do not have one row per point.
-    """
+    """Add the fresh ones (default: all) among b samples, whose losses are ℓ(w) at each point."""
     losses, m = owned(losses), evidence.prefix.mean.size  # the caller may write into a buffer
     losses = jnp.asarray(losses, evidence.prefix.mean.dtype)
     if losses.ndim != 2 or losses.shape[0] != m:
@@ -214,11 +195,9 @@ def extend(
 
 
 @jax.jit
-def _extend(
-    evidence: Evidence, losses: Float[Array, "m b"], fresh: Bool[Array, "b"] | None
-) -> Evidence:
-    m = evidence.prefix.mean.size
-    fresh = jnp.ones(losses.shape[1], bool) if fresh is None else fresh
+def _extend(evidence: Evidence, losses: Float[Array, "m b"], fresh: Any) -> Evidence:
+    m, b = losses.shape
+    fresh = jnp.ones(b, bool) if fresh is None else fresh
     after, steps = prefix.extend(evidence.prefix, losses, fresh)
     k = steps.k.astype(losses.dtype)
     weight = jnp.where(fresh, k / (k + 1), 0)
@@ -274,20 +253,18 @@ def estimate_loss_variance(
 ) -> LossVariance:
     """E_q S² with its interval, from the evidence of some samples.
 
-    The interval holds E_q S² of all samples from which those met are a random selection, with
-    probability ``level``; it is wide where ``effective`` is below ``TRUSTED``. All is NaN from the
-    first loss on that is not finite.
+    All is NaN from the first loss on that is not finite.
 
     Args:
         evidence: Of ``evidence_of``, or of ``extend`` for samples that stream in.
         part: "delta" for Δ, "centered" for centered delta.
-        level: A probability.
+        level: The probability with which the interval holds E_q S² of all samples from which those
+            met are a random selection; it is wide where ``effective`` is below ``TRUSTED``.
         fixed_points: Whether E_q is the mean over these very points. Otherwise the interval allows
             for the spread of the m points as well.
 
     Raises:
-        InputError: an unknown part, one point whose spread is asked for, or a level not between 0
-            and 1.
+        InputError: an unknown part, one point whose spread is asked for, a level outside 0..1.
     """
     _check(part, level, evidence.delta.by_point[0].size, fixed_points)
     tally: Tally = getattr(evidence, part)
@@ -359,28 +336,20 @@ def mean_interval(
         From 0 to infinity where all terms are 0, or one term or one point leaves the spread
         unknown; NaN where a term is.
     """
+
+    def error(terms: Terms) -> Float[Array, ""]:  # t s
+        errors = [(terms.variance, samples.effective - 1)]
+        errors += [] if points is None else [(points.variance, points.effective - 1)]
+        square = sum(variance for variance, _ in errors)
+        freedom = square**2 / sum(variance**2 / own for variance, own in errors)
+        width = two_sided(level, freedom) * jnp.sqrt(square)
+        return jnp.where(square == 0, 0, jnp.where(jnp.isnan(width), jnp.inf, width))
+
     known, rarer = ~(samples.squares == 0), 2 * largest
     padded = Terms(samples.num + 1, samples.total + rarer, samples.squares + rarer**2)
-    low, high = (_error(terms, points, samples, level) for terms in (samples, padded))
-    value = samples.total / samples.num
-    low = jnp.where(known, value * jnp.exp(-low), 0)
-    high = jnp.where(known, padded.total / padded.num * jnp.exp(high), jnp.inf)
-    return Interval(low, value, high)
-
-
-def _error(terms: Terms, points: Terms | None, samples: Terms, level: float) -> Float[Array, ""]:
-    """t s, the half-width in the logarithm."""
-    errors = [(terms.variance, samples.effective - 1)]
-    errors += [] if points is None else [(points.variance, points.effective - 1)]
-    square = sum(variance for variance, _ in errors)
-    freedom = square**2 / sum(variance**2 / own for variance, own in errors)
-    width = two_sided(level, freedom) * jnp.sqrt(square)
-    return jnp.where(square == 0, 0, jnp.where(jnp.isnan(width), jnp.inf, width))
-
-
-LIMITS = (-3.0, 15.0)  # of log10 t
-HALVINGS = 40
-MANY = 30.0  # degrees of freedom from which on the expansion is exact to float32
+    value, rare = samples.total / samples.num, padded.total / padded.num
+    low = jnp.where(known, value * jnp.exp(-error(samples)), 0)
+    return Interval(low, value, jnp.where(known, rare * jnp.exp(error(padded)), jnp.inf))
 
 
 @partial(jax.jit, static_argnames="level")
@@ -392,23 +361,20 @@ def two_sided(level: float, freedom: Real[ArrayLike, "*s"]) -> Float[Array, "*s"
     there the expansion of t in 1/ν around the normal quantile (26.7.5). Infinite where ν ≤ 0.
     """
     freedom = jnp.asarray(freedom, jnp.result_type(float))
-    few = jnp.clip(freedom, jnp.finfo(freedom.dtype).tiny, MANY)
+    few = jnp.clip(freedom, jnp.finfo(freedom.dtype).tiny, 30)
 
     def halve(_: Int[Array, ""], limits: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = limits
+        low, high = limits  # of log10 t
         middle = (low + high) / 2
         below = betainc(few / 2, 0.5, few / (few + 100**middle)) > 1 - level
         return jnp.where(below, middle, low), jnp.where(below, high, middle)
 
-    start = tuple(jnp.full_like(freedom, limit) for limit in LIMITS)
-    low, high = jax.lax.fori_loop(0, HALVINGS, halve, start)
-    t = jnp.where(freedom < MANY, 10 ** ((low + high) / 2), _expansion(level, freedom))
-    return jnp.where(freedom > 0, t, jnp.inf)
-
-
-def _expansion(level: Scalar, freedom: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    start = jnp.full_like(freedom, -3.0), jnp.full_like(freedom, 15.0)
+    low, high = jax.lax.fori_loop(0, 40, halve, start)
     z = ndtri((1 + level) / 2)
     first = (z**3 + z) / 4
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
     third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + (first + (second + third / freedom) / freedom) / freedom
+    many = z + (first + (second + third / freedom) / freedom) / freedom
+    t = jnp.where(freedom < 30, 10 ** ((low + high) / 2), many)
+    return jnp.where(freedom > 0, t, jnp.inf)

@@ -1,8 +1,4 @@
-"""Sample sizes that suffice, with their intervals, and the laws of random orders behind them.
-
-K of a measured curve Δ_k (``sufficient_size``), of the order law (``increment_size``), of a
-distance (``distance_size``) and of random orders (``exceedance_size``).
-"""
+"""Sample sizes that suffice, with their intervals, and the laws of random orders behind them."""
 
 import math
 from collections.abc import Callable
@@ -43,10 +39,8 @@ def distance_law(
 ) -> Float[Array, "..."]:
     """S²(w) |1/k − 1/to|: the mean of (L_to(w) − L_k(w))² over all orders, exactly.
 
-    The three arguments broadcast (Cochran 1977, section 2.5).
-
     Args:
-        loss_variance: S², as for ``order_law``.
+        loss_variance: S², as for ``order_law``; the three broadcast.
         k: Samples of the prefix.
         to: k + b for b further samples (``order_law`` where b = 1); n for the full data; infinite
             for the population from which the samples are drawn, S²(w)/k.
@@ -110,13 +104,12 @@ def increment_size(
 ) -> SufficientSize:
     """K of the order law: the smallest k with E_qS² / (k (k+1)) < tolerance.
 
-    ``loss_variance`` is E_q S², of Δ or of centered delta, in the units of ``tolerance``; the two
-    broadcast. K grows with it, so the K of an interval's limits is an interval of K. In a given
-    order the last Δ_k to reach the tolerance comes later: see ``exceedance_size``.
+    ``loss_variance`` is E_q S², of Δ or of centered delta, in the units of ``tolerance``. K grows
+    with it, so the K of an interval's limits is an interval of K. In a given order the last Δ_k to
+    reach the tolerance comes later: see ``exceedance_size``.
 
     >>> import jax.numpy as jnp
-    >>> interval = 300.0, 400.0, 500.0    # of E_q S², as js.loss_variance(...).interval
-    >>> increment_size(jnp.asarray(interval), 1e-4).k.tolist()
+    >>> increment_size(jnp.array([300.0, 400.0, 500.0]), 1e-4).k.tolist()
     [1732, 2000, 2236]
     """
     shape = _common_shape(loss_variance, tolerance)
@@ -131,13 +124,12 @@ def distance_size(
     """K_ε: the smallest k with E_qS² |1/k − 1/to| < ε², a root mean square distance below ε.
 
     Args:
-        loss_variance: E_q S², in units of the loss squared; it broadcasts with ``epsilon``.
+        loss_variance: E_q S², in units of the loss squared.
         epsilon: ε, in units of the loss. No distance is below an ε of 0 or less.
         to: N for the distance to the landscape of all N samples; infinite for the population's.
 
     Example:
-        >>> sizes = [distance_size(400.0, 0.5, to) for to in (float("inf"), 2000)]
-        >>> [int(size.k) for size in sizes]
+        >>> [int(distance_size(400.0, 0.5, to).k) for to in (float("inf"), 2000)]
         [1601, 889]
     """
     square = jnp.square(epsilon)
@@ -159,7 +151,7 @@ def smallest(
         return jnp.where(below, low, middle), jnp.where(below, middle, high)
 
     limits = jnp.zeros(shape, jnp.int32), jnp.full(shape, MOST, jnp.int32)
-    _, k = jax.lax.fori_loop(0, 31, halve, limits)
+    k = jax.lax.fori_loop(0, 31, halve, limits)[1]
     reached = k < MOST  # not asked of ``holds`` again, which may round otherwise outside the loop
     return SufficientSize(jnp.where(reached, k, -1), reached)
 
@@ -175,21 +167,18 @@ def random_orders(
         key: Of the orders.
         losses: ℓ_i(w) of n samples at m points, as ``evaluate`` with ``reductions.losses(m)`` gives
             them. For centered delta give √(m/(m−1)) (ℓ_i − mean of ℓ_i over the points).
-        num_orders: R, at least 1.
+        num_orders: R.
 
     Raises:
         InputError: losses that are not [m, n ≥ 2], or fewer than one order.
     """
-    shape = jnp.shape(losses)
-    if len(shape) != 2 or shape[1] < 2:
+    shape, losses = jnp.shape(losses), jnp.asarray(losses)
+    if len(shape) != 2 or shape[1] < 2 or num_orders < 1:
         raise InputError(
-            f"expected losses of shape (points, samples) with at least 2 samples, found {shape}; "
-            "give one row per point"
+            "expected losses of shape (points, samples) with at least 2 samples, and at least 1 "
+            f"order, found {num_orders} of {shape}; give one row per point"
         )
-    if num_orders < 1:
-        raise InputError(f"expected at least 1 order, found {num_orders}; raise the number")
     m, n = shape
-    losses = jnp.asarray(losses)
 
     def one(key: Key[Array, ""]) -> Float[Array, "K"]:
         order = jax.random.permutation(key, n)
@@ -222,11 +211,12 @@ def exceedance_size(
     upper limit the terms get one more, twice as large as the largest, as in
     ``loss_variance.mean_interval``, unless they are all of a run of ``within`` samples. Where
     losses are heavy-tailed, a K far beyond ``count`` comes out too small: it depends on losses
-    rarer than any seen. Terms left out count as 0 for the lower limit, and as the smallest that is
-    there for the median and the upper limit: too wide where they reach the tolerance at K.
+    rarer than any seen.
 
     Args:
-        terms: The largest of ``count`` terms z, as ``Evidence.delta.largest`` holds them.
+        terms: The largest of ``count`` terms z, as ``Evidence.delta.largest`` holds them. Others
+            count as 0 for the lower limit, else as the smallest of these: too wide a limit where
+            they reach the tolerance at K.
         count: How many terms there are, one less than the samples.
         tolerance: Of Δ_k, in units of the loss squared.
         level: The chance with which the limits hold K.
@@ -245,13 +235,12 @@ def exceedance_size(
     whole = count + 1 >= within  # then the terms are all that an order can bring
     padded = jnp.concatenate([terms, jnp.where(whole, 0, 2 * terms.max(keepdims=True))])
     left_out = jnp.maximum(count - terms.size, 0)
-    finite = jnp.isfinite(terms).all()
 
     def quantile(z: Float[Array, "M"], others: Array, number: Array, p: float) -> SufficientSize:
         weight = jnp.ones_like(z).at[jnp.argmin(terms)].add(others)
         first = increment_size(z, tolerance[..., None])
         last = jnp.where(first.reached, first.k - 1, MOST)
-        last = jnp.minimum(last, min(within, MOST) - 1)  # a run of n sees no later one
+        last = jnp.minimum(last, min(within, MOST) - 1)
         # of a term that reaches it beyond all k that are looked for, r(z) to float32
         far = jnp.where(first.reached | (within < MOST), 0, jnp.sqrt(z / tolerance[..., None]))
 
@@ -266,7 +255,7 @@ def exceedance_size(
             return (here <= -math.log(p)) & (chance <= 1 - p)
 
         size = smallest(holds, tolerance.shape)
-        known = finite & size.reached & (tolerance > 0)
+        known = jnp.isfinite(terms).all() & size.reached & (tolerance > 0)
         return SufficientSize(jnp.where(known, size.k, -1), known)
 
     return Interval(

@@ -7,6 +7,7 @@ losses of a block into innovations, and the reduction keeps what it needs of the
 
 import functools
 import math
+import operator
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeGuard
@@ -83,21 +84,19 @@ def check_delta(curve: Delta, num_points: int) -> None:
         raise InputError(f"expected at least 2 samples for an increment, found {n}; give more")
     if is_traced(curve):
         return
-    bad = np.flatnonzero(curve.nonfinite)
-    if bad.size:
+    if (bad := np.flatnonzero(curve.nonfinite)).size:
         names = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")
         raise InputError(
             f"expected finite losses, found NaN or infinity for {bad.size} of {n} samples (at "
             f"positions {names}), at up to {int(np.max(curve.nonfinite))} of {num_points} points; "
             "lower sigma, or check those samples and the parameters"
         )
-    if not np.isfinite(curve.mean).all() or not np.isfinite(curve.loss_variance).all():
+    mean, variance, first = map(np.asarray, (curve.mean, curve.loss_variance, curve.first_order))
+    if not (np.isfinite(mean).all() and np.isfinite(variance).all()):
         raise InputError(
             "expected losses whose squares fit float32, found losses above 1e18; lower sigma"
         )
-    mean, first = np.asarray(curve.mean), np.asarray(curve.first_order)
-    lost = (mean == 0) & (first > 0)
-    if lost.any():
+    if (lost := (mean == 0) & (first > 0)).any():
         said = (
             f"expected increments whose squares fit {mean.dtype}, found {first[lost].max():.2g}, "
             f"whose square is 0, and such at {lost.sum()} of {n - 1} k; multiply the loss by a "
@@ -106,16 +105,20 @@ def check_delta(curve: Delta, num_points: int) -> None:
         if not mean.any():
             raise InputError(said)
         warnings.warn(said, stacklevel=4)
-    size, spread = np.abs(curve.mean_loss), np.sqrt(np.asarray(curve.loss_variance))
-    rounding = np.finfo(mean.dtype).eps * size
+    warn_of_rounding(np.asarray(curve.mean_loss), np.sqrt(variance))
+
+
+def warn_of_rounding(mean: Float[np.ndarray, "m"], spread: Float[np.ndarray, "m"]) -> None:
+    """Warn where the losses at a point spread by few units of the rounding of their mean."""
+    rounding = np.finfo(mean.dtype).eps * np.abs(mean)
     few = (spread > 0) & (spread < ROUNDING * rounding)
     if few.any():
         worst = np.argmax(np.where(few, rounding / np.where(few, spread, 1), 0))
         warnings.warn(
-            f"losses of {size[worst]:.3g} differ by {spread[worst]:.2g}, which rounding to "
+            f"losses of {abs(mean[worst]):.3g} differ by {spread[worst]:.2g}, which rounding to "
             f"{mean.dtype} moves by {rounding[worst]:.2g}: their differences have few digits; "
             "subtract a constant from the loss, or compute in float64",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
@@ -133,8 +136,7 @@ def surface(
 ) -> Surface:
     """L_k and δ_k = L_{k+1} − L_k at every point of the probe, for each k in ``ks``.
 
-    At k = n δ_k is NaN. So are L_k and δ_k at the points, ``nonfinite`` in number, where the loss
-    is not finite.
+    NaN at points, ``nonfinite`` in number, where the loss is not finite; so is δ_k at k = n.
 
     >>> import jax.numpy as jnp, jaxscape as js
     >>> axes = js.Subspace(jnp.zeros(2), jnp.eye(2))
@@ -144,18 +146,16 @@ def surface(
     [[-1.0, -1.0, 1.0, 1.0], [-1.0, 0.0, 0.0, 1.0]]
 
     Args:
-        probe: The points w, for instance ``grid(space, radius, num)``.
         ks: The prefix lengths k to keep.
-        loss, data, batch_size, point_batch, precision, mesh: As for ``delta``.
+        loss, probe, data, batch_size, point_batch, precision, mesh: As for ``delta``.
 
     Raises:
         InputError: a k outside 1..n; a loss that is finite nowhere (only where the result is
             concrete); what ``evaluate`` raises.
     """
-    given = np.atleast_1d(np.asarray(ks))
-    wanted = tuple(int(k) for k in given)
-    streamed = batching.are_batches(data)
+    given, streamed = np.atleast_1d(np.asarray(ks)), batching.are_batches(data)
     n = np.inf if streamed else batching.length_of(data)
+    wanted = tuple(int(k) for k in given)
     if not wanted or not all(1 <= k <= n for k in wanted) or (given != np.array(wanted)).any():
         raise InputError(f"expected values of k from 1 to {n}, found {short(ks)}; change ks")
     sizes: dict[str, Any] = {"batch_size": batch_size, "point_batch": point_batch}
@@ -239,14 +239,13 @@ class Carry(NamedTuple):
 
 def begin(probe: Probe, reduction: Reduction) -> Carry:
     """The carry of a sweep that has met no sample yet."""
-    dtype = dtype_of(probe)
-    by_point = _typed(reduction.init(probe.num_points, 1)[0], dtype)
-    return Carry(prefix.start(probe.num_points, dtype), by_point)
+    m, dtype = probe.num_points, dtype_of(probe)
+    return Carry(prefix.start(m, dtype), _typed(reduction.init(m, 1)[0], dtype))
 
 
 def dtype_of(probe: Probe) -> np.dtype:
     """The type that a sweep computes in: that of the parameters, float32 at least."""
-    params = jax.eval_shape(probe.at, jnp.zeros((), jnp.int32))
+    params = jax.eval_shape(lambda: _first_point(probe))
     return jnp.result_type(jnp.float32, *jax.tree.leaves(params))
 
 
@@ -269,15 +268,13 @@ def advance(
     precision: str = "highest",
     mesh: Mesh | None = None,
 ) -> tuple[Carry, Any]:
-    """Carry a sweep on over the n samples of ``data``; also what was kept of each, ``[n, ...]``.
+    """Carry a sweep on over the next n samples; also what was kept of each, ``[n, ...]``.
 
     Args:
-        loss, probe, reduction: As for ``evaluate``, the same for all segments.
-        data: The arrays of the next segment of the samples.
+        skip: So many of the samples have been met already; their rows mean nothing. So segments
+            of one length, of one compiled program, cover any number of samples.
+        loss, probe, data, reduction, batch_size, point_batch, precision, mesh: As for ``evaluate``.
         carry: What ``begin`` or the segment before gave.
-        skip: So many samples of the segment have been met already; their rows mean nothing. So
-            segments of one length, of one compiled program, cover any number of samples.
-        batch_size, point_batch, precision, mesh: As for ``delta``.
     """
     first = jax.tree_util.Partial(_first_point, probe)
     params = jax.eval_shape(first)
@@ -294,19 +291,17 @@ def advance(
     return devices.local(program(data, *devices.place(held, mesh), settings))
 
 
+_first_point = operator.methodcaller("at", np.int32(0))
+
+
 def _check_precision(precision: str) -> None:
     try:
-        with jax.default_matmul_precision(precision):
-            pass
+        jax.default_matmul_precision(precision)
     except ValueError:
         raise InputError(
             "expected precision as 'highest', 'high' or 'default', or another that JAX knows, "
             f"found {short(precision)}; choose one"
         ) from None
-
-
-def _first_point(probe: Probe) -> Params:
-    return probe.at(jnp.zeros((), jnp.int32))
 
 
 def finish(carry: Carry, by_sample: Any, reduction: Reduction) -> Any:
@@ -332,7 +327,11 @@ def _program(**compiler_options: str) -> Callable:
 
 def _advance(data, loss, probe, carry, skip, settings: _Settings) -> tuple[Carry, Any]:
     """Walk the samples with the carry cut into blocks of points, ``[c, t, ...]``."""
-    samples, blocks = _chunks(probe, settings), _blocks(probe, settings)
+    mesh, size = settings.mesh, settings.point_batch
+    if size is None:
+        size = POINTS_ON_CPU if jax.default_backend() == "cpu" else POINTS
+    blocks = batching.cut(probe.num_points, size, devices.sizes(mesh)[0])
+    samples = _chunks(probe, settings)
 
     def cut(leaf: Array) -> Array:  # each block has the number of samples, [], of its own, [c]
         return leaf[blocks.positions] if leaf.ndim else jnp.broadcast_to(leaf, len(blocks.starts))
@@ -341,8 +340,8 @@ def _advance(data, loss, probe, carry, skip, settings: _Settings) -> tuple[Carry
         return batching.join(blocks, leaf) if leaf.ndim > 1 else leaf[0]
 
     walk: Callable = functools.partial(_walk, settings)
-    if settings.mesh is not None:
-        walk = devices.over(walk, samples, settings.mesh)
+    if mesh is not None:
+        walk = devices.over(walk, samples, mesh)
     positions, fresh = samples.computed()
     chunks = samples.starts, fresh & (positions >= skip)
     carry, rows = walk(loss, probe, data, jax.tree.map(cut, carry), chunks, blocks)
@@ -406,9 +405,3 @@ def _chunks(probe: Probe, settings: _Settings) -> batching.Chunks:
     size, mesh = settings.batch_size, settings.mesh
     batches = 1 if size < 1 or shares_products(probe, mesh) else BATCHES
     return batching.cut(settings.n, batches * size, devices.sizes(mesh)[1])
-
-
-def _blocks(probe: Probe, settings: _Settings) -> batching.Chunks:
-    default = POINTS_ON_CPU if jax.default_backend() == "cpu" else POINTS
-    size = default if settings.point_batch is None else settings.point_batch
-    return batching.cut(probe.num_points, size, devices.sizes(settings.mesh)[0])
