@@ -12,6 +12,7 @@ the sample variance. For the centered part ℓ_i(w) − E_q ℓ_i takes the plac
 for q, the factor m/(m−1) makes it unbiased: z̃_{k+1} = k(k+1) Δ̃_k.
 """
 
+import operator
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ import numpy as np
 from jax.scipy.special import betainc, ndtri
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, Real
+from jaxtyping import Array, Float, Int, Real
 
 from jaxscape import batching, prefix, reductions
 from jaxscape.arguments import check_choice, explained
@@ -61,20 +62,16 @@ class Tally(NamedTuple):
 
     by_point: Pair
     squares: Pair
-    largest: Float[Array, "LARGEST"]
-    """The largest terms, in descending order, then zeros."""
+    largest: Float[Array, "LARGEST"]  # in descending order, then zeros
 
 
 class Evidence(NamedTuple):
     """All that the estimates of E_q S² and their intervals need, after some samples."""
 
     prefix: Prefix
-    delta: Tally
-    """The terms of Δ."""
-    centered: Tally
-    """Those of centered delta; NaN where there is only one point."""
-    nonfinite: Int[Array, ""]
-    """Samples with a loss that is NaN or infinite at some point."""
+    delta: Tally  # the terms of Δ
+    centered: Tally  # those of centered delta; NaN where there is only one point
+    nonfinite: Int[Array, ""]  # samples with a loss that is NaN or infinite at some point
     moments: Float[Array, "7"]
     """Of position x and y = log(s/s_1), s the mean |ℓ_i| over points, s_1 a first one: Σ 1, x, y,
     x², y², xy; then s_1."""
@@ -113,32 +110,24 @@ def loss_variance(
         >>> data = jax.random.normal(jax.random.key(0), (2000, 3))
         >>> space = js.random_subspace(jax.random.key(1), jnp.ones(3), dim=2)
         >>> probe = js.gaussian(jax.random.key(2), space, num_points=32, sigma=0.1)
-        >>> found = js.loss_variance(loss, probe, data)
-        >>> bool(found.interval.low < found.interval.value < found.interval.high)
+        >>> low, value, high = js.loss_variance(loss, probe, data).interval
+        >>> bool(low < value < high)
         True
-        >>> low, k, high = js.increment_size(jnp.stack(found.interval), 1e-4).k
     """
     m = probe.num_points
     _check(part, level, m, fixed_points)
     options: dict[str, Any] = {"batch_size": batch_size, "point_batch": point_batch, "mesh": mesh}
-    evidence, keep = start(m, dtype_of(probe)), reductions.losses(m)
-    for batch, fresh in _segments(data, m):
+    evidence, keep, size = start(m, dtype_of(probe)), reductions.losses(m), max(1, HELD // m)
+    if batching.are_batches(data):
+        batches = batching.segments(data)
+    else:
+        parts = (slice(at, at + size) for at in range(0, batching.length_of(data), size))
+        batches = (jax.tree.map(operator.itemgetter(part), data) for part in parts)
+    for batch in batches:
         losses = evaluate(loss, probe, batch, keep, precision=precision, **options)
-        evidence = jax.block_until_ready(extend(evidence, losses, fresh))
+        evidence = jax.block_until_ready(extend(evidence, losses))
     _check_evidence(evidence)
     return estimate_loss_variance(evidence, part, level=level, fixed_points=fixed_points)
-
-
-def _segments(
-    data: Batch | Iterator[Batch], num_points: int
-) -> Iterator[tuple[Batch, Bool[np.ndarray, "b"] | None]]:
-    """Parts of the samples, with which of them no earlier part has shown."""
-    if batching.are_batches(data):
-        yield from ((batch, None) for batch in batching.segments(data))
-    else:
-        cut = batching.cut(batching.length_of(data), max(1, HELD // num_points))
-        for at, fresh in zip(cut.starts.tolist(), cut.fresh, strict=True):
-            yield jax.tree.map(lambda leaf, at=at: leaf[at : at + cut.size], data), fresh
 
 
 def _check_evidence(evidence: Evidence) -> None:
@@ -162,11 +151,8 @@ def evidence_of(losses: Float[ArrayLike, "m n"]) -> Evidence:
 
     >>> import jax.numpy as jnp, jaxscape as js
     >>> losses = jnp.array([[1.0, 3.0, 2.0], [0.0, 0.0, 3.0]])    # variances 1 and 3
-    >>> evidence = js.evidence_of(losses)
-    >>> float(js.estimate_loss_variance(evidence).interval.value)
+    >>> float(js.estimate_loss_variance(js.evidence_of(losses)).interval.value)
     2.0
-    >>> evidence.delta.largest[:3].tolist()    # the terms k(k+1) Δ_k, in descending order
-    [3.0, 1.0, 0.0]
     """
     dtype = jnp.result_type(jnp.float32, losses)
     return extend(start(jnp.shape(losses)[0], dtype), losses)
@@ -180,10 +166,8 @@ def start(num_points: int, dtype: Any = jnp.float32) -> Evidence:
     return Evidence(prefix.start(num_points, dtype), tally, tally, none, jnp.zeros(7, dtype))
 
 
-def extend(
-    evidence: Evidence, losses: Float[ArrayLike, "m b"], fresh: Bool[ArrayLike, "b"] | None = None
-) -> Evidence:
-    """Add the fresh ones (default: all) among b samples, whose losses are ℓ(w) at each point."""
+def extend(evidence: Evidence, losses: Float[ArrayLike, "m b"]) -> Evidence:
+    """Add b samples, whose losses are ℓ(w) at each point."""
     losses, m = owned(losses), evidence.prefix.mean.size  # the caller may write into a buffer
     losses = jnp.asarray(losses, evidence.prefix.mean.dtype)
     if losses.ndim != 2 or losses.shape[0] != m:
@@ -191,30 +175,26 @@ def extend(
             f"expected losses of shape ({m}, samples), one row per point, found {losses.shape}; "
             "evaluate every batch at the same points"
         )
-    return _extend(evidence, losses, fresh)
+    return _extend(evidence, losses)
 
 
 @jax.jit
-def _extend(evidence: Evidence, losses: Float[Array, "m b"], fresh: Any) -> Evidence:
+def _extend(evidence: Evidence, losses: Float[Array, "m b"]) -> Evidence:
     m, b = losses.shape
-    fresh = jnp.ones(b, bool) if fresh is None else fresh
-    after, steps = prefix.extend(evidence.prefix, losses, fresh)
+    after, steps = prefix.extend(evidence.prefix, losses, jnp.ones(b, bool))
     k = steps.k.astype(losses.dtype)
-    weight = jnp.where(fresh, k / (k + 1), 0)
-    centred = steps.innovation - steps.innovation.mean(0)
+    centred, weight = steps.innovation - steps.innovation.mean(0), k / (k + 1)
     scale = m / (m - 1) if m > 1 else jnp.nan
     return Evidence(
         after,
         _add(evidence.delta, weight * steps.innovation**2),
         _add(evidence.centered, scale * weight * centred**2),
-        evidence.nonfinite + jnp.sum(fresh & ~jnp.isfinite(losses).all(0), dtype=jnp.int32),
-        _moments(evidence.moments, steps.k, jnp.where(fresh, jnp.abs(losses).mean(0), 0)),
+        evidence.nonfinite + jnp.sum(~jnp.isfinite(losses).all(0), dtype=jnp.int32),
+        _moments(evidence.moments, steps.k, jnp.abs(losses).mean(0)),
     )
 
 
-def _moments(
-    before: Float[Array, "7"], position: Int[Array, "b"], sizes: Float[Array, "b"]
-) -> Float[Array, "7"]:
+def _moments(before: Float[Array, "7"], position: Array, sizes: Array) -> Float[Array, "7"]:
     """``Evidence.moments`` with the sizes above 0."""
     own, x = sizes > 0, (position / 2.0**16).astype(sizes.dtype)  # no square leaves float32
     some = jnp.sum(sizes) / jnp.maximum(own.sum(), 1)
@@ -227,14 +207,14 @@ def _moments(
 @jax.jit
 def trend_of(losses: Float[Array, "n"]) -> Float[Array, ""]:
     """``LossVariance.trend`` of the losses at one point."""
-    zeros = jnp.zeros(7, losses.dtype)
-    return _trend(_moments(zeros, jnp.arange(losses.size), jnp.abs(losses)))
+    none = jnp.zeros(7, losses.dtype)
+    return _trend(_moments(none, jnp.arange(losses.size), jnp.abs(losses)))
 
 
 def _trend(moments: Float[Array, "7"]) -> Float[Array, ""]:
     """The correlation of position and y, over the standard error that it has in random orders."""
-    count, *sums = moments[:6]
-    x, y, xx, yy, xy = (total / count for total in sums)
+    count = moments[0]
+    x, y, xx, yy, xy = moments[1:6] / count
     scale = jnp.sqrt((xx - x**2) * (yy - y**2))
     return jnp.where(scale > 0, (xy - x * y) / scale * jnp.sqrt(count - 1), 0)
 
@@ -292,8 +272,7 @@ class Terms(NamedTuple):
 
     num: Int[Array, ""]
     total: Float[Array, ""]
-    squares: Float[Array, ""]
-    """The sum of their squares."""
+    squares: Float[Array, ""]  # the sum of their squares
 
     @property
     def effective(self) -> Float[Array, ""]:

@@ -28,13 +28,11 @@ class Decision(NamedTuple):
 
     num_samples: Int[Array, ""]
     loss_variance: LossVariance
-    """E_q S² at these points."""
     law: Interval
     """K of the order law, low, value and high a ``SufficientSize`` each."""
     exceedance: Interval
     """K of Definition 4 over orders, likewise."""
     stop: Bool[Array, ""]
-    """Whether there are as many samples as both upper limits."""
     nonfinite: Int[Array, ""]
     """Samples with a NaN or infinite loss: from the first on, no K is reached."""
 
@@ -62,10 +60,8 @@ def monitor(
     ``decide`` stops at the first count of at least ``at_least`` that is not below the upper limits
     of K, that of the mean over orders and that of Definition 4, provided that the effective sample
     size is at least ``loss_variance.TRUSTED``. Each limit holds at a fixed count with its
-    ``level``; whoever looks often stops at a lucky moment somewhat more often. Where the losses are
-    of some samples only, such as those that the network has not seen yet, ``decide(state, total)``
-    compares K with the total number of samples. For the distance to the population, compare it
-    with ``distance_size(loss_variance.interval.high, ε).k``.
+    ``level``; whoever looks often stops too early somewhat more often. Where the losses are of some
+    samples only, such as fresh ones, ``decide(state, total)`` compares K with their total number.
 
     Args:
         num_points: m, the rows of the losses.
@@ -101,9 +97,9 @@ def monitor(
         variance = estimate_loss_variance(state, level=level, fixed_points=True)
         law = jax.tree.map(lambda v: increment_size(v, tolerance), variance.interval)
         last = exceedance_size(state.delta.largest, count - 1, tolerance, level=level)
-        enough = [size.high.reached & (met >= size.high.k) for size in (law, last)]
-        trusted = variance.effective >= TRUSTED
-        stop = enough[0] & enough[1] & trusted & (met >= at_least)
+        stop = (variance.effective >= TRUSTED) & (met >= at_least)
+        for size in (law.high, last.high):
+            stop &= size.reached & (met >= size.k)
         return Decision(count, variance, law, last, stop, state.nonfinite)
 
     return Monitor(lambda: start(num_points, dtype), extend, jax.jit(decide))

@@ -23,12 +23,9 @@ class Prefix(NamedTuple):
     """What is known of m points after k = ``num_samples`` samples."""
 
     num_samples: Int[Array, ""]
-    mean: Float[Array, "m"]
-    """L_k(w), rounded."""
-    residue: Float[Array, "m"]
-    """What the rounding of ``mean`` left out."""
-    squares: tuple[Float[Array, "m"], Float[Array, "m"]]
-    """Σ_i (ℓ_i − L_k)², as a pair."""
+    mean: Float[Array, "m"]  # L_k(w), rounded
+    residue: Float[Array, "m"]  # what that left out
+    squares: tuple[Float[Array, "m"], Float[Array, "m"]]  # Σ_i (ℓ_i − L_k)², as a pair
 
     @property
     def variance(self) -> Float[Array, "m"]:
@@ -40,14 +37,10 @@ class Steps(NamedTuple):
     """What each of b further samples meets at m points; sample k+1 meets the prefix of length k."""
 
     k: Int[Array, "b"]
-    losses: Float[Array, "m b"]
-    """ℓ_{k+1}(w)."""
-    mean: Float[Array, "m b"]
-    """L_k(w); 0 where k = 0."""
-    innovation: Float[Array, "m b"]
-    """ℓ_{k+1}(w) − L_k(w), that is (k+1) δ_k; ℓ_1 where k = 0."""
-    fresh: Bool[Array, "b"]
-    """False: this sample has been met before, ignore it."""
+    losses: Float[Array, "m b"]  # ℓ_{k+1}(w)
+    mean: Float[Array, "m b"]  # L_k(w); 0 where k = 0
+    innovation: Float[Array, "m b"]  # ℓ_{k+1}(w) − L_k(w), that is (k+1) δ_k; ℓ_1 where k = 0
+    fresh: Bool[Array, "b"]  # where False, this sample has been met before: ignore it
 
     @property
     def increment(self) -> Float[Array, "m b"]:
@@ -166,9 +159,8 @@ def cumsum(x: Pair) -> Pair:
         return jnp.moveaxis(padded.reshape(*rows, count, RUN), -1, 0)
 
     step = lambda total, term: (add(total, term),) * 2  # noqa: E731
-    terms = jax.tree.map(cut, x)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), terms)
-    totals, inside = jax.lax.scan(step, zeros, terms)
+    zeros = jnp.zeros((*rows, count), x[0].dtype)
+    totals, inside = jax.lax.scan(step, (zeros, zeros), jax.tree.map(cut, x))
     # Running sums of the totals: each gets what is 1, 2, 4, ... places before it.
     further = lambda level, sums: add(_later(sums, 1 << level), sums)  # noqa: E731
     totals = jax.lax.fori_loop(0, (count - 1).bit_length(), further, totals)

@@ -20,11 +20,10 @@ from jaxscape.types import Batch, InputError, Params, PerSampleLoss, Scalar
 
 
 class PrefixSpectra(NamedTuple):
-    """The d leading eigenpairs of H_k for each of K values of k."""
+    """The d leading eigenpairs of H_k for each of K values of k, in the order of ``which``."""
 
     k: Int[Array, "K"]
     values: Float[Array, "K d"]
-    """In the order of ``which``, by default descending."""
     residuals: Float[Array, "K d"]
     """‖H_k v − λ v‖."""
     converged: Bool[Array, "K d"]

@@ -22,36 +22,34 @@ BATCH_SIZE = 100  # per chunk: d² second derivatives of its activations stay wi
 
 
 class Quadratic(NamedTuple):
-    """ℓ_i(w(θ)) ≈ c_i + g_iᵀθ + ½ θᵀH_iθ for each of n samples, in the order of the data."""
+    """ℓ_i(w(θ)) ≈ c_i + g_iᵀθ + ½ θᵀH_iθ for each of n samples, in the order of the data.
+
+    The value c_i = ℓ_i(w*), the gradient g_i = Vᵀ∇ℓ_i(w*), the Hessian H_i = Vᵀ∇²ℓ_i(w*)V.
+    """
 
     value: Float[Array, "n"]
-    """c_i = ℓ_i(w*)."""
     gradient: Float[Array, "n d"]
-    """g_i = Vᵀ∇ℓ_i(w*)."""
     hessian: Float[Array, "n d d"]
-    """H_i = Vᵀ∇²ℓ_i(w*)V."""
 
 
 class QuadraticDelta(NamedTuple):
     """Δ_k of the quadratic model for θ ~ N(0, σ²I) and k = 1..n−1, in parts.
 
-    a, b, A are the increments at k of the prefix means of c, g, H. σ ``[s]`` puts an axis s first.
+    Δ_k = total = offset + mixed + gradient + curvature, which are a² + σ² a tr A + σ²‖b‖² +
+    (σ⁴/4)(2‖A‖²_F + (tr A)²). a, b, A are the increments at k of the prefix means of c, g, H.
+    σ ``[s]`` puts an axis s first.
     """
 
     offset: Float[Array, "*s n-1"]
-    """a²."""
     mixed: Float[Array, "*s n-1"]
-    """σ² a tr A."""
     gradient: Float[Array, "*s n-1"]
-    """σ²‖b‖²."""
     curvature: Float[Array, "*s n-1"]
-    """(σ⁴/4)(2‖A‖²_F + (tr A)²), Theorem 1 of the paper."""
+    """Theorem 1 of Nikitin et al. 2025."""
     total: Float[Array, "*s n-1"]
-    """The sum of these four: Δ_k."""
     centered: Float[Array, "*s n-1"]
-    """σ²‖b‖² + (σ⁴/2)‖A‖²_F: Δ̃_k."""
+    """Δ̃_k = σ²‖b‖² + (σ⁴/2)‖A‖²_F."""
     diagonal: Float[Array, "*s n-1"]
-    """Curvature with A replaced by its diagonal."""
+    """Curvature with A replaced by its diagonal, as the paper's code has it."""
 
 
 @explained
@@ -98,9 +96,7 @@ def project(
     return jax.tree.map(lambda rows: rows[:n], found)
 
 
-def _derivative(
-    function: Callable[[Params], Float[Array, "b"]], w: Params, v: Params, forward: bool
-) -> Float[Array, "b"]:
+def _derivative(function: Callable, w: Params, v: Params, forward: bool) -> Float[Array, "b"]:
     """The derivative of b values along v; without forward mode the transpose of their gradients."""
     if forward:
         return jax.jvp(function, (w,), (v,))[1]
@@ -123,10 +119,11 @@ def _project(loss, space, data, *, batch_size, forward=True, mesh: Mesh | None =
         def along(w: Params, v: Params) -> Float[Array, "b"]:
             return _derivative(lambda w: loss(w, batch), w, v, forward)
 
-        def twice(v: Params, u: Params) -> Float[Array, "b"]:
-            return _derivative(lambda w: along(w, v), origin, u, forward)
+        def hessian_times(v: Params) -> Float[Array, "d b"]:
+            slope = lambda w: along(w, v)  # noqa: E731
+            return jax.vmap(lambda u: _derivative(slope, origin, u, forward))(basis)
 
-        rows = jax.vmap(lambda v: jax.vmap(lambda u: twice(v, u))(basis))(basis)
+        rows = jax.vmap(hessian_times)(basis)
         hessian = jnp.moveaxis((rows + rows.swapaxes(0, 1)) / 2, -1, 0)
         gradient = jax.vmap(lambda v: along(origin, v), out_axes=1)(basis)
         return Quadratic(loss(origin, batch), gradient, hessian)
@@ -139,12 +136,8 @@ def _project(loss, space, data, *, batch_size, forward=True, mesh: Mesh | None =
 def quadratic_delta(model: Quadratic, sigma: Real[ArrayLike, "*s"]) -> QuadraticDelta:
     """Δ_k under the quadratic model, exactly, for every k and each ``sigma``.
 
-    For δ(θ) = a + bᵀθ + ½ θᵀAθ and θ ~ N(0, σ²I_d),
-    E δ² = a² + σ² a tr A + σ²‖b‖² + (σ⁴/4)(2‖A‖²_F + (tr A)²).
-
-    Nikitin et al. 2025, Theorem 1, is the last part alone, for a = 0 and b = 0 and, by its code,
-    with A replaced by its diagonal and σ = 1. The law holds where the points stay close to w*:
-    compare it with ``delta`` before believing it.
+    ``QuadraticDelta`` has the formula, of which Theorem 1 of Nikitin et al. 2025 is the curvature
+    alone. It holds close to w*: compare it with ``delta`` before believing it.
 
     Raises:
         InputError: a sigma that is negative or not finite; one under ``jit`` is not seen.
@@ -153,8 +146,8 @@ def quadratic_delta(model: Quadratic, sigma: Real[ArrayLike, "*s"]) -> Quadratic
         raise InputError(
             f"expected a finite sigma of at least 0, found {given.tolist()}; change it"
         )
-    start = begin(model.gradient.shape[1], model.value.dtype)
-    _, whole = advance(start, model, jnp.asarray(sigma, model.value.dtype))
+    dtype = model.value.dtype
+    whole = advance(begin(model.gradient.shape[1], dtype), model, jnp.asarray(sigma, dtype))[1]
     return jax.tree.map(lambda part: part[..., 1:], whole)
 
 

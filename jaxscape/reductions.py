@@ -57,13 +57,11 @@ class Delta(NamedTuple):
 
 
 class Surface(NamedTuple):
-    """The prefix mean L_k and the increment δ_k at every point, for the chosen k."""
+    """The prefix mean L_k and the increment δ_k at every point, for the chosen k; NaN beyond n."""
 
     k: Int[Array, "K"]
     loss: Float[Array, "K m"]
-    """L_k(w); NaN where k is beyond the samples."""
     increment: Float[Array, "K m"]
-    """L_{k+1}(w) − L_k(w); NaN at k = n, which has no next sample."""
     nonfinite: Int[Array, "K"]
     """At how many points L_k is not finite."""
 

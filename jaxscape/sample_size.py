@@ -16,6 +16,8 @@ from jaxscape.loss_variance import Interval, check_level
 from jaxscape.trees import short
 from jaxscape.types import InputError, Scalar
 
+MOST = 2**31 - 1  # no K beyond this is looked for
+
 
 @explained
 def order_law(
@@ -59,9 +61,6 @@ def _common_shape(*arrays: ArrayLike) -> tuple[int, ...]:
         raise InputError(
             f"expected arguments that broadcast, found shapes {short(shapes)}; reshape one"
         ) from None
-
-
-MOST = 2**31 - 1  # no K beyond this is looked for
 
 
 class SufficientSize(NamedTuple):

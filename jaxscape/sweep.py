@@ -1,8 +1,8 @@
 """The one loop: per-sample losses at many points, reduced over every prefix of the samples.
 
-``evaluate`` is ``begin``, ``advance`` for each segment of the samples, and ``finish``. One compiled
-program scans chunks of samples and, within each, blocks of points; ``prefix.extend`` turns the
-losses of a block into innovations, and the reduction keeps what it needs of them.
+``evaluate`` is ``begin``, ``advance`` for each segment of the samples, and the reduction's
+``finalize``. One compiled program scans chunks of samples and, within each, blocks of points;
+``prefix.extend`` makes innovations of a block's losses, and the reduction keeps what it needs.
 """
 
 import functools
@@ -31,6 +31,8 @@ BATCHES = 8  # batches per chunk: a point's parameters, once made, serve so many
 POINTS_ON_CPU, POINTS = 8, 32  # points at a time, on other devices by default
 ROUNDING = 8  # losses that spread by fewer units of rounding than this have few digits left
 
+_first_point = operator.methodcaller("at", np.int32(0))
+
 
 @explained
 def delta(
@@ -58,8 +60,7 @@ def delta(
         loss: ``loss(params, batch)``, one loss per sample.
         probe: The m points w, for instance ``gaussian(key, space, num_points, sigma)``.
         data: The n samples: arrays with a leading sample axis, or batches of such arrays (an
-            iterator, a list, a loader, a function that returns one of these); batches of equal
-            length share one compiled program.
+            iterator, a list, a loader, a function that returns one of these), best of one length.
         batch_size: Samples per call of the loss; by default what suits it (``batching``).
         point_batch: Points evaluated together under ``vmap``; by default 8 on a CPU, else 32.
         precision: Of matrix products which do not name their own.
@@ -153,8 +154,8 @@ def surface(
         InputError: a k outside 1..n; a loss that is finite nowhere (only where the result is
             concrete); what ``evaluate`` raises.
     """
-    given, streamed = np.atleast_1d(np.asarray(ks)), batching.are_batches(data)
-    n = np.inf if streamed else batching.length_of(data)
+    n = np.inf if batching.are_batches(data) else batching.length_of(data)
+    given = np.atleast_1d(np.asarray(ks))
     wanted = tuple(int(k) for k in given)
     if not wanted or not all(1 <= k <= n for k in wanted) or (given != np.array(wanted)).any():
         raise InputError(f"expected values of k from 1 to {n}, found {short(ks)}; change ks")
@@ -162,10 +163,9 @@ def surface(
     keep = reductions.surface(wanted)
     sheet = evaluate(loss, probe, data, keep, precision=precision, mesh=mesh, **sizes)
     if not is_traced(sheet) and not np.isfinite(sheet.loss).any(1).all():
-        fewer = " or fewer samples than the largest k" if streamed else ""
         raise InputError(
-            f"expected finite losses at some point, found NaN or infinity at all{fewer}; shrink "
-            "the probe, or check the samples and the parameters"
+            "expected finite losses at some point, found NaN or infinity at all, or fewer samples "
+            "than the largest k; shrink the probe, or check the samples and the parameters"
         )
     return sheet
 
@@ -196,8 +196,6 @@ def evaluate(
 ) -> Any:
     """Reduce the losses ℓ_i(w) of all n samples at all m points over every prefix, in one pass.
 
-    Memory beyond the data holds one chunk's losses, the state per point and the curves.
-
     >>> import jax.numpy as jnp, jaxscape as js
     >>> probe = js.points(js.Subspace(jnp.zeros(1), jnp.ones((1, 1))), jnp.array([[1.0], [2.0]]))
     >>> js.evaluate(lambda w, x: w * x, probe, jnp.arange(3.0), js.reductions.losses(2)).tolist()
@@ -211,23 +209,22 @@ def evaluate(
         InputError: a loss that is not one value per sample, no samples, a size below 1, or points
             on several devices for a reduction without ``merge``.
     """
-    options: dict[str, Any] = {"batch_size": batch_size, "point_batch": point_batch}
-    options |= {"precision": precision, "mesh": mesh}
     if not isinstance(probe, Probe):
         raise InputError(
             f"expected a probe, the points to look at, found {type(probe).__name__}; make one: "
-            "js.gaussian(key, space, num_points, sigma), js.grid(space, radius, num), "
-            "js.single(params)"
+            "js.gaussian(key, space, num_points, sigma) or js.single(params)"
         )
+    sizes: dict[str, Any] = {"batch_size": batch_size, "point_batch": point_batch}
+    step = functools.partial(advance, loss, probe, precision=precision, mesh=mesh, **sizes)
     carry, rows = begin(probe, reduction), []
     for segment in batching.segments(data):
-        carry, row = advance(loss, probe, segment, carry, reduction, **options)
+        carry, row = step(segment, carry, reduction)
         rows.append(row)
         jax.block_until_ready(rows[-2:-1])  # or batches would be read faster than they are used
     if not rows:
         raise InputError("expected at least one batch of samples, found none; check the iterator")
     by_sample = rows[0] if len(rows) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *rows)
-    return finish(carry, by_sample, reduction)
+    return reduction.finalize(carry.by_point, by_sample, carry.prefix)
 
 
 class Carry(NamedTuple):
@@ -238,7 +235,7 @@ class Carry(NamedTuple):
 
 
 def begin(probe: Probe, reduction: Reduction) -> Carry:
-    """The carry of a sweep that has met no sample yet."""
+    """The carry before the first sample."""
     m, dtype = probe.num_points, dtype_of(probe)
     return Carry(prefix.start(m, dtype), _typed(reduction.init(m, 1)[0], dtype))
 
@@ -276,10 +273,16 @@ def advance(
         loss, probe, data, reduction, batch_size, point_batch, precision, mesh: As for ``evaluate``.
         carry: What ``begin`` or the segment before gave.
     """
+    try:
+        jax.default_matmul_precision(precision)
+    except ValueError:
+        raise InputError(
+            "expected precision as 'highest', 'high' or 'default', or another that JAX knows, "
+            f"found {short(precision)}; choose one"
+        ) from None
     first = jax.tree_util.Partial(_first_point, probe)
     params = jax.eval_shape(first)
     n, bound = losses.ready(loss, params, data, first)
-    _check_precision(precision)
     if batch_size is None:
         batch_size = batching.batch_size(bound, params, data)
     program = _program(**batching.compiler_options(bound, params, data))
@@ -289,24 +292,6 @@ def advance(
         return program(data, *held, settings)
     data = devices.deal(data, _chunks(probe, settings), mesh)
     return devices.local(program(data, *devices.place(held, mesh), settings))
-
-
-_first_point = operator.methodcaller("at", np.int32(0))
-
-
-def _check_precision(precision: str) -> None:
-    try:
-        jax.default_matmul_precision(precision)
-    except ValueError:
-        raise InputError(
-            "expected precision as 'highest', 'high' or 'default', or another that JAX knows, "
-            f"found {short(precision)}; choose one"
-        ) from None
-
-
-def finish(carry: Carry, by_sample: Any, reduction: Reduction) -> Any:
-    """The reduction's result, from the final carry and the rows of all samples in order."""
-    return reduction.finalize(carry.by_point, by_sample, carry.prefix)
 
 
 class _Settings(NamedTuple):

@@ -252,6 +252,6 @@ def _advance(
             yield new.stop - new.start
         with host():
             carry = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), state.done[index][1])
-            curve = sweep.finish(carry, state.rows[index], keep)
+            curve = keep.finalize(carry.by_point, state.rows[index], carry.prefix)
         sweep.check_delta(curve, probe.num_points)
         curves.append(jax.tree.map(np.asarray, curve))
