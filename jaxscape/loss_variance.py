@@ -94,15 +94,14 @@ def loss_variance(
     """E_q S², the mean over a probe of the variance of the per-sample loss, with its interval.
 
     The samples may be a pilot. For statements about samples that w* has not seen, give such.
-    Memory does not grow with their number.
 
     Args:
         loss, probe, data, batch_size, point_batch, precision, mesh: As for ``delta``.
         part, level, fixed_points: As for ``estimate_loss_variance``.
 
     Raises:
-        InputError: fewer than 2 samples; a loss that is NaN or infinite (only where the result is
-            concrete); what ``evaluate`` and ``estimate_loss_variance`` raise.
+        InputError: fewer than 2 samples; a loss that is NaN or infinite (not seen under ``jit``);
+            what ``evaluate`` and ``estimate_loss_variance`` raise.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxscape as js
@@ -305,15 +304,8 @@ def mean_interval(
     twice as large as the ``largest``, a factor chosen by trial. No interval of a pilot covers
     samples that matter and of which it has none.
 
-    Args:
-        samples: The terms.
-        largest: The largest of them.
-        points: The same quantity by point; None where the points are fixed.
-        level: A probability.
-
-    Returns:
-        From 0 to infinity where all terms are 0, or one term or one point leaves the spread
-        unknown; NaN where a term is.
+    It is from 0 to infinity where all terms are 0, or one term or one point leaves the spread
+    unknown; NaN where a term is.
     """
 
     def error(terms: Terms) -> Float[Array, ""]:  # t s

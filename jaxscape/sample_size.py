@@ -81,14 +81,7 @@ def sufficient_size(delta: Float[Array, "*r K"], tolerance: Float[Array, "*t"]) 
     >>> import jax.numpy as jnp
     >>> sufficient_size(jnp.array([9.0, 1.0, 9.0, 1.0]), jnp.array([2.0, 0.5]))
     SufficientSize(k=Array([ 4, -1], dtype=int32), reached=Array([ True, False], dtype=bool))
-
-    Raises:
-        InputError: a whole ``js.delta`` result in place of one of its curves.
     """
-    if isinstance(delta, tuple):
-        raise InputError(
-            f"expected an array of Δ_k, found {type(delta).__name__}; give its .mean or .centered"
-        )
     exceeds = ~(delta < jnp.asarray(tolerance)[..., None])
     k = jnp.arange(1, delta.shape[-1] + 1)
     last = jnp.max(jnp.where(exceeds, k, 0), -1)

@@ -151,8 +151,7 @@ def surface(
         loss, probe, data, batch_size, point_batch, precision, mesh: As for ``delta``.
 
     Raises:
-        InputError: a k outside 1..n; a loss that is finite nowhere (only where the result is
-            concrete); what ``evaluate`` raises.
+        InputError: a k outside 1..n; a loss that is finite nowhere (not seen under ``jit``).
     """
     n = np.inf if batching.are_batches(data) else batching.length_of(data)
     given = np.atleast_1d(np.asarray(ks))
@@ -206,14 +205,9 @@ def evaluate(
         loss, probe, data, batch_size, point_batch, precision, mesh: As for ``delta``.
 
     Raises:
-        InputError: a loss that is not one value per sample, no samples, a size below 1, or points
-            on several devices for a reduction without ``merge``.
+        InputError: a loss that is not one value per sample, no samples, a size below 1, points on
+            several devices for a reduction without ``merge``.
     """
-    if not isinstance(probe, Probe):
-        raise InputError(
-            f"expected a probe, the points to look at, found {type(probe).__name__}; make one: "
-            "js.gaussian(key, space, num_points, sigma) or js.single(params)"
-        )
     sizes: dict[str, Any] = {"batch_size": batch_size, "point_batch": point_batch}
     step = functools.partial(advance, loss, probe, precision=precision, mesh=mesh, **sizes)
     carry, rows = begin(probe, reduction), []
@@ -267,11 +261,8 @@ def advance(
 ) -> tuple[Carry, Any]:
     """Carry a sweep on over the next n samples; also what was kept of each, ``[n, ...]``.
 
-    Args:
-        skip: So many of the samples have been met already; their rows mean nothing. So segments
-            of one length, of one compiled program, cover any number of samples.
-        loss, probe, data, reduction, batch_size, point_batch, precision, mesh: As for ``evaluate``.
-        carry: What ``begin`` or the segment before gave.
+    The first ``skip`` samples have been met already, so that segments of one length, of one
+    compiled program, cover any number; their rows mean nothing. All else is as for ``evaluate``.
     """
     try:
         jax.default_matmul_precision(precision)
@@ -345,9 +336,8 @@ def _walk(settings: _Settings, loss, probe, data, carry, samples, points) -> tup
 
     def chunk(carry: Carry, cut: tuple[Array, Array]) -> tuple[Carry, Any]:
         start, fresh = cut
-        batch = take(start, size)
         with jax.default_matmul_precision(settings.precision):
-            losses_at = _losses_at(settings, loss, probe, batch)
+            losses_at = _losses_at(settings, loss, probe, take(start, size))
 
         def block(by_sample: Any, points: tuple) -> tuple[Any, Carry]:
             first, unmet, old, by_point = points
@@ -355,9 +345,8 @@ def _walk(settings: _Settings, loss, probe, data, carry, samples, points) -> tup
             with jax.default_matmul_precision(settings.precision):
                 found = jax.vmap(losses_at)(index).astype(dtype)  # [t, b]
             new, steps = prefix.extend(old, found, fresh, axis=axis)
-            state = (by_point, by_sample)
-            by_point, by_sample = update(state, steps, index, unmet.astype(dtype))
-            return by_sample, Carry(new, by_point)
+            state = update((by_point, by_sample), steps, index, unmet.astype(dtype))
+            return state[1], Carry(new, state[0])
 
         by_sample = _typed(reduction.init(here, size)[1], dtype)
         by_sample, carry = jax.lax.scan(block, by_sample, (*points, *carry))
@@ -373,11 +362,8 @@ def _losses_at(settings: _Settings, loss: PerSampleLoss, probe: Probe, batch: Ba
         at = first_layer.share(loss, probe.space, batch)
         return lambda index: at(probe.coordinates[index])
 
-    def losses_at(index: Int[Array, ""]) -> Float[Array, "b"]:
-        own = functools.partial(loss, probe.at(index))
-        return batching.in_chunks(own, batch, settings.batch_size)
-
-    return losses_at
+    size = settings.batch_size
+    return lambda index: batching.in_chunks(functools.partial(loss, probe.at(index)), batch, size)
 
 
 def shares_products(probe: Probe, mesh: Mesh | None = None) -> TypeGuard[SubspaceProbe]:
