@@ -18,7 +18,7 @@ from experiments.common.tables import stacked
 from jaxscape import InputError, reductions
 from jaxscape.lab import checkpoint, learning_curve, train
 from jaxscape.loss_variance import Interval
-from jaxscape.monitor import Decision
+from jaxscape.sample_size import Decision
 from jaxscape.types import Batch, Matvec, Params
 
 Arrays = dict[str, np.ndarray]
