@@ -208,11 +208,10 @@ def evaluate(
         InputError: a loss that is not one value per sample, no samples, a size below 1, points on
             several devices for a reduction without ``merge``.
     """
-    sizes: dict[str, Any] = {"batch_size": batch_size, "point_batch": point_batch}
-    step = functools.partial(advance, loss, probe, precision=precision, mesh=mesh, **sizes)
+    options: dict[str, Any] = {"batch_size": batch_size, "point_batch": point_batch, "mesh": mesh}
     carry, rows = begin(probe, reduction), []
     for segment in batching.segments(data):
-        carry, row = step(segment, carry, reduction)
+        carry, row = advance(loss, probe, segment, carry, reduction, precision=precision, **options)
         rows.append(row)
         jax.block_until_ready(rows[-2:-1])  # or batches would be read faster than they are used
     if not rows:
