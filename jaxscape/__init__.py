@@ -36,7 +36,6 @@ from jaxscape.minimum import (
     takeuchi_trace,
     takeuchi_trace_in,
 )
-from jaxscape.monitor import monitor
 from jaxscape.prefix_spectra import prefix_spectra, ritz_values
 from jaxscape.probes import gaussian, grid, isotropic, line, points, single, sobol
 from jaxscape.quadratic import project, quadratic_delta
@@ -47,6 +46,7 @@ from jaxscape.sample_size import (
     distance_size,
     exceedance_size,
     increment_size,
+    monitor,
     order_law,
     random_orders,
     sufficient_size,

@@ -9,11 +9,10 @@ Evans 1975, "Techniques for testing the constancy of regression relationships ov
 
 is an unbiased estimate of E_q S², and the mean of z_2, ..., z_n is exactly the mean over points of
 the sample variance. For the centered part ℓ_i(w) − E_q ℓ_i takes the place of ℓ_i(w); with m points
-for q, the factor m/(m−1) makes it unbiased: z̃_{k+1} = k(k+1) Δ̃_k. ``extend`` gathers these terms,
-``estimate_loss_variance`` takes their mean, and ``mean_interval`` forms the interval.
+for q, the factor m/(m−1) makes it unbiased: z̃_{k+1} = k(k+1) Δ̃_k.
 """
 
-import warnings
+import operator
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,14 +23,14 @@ import numpy as np
 from jax.scipy.special import betainc, ndtri
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, Real
+from jaxtyping import Array, Float, Int, Real
 
 from jaxscape import batching, prefix, reductions
 from jaxscape.arguments import check_choice, explained
 from jaxscape.prefix import Pair, Prefix
-from jaxscape.sweep import ROUNDING, dtype_of, evaluate
+from jaxscape.sweep import dtype_of, evaluate, warn_of_rounding
 from jaxscape.trees import is_traced, owned
-from jaxscape.types import Batch, InputError, PerSampleLoss, Probe, Scalar
+from jaxscape.types import Batch, InputError, PerSampleLoss, Probe
 
 LARGEST = 1024  # how many of the largest terms are kept
 TRUSTED = 10  # effective sample size from which on an estimate is more than an order of magnitude
@@ -54,9 +53,8 @@ class LossVariance(NamedTuple):
     effective: Float[Array, ""]
     """The effective sample size (Σz)² / Σz², at most the number of samples less 1."""
     trend: Float[Array, ""]
-    """How far the logarithm of a sample's loss changes with its position, in standard errors (of
-    random orders exactly): beyond ±``TREND`` the samples are in an order, so that the interval says
-    nothing of others."""
+    """How far the logarithm of a sample's loss changes with its position, in standard errors of
+    random orders: beyond ±``TREND`` the interval says nothing of other samples."""
 
 
 class Tally(NamedTuple):
@@ -64,20 +62,16 @@ class Tally(NamedTuple):
 
     by_point: Pair
     squares: Pair
-    largest: Float[Array, "LARGEST"]
-    """The largest terms, in descending order, then zeros."""
+    largest: Float[Array, "LARGEST"]  # in descending order, then zeros
 
 
 class Evidence(NamedTuple):
     """All that the estimates of E_q S² and their intervals need, after some samples."""
 
     prefix: Prefix
-    delta: Tally
-    """The terms of Δ."""
-    centered: Tally
-    """Those of centered delta; NaN where there is only one point."""
-    nonfinite: Int[Array, ""]
-    """Samples with a loss that is NaN or infinite at some point."""
+    delta: Tally  # the terms of Δ
+    centered: Tally  # those of centered delta; NaN where there is only one point
+    nonfinite: Int[Array, ""]  # samples with a loss that is NaN or infinite at some point
     moments: Float[Array, "7"]
     """Of position x and y = log(s/s_1), s the mean |ℓ_i| over points, s_1 a first one: Σ 1, x, y,
     x², y², xy; then s_1."""
@@ -100,20 +94,14 @@ def loss_variance(
     """E_q S², the mean over a probe of the variance of the per-sample loss, with its interval.
 
     The samples may be a pilot. For statements about samples that w* has not seen, give such.
-    Memory does not grow with their number.
 
     Args:
-        loss: ``loss(params, batch) -> [n]``, one value per sample.
-        probe: m points w.
-        data: n ≥ 2 samples, or an iterator of batches.
-        part: Of Δ or of centered delta.
-        level: The probability with which the interval holds E_q S².
-        fixed_points: As for ``estimate_loss_variance``.
-        batch_size, point_batch, precision, mesh: As for ``evaluate``.
+        loss, probe, data, batch_size, point_batch, precision, mesh: As for ``delta``.
+        part, level, fixed_points: As for ``estimate_loss_variance``.
 
     Raises:
-        InputError: fewer than 2 samples; a loss that is NaN or infinite (only where the result is
-            concrete); what ``evaluate`` and ``estimate_loss_variance`` raise.
+        InputError: fewer than 2 samples; a loss that is NaN or infinite (not seen under ``jit``);
+            what ``evaluate`` and ``estimate_loss_variance`` raise.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxscape as js
@@ -121,32 +109,24 @@ def loss_variance(
         >>> data = jax.random.normal(jax.random.key(0), (2000, 3))
         >>> space = js.random_subspace(jax.random.key(1), jnp.ones(3), dim=2)
         >>> probe = js.gaussian(jax.random.key(2), space, num_points=32, sigma=0.1)
-        >>> found = js.loss_variance(loss, probe, data)
-        >>> bool(found.interval.low < found.interval.value < found.interval.high)
+        >>> low, value, high = js.loss_variance(loss, probe, data).interval
+        >>> bool(low < value < high)
         True
-        >>> low, k, high = js.increment_size(jnp.stack(found.interval), 1e-4).k
     """
     m = probe.num_points
     _check(part, level, m, fixed_points)
     options: dict[str, Any] = {"batch_size": batch_size, "point_batch": point_batch, "mesh": mesh}
-    evidence, keep = start(m, dtype_of(probe)), reductions.losses(m)
-    for batch, fresh in _segments(data, m):
+    evidence, keep, size = start(m, dtype_of(probe)), reductions.losses(m), max(1, HELD // m)
+    if batching.are_batches(data):
+        batches = batching.segments(data)
+    else:
+        parts = (slice(at, at + size) for at in range(0, batching.length_of(data), size))
+        batches = (jax.tree.map(operator.itemgetter(part), data) for part in parts)
+    for batch in batches:
         losses = evaluate(loss, probe, batch, keep, precision=precision, **options)
-        evidence = jax.block_until_ready(extend(evidence, losses, fresh))
+        evidence = jax.block_until_ready(extend(evidence, losses))
     _check_evidence(evidence)
     return estimate_loss_variance(evidence, part, level=level, fixed_points=fixed_points)
-
-
-def _segments(
-    data: Batch | Iterator[Batch], num_points: int
-) -> Iterator[tuple[Batch, Bool[np.ndarray, "b"] | None]]:
-    """Parts of the samples, with which of them no earlier part has shown."""
-    if batching.are_batches(data):
-        yield from ((batch, None) for batch in batching.segments(data))
-    else:
-        cut = batching.cut(batching.length_of(data), max(1, HELD // num_points))
-        for at, fresh in zip(cut.starts.tolist(), cut.fresh, strict=True):
-            yield jax.tree.map(lambda leaf, at=at: leaf[at : at + cut.size], data), fresh
 
 
 def _check_evidence(evidence: Evidence) -> None:
@@ -161,14 +141,7 @@ def _check_evidence(evidence: Evidence) -> None:
             f"expected finite losses, found NaN or infinity for {bad} of {n} samples; lower "
             "sigma, or check the samples and the parameters"
         )
-    size = np.abs(np.asarray(evidence.prefix.mean)).max()
-    spread = np.sqrt(np.asarray(evidence.delta.by_point[0]).max() / (n - 1))
-    if 0 < spread < ROUNDING * np.finfo(evidence.prefix.mean.dtype).eps * size:
-        warnings.warn(
-            f"losses of {size:.3g} differ by {spread:.2g}: their differences have few digits; "
-            "subtract a constant from the loss, or compute in float64",
-            stacklevel=4,
-        )
+    warn_of_rounding(np.asarray(evidence.prefix.mean), np.sqrt(evidence.prefix.variance))
 
 
 @explained
@@ -177,11 +150,8 @@ def evidence_of(losses: Float[ArrayLike, "m n"]) -> Evidence:
 
     >>> import jax.numpy as jnp, jaxscape as js
     >>> losses = jnp.array([[1.0, 3.0, 2.0], [0.0, 0.0, 3.0]])    # variances 1 and 3
-    >>> evidence = js.evidence_of(losses)
-    >>> float(js.estimate_loss_variance(evidence).interval.value)
+    >>> float(js.estimate_loss_variance(js.evidence_of(losses)).interval.value)
     2.0
-    >>> evidence.delta.largest[:3].tolist()    # the terms k(k+1) Δ_k, in descending order
-    [3.0, 1.0, 0.0]
     """
     dtype = jnp.result_type(jnp.float32, losses)
     return extend(start(jnp.shape(losses)[0], dtype), losses)
@@ -195,14 +165,8 @@ def start(num_points: int, dtype: Any = jnp.float32) -> Evidence:
     return Evidence(prefix.start(num_points, dtype), tally, tally, none, jnp.zeros(7, dtype))
 
 
-def extend(
-    evidence: Evidence, losses: Float[ArrayLike, "m b"], fresh: Bool[ArrayLike, "b"] | None = None
-) -> Evidence:
-    """Add the fresh ones (default: all) among b samples, whose losses are ℓ(w) at each point.
-
-    Raises:
-        InputError: losses that do not have one row per point.
-    """
+def extend(evidence: Evidence, losses: Float[ArrayLike, "m b"]) -> Evidence:
+    """Add b samples, whose losses are ℓ(w) at each point."""
     losses, m = owned(losses), evidence.prefix.mean.size  # the caller may write into a buffer
     losses = jnp.asarray(losses, evidence.prefix.mean.dtype)
     if losses.ndim != 2 or losses.shape[0] != m:
@@ -210,32 +174,26 @@ def extend(
             f"expected losses of shape ({m}, samples), one row per point, found {losses.shape}; "
             "evaluate every batch at the same points"
         )
-    return _extend(evidence, losses, fresh)
+    return _extend(evidence, losses)
 
 
 @jax.jit
-def _extend(
-    evidence: Evidence, losses: Float[Array, "m b"], fresh: Bool[Array, "b"] | None
-) -> Evidence:
-    m = evidence.prefix.mean.size
-    fresh = jnp.ones(losses.shape[1], bool) if fresh is None else fresh
-    after, steps = prefix.extend(evidence.prefix, losses, fresh)
+def _extend(evidence: Evidence, losses: Float[Array, "m b"]) -> Evidence:
+    m, b = losses.shape
+    after, steps = prefix.extend(evidence.prefix, losses, jnp.ones(b, bool))
     k = steps.k.astype(losses.dtype)
-    weight = jnp.where(fresh, k / (k + 1), 0)
-    centred = steps.innovation - steps.innovation.mean(0)
+    centred, weight = steps.innovation - steps.innovation.mean(0), k / (k + 1)
     scale = m / (m - 1) if m > 1 else jnp.nan
     return Evidence(
         after,
         _add(evidence.delta, weight * steps.innovation**2),
         _add(evidence.centered, scale * weight * centred**2),
-        evidence.nonfinite + jnp.sum(fresh & ~jnp.isfinite(losses).all(0), dtype=jnp.int32),
-        _moments(evidence.moments, steps.k, jnp.where(fresh, jnp.abs(losses).mean(0), 0)),
+        evidence.nonfinite + jnp.sum(~jnp.isfinite(losses).all(0), dtype=jnp.int32),
+        _moments(evidence.moments, steps.k, jnp.abs(losses).mean(0)),
     )
 
 
-def _moments(
-    before: Float[Array, "7"], position: Int[Array, "b"], sizes: Float[Array, "b"]
-) -> Float[Array, "7"]:
+def _moments(before: Float[Array, "7"], position: Array, sizes: Array) -> Float[Array, "7"]:
     """``Evidence.moments`` with the sizes above 0."""
     own, x = sizes > 0, (position / 2.0**16).astype(sizes.dtype)  # no square leaves float32
     some = jnp.sum(sizes) / jnp.maximum(own.sum(), 1)
@@ -248,14 +206,14 @@ def _moments(
 @jax.jit
 def trend_of(losses: Float[Array, "n"]) -> Float[Array, ""]:
     """``LossVariance.trend`` of the losses at one point."""
-    zeros = jnp.zeros(7, losses.dtype)
-    return _trend(_moments(zeros, jnp.arange(losses.size), jnp.abs(losses)))
+    none = jnp.zeros(7, losses.dtype)
+    return _trend(_moments(none, jnp.arange(losses.size), jnp.abs(losses)))
 
 
 def _trend(moments: Float[Array, "7"]) -> Float[Array, ""]:
     """The correlation of position and y, over the standard error that it has in random orders."""
-    count, *sums = moments[:6]
-    x, y, xx, yy, xy = (total / count for total in sums)
+    count = moments[0]
+    x, y, xx, yy, xy = moments[1:6] / count
     scale = jnp.sqrt((xx - x**2) * (yy - y**2))
     return jnp.where(scale > 0, (xy - x * y) / scale * jnp.sqrt(count - 1), 0)
 
@@ -274,20 +232,18 @@ def estimate_loss_variance(
 ) -> LossVariance:
     """E_q S² with its interval, from the evidence of some samples.
 
-    The interval holds E_q S² of all samples from which those met are a random selection, with
-    probability ``level``; it is wide where ``effective`` is below ``TRUSTED``. All is NaN from the
-    first loss on that is not finite.
+    All is NaN from the first loss on that is not finite.
 
     Args:
         evidence: Of ``evidence_of``, or of ``extend`` for samples that stream in.
         part: "delta" for Δ, "centered" for centered delta.
-        level: A probability.
+        level: The probability with which the interval holds E_q S² of all samples from which those
+            met are a random selection; it is wide where ``effective`` is below ``TRUSTED``.
         fixed_points: Whether E_q is the mean over these very points. Otherwise the interval allows
             for the spread of the m points as well.
 
     Raises:
-        InputError: an unknown part, one point whose spread is asked for, or a level not between 0
-            and 1.
+        InputError: an unknown part, one point whose spread is asked for, a level outside 0..1.
     """
     _check(part, level, evidence.delta.by_point[0].size, fixed_points)
     tally: Tally = getattr(evidence, part)
@@ -315,8 +271,7 @@ class Terms(NamedTuple):
 
     num: Int[Array, ""]
     total: Float[Array, ""]
-    squares: Float[Array, ""]
-    """The sum of their squares."""
+    squares: Float[Array, ""]  # the sum of their squares
 
     @property
     def effective(self) -> Float[Array, ""]:
@@ -349,38 +304,23 @@ def mean_interval(
     twice as large as the ``largest``, a factor chosen by trial. No interval of a pilot covers
     samples that matter and of which it has none.
 
-    Args:
-        samples: The terms.
-        largest: The largest of them.
-        points: The same quantity by point; None where the points are fixed.
-        level: A probability.
-
-    Returns:
-        From 0 to infinity where all terms are 0, or one term or one point leaves the spread
-        unknown; NaN where a term is.
+    It is from 0 to infinity where all terms are 0, or one term or one point leaves the spread
+    unknown; NaN where a term is.
     """
+
+    def error(terms: Terms) -> Float[Array, ""]:  # t s
+        errors = [(terms.variance, samples.effective - 1)]
+        errors += [] if points is None else [(points.variance, points.effective - 1)]
+        square = sum(variance for variance, _ in errors)
+        freedom = square**2 / sum(variance**2 / own for variance, own in errors)
+        width = two_sided(level, freedom) * jnp.sqrt(square)
+        return jnp.where(square == 0, 0, jnp.where(jnp.isnan(width), jnp.inf, width))
+
     known, rarer = ~(samples.squares == 0), 2 * largest
     padded = Terms(samples.num + 1, samples.total + rarer, samples.squares + rarer**2)
-    low, high = (_error(terms, points, samples, level) for terms in (samples, padded))
-    value = samples.total / samples.num
-    low = jnp.where(known, value * jnp.exp(-low), 0)
-    high = jnp.where(known, padded.total / padded.num * jnp.exp(high), jnp.inf)
-    return Interval(low, value, high)
-
-
-def _error(terms: Terms, points: Terms | None, samples: Terms, level: float) -> Float[Array, ""]:
-    """t s, the half-width in the logarithm."""
-    errors = [(terms.variance, samples.effective - 1)]
-    errors += [] if points is None else [(points.variance, points.effective - 1)]
-    square = sum(variance for variance, _ in errors)
-    freedom = square**2 / sum(variance**2 / own for variance, own in errors)
-    width = two_sided(level, freedom) * jnp.sqrt(square)
-    return jnp.where(square == 0, 0, jnp.where(jnp.isnan(width), jnp.inf, width))
-
-
-LIMITS = (-3.0, 15.0)  # of log10 t
-HALVINGS = 40
-MANY = 30.0  # degrees of freedom from which on the expansion is exact to float32
+    value, rare = samples.total / samples.num, padded.total / padded.num
+    low = jnp.where(known, value * jnp.exp(-error(samples)), 0)
+    return Interval(low, value, jnp.where(known, rare * jnp.exp(error(padded)), jnp.inf))
 
 
 @partial(jax.jit, static_argnames="level")
@@ -392,23 +332,20 @@ def two_sided(level: float, freedom: Real[ArrayLike, "*s"]) -> Float[Array, "*s"
     there the expansion of t in 1/ν around the normal quantile (26.7.5). Infinite where ν ≤ 0.
     """
     freedom = jnp.asarray(freedom, jnp.result_type(float))
-    few = jnp.clip(freedom, jnp.finfo(freedom.dtype).tiny, MANY)
+    few = jnp.clip(freedom, jnp.finfo(freedom.dtype).tiny, 30)
 
     def halve(_: Int[Array, ""], limits: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = limits
+        low, high = limits  # of log10 t
         middle = (low + high) / 2
         below = betainc(few / 2, 0.5, few / (few + 100**middle)) > 1 - level
         return jnp.where(below, middle, low), jnp.where(below, high, middle)
 
-    start = tuple(jnp.full_like(freedom, limit) for limit in LIMITS)
-    low, high = jax.lax.fori_loop(0, HALVINGS, halve, start)
-    t = jnp.where(freedom < MANY, 10 ** ((low + high) / 2), _expansion(level, freedom))
-    return jnp.where(freedom > 0, t, jnp.inf)
-
-
-def _expansion(level: Scalar, freedom: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    start = jnp.full_like(freedom, -3.0), jnp.full_like(freedom, 15.0)
+    low, high = jax.lax.fori_loop(0, 40, halve, start)
     z = ndtri((1 + level) / 2)
     first = (z**3 + z) / 4
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
     third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + (first + (second + third / freedom) / freedom) / freedom
+    many = z + (first + (second + third / freedom) / freedom) / freedom
+    t = jnp.where(freedom < 30, 10 ** ((low + high) / 2), many)
+    return jnp.where(freedom > 0, t, jnp.inf)

@@ -5,6 +5,8 @@ difference of two nearly equal means. The running mean carries its rounding erro
 unevaluated sum high + low of two floats (a ``Pair``).
 """
 
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -21,12 +23,9 @@ class Prefix(NamedTuple):
     """What is known of m points after k = ``num_samples`` samples."""
 
     num_samples: Int[Array, ""]
-    mean: Float[Array, "m"]
-    """L_k(w), rounded."""
-    residue: Float[Array, "m"]
-    """What the rounding of ``mean`` left out."""
-    squares: tuple[Float[Array, "m"], Float[Array, "m"]]
-    """Σ_i (ℓ_i − L_k)², as a pair."""
+    mean: Float[Array, "m"]  # L_k(w), rounded
+    residue: Float[Array, "m"]  # what that left out
+    squares: tuple[Float[Array, "m"], Float[Array, "m"]]  # Σ_i (ℓ_i − L_k)², as a pair
 
     @property
     def variance(self) -> Float[Array, "m"]:
@@ -38,14 +37,10 @@ class Steps(NamedTuple):
     """What each of b further samples meets at m points; sample k+1 meets the prefix of length k."""
 
     k: Int[Array, "b"]
-    losses: Float[Array, "m b"]
-    """ℓ_{k+1}(w)."""
-    mean: Float[Array, "m b"]
-    """L_k(w); 0 where k = 0."""
-    innovation: Float[Array, "m b"]
-    """ℓ_{k+1}(w) − L_k(w), that is (k+1) δ_k; ℓ_1 where k = 0."""
-    fresh: Bool[Array, "b"]
-    """False: this sample has been met before, ignore it."""
+    losses: Float[Array, "m b"]  # ℓ_{k+1}(w)
+    mean: Float[Array, "m b"]  # L_k(w); 0 where k = 0
+    innovation: Float[Array, "m b"]  # ℓ_{k+1}(w) − L_k(w), that is (k+1) δ_k; ℓ_1 where k = 0
+    fresh: Bool[Array, "b"]  # where False, this sample has been met before: ignore it
 
     @property
     def increment(self) -> Float[Array, "m b"]:
@@ -66,14 +61,10 @@ def extend(
     *,
     axis: str | None = None,
 ) -> tuple[Prefix, Steps]:
-    """Append the fresh ones among b samples.
+    """Append the fresh ones among b samples, of losses ℓ(w) at each of the m points.
 
-    Args:
-        prefix: What is known so far.
-        losses: ℓ(w) of each of the b samples at each of the m points.
-        fresh: Which samples have not been met before.
-        axis: Under ``shard_map``, an axis of the mesh: the devices along it append b samples each,
-            one device's after the other's, and exchange no more than their number and totals.
+    Under ``shard_map`` the devices along an ``axis`` of the mesh append b samples each, one
+    device's after the other's, and exchange no more than their number and totals.
     """
     losses, fresh = jnp.asarray(losses), jnp.asarray(fresh)
     k = prefix.num_samples + jnp.cumsum(fresh, dtype=jnp.int32) - fresh
@@ -105,28 +96,26 @@ def extend(
 def _exchange(count: Int[Array, ""], total: Pair, axis: str) -> tuple[Any, Any]:
     """Counts and totals, summed over the devices before this one along ``axis``, and over all."""
     counts, totals = jax.lax.all_gather((count, total), axis, axis=-1)
-    running = jnp.cumsum(counts), cumsum(totals)
-    here = jax.lax.axis_index(axis)
+    running, here = (jnp.cumsum(counts), cumsum(totals)), jax.lax.axis_index(axis)
     before = jax.tree.map(lambda x: jnp.where(here > 0, x[..., here - 1], 0), running)
     return before, jax.tree.map(lambda x: x[..., -1], running)
 
 
 def means(losses: Float[ArrayLike, "*rows n"]) -> Float[Array, "*rows n"]:
     """L_1, ..., L_n of stored per-sample losses along the last axis."""
-    steps = _whole(losses)
-    return (steps.mean + steps.increment).reshape(jnp.shape(losses))
+    return _of_whole(losses, lambda steps: steps.mean + steps.increment)
 
 
 def increments(losses: Float[ArrayLike, "*rows n"]) -> Float[Array, "*rows n-1"]:
     """δ_1, ..., δ_{n−1} of stored per-sample losses along the last axis."""
-    *rows, n = jnp.shape(losses)
-    return _whole(losses).increment[:, 1:].reshape(*rows, n - 1)
+    return _of_whole(losses, lambda steps: steps.increment[:, 1:])
 
 
-def _whole(losses: ArrayLike) -> Steps:
+def _of_whole(losses: ArrayLike, wanted: Callable[[Steps], Array]) -> Array:
     losses = jnp.asarray(losses)
-    rows = losses.reshape(-1, losses.shape[-1])
-    return extend(start(rows.shape[0], rows.dtype), rows, jnp.ones(rows.shape[-1], bool))[1]
+    *rows, n = losses.shape
+    empty = start(math.prod(rows), losses.dtype)
+    return wanted(extend(empty, losses.reshape(-1, n), jnp.ones(n, bool))[1]).reshape(*rows, -1)
 
 
 def two_sum(a: Array, b: Array) -> Pair:
@@ -144,19 +133,17 @@ def add(x: Pair, y: Pair) -> Pair:
 
 def divide(x: Pair, count: Float[Array, "*b"]) -> Pair:
     """x / count, by one step of long division with halves, whose products are exact."""
-    quotient = x[0] / count
-    remainder = x[0]
-    for q in _halves(quotient):
-        for c in _halves(count):
+    info = jnp.finfo(count.dtype)
+
+    def halves(x: Array) -> Pair:
+        high = jax.lax.reduce_precision(x, info.nexp, info.nmant // 2)
+        return high, x - high
+
+    quotient, remainder = x[0] / count, x[0]
+    for q in halves(quotient):
+        for c in halves(count):
             remainder = remainder - q * c
     return quotient, (remainder + x[1]) / count
-
-
-def _halves(x: Array) -> Pair:
-    """x as a sum of two numbers of half its digits."""
-    info = jnp.finfo(x.dtype)
-    high = jax.lax.reduce_precision(x, exponent_bits=info.nexp, mantissa_bits=info.nmant // 2)
-    return high, x - high
 
 
 def cumsum(x: Pair) -> Pair:
@@ -172,9 +159,8 @@ def cumsum(x: Pair) -> Pair:
         return jnp.moveaxis(padded.reshape(*rows, count, RUN), -1, 0)
 
     step = lambda total, term: (add(total, term),) * 2  # noqa: E731
-    terms = jax.tree.map(cut, x)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), terms)
-    totals, inside = jax.lax.scan(step, zeros, terms)
+    zeros = jnp.zeros((*rows, count), x[0].dtype)
+    totals, inside = jax.lax.scan(step, (zeros, zeros), jax.tree.map(cut, x))
     # Running sums of the totals: each gets what is 1, 2, 4, ... places before it.
     further = lambda level, sums: add(_later(sums, 1 << level), sums)  # noqa: E731
     totals = jax.lax.fori_loop(0, (count - 1).bit_length(), further, totals)
@@ -184,10 +170,6 @@ def cumsum(x: Pair) -> Pair:
 
 def _later(x: Pair, places: int | Int[Array, ""]) -> Pair:
     """Moved ``places`` on along the last axis; zeros come in."""
-
-    def move(leaf: Array) -> Array:
-        n = leaf.shape[-1]
-        padded = jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(n, 0)])
-        return jax.lax.dynamic_slice_in_dim(padded, n - places, n, axis=-1)
-
-    return jax.tree.map(move, x)
+    n = x[0].shape[-1]
+    padded = jax.tree.map(lambda leaf: jnp.concatenate([jnp.zeros_like(leaf), leaf], -1), x)
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, n - places, n, -1), padded)

@@ -20,11 +20,10 @@ from jaxscape.types import Batch, InputError, Params, PerSampleLoss, Scalar
 
 
 class PrefixSpectra(NamedTuple):
-    """The d leading eigenpairs of H_k for each of K values of k."""
+    """The d leading eigenpairs of H_k for each of K values of k, in the order of ``which``."""
 
     k: Int[Array, "K"]
     values: Float[Array, "K d"]
-    """In the order of ``which``, by default descending."""
     residuals: Float[Array, "K d"]
     """‖H_k v − λ v‖."""
     converged: Bool[Array, "K d"]
@@ -39,7 +38,7 @@ class PrefixSpectra(NamedTuple):
 def geometric(first: int, last: int, num: int = 24) -> Int[np.ndarray, "K"]:
     """At most ``num`` ≥ 2 whole numbers from ``first`` ≥ 1 to ``last`` in geometric steps."""
     if not (1 <= first <= last and num >= 2):
-        found = f"first={first}, last={last}, num={num}"
+        found = first, last, num
         raise InputError(f"expected 1 <= first <= last and num >= 2, found {found}; change them")
     return np.unique(np.rint(np.geomspace(first, last, num)).astype(int))
 
@@ -68,8 +67,7 @@ def prefix_spectra(
         loss, params, data, batch_size: As for ``hessian_operator``; n samples in order, no batches.
         num: d.
         ks: Values of k; by default ``geometric(min(n, 10), n)``.
-        reference: Leaves ``[d', ...]``, orthonormal, such as the basis of ``hessian_subspace``;
-            ``overlap`` is that of each k's eigenvectors with them.
+        reference: Leaves ``[d', ...]``, orthonormal: ``overlap`` is each k's with them.
         keep_vectors: Also return the eigenvectors, K·d·P numbers.
         which, tol: As for ``top_eigenpairs``.
 

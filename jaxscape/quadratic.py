@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, Real
+from jaxtyping import Array, Float, Int, Real
 
 from jaxscape import batching, devices, losses, prefix
 from jaxscape.arguments import explained
@@ -22,36 +22,34 @@ BATCH_SIZE = 100  # per chunk: d² second derivatives of its activations stay wi
 
 
 class Quadratic(NamedTuple):
-    """ℓ_i(w(θ)) ≈ c_i + g_iᵀθ + ½ θᵀH_iθ for each of n samples, in the order of the data."""
+    """ℓ_i(w(θ)) ≈ c_i + g_iᵀθ + ½ θᵀH_iθ for each of n samples, in the order of the data.
+
+    The value c_i = ℓ_i(w*), the gradient g_i = Vᵀ∇ℓ_i(w*), the Hessian H_i = Vᵀ∇²ℓ_i(w*)V.
+    """
 
     value: Float[Array, "n"]
-    """c_i = ℓ_i(w*)."""
     gradient: Float[Array, "n d"]
-    """g_i = Vᵀ∇ℓ_i(w*)."""
     hessian: Float[Array, "n d d"]
-    """H_i = Vᵀ∇²ℓ_i(w*)V."""
 
 
 class QuadraticDelta(NamedTuple):
     """Δ_k of the quadratic model for θ ~ N(0, σ²I) and k = 1..n−1, in parts.
 
-    a, b, A are the increments at k of the prefix means of c, g, H. σ ``[s]`` puts an axis s first.
+    Δ_k = total = offset + mixed + gradient + curvature, which are a² + σ² a tr A + σ²‖b‖² +
+    (σ⁴/4)(2‖A‖²_F + (tr A)²). a, b, A are the increments at k of the prefix means of c, g, H.
+    σ ``[s]`` puts an axis s first.
     """
 
     offset: Float[Array, "*s n-1"]
-    """a²."""
     mixed: Float[Array, "*s n-1"]
-    """σ² a tr A."""
     gradient: Float[Array, "*s n-1"]
-    """σ²‖b‖²."""
     curvature: Float[Array, "*s n-1"]
-    """(σ⁴/4)(2‖A‖²_F + (tr A)²), Theorem 1 of the paper."""
+    """Theorem 1 of Nikitin et al. 2025."""
     total: Float[Array, "*s n-1"]
-    """The sum of these four: Δ_k."""
     centered: Float[Array, "*s n-1"]
-    """σ²‖b‖² + (σ⁴/2)‖A‖²_F: Δ̃_k."""
+    """Δ̃_k = σ²‖b‖² + (σ⁴/2)‖A‖²_F."""
     diagonal: Float[Array, "*s n-1"]
-    """Curvature with A replaced by its diagonal."""
+    """Curvature with A replaced by its diagonal, as the paper's code has it."""
 
 
 @explained
@@ -74,14 +72,13 @@ def project(
         space: w(θ) = w* + Σ_j θ_j v_j, of d directions.
 
     Raises:
-        InputError: a loss that is not one value per sample, no samples, or a batch_size below 1.
+        InputError: a loss that is not one value per sample, no samples, a batch_size below 1.
 
     Example:
         >>> import jax.numpy as jnp, jaxscape as js
         >>> loss = lambda w, batch: 0.5 * (batch["x"] @ w - batch["y"]) ** 2  # its own model
         >>> data = {"x": jnp.array([[1.0, 0.0], [3.0, 4.0]]), "y": jnp.array([2.0, 0.0])}
-        >>> space = js.Subspace(jnp.zeros(2), jnp.eye(2))
-        >>> model = js.project(loss, space, data)
+        >>> model = js.project(loss, js.Subspace(jnp.zeros(2), jnp.eye(2)), data)
         >>> model.value.tolist(), model.hessian[1].tolist()
         ([2.0, 0.0], [[9.0, 12.0], [12.0, 16.0]])
         >>> law = js.quadratic_delta(model, sigma=0.5)      # of Δ_1, the only one here
@@ -91,17 +88,15 @@ def project(
     n, loss = losses.ready(loss, space.origin, data)
     batching.cut(n, batch_size)
     run = functools.partial(_project, batch_size=batch_size)
-    forward = losses.has_forward_mode(run, loss, space, data)
+    run = functools.partial(run, forward=losses.has_forward_mode(run, loss, space, data))
     if mesh is None:
-        return _project(loss, space, owned(data), batch_size, forward)
+        return run(loss, space, owned(data))
     loss, space = devices.place((loss, space), mesh)
-    found = devices.local(_share(loss, space, devices.share(data, mesh), batch_size, forward, mesh))
+    found = devices.local(run(loss, space, devices.share(data, mesh), mesh=mesh))
     return jax.tree.map(lambda rows: rows[:n], found)
 
 
-def _derivative(
-    function: Callable[[Params], Float[Array, "b"]], w: Params, v: Params, forward: bool
-) -> Float[Array, "b"]:
+def _derivative(function: Callable, w: Params, v: Params, forward: bool) -> Float[Array, "b"]:
     """The derivative of b values along v; without forward mode the transpose of their gradients."""
     if forward:
         return jax.jvp(function, (w,), (v,))[1]
@@ -109,22 +104,14 @@ def _derivative(
     return jax.vjp(lambda u: pull(u)[0], jnp.zeros_like(value))[1](v)[0]
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4, 5))
-def _share(
-    loss: PerSampleLoss, space: Subspace, data: Batch, batch_size: int, forward: bool, mesh: Mesh
-) -> Quadratic:
-    """Each device's own samples, then all of them on every device."""
-    each, parts = PartitionSpec(), PartitionSpec(mesh.axis_names)
-    own = functools.partial(_project, batch_size=batch_size, forward=forward)
-    specs: dict[str, Any] = {"in_specs": (each, each, parts), "out_specs": parts}
-    rows = jax.shard_map(own, mesh=mesh, check_vma=False, **specs)(loss, space, data)
-    return jax.lax.with_sharding_constraint(rows, NamedSharding(mesh, each))
-
-
-@functools.partial(jax.jit, static_argnames=("batch_size", "forward"))
-def _project(
-    loss: PerSampleLoss, space: Subspace, data: Batch, batch_size: int, forward: bool = True
-) -> Quadratic:
+@functools.partial(jax.jit, static_argnames=("batch_size", "forward", "mesh"))
+def _project(loss, space, data, *, batch_size, forward=True, mesh: Mesh | None = None) -> Quadratic:
+    if mesh is not None:  # each device's own samples, then all of them on every device
+        each, parts = PartitionSpec(), PartitionSpec(mesh.axis_names)
+        own = functools.partial(_project, batch_size=batch_size, forward=forward)
+        specs: dict[str, Any] = {"in_specs": (each, each, parts), "out_specs": parts}
+        rows = jax.shard_map(own, mesh=mesh, check_vma=False, **specs)(loss, space, data)
+        return jax.lax.with_sharding_constraint(rows, NamedSharding(mesh, each))
     origin = working(space.origin)
     basis = jax.tree.map(lambda v, w: v.astype(w.dtype), space.basis, origin)
 
@@ -132,10 +119,11 @@ def _project(
         def along(w: Params, v: Params) -> Float[Array, "b"]:
             return _derivative(lambda w: loss(w, batch), w, v, forward)
 
-        def twice(v: Params, u: Params) -> Float[Array, "b"]:
-            return _derivative(lambda w: along(w, v), origin, u, forward)
+        def hessian_times(v: Params) -> Float[Array, "d b"]:
+            slope = lambda w: along(w, v)  # noqa: E731
+            return jax.vmap(lambda u: _derivative(slope, origin, u, forward))(basis)
 
-        rows = jax.vmap(lambda v: jax.vmap(lambda u: twice(v, u))(basis))(basis)
+        rows = jax.vmap(hessian_times)(basis)
         hessian = jnp.moveaxis((rows + rows.swapaxes(0, 1)) / 2, -1, 0)
         gradient = jax.vmap(lambda v: along(origin, v), out_axes=1)(basis)
         return Quadratic(loss(origin, batch), gradient, hessian)
@@ -148,21 +136,18 @@ def _project(
 def quadratic_delta(model: Quadratic, sigma: Real[ArrayLike, "*s"]) -> QuadraticDelta:
     """Δ_k under the quadratic model, exactly, for every k and each ``sigma``.
 
-    For δ(θ) = a + bᵀθ + ½ θᵀAθ and θ ~ N(0, σ²I_d),
-    E δ² = a² + σ² a tr A + σ²‖b‖² + (σ⁴/4)(2‖A‖²_F + (tr A)²).
-
-    Nikitin et al. 2025, Theorem 1, is the last part alone, for a = 0 and b = 0 and, by its code,
-    with A replaced by its diagonal and σ = 1. The law holds where the points stay close to w*:
-    compare it with ``delta`` before believing it.
+    ``QuadraticDelta`` has the formula, of which Theorem 1 of Nikitin et al. 2025 is the curvature
+    alone. It holds close to w*: compare it with ``delta`` before believing it.
 
     Raises:
         InputError: a sigma that is negative or not finite; one under ``jit`` is not seen.
     """
-    if not is_traced(sigma) and not np.all(np.isfinite(sigma) & (np.asarray(sigma) >= 0)):
-        found = np.asarray(sigma).tolist()
-        raise InputError(f"expected a finite sigma of at least 0, found {found}; change it")
-    start = begin(model.gradient.shape[1], model.value.dtype)
-    _, whole = advance(start, model, jnp.asarray(sigma, model.value.dtype))
+    if not is_traced(sigma) and not np.all(np.isfinite(given := np.asarray(sigma)) & (given >= 0)):
+        raise InputError(
+            f"expected a finite sigma of at least 0, found {given.tolist()}; change it"
+        )
+    dtype = model.value.dtype
+    whole = advance(begin(model.gradient.shape[1], dtype), model, jnp.asarray(sigma, dtype))[1]
     return jax.tree.map(lambda part: part[..., 1:], whole)
 
 
@@ -175,36 +160,24 @@ def begin(dim: int, dtype=jnp.float32) -> Prefix:
 def advance(
     before: Prefix, model: Quadratic, sigma: Float[Array, "*s"], skip: Int[Array, ""] | int = 0
 ) -> tuple[Prefix, QuadraticDelta]:
-    """Carry the law on over the n samples of ``model``, as each of them joins.
+    """Carry the law on over n further samples, of which the first ``skip`` have been met already.
 
-    Args:
-        before: The prefix means so far.
-        model: Of n further samples.
-        sigma: One or more standard deviations.
-        skip: So many of the first samples have been met already; their entries mean nothing.
-
-    Returns:
-        The prefix means after them, and the law in parts ``[*s, n]``: entry i is of the k samples
-        before sample i.
+    Entry i of the law's parts ``[*s, n]`` is of the k samples before sample i.
     """
     n, d = model.gradient.shape
     row, column = np.triu_indices(d)
     columns = [model.value[:, None], model.gradient, model.hessian[:, row, column]]
-    values = jnp.concatenate(columns, 1).T
+    values, own, s = jnp.concatenate(columns, 1).T, row == column, sigma[..., None]
     after, steps = prefix.extend(before, values, jnp.arange(n) >= skip)
-    a, b, entries = jnp.split(steps.increment, [1, d + 1])
-    return after, _law(a[0], b, entries, row == column, sigma[..., None])
-
-
-def _law(a, b, entries, own: Bool[np.ndarray, "r"], s: Float[Array, "*s 1"]) -> QuadraticDelta:
-    """The parts from the increments a, b and the upper triangle of A, its diagonal ``own``."""
+    a, b, entries = jnp.split(steps.increment, [1, d + 1])  # of A its upper triangle
     diagonal = entries[own]
     trace = diagonal.sum(0)
     frobenius = jnp.sum(np.where(own[:, None], 1, 2) * entries**2, 0)
-    offset = jnp.broadcast_to(a**2, jnp.broadcast_shapes(s.shape, a.shape))
-    mixed, gradient = s**2 * a * trace, s**2 * (b**2).sum(0)
+    offset = jnp.broadcast_to(a[0] ** 2, jnp.broadcast_shapes(s.shape, (n,)))
+    mixed, gradient = s**2 * a[0] * trace, s**2 * (b**2).sum(0)
     curvature = s**4 / 4 * (2 * frobenius + trace**2)
     total = offset + mixed + gradient + curvature
     centered = gradient + s**4 / 2 * frobenius
     diagonal = s**4 / 4 * (2 * (diagonal**2).sum(0) + trace**2)
-    return QuadraticDelta(offset, mixed, gradient, curvature, total, centered, diagonal)
+    law = QuadraticDelta(offset, mixed, gradient, curvature, total, centered, diagonal)
+    return after, law

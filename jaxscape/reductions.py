@@ -57,18 +57,16 @@ class Delta(NamedTuple):
 
 
 class Surface(NamedTuple):
-    """The prefix mean L_k and the increment δ_k at every point, for the chosen k."""
+    """The prefix mean L_k and the increment δ_k at every point, for the chosen k; NaN beyond n."""
 
     k: Int[Array, "K"]
     loss: Float[Array, "K m"]
-    """L_k(w); NaN where k is beyond the samples."""
     increment: Float[Array, "K m"]
-    """L_{k+1}(w) − L_k(w); NaN at k = n, which has no next sample."""
     nonfinite: Int[Array, "K"]
     """At how many points L_k is not finite."""
 
 
-class Moments(NamedTuple):
+class _Moments(NamedTuple):
     """Weighted mean over points, and the root of the weighted sum of squared deviations from it."""
 
     mean: Float[Array, "b"]
@@ -79,28 +77,26 @@ class _Spread(NamedTuple):
     """What is kept of each sample for Δ_k: moments of (k+1) δ_k over the points met so far."""
 
     weight: Float[Array, "b"]
-    innovation: Moments
-    square: Moments
+    innovation: _Moments
+    square: _Moments
     absolute: Float[Array, "b"]
     nonfinite: Int[Array, "b"]
 
 
 def _delta_init(t: int, b: int) -> tuple[Any, _Spread]:
     zeros = jnp.zeros(b, jnp.float32)
-    moments = Moments(zeros, zeros)
+    moments = _Moments(zeros, zeros)
     return (), _Spread(zeros, moments, moments, zeros, zeros.astype(jnp.int32))
 
 
-def _delta_update(state: tuple[Any, _Spread], steps: Steps, index: Array, weight: Array):
-    own = weight[:, None]
+def _delta_update(state: tuple[Any, _Spread], steps: Steps, index: Array, weight: Array) -> State:
+    own, total = weight[:, None], jnp.broadcast_to(weight.sum(), state[1].weight.shape)
     bad = ~jnp.isfinite(steps.losses) & (own > 0)
     mean = lambda values: jnp.sum(own * values, 0) / weight.sum()  # noqa: E731
 
-    def moments(values: Float[Array, "t b"]) -> Moments:
-        center = mean(values)
-        return Moments(center, _norm(jnp.sqrt(own) * (values - center)))
+    def moments(values: Float[Array, "t b"]) -> _Moments:
+        return _Moments(mean(values), _norm(jnp.sqrt(own) * (values - mean(values))))
 
-    total = jnp.broadcast_to(weight.sum(), state[1].weight.shape)
     both = moments(steps.innovation), moments(steps.innovation**2)
     new = _Spread(total, *both, mean(abs(steps.innovation)), bad.sum(0, dtype=jnp.int32))
     return (), _merge_spreads(state[1], new)
@@ -111,10 +107,10 @@ def _merge_spreads(old: _Spread, new: _Spread) -> _Spread:
     total = old.weight + new.weight
     share = new.weight / total
 
-    def moments(a: Moments, b: Moments) -> Moments:
+    def moments(a: _Moments, b: _Moments) -> _Moments:
         gap = b.mean - a.mean
         between = abs(gap) * jnp.sqrt(old.weight * new.weight / total)
-        return Moments(a.mean + gap * share, _norm(jnp.stack([a.spread, b.spread, between])))
+        return _Moments(a.mean + gap * share, _norm(jnp.stack([a.spread, b.spread, between])))
 
     both = moments(old.innovation, new.innovation), moments(old.square, new.square)
     absolute = old.absolute + (new.absolute - old.absolute) * share
@@ -129,10 +125,9 @@ def _norm(x: Float[Array | np.ndarray, "t *b"]) -> Float[Array, "*b"]:
 
 
 def _delta_finalize(by_point: Any, by_sample: _Spread, prefix: Prefix) -> Delta:
-    m, n = len(prefix.mean), len(by_sample.absolute)
-    k = jnp.arange(1, n, dtype=jnp.int32)
-    scale = 1 / (k + 1).astype(by_sample.absolute.dtype)  # (k+1) δ_k is the innovation
-    rest = jax.tree.map(lambda leaf: leaf[1:], by_sample)
+    m, rest = len(prefix.mean), jax.tree.map(lambda leaf: leaf[1:], by_sample)
+    k = jnp.arange(1, len(by_sample.weight), dtype=jnp.int32)
+    scale = 1 / (k + 1).astype(rest.weight.dtype)  # (k+1) δ_k is the innovation
     freedom = m - 1 if m > 1 else jnp.nan
     return Delta(
         k=k,
@@ -171,15 +166,13 @@ def _grouped_delta(num_points: int, groups: int) -> Reduction:
         zeros = jnp.zeros((b, groups), jnp.float32)
         return (), _Grouped(delta.init(t, b)[1], zeros, zeros)
 
-    def update(state: tuple[Any, _Grouped], steps: Steps, index: Array, weight: Array):
-        old = state[1]
+    def update(state: tuple[Any, _Grouped], steps: Steps, index: Array, weight: Array) -> State:
+        old, own = state[1], index[:, None] // size == jnp.arange(groups)
         together = delta.update(((), old.together), steps, index, weight)[1]
-        own = index[:, None] // size == jnp.arange(groups)
         share = jnp.where(own, weight[:, None], 0) / size
         add = functools.partial(jnp.einsum, "tb,tg->bg", precision="highest")
         innovation = old.innovation + add(steps.innovation, share)
-        square = old.square + add(steps.innovation**2, share)
-        return (), _Grouped(together, innovation, square)
+        return (), _Grouped(together, innovation, old.square + add(steps.innovation**2, share))
 
     def finalize(by_point: Any, by_sample: _Grouped, prefix: Prefix) -> Delta:
         found = delta.finalize(by_point, by_sample.together, prefix)
@@ -190,8 +183,8 @@ def _grouped_delta(num_points: int, groups: int) -> Reduction:
             return _norm(deviations.T) / jnp.sqrt(groups * (groups - 1.0))
 
         # E_q[δ²] − (E_q δ)²: the square of a mean is too large by its squared standard error
-        within = found.centered * ((num_points - 1) / num_points)
-        centered = within + (error(by_sample.innovation) * scale) ** 2
+        excess = (error(by_sample.innovation) * scale) ** 2
+        centered = found.centered * ((num_points - 1) / num_points) + excess
         return found._replace(sem=error(by_sample.square) * scale * scale, centered=centered)
 
     def merge(one: _Grouped, other: _Grouped) -> _Grouped:

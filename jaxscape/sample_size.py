@@ -1,13 +1,12 @@
-"""Sample sizes that suffice, with their intervals, and the laws of random orders behind them.
+"""Sample sizes K that suffice, with their intervals, and the laws of random orders behind them.
 
-K of a measured curve Δ_k (``sufficient_size``), of the order law (``increment_size``), of a
-distance (``distance_size``) and of random orders (``exceedance_size``).
+``monitor`` follows K while samples stream in, and says when to stop collecting them.
 """
 
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +15,20 @@ from jaxtyping import Array, Bool, Float, Int, Key, Real
 
 from jaxscape import prefix
 from jaxscape.arguments import explained
-from jaxscape.loss_variance import Interval, check_level
+from jaxscape.loss_variance import (
+    TRUSTED,
+    Evidence,
+    Interval,
+    LossVariance,
+    check_level,
+    estimate_loss_variance,
+    extend,
+    start,
+)
 from jaxscape.trees import short
 from jaxscape.types import InputError, Scalar
+
+MOST = 2**31 - 1  # no K beyond this is looked for
 
 
 @explained
@@ -43,10 +53,8 @@ def distance_law(
 ) -> Float[Array, "..."]:
     """S²(w) |1/k − 1/to|: the mean of (L_to(w) − L_k(w))² over all orders, exactly.
 
-    The three arguments broadcast (Cochran 1977, section 2.5).
-
     Args:
-        loss_variance: S², as for ``order_law``.
+        loss_variance: S², as for ``order_law``; the three broadcast.
         k: Samples of the prefix.
         to: k + b for b further samples (``order_law`` where b = 1); n for the full data; infinite
             for the population from which the samples are drawn, S²(w)/k.
@@ -67,9 +75,6 @@ def _common_shape(*arrays: ArrayLike) -> tuple[int, ...]:
         ) from None
 
 
-MOST = 2**31 - 1  # no K beyond this is looked for
-
-
 class SufficientSize(NamedTuple):
     """K for each tolerance; where it is not ``reached`` within the samples, ``k`` is −1."""
 
@@ -88,14 +93,7 @@ def sufficient_size(delta: Float[Array, "*r K"], tolerance: Float[Array, "*t"]) 
     >>> import jax.numpy as jnp
     >>> sufficient_size(jnp.array([9.0, 1.0, 9.0, 1.0]), jnp.array([2.0, 0.5]))
     SufficientSize(k=Array([ 4, -1], dtype=int32), reached=Array([ True, False], dtype=bool))
-
-    Raises:
-        InputError: a whole ``js.delta`` result in place of one of its curves.
     """
-    if isinstance(delta, tuple):
-        raise InputError(
-            f"expected an array of Δ_k, found {type(delta).__name__}; give its .mean or .centered"
-        )
     exceeds = ~(delta < jnp.asarray(tolerance)[..., None])
     k = jnp.arange(1, delta.shape[-1] + 1)
     last = jnp.max(jnp.where(exceeds, k, 0), -1)
@@ -110,13 +108,12 @@ def increment_size(
 ) -> SufficientSize:
     """K of the order law: the smallest k with E_qS² / (k (k+1)) < tolerance.
 
-    ``loss_variance`` is E_q S², of Δ or of centered delta, in the units of ``tolerance``; the two
-    broadcast. K grows with it, so the K of an interval's limits is an interval of K. In a given
-    order the last Δ_k to reach the tolerance comes later: see ``exceedance_size``.
+    ``loss_variance`` is E_q S², of Δ or of centered delta, in the units of ``tolerance``. K grows
+    with it, so the K of an interval's limits is an interval of K. In a given order the last Δ_k to
+    reach the tolerance comes later: see ``exceedance_size``.
 
     >>> import jax.numpy as jnp
-    >>> interval = 300.0, 400.0, 500.0    # of E_q S², as js.loss_variance(...).interval
-    >>> increment_size(jnp.asarray(interval), 1e-4).k.tolist()
+    >>> increment_size(jnp.array([300.0, 400.0, 500.0]), 1e-4).k.tolist()
     [1732, 2000, 2236]
     """
     shape = _common_shape(loss_variance, tolerance)
@@ -131,13 +128,12 @@ def distance_size(
     """K_ε: the smallest k with E_qS² |1/k − 1/to| < ε², a root mean square distance below ε.
 
     Args:
-        loss_variance: E_q S², in units of the loss squared; it broadcasts with ``epsilon``.
+        loss_variance: E_q S², in units of the loss squared.
         epsilon: ε, in units of the loss. No distance is below an ε of 0 or less.
         to: N for the distance to the landscape of all N samples; infinite for the population's.
 
     Example:
-        >>> sizes = [distance_size(400.0, 0.5, to) for to in (float("inf"), 2000)]
-        >>> [int(size.k) for size in sizes]
+        >>> [int(distance_size(400.0, 0.5, to).k) for to in (float("inf"), 2000)]
         [1601, 889]
     """
     square = jnp.square(epsilon)
@@ -159,7 +155,7 @@ def smallest(
         return jnp.where(below, low, middle), jnp.where(below, middle, high)
 
     limits = jnp.zeros(shape, jnp.int32), jnp.full(shape, MOST, jnp.int32)
-    _, k = jax.lax.fori_loop(0, 31, halve, limits)
+    k = jax.lax.fori_loop(0, 31, halve, limits)[1]
     reached = k < MOST  # not asked of ``holds`` again, which may round otherwise outside the loop
     return SufficientSize(jnp.where(reached, k, -1), reached)
 
@@ -175,21 +171,18 @@ def random_orders(
         key: Of the orders.
         losses: ℓ_i(w) of n samples at m points, as ``evaluate`` with ``reductions.losses(m)`` gives
             them. For centered delta give √(m/(m−1)) (ℓ_i − mean of ℓ_i over the points).
-        num_orders: R, at least 1.
+        num_orders: R.
 
     Raises:
         InputError: losses that are not [m, n ≥ 2], or fewer than one order.
     """
-    shape = jnp.shape(losses)
-    if len(shape) != 2 or shape[1] < 2:
+    shape, losses = jnp.shape(losses), jnp.asarray(losses)
+    if len(shape) != 2 or shape[1] < 2 or num_orders < 1:
         raise InputError(
-            f"expected losses of shape (points, samples) with at least 2 samples, found {shape}; "
-            "give one row per point"
+            "expected losses of shape (points, samples) with at least 2 samples, and at least 1 "
+            f"order, found {num_orders} of {shape}; give one row per point"
         )
-    if num_orders < 1:
-        raise InputError(f"expected at least 1 order, found {num_orders}; raise the number")
     m, n = shape
-    losses = jnp.asarray(losses)
 
     def one(key: Key[Array, ""]) -> Float[Array, "K"]:
         order = jax.random.permutation(key, n)
@@ -222,11 +215,12 @@ def exceedance_size(
     upper limit the terms get one more, twice as large as the largest, as in
     ``loss_variance.mean_interval``, unless they are all of a run of ``within`` samples. Where
     losses are heavy-tailed, a K far beyond ``count`` comes out too small: it depends on losses
-    rarer than any seen. Terms left out count as 0 for the lower limit, and as the smallest that is
-    there for the median and the upper limit: too wide where they reach the tolerance at K.
+    rarer than any seen.
 
     Args:
-        terms: The largest of ``count`` terms z, as ``Evidence.delta.largest`` holds them.
+        terms: The largest of ``count`` terms z, as ``Evidence.delta.largest`` holds them. Others
+            count as 0 for the lower limit, else as the smallest of these: too wide a limit where
+            they reach the tolerance at K.
         count: How many terms there are, one less than the samples.
         tolerance: Of Δ_k, in units of the loss squared.
         level: The chance with which the limits hold K.
@@ -245,13 +239,12 @@ def exceedance_size(
     whole = count + 1 >= within  # then the terms are all that an order can bring
     padded = jnp.concatenate([terms, jnp.where(whole, 0, 2 * terms.max(keepdims=True))])
     left_out = jnp.maximum(count - terms.size, 0)
-    finite = jnp.isfinite(terms).all()
 
     def quantile(z: Float[Array, "M"], others: Array, number: Array, p: float) -> SufficientSize:
         weight = jnp.ones_like(z).at[jnp.argmin(terms)].add(others)
         first = increment_size(z, tolerance[..., None])
         last = jnp.where(first.reached, first.k - 1, MOST)
-        last = jnp.minimum(last, min(within, MOST) - 1)  # a run of n sees no later one
+        last = jnp.minimum(last, min(within, MOST) - 1)
         # of a term that reaches it beyond all k that are looked for, r(z) to float32
         far = jnp.where(first.reached | (within < MOST), 0, jnp.sqrt(z / tolerance[..., None]))
 
@@ -266,7 +259,7 @@ def exceedance_size(
             return (here <= -math.log(p)) & (chance <= 1 - p)
 
         size = smallest(holds, tolerance.shape)
-        known = finite & size.reached & (tolerance > 0)
+        known = jnp.isfinite(terms).all() & size.reached & (tolerance > 0)
         return SufficientSize(jnp.where(known, size.k, -1), known)
 
     return Interval(
@@ -274,3 +267,85 @@ def exceedance_size(
         quantile(terms, left_out, count, 0.5),
         quantile(padded, left_out, count + ~whole, (1 + level) / 2),
     )
+
+
+class Decision(NamedTuple):
+    """What the samples met so far say of K."""
+
+    num_samples: Int[Array, ""]
+    loss_variance: LossVariance
+    law: Interval
+    """K of the order law, low, value and high a ``SufficientSize`` each."""
+    exceedance: Interval
+    """K of Definition 4 over orders, likewise."""
+    stop: Bool[Array, ""]
+    nonfinite: Int[Array, ""]
+    """Samples with a NaN or infinite loss: from the first on, no K is reached."""
+
+
+class Monitor(NamedTuple):
+    """Three pure functions; the carry is an ``Evidence``."""
+
+    init: Callable[[], Evidence]
+    update: Callable[[Evidence, Float[Array, "m b"]], Evidence]
+    decide: Callable[..., Decision]
+
+
+@explained
+def monitor(
+    *,
+    num_points: int,
+    tolerance: float,
+    level: float = 0.9,
+    at_least: int = 1000,
+    dtype: Any = jnp.float32,
+) -> Monitor:
+    """Follow E_q S², and say when Δ_k will stay below ``tolerance`` from then on.
+
+    ``update`` takes the losses of further samples at the same points, in batches of any size.
+    ``decide`` stops at the first count of at least ``at_least`` that is not below the upper limits
+    of K, that of the mean over orders and that of Definition 4, provided that the effective sample
+    size is at least ``loss_variance.TRUSTED``. Each limit holds at a fixed count with its
+    ``level``; whoever looks often stops too early somewhat more often. Where the losses are of some
+    samples only, such as fresh ones, ``decide(state, total)`` compares K with their total number.
+
+    Args:
+        num_points: m, the rows of the losses.
+        tolerance: Of Δ_k, in units of the loss squared.
+        level: The probability with which each interval holds its K.
+        at_least: The smallest count to stop at.
+        dtype: Of the losses, which are cast to it.
+
+    Raises:
+        InputError: num_points or at_least below 1, a tolerance not above 0, a level outside 0..1.
+
+    Example:
+        >>> import jax, jaxscape as js
+        >>> watch = js.monitor(num_points=4, tolerance=1e-5, at_least=100)
+        >>> state = watch.init()
+        >>> for key in jax.random.split(jax.random.key(0), 9):    # of losses that stream in
+        ...     state = watch.update(state, jax.random.exponential(key, (4, 500)))
+        ...     if watch.decide(state).stop:
+        ...         break
+        >>> int(state.prefix.num_samples)
+        2000
+    """
+    check_level(level)
+    for name, value in {"num_points": num_points, "at_least": at_least}.items():
+        if value < 1:
+            raise InputError(f"expected {name} of at least 1, found {value}; raise it")
+    if not tolerance > 0:
+        raise InputError(f"expected a tolerance above 0, found {tolerance}; raise it")
+
+    def decide(state: Evidence, total: Int[ArrayLike, ""] | None = None) -> Decision:
+        count = state.prefix.num_samples
+        met = count if total is None else jnp.asarray(total)
+        variance = estimate_loss_variance(state, level=level, fixed_points=True)
+        law = jax.tree.map(lambda v: increment_size(v, tolerance), variance.interval)
+        last = exceedance_size(state.delta.largest, count - 1, tolerance, level=level)
+        stop = (variance.effective >= TRUSTED) & (met >= at_least)
+        for size in (law.high, last.high):
+            stop &= size.reached & (met >= size.k)
+        return Decision(count, variance, law, last, stop, state.nonfinite)
+
+    return Monitor(lambda: start(num_points, dtype), extend, jax.jit(decide))

@@ -1,12 +1,13 @@
 """The one loop: per-sample losses at many points, reduced over every prefix of the samples.
 
-``evaluate`` is ``begin``, ``advance`` for each segment of the samples, and ``finish``. One compiled
-program scans chunks of samples and, within each, blocks of points; ``prefix.extend`` turns the
-losses of a block into innovations, and the reduction keeps what it needs of them.
+``evaluate`` is ``begin``, ``advance`` for each segment of the samples, and the reduction's
+``finalize``. One compiled program scans chunks of samples and, within each, blocks of points;
+``prefix.extend`` makes innovations of a block's losses, and the reduction keeps what it needs.
 """
 
 import functools
 import math
+import operator
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeGuard
@@ -29,6 +30,8 @@ from jaxscape.types import Batch, InputError, Params, PerSampleLoss, Probe
 BATCHES = 8  # batches per chunk: a point's parameters, once made, serve so many
 POINTS_ON_CPU, POINTS = 8, 32  # points at a time, on other devices by default
 ROUNDING = 8  # losses that spread by fewer units of rounding than this have few digits left
+
+_first_point = operator.methodcaller("at", np.int32(0))
 
 
 @explained
@@ -57,8 +60,7 @@ def delta(
         loss: ``loss(params, batch)``, one loss per sample.
         probe: The m points w, for instance ``gaussian(key, space, num_points, sigma)``.
         data: The n samples: arrays with a leading sample axis, or batches of such arrays (an
-            iterator, a list, a loader, a function that returns one of these); batches of equal
-            length share one compiled program.
+            iterator, a list, a loader, a function that returns one of these), best of one length.
         batch_size: Samples per call of the loss; by default what suits it (``batching``).
         point_batch: Points evaluated together under ``vmap``; by default 8 on a CPU, else 32.
         precision: Of matrix products which do not name their own.
@@ -83,21 +85,19 @@ def check_delta(curve: Delta, num_points: int) -> None:
         raise InputError(f"expected at least 2 samples for an increment, found {n}; give more")
     if is_traced(curve):
         return
-    bad = np.flatnonzero(curve.nonfinite)
-    if bad.size:
+    if (bad := np.flatnonzero(curve.nonfinite)).size:
         names = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")
         raise InputError(
             f"expected finite losses, found NaN or infinity for {bad.size} of {n} samples (at "
             f"positions {names}), at up to {int(np.max(curve.nonfinite))} of {num_points} points; "
             "lower sigma, or check those samples and the parameters"
         )
-    if not np.isfinite(curve.mean).all() or not np.isfinite(curve.loss_variance).all():
+    mean, variance, first = map(np.asarray, (curve.mean, curve.loss_variance, curve.first_order))
+    if not (np.isfinite(mean).all() and np.isfinite(variance).all()):
         raise InputError(
             "expected losses whose squares fit float32, found losses above 1e18; lower sigma"
         )
-    mean, first = np.asarray(curve.mean), np.asarray(curve.first_order)
-    lost = (mean == 0) & (first > 0)
-    if lost.any():
+    if (lost := (mean == 0) & (first > 0)).any():
         said = (
             f"expected increments whose squares fit {mean.dtype}, found {first[lost].max():.2g}, "
             f"whose square is 0, and such at {lost.sum()} of {n - 1} k; multiply the loss by a "
@@ -106,16 +106,20 @@ def check_delta(curve: Delta, num_points: int) -> None:
         if not mean.any():
             raise InputError(said)
         warnings.warn(said, stacklevel=4)
-    size, spread = np.abs(curve.mean_loss), np.sqrt(np.asarray(curve.loss_variance))
-    rounding = np.finfo(mean.dtype).eps * size
+    warn_of_rounding(np.asarray(curve.mean_loss), np.sqrt(variance))
+
+
+def warn_of_rounding(mean: Float[np.ndarray, "m"], spread: Float[np.ndarray, "m"]) -> None:
+    """Warn where the losses at a point spread by few units of the rounding of their mean."""
+    rounding = np.finfo(mean.dtype).eps * np.abs(mean)
     few = (spread > 0) & (spread < ROUNDING * rounding)
     if few.any():
         worst = np.argmax(np.where(few, rounding / np.where(few, spread, 1), 0))
         warnings.warn(
-            f"losses of {size[worst]:.3g} differ by {spread[worst]:.2g}, which rounding to "
+            f"losses of {abs(mean[worst]):.3g} differ by {spread[worst]:.2g}, which rounding to "
             f"{mean.dtype} moves by {rounding[worst]:.2g}: their differences have few digits; "
             "subtract a constant from the loss, or compute in float64",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
@@ -133,8 +137,7 @@ def surface(
 ) -> Surface:
     """L_k and δ_k = L_{k+1} − L_k at every point of the probe, for each k in ``ks``.
 
-    At k = n δ_k is NaN. So are L_k and δ_k at the points, ``nonfinite`` in number, where the loss
-    is not finite.
+    NaN at points, ``nonfinite`` in number, where the loss is not finite; so is δ_k at k = n.
 
     >>> import jax.numpy as jnp, jaxscape as js
     >>> axes = js.Subspace(jnp.zeros(2), jnp.eye(2))
@@ -144,28 +147,24 @@ def surface(
     [[-1.0, -1.0, 1.0, 1.0], [-1.0, 0.0, 0.0, 1.0]]
 
     Args:
-        probe: The points w, for instance ``grid(space, radius, num)``.
         ks: The prefix lengths k to keep.
-        loss, data, batch_size, point_batch, precision, mesh: As for ``delta``.
+        loss, probe, data, batch_size, point_batch, precision, mesh: As for ``delta``.
 
     Raises:
-        InputError: a k outside 1..n; a loss that is finite nowhere (only where the result is
-            concrete); what ``evaluate`` raises.
+        InputError: a k outside 1..n; a loss that is finite nowhere (not seen under ``jit``).
     """
+    n = np.inf if batching.are_batches(data) else batching.length_of(data)
     given = np.atleast_1d(np.asarray(ks))
     wanted = tuple(int(k) for k in given)
-    streamed = batching.are_batches(data)
-    n = np.inf if streamed else batching.length_of(data)
     if not wanted or not all(1 <= k <= n for k in wanted) or (given != np.array(wanted)).any():
         raise InputError(f"expected values of k from 1 to {n}, found {short(ks)}; change ks")
     sizes: dict[str, Any] = {"batch_size": batch_size, "point_batch": point_batch}
     keep = reductions.surface(wanted)
     sheet = evaluate(loss, probe, data, keep, precision=precision, mesh=mesh, **sizes)
     if not is_traced(sheet) and not np.isfinite(sheet.loss).any(1).all():
-        fewer = " or fewer samples than the largest k" if streamed else ""
         raise InputError(
-            f"expected finite losses at some point, found NaN or infinity at all{fewer}; shrink "
-            "the probe, or check the samples and the parameters"
+            "expected finite losses at some point, found NaN or infinity at all, or fewer samples "
+            "than the largest k; shrink the probe, or check the samples and the parameters"
         )
     return sheet
 
@@ -196,8 +195,6 @@ def evaluate(
 ) -> Any:
     """Reduce the losses ℓ_i(w) of all n samples at all m points over every prefix, in one pass.
 
-    Memory beyond the data holds one chunk's losses, the state per point and the curves.
-
     >>> import jax.numpy as jnp, jaxscape as js
     >>> probe = js.points(js.Subspace(jnp.zeros(1), jnp.ones((1, 1))), jnp.array([[1.0], [2.0]]))
     >>> js.evaluate(lambda w, x: w * x, probe, jnp.arange(3.0), js.reductions.losses(2)).tolist()
@@ -208,26 +205,19 @@ def evaluate(
         loss, probe, data, batch_size, point_batch, precision, mesh: As for ``delta``.
 
     Raises:
-        InputError: a loss that is not one value per sample, no samples, a size below 1, or points
-            on several devices for a reduction without ``merge``.
+        InputError: a loss that is not one value per sample, no samples, a size below 1, points on
+            several devices for a reduction without ``merge``.
     """
-    options: dict[str, Any] = {"batch_size": batch_size, "point_batch": point_batch}
-    options |= {"precision": precision, "mesh": mesh}
-    if not isinstance(probe, Probe):
-        raise InputError(
-            f"expected a probe, the points to look at, found {type(probe).__name__}; make one: "
-            "js.gaussian(key, space, num_points, sigma), js.grid(space, radius, num), "
-            "js.single(params)"
-        )
+    options: dict[str, Any] = {"batch_size": batch_size, "point_batch": point_batch, "mesh": mesh}
     carry, rows = begin(probe, reduction), []
     for segment in batching.segments(data):
-        carry, row = advance(loss, probe, segment, carry, reduction, **options)
+        carry, row = advance(loss, probe, segment, carry, reduction, precision=precision, **options)
         rows.append(row)
         jax.block_until_ready(rows[-2:-1])  # or batches would be read faster than they are used
     if not rows:
         raise InputError("expected at least one batch of samples, found none; check the iterator")
     by_sample = rows[0] if len(rows) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *rows)
-    return finish(carry, by_sample, reduction)
+    return reduction.finalize(carry.by_point, by_sample, carry.prefix)
 
 
 class Carry(NamedTuple):
@@ -238,15 +228,14 @@ class Carry(NamedTuple):
 
 
 def begin(probe: Probe, reduction: Reduction) -> Carry:
-    """The carry of a sweep that has met no sample yet."""
-    dtype = dtype_of(probe)
-    by_point = _typed(reduction.init(probe.num_points, 1)[0], dtype)
-    return Carry(prefix.start(probe.num_points, dtype), by_point)
+    """The carry before the first sample."""
+    m, dtype = probe.num_points, dtype_of(probe)
+    return Carry(prefix.start(m, dtype), _typed(reduction.init(m, 1)[0], dtype))
 
 
 def dtype_of(probe: Probe) -> np.dtype:
     """The type that a sweep computes in: that of the parameters, float32 at least."""
-    params = jax.eval_shape(probe.at, jnp.zeros((), jnp.int32))
+    params = jax.eval_shape(lambda: _first_point(probe))
     return jnp.result_type(jnp.float32, *jax.tree.leaves(params))
 
 
@@ -269,20 +258,21 @@ def advance(
     precision: str = "highest",
     mesh: Mesh | None = None,
 ) -> tuple[Carry, Any]:
-    """Carry a sweep on over the n samples of ``data``; also what was kept of each, ``[n, ...]``.
+    """Carry a sweep on over the next n samples; also what was kept of each, ``[n, ...]``.
 
-    Args:
-        loss, probe, reduction: As for ``evaluate``, the same for all segments.
-        data: The arrays of the next segment of the samples.
-        carry: What ``begin`` or the segment before gave.
-        skip: So many samples of the segment have been met already; their rows mean nothing. So
-            segments of one length, of one compiled program, cover any number of samples.
-        batch_size, point_batch, precision, mesh: As for ``delta``.
+    The first ``skip`` samples have been met already, so that segments of one length, of one
+    compiled program, cover any number; their rows mean nothing. All else is as for ``evaluate``.
     """
+    try:
+        jax.default_matmul_precision(precision)
+    except ValueError:
+        raise InputError(
+            "expected precision as 'highest', 'high' or 'default', or another that JAX knows, "
+            f"found {short(precision)}; choose one"
+        ) from None
     first = jax.tree_util.Partial(_first_point, probe)
     params = jax.eval_shape(first)
     n, bound = losses.ready(loss, params, data, first)
-    _check_precision(precision)
     if batch_size is None:
         batch_size = batching.batch_size(bound, params, data)
     program = _program(**batching.compiler_options(bound, params, data))
@@ -292,26 +282,6 @@ def advance(
         return program(data, *held, settings)
     data = devices.deal(data, _chunks(probe, settings), mesh)
     return devices.local(program(data, *devices.place(held, mesh), settings))
-
-
-def _check_precision(precision: str) -> None:
-    try:
-        with jax.default_matmul_precision(precision):
-            pass
-    except ValueError:
-        raise InputError(
-            "expected precision as 'highest', 'high' or 'default', or another that JAX knows, "
-            f"found {short(precision)}; choose one"
-        ) from None
-
-
-def _first_point(probe: Probe) -> Params:
-    return probe.at(jnp.zeros((), jnp.int32))
-
-
-def finish(carry: Carry, by_sample: Any, reduction: Reduction) -> Any:
-    """The reduction's result, from the final carry and the rows of all samples in order."""
-    return reduction.finalize(carry.by_point, by_sample, carry.prefix)
 
 
 class _Settings(NamedTuple):
@@ -332,7 +302,11 @@ def _program(**compiler_options: str) -> Callable:
 
 def _advance(data, loss, probe, carry, skip, settings: _Settings) -> tuple[Carry, Any]:
     """Walk the samples with the carry cut into blocks of points, ``[c, t, ...]``."""
-    samples, blocks = _chunks(probe, settings), _blocks(probe, settings)
+    mesh, size = settings.mesh, settings.point_batch
+    if size is None:
+        size = POINTS_ON_CPU if jax.default_backend() == "cpu" else POINTS
+    blocks = batching.cut(probe.num_points, size, devices.sizes(mesh)[0])
+    samples = _chunks(probe, settings)
 
     def cut(leaf: Array) -> Array:  # each block has the number of samples, [], of its own, [c]
         return leaf[blocks.positions] if leaf.ndim else jnp.broadcast_to(leaf, len(blocks.starts))
@@ -341,8 +315,8 @@ def _advance(data, loss, probe, carry, skip, settings: _Settings) -> tuple[Carry
         return batching.join(blocks, leaf) if leaf.ndim > 1 else leaf[0]
 
     walk: Callable = functools.partial(_walk, settings)
-    if settings.mesh is not None:
-        walk = devices.over(walk, samples, settings.mesh)
+    if mesh is not None:
+        walk = devices.over(walk, samples, mesh)
     positions, fresh = samples.computed()
     chunks = samples.starts, fresh & (positions >= skip)
     carry, rows = walk(loss, probe, data, jax.tree.map(cut, carry), chunks, blocks)
@@ -361,9 +335,8 @@ def _walk(settings: _Settings, loss, probe, data, carry, samples, points) -> tup
 
     def chunk(carry: Carry, cut: tuple[Array, Array]) -> tuple[Carry, Any]:
         start, fresh = cut
-        batch = take(start, size)
         with jax.default_matmul_precision(settings.precision):
-            losses_at = _losses_at(settings, loss, probe, batch)
+            losses_at = _losses_at(settings, loss, probe, take(start, size))
 
         def block(by_sample: Any, points: tuple) -> tuple[Any, Carry]:
             first, unmet, old, by_point = points
@@ -371,9 +344,8 @@ def _walk(settings: _Settings, loss, probe, data, carry, samples, points) -> tup
             with jax.default_matmul_precision(settings.precision):
                 found = jax.vmap(losses_at)(index).astype(dtype)  # [t, b]
             new, steps = prefix.extend(old, found, fresh, axis=axis)
-            state = (by_point, by_sample)
-            by_point, by_sample = update(state, steps, index, unmet.astype(dtype))
-            return by_sample, Carry(new, by_point)
+            state = update((by_point, by_sample), steps, index, unmet.astype(dtype))
+            return state[1], Carry(new, state[0])
 
         by_sample = _typed(reduction.init(here, size)[1], dtype)
         by_sample, carry = jax.lax.scan(block, by_sample, (*points, *carry))
@@ -389,11 +361,8 @@ def _losses_at(settings: _Settings, loss: PerSampleLoss, probe: Probe, batch: Ba
         at = first_layer.share(loss, probe.space, batch)
         return lambda index: at(probe.coordinates[index])
 
-    def losses_at(index: Int[Array, ""]) -> Float[Array, "b"]:
-        own = functools.partial(loss, probe.at(index))
-        return batching.in_chunks(own, batch, settings.batch_size)
-
-    return losses_at
+    size = settings.batch_size
+    return lambda index: batching.in_chunks(functools.partial(loss, probe.at(index)), batch, size)
 
 
 def shares_products(probe: Probe, mesh: Mesh | None = None) -> TypeGuard[SubspaceProbe]:
@@ -406,9 +375,3 @@ def _chunks(probe: Probe, settings: _Settings) -> batching.Chunks:
     size, mesh = settings.batch_size, settings.mesh
     batches = 1 if size < 1 or shares_products(probe, mesh) else BATCHES
     return batching.cut(settings.n, batches * size, devices.sizes(mesh)[1])
-
-
-def _blocks(probe: Probe, settings: _Settings) -> batching.Chunks:
-    default = POINTS_ON_CPU if jax.default_backend() == "cpu" else POINTS
-    size = default if settings.point_batch is None else settings.point_batch
-    return batching.cut(probe.num_points, size, devices.sizes(settings.mesh)[0])

@@ -17,7 +17,7 @@ MODULES = [*CORE, *LAB, *EXPERIMENTS]
 ORDER = [
     "types", "prefix", "trees", "arguments", "batching", "losses", "reductions", "devices",
     "curvature", "lanczos", "quadrature", "subspace", "probes", "first_layer", "sweep", "quadratic",
-    "prefix_spectra", "loss_variance", "sample_size", "monitor", "minimum",
+    "prefix_spectra", "loss_variance", "sample_size", "minimum",
 ]  # fmt: skip
 THIRD_PARTY = {"jax", "numpy", "jaxtyping", "scipy"}
 HEAVY = {"flax", "optax", "orbax", "matplotlib", "tensorflow", "tensorflow_datasets", "tyro"}

@@ -76,19 +76,6 @@ def test_terms_are_the_scaled_increments(part):
     np.testing.assert_allclose(got, terms.sum() ** 2 / (terms**2).sum(), rtol=1e-5)
 
 
-def test_samples_met_before_change_nothing():
-    state = evidence_of(LOSSES[:, :100])
-    again = extend(state, LOSSES[:, 90:110], jnp.arange(20) >= 10)
-    want = extend(state, LOSSES[:, 100:110])
-    assert int(again.prefix.num_samples) == 110
-    for part in ("delta", "centered"):
-        np.testing.assert_allclose(
-            jax.tree.leaves(estimate_loss_variance(again, part)),
-            jax.tree.leaves(estimate_loss_variance(want, part)),
-            rtol=1e-5,
-        )
-
-
 @pytest.mark.parametrize("part", ["delta", "centered"])
 def test_intervals_of_90_percent_cover_the_expectation_over_samples_and_points(part):
     """ℓ_i(w) = x_i a(w) + 3 y_i, with x and y exponential and a(w)² gamma-distributed."""

@@ -4,7 +4,7 @@ import pytest
 from cases import increments64
 
 import jaxscape as js
-from jaxscape.monitor import monitor
+from jaxscape.sample_size import monitor
 
 pytestmark = pytest.mark.usefixtures("in_haste")
 

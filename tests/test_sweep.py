@@ -60,7 +60,7 @@ def test_segments_that_overlap_skip_what_was_met(problem):
         )
         rows.append(jax.tree.map(lambda x, s=skip: x[s:], row))
     by_sample = jax.tree.map(lambda *x: jnp.concatenate(x), *rows)
-    got = sweep.finish(carry, by_sample, reductions.delta)
+    got = reductions.delta.finalize(carry.by_point, by_sample, carry.prefix)
     want = js.delta(mlp_loss, probe, data)
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)

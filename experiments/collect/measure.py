@@ -14,7 +14,7 @@ from experiments.common.console import progress
 from experiments.common.problem import Problem, tests_of
 from experiments.common.tables import LEVEL, stacked, theorem1
 from jaxscape.lab import learning_curve
-from jaxscape.monitor import Monitor
+from jaxscape.sample_size import Monitor
 from jaxscape.types import Matvec, Params
 
 Arrays = dict[str, np.ndarray]

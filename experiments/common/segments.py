@@ -202,6 +202,6 @@ def _curve(
         checkpoint.save(*item, state)
     with host():
         carry = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), state.carry)
-        curve = sweep.finish(carry, state.rows, keep)
+        curve = keep.finalize(carry.by_point, state.rows, carry.prefix)
     sweep.check_delta(curve, probe.num_points)
     return jax.tree.map(np.asarray, curve)
