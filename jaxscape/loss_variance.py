@@ -198,7 +198,10 @@ def _moments(before: Float[Array, "7"], position: Array, sizes: Array) -> Float[
     own, x = sizes > 0, (position / 2.0**16).astype(sizes.dtype)  # no square leaves float32
     some = jnp.sum(sizes) / jnp.maximum(own.sum(), 1)
     first = jnp.where(before[6] > 0, before[6], some)
-    y = jnp.log1p(jnp.where(own, sizes - first, 0) / jnp.where(first > 0, first, 1))
+    unit = jnp.where(first > 0, first, 1)
+    near = jnp.log1p(jnp.where(own, sizes - first, 0) / unit)  # exact beside the level of all
+    far = jnp.log(jnp.where(own, sizes, 1)) - jnp.log(unit)  # where that is log1p of -1
+    y = jnp.where(sizes > unit / 2, near, far)
     rows = jnp.stack([jnp.ones_like(y), x, y, x**2, y**2, x * y])
     return jnp.append(before[:6] + jnp.sum(jnp.where(own, rows, 0), 1), first)
 
@@ -214,8 +217,8 @@ def _trend(moments: Float[Array, "7"]) -> Float[Array, ""]:
     """The correlation of position and y, over the standard error that it has in random orders."""
     count = moments[0]
     x, y, xx, yy, xy = moments[1:6] / count
-    scale = jnp.sqrt((xx - x**2) * (yy - y**2))
-    return jnp.where(scale > 0, (xy - x * y) / scale * jnp.sqrt(count - 1), 0)
+    scale = jnp.sqrt(jnp.maximum((xx - x**2) * (yy - y**2), 0))
+    return jnp.where(scale == 0, 0, (xy - x * y) / scale * jnp.sqrt(count - 1))
 
 
 def _add(tally: Tally, squares: Float[Array, "m b"]) -> Tally:

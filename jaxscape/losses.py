@@ -172,8 +172,7 @@ def ready(
     shapes = jax.eval_shape(working, params)
     if not callable(loss):
         raise InputError(f"expected loss(params, batch), found {short(loss)}; pass a function")
-    seen = isinstance(loss, Partial) and isinstance(loss.func, Remembering)
-    if seen:
+    if seen := isinstance(loss, Partial) and isinstance(loss.func, Remembering):
         bound, found = loss, jax.eval_shape(loss, shapes, data)
     else:
         bound, found = bind(loss, params if is_traced((params, data)) else shapes, data)

@@ -221,6 +221,17 @@ def test_an_order_is_seen_in_losses_far_from_zero():
         assert float(trend) > 10, offset
 
 
+def test_an_order_is_seen_among_losses_that_are_nearly_0():
+    """As of a network that has learnt most samples: their loss is far below the mean's rounding."""
+    ordered = np.sort(10.0 ** RNG.uniform(-12, 0, size=(2, 4000)), 1).astype(np.float32)
+    y = np.log(ordered.mean(0, dtype=np.float64))
+    want = np.corrcoef(np.arange(4000), y)[0, 1] * np.sqrt(3999)
+    found = js.estimate_loss_variance(js.evidence_of(ordered)).trend
+    np.testing.assert_allclose(found, want, rtol=1e-3)
+    mixed = RNG.permuted(ordered, axis=1)
+    assert 0 < abs(float(js.estimate_loss_variance(js.evidence_of(mixed)).trend)) < 3.3
+
+
 def test_a_tolerance_that_none_can_meet_is_not_reached():
     for tolerance in (jnp.nan, -1.0):
         found = js.exceedance_size(jnp.ones(50), 49, jnp.float32(tolerance))
