@@ -143,8 +143,8 @@ def test_the_loss_is_traced_once_for_all_k(case):
         prefix_spectra(KEY, loss, params, data, 2, ks=ks)
         return len(traces) - before
 
-    assert solve([3]) > 0
-    assert solve([3, 50, 101]) <= 2  # for the shape of its result, and what it remembers
+    assert solve([3]) > 0  # a program, and what it remembers
+    assert solve([3, 50]) == solve([3, 50, 101])
 
 
 def test_ritz_values_are_those_of_the_prefix_means():
