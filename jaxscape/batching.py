@@ -24,26 +24,25 @@ from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
 
 class Chunks(NamedTuple):
-    """Starts of c chunks of equal size, and which of their entries are seen for the first time."""
+    """An axis of ``length`` entries in ``num`` chunks of equal ``size``."""
 
-    starts: Int[np.ndarray, "c"]
-    fresh: Bool[np.ndarray, "c size"]
-
-    @property
-    def size(self) -> int:
-        """Entries per chunk."""
-        return self.fresh.shape[1]
+    length: int
+    num: int
+    size: int
 
     @property
-    def positions(self) -> Int[np.ndarray, "c size"]:
-        """Where each entry lies on the whole axis."""
-        return self.starts[:, None] + np.arange(self.size, dtype=np.int32)
+    def starts(self) -> Int[np.ndarray, "c"]:
+        """Where each chunk starts."""
+        most = self.length - self.size
+        return np.minimum(np.arange(self.num) * self.size, most).astype(np.int32)
 
     def computed(self) -> tuple[Int[Array, "c size"], Bool[Array, "c size"]]:
-        """``positions`` and ``fresh`` computed: as constants they would make a program long."""
-        count, size = self.fresh.shape
-        positions = jnp.asarray(self.starts)[:, None] + jnp.arange(size, dtype=jnp.int32)
-        return positions, positions >= size * jnp.arange(count, dtype=jnp.int32)[:, None]
+        """Where each entry lies, and whether it is seen for the first time, ``fresh``.
+
+        Computed, as constants would make a program long.
+        """
+        positions = jnp.asarray(self.starts)[:, None] + jnp.arange(self.size, dtype=jnp.int32)
+        return positions, positions >= self.size * jnp.arange(self.num, dtype=jnp.int32)[:, None]
 
 
 def cut(length: int, size: int, hands: int = 1) -> Chunks:
@@ -51,23 +50,13 @@ def cut(length: int, size: int, hands: int = 1) -> Chunks:
 
     Several ``hands`` (devices) get as many chunks each; the last may then hold nothing fresh.
 
-    >>> cut(10, 4).positions.tolist()
-    [[0, 1, 2, 3], [4, 5, 6, 7], [6, 7, 8, 9]]
-    >>> cut(10, 4).fresh[2].tolist()
-    [False, False, True, True]
+    >>> [entries.tolist() for entries in cut(5, 3).computed()]
+    [[[0, 1, 2], [2, 3, 4]], [[True, True, True], [False, True, True]]]
     """
     if size < 1:
         raise InputError(f"expected a chunk size of at least 1, found {size}; raise it")
     count = math.ceil(length / (size * hands)) * hands
-    size = math.ceil(length / count)
-    starts = np.minimum(np.arange(count) * size, length - size)
-    positions = starts[:, None] + np.arange(size)
-    return Chunks(starts.astype(np.int32), positions >= (np.arange(count) * size)[:, None])
-
-
-def turns(count: int, hands: int) -> Int[np.ndarray, "count"]:
-    """Which chunks each hand has, one hand after the other, where chunks are dealt in turn."""
-    return np.arange(count).reshape(-1, hands).T.ravel()
+    return Chunks(length, count, math.ceil(length / count))
 
 
 def take(data: Batch, start: Int[ArrayLike, ""], size: int) -> Batch:
@@ -76,10 +65,7 @@ def take(data: Batch, start: Int[ArrayLike, ""], size: int) -> Batch:
 
 
 def taker(data: Batch) -> Callable[[Int[ArrayLike, ""], int], Batch]:
-    """``take(data, start, size)`` as a function of the start and the size, for a loop.
-
-    Cut from flat rows, as a TPU is slow to cut images: make it outside the loop that calls it.
-    """
+    """``take`` for a loop, to be made outside of it: of flat rows, as a TPU cuts images slowly."""
     flat = jax.tree.map(lambda leaf: leaf.reshape(len(leaf), -1) if leaf.ndim > 2 else leaf, data)
 
     def cut_out(start: Int[ArrayLike, ""], size: int) -> Batch:
@@ -91,13 +77,12 @@ def taker(data: Batch) -> Callable[[Int[ArrayLike, ""], int], Batch]:
 
 def join(chunks: Chunks, rows: Batch) -> Batch:
     """Undo ``cut``: the fresh entries of arrays ``[c, size, ...]`` in order, ``[length, ...]``."""
-    whole = int(chunks.fresh.all(1).sum())  # then perhaps a ragged one, then perhaps empty ones
-    seen = int((~chunks.fresh[whole : whole + 1]).sum())
+    whole, rest = divmod(chunks.length, chunks.size)  # what is beyond a ragged one is empty
 
     def flat(leaf: Array) -> Array:
         parts = leaf[:whole], leaf[whole : whole + 1]
         full, ragged = (part.reshape(-1, *leaf.shape[2:]) for part in parts)
-        return jnp.concatenate([full, ragged[seen:]])
+        return jnp.concatenate([full, ragged[chunks.size - rest :]])
 
     return jax.tree.map(flat, rows)
 
@@ -134,40 +119,33 @@ def are_arrays(data: Any) -> bool:
 
 
 def segments(data: Any) -> Iterator[Batch]:
-    """The batches of ``data``, or its arrays as one, in memory that no caller writes.
-
-    Batches that hold no arrays are an ``InputError``.
-    """
+    """The batches of ``data``, or its arrays as one, in memory that no caller writes."""
     if not are_batches(data):
         yield owned(data)
         return
     batches = data() if callable(data) else data
     for batch in batches if hasattr(batches, "__iter__") else [batches]:
         if not are_arrays(batch):
-            said = f"expected batches of arrays, found {short(batch)}"
-            raise InputError(f"{said}; convert them: np.asarray(x)")
+            found = short(batch)
+            raise InputError(f"expected batches of arrays, found {found}; convert: np.asarray(x)")
         copied = jax.tree.map(lambda x: jnp.array(x) if isinstance(x, jax.Array) else x, batch)
         yield jax.block_until_ready(owned(copied))  # an array of JAX may lie in a loader's buffer
 
 
 def first_of(data: Any) -> Batch:
-    """``data``, or the first of batches, which must be such that they can be read again.
-
-    Raises:
-        InputError: an iterator, which one pass uses up; no batch; a call while JAX traces.
-    """
+    """``data``, or the first of batches; an ``InputError`` unless they can be read, and again."""
     if not are_batches(data):
         return data
     check_eager()
-    once = isinstance(data, Iterator)
-    first = None if once else next(segments(data), None)
-    if first is None:
-        found = f"{type(data).__name__}, which one pass uses up" if once else "none"
-        raise InputError(
-            "expected at least one batch that can be read again: a list, a loader, a function that "
-            f"returns an iterator, found {found}; pass the function that makes it"
-        )
-    return first
+    found = f"{type(data).__name__}, which one pass uses up"
+    if not isinstance(data, Iterator):
+        for batch in segments(data):
+            return batch
+        found = "none"
+    raise InputError(
+        "expected at least one batch that can be read again: a list, a loader, a function that "
+        f"returns an iterator, found {found}; pass the function that makes it"
+    )
 
 
 def check_eager() -> None:
@@ -204,10 +182,9 @@ def length_of(data: Batch) -> int:
 
 
 def host() -> contextlib.AbstractContextManager:
-    """What is made within is made on this process's CPU, where JAX has one beside an accelerator.
+    """Within, arrays are made on this process's CPU, where JAX has one beside an accelerator.
 
-    For small or sequential work, such as a sort of random keys: its compilation for a TPU takes
-    longer than all else. Random bits are the same. What is made there goes where it is used.
+    For small or sequential work, whose compilation for a TPU takes longer than all else.
     """
     if jax.default_backend() != "cpu":
         with contextlib.suppress(RuntimeError):  # JAX_PLATFORMS may leave the CPU out
@@ -240,8 +217,8 @@ def batch_size(loss: PerSampleLoss, params: Params, data: Batch) -> int:
     """
     if jax.default_backend() != "cpu":
         return ELSEWHERE
-    found = [*products(loss, params, data), Product(0, 0, rows=1)]
-    rows = max(found, key=lambda product: product.work).rows
+    found = products(loss, params, data)
+    rows = max(found, key=lambda product: product.work, default=Product(0, 0, rows=1)).rows
     return max(FEW, min(ROWS, math.ceil(ROWS * length_of(data) / max(1, rows))))
 
 
@@ -268,13 +245,13 @@ def is_known(option: str) -> bool:
     return True
 
 
-_call = jax.jit(lambda loss, params, data: loss(params, data))
-
-
 def products(loss: PerSampleLoss, params: Params, data: Batch) -> list[Product]:
     """The products in the loss of all samples."""
     own = loss if isinstance(loss, Partial) else Partial(loss)
     return products_in(_call.trace(own, params, data).jaxpr)
+
+
+_call = jax.jit(lambda loss, params, data: loss(params, data))
 
 
 def products_in(program: Any, loops: Sequence[int] = ()) -> list[Product]:

@@ -144,7 +144,7 @@ def _krylov(
         start, fresh = chunk
         return total + gradient(take(data, start, chunks.size), fresh), None
 
-    pairs = jnp.asarray(chunks.starts), jnp.asarray(chunks.fresh)
+    pairs = jnp.asarray(chunks.starts), chunks.computed()[1]
     mean = jax.lax.scan(add, jnp.zeros_like(flat), pairs)[0] / length_of(data)
 
     def one(row: Array) -> Any:

@@ -264,90 +264,86 @@ def advance(
     compiled program, cover any number; their rows mean nothing. All else is as for ``evaluate``.
     """
     try:
-        jax.default_matmul_precision(precision)
+        precise = jax.default_matmul_precision(precision)
     except ValueError:
-        raise InputError(
-            "expected precision as 'highest', 'high' or 'default', or another that JAX knows, "
-            f"found {short(precision)}; choose one"
-        ) from None
+        found = f"found {short(precision)}; choose one that JAX knows"
+        raise InputError(f"expected precision as 'highest', 'high' or 'default', {found}") from None
     first = jax.tree_util.Partial(_first_point, probe)
     params = jax.eval_shape(first)
     n, bound = losses.ready(loss, params, data, first)
     if batch_size is None:
         batch_size = batching.batch_size(bound, params, data)
+    if point_batch is None:
+        point_batch = POINTS_ON_CPU if jax.default_backend() == "cpu" else POINTS
     program = _program(**batching.compiler_options(bound, params, data))
-    settings = _Settings(n, reduction, batch_size, point_batch, precision, mesh)
+    several, together = devices.sizes(mesh)
+    batches = 1 if batch_size < 1 or shares_products(probe, mesh) else BATCHES
+    samples = batching.cut(n, batches * batch_size, together)
+    points = batching.cut(probe.num_points, point_batch, several)
+    settings = _Settings(samples, points, reduction, batch_size, mesh)
     held = bound, probe, carry, jnp.asarray(skip)
-    if mesh is None:
-        return program(data, *held, settings)
-    data = devices.deal(data, _chunks(probe, settings), mesh)
-    return devices.local(program(data, *devices.place(held, mesh), settings))
+    with precise:
+        if mesh is None:
+            return program(settings, data, *held)
+        data = devices.deal(data, samples, mesh)
+        return devices.local(program(settings, data, *devices.place(held, mesh)))
 
 
 class _Settings(NamedTuple):
     """What the compiled program is specialised to."""
 
-    n: int
+    samples: batching.Chunks
+    points: batching.Chunks
     reduction: Reduction
     batch_size: int
-    point_batch: int | None
-    precision: str
     mesh: Mesh | None
 
 
 @functools.cache
 def _program(**compiler_options: str) -> Callable:
-    return jax.jit(_advance, static_argnums=5, compiler_options=compiler_options or None)
+    return jax.jit(_advance, static_argnums=0, compiler_options=compiler_options or None)
 
 
-def _advance(data, loss, probe, carry, skip, settings: _Settings) -> tuple[Carry, Any]:
+def _advance(settings: _Settings, data, loss, probe, carry, skip) -> tuple[Carry, Any]:
     """Walk the samples with the carry cut into blocks of points, ``[c, t, ...]``."""
-    mesh, size = settings.mesh, settings.point_batch
-    if size is None:
-        size = POINTS_ON_CPU if jax.default_backend() == "cpu" else POINTS
-    blocks = batching.cut(probe.num_points, size, devices.sizes(mesh)[0])
-    samples = _chunks(probe, settings)
+    samples, points, *_, mesh = settings
+    index, unmet = points.computed()
 
     def cut(leaf: Array) -> Array:  # each block has the number of samples, [], of its own, [c]
-        return leaf[blocks.positions] if leaf.ndim else jnp.broadcast_to(leaf, len(blocks.starts))
+        return leaf[index] if leaf.ndim else jnp.broadcast_to(leaf, points.num)
 
     def join(leaf: Array) -> Array:
-        return batching.join(blocks, leaf) if leaf.ndim > 1 else leaf[0]
+        return batching.join(points, leaf) if leaf.ndim > 1 else leaf[0]
 
     walk: Callable = functools.partial(_walk, settings)
     if mesh is not None:
         walk = devices.over(walk, samples, mesh)
     positions, fresh = samples.computed()
     chunks = samples.starts, fresh & (positions >= skip)
-    carry, rows = walk(loss, probe, data, jax.tree.map(cut, carry), chunks, blocks)
+    carry, rows = walk(loss, probe, data, jax.tree.map(cut, carry), chunks, (index, unmet))
     return jax.tree.map(join, carry), batching.join(samples, rows)
 
 
 def _walk(settings: _Settings, loss, probe, data, carry, samples, points) -> tuple[Carry, Any]:
-    """What one device does: its chunks of samples, each at its blocks of points.
-
-    ``samples`` and ``points`` hold starts [c] and which entries are fresh [c, size].
-    """
-    reduction, mesh = settings.reduction, settings.mesh
-    size, here = samples[1].shape[1], points[1].shape[1]
-    axis, update = devices.axis(mesh), devices.update(reduction, mesh)
+    """What one device does: its chunks of samples (starts, fresh) at its points (index, unmet)."""
+    reduction, mesh, size = settings.reduction, settings.mesh, settings.samples.size
+    axis = "samples" if devices.sizes(mesh)[1] > 1 else None
     dtype, take = carry.prefix.mean.dtype, batching.taker(data)
 
     def chunk(carry: Carry, cut: tuple[Array, Array]) -> tuple[Carry, Any]:
         start, fresh = cut
-        with jax.default_matmul_precision(settings.precision):
-            losses_at = _losses_at(settings, loss, probe, take(start, size))
+        losses_at = _losses_at(settings, loss, probe, take(start, size))
 
         def block(by_sample: Any, points: tuple) -> tuple[Any, Carry]:
-            first, unmet, old, by_point = points
-            index = first + jnp.arange(here)
-            with jax.default_matmul_precision(settings.precision):
-                found = jax.vmap(losses_at)(index).astype(dtype)  # [t, b]
+            index, unmet, old, by_point = points
+            found = jax.vmap(losses_at)(index).astype(dtype)  # [t, b]
             new, steps = prefix.extend(old, found, fresh, axis=axis)
-            state = update((by_point, by_sample), steps, index, unmet.astype(dtype))
+            state = devices.update(reduction, mesh)(
+                (by_point, by_sample), steps, index, unmet.astype(dtype)
+            )
             return state[1], Carry(new, state[0])
 
-        by_sample = _typed(reduction.init(here, size)[1], dtype)
+        by_sample = _typed(reduction.init(settings.points.size, size)[1], dtype)
         by_sample, carry = jax.lax.scan(block, by_sample, (*points, *carry))
         return carry, by_sample
 
@@ -360,7 +356,6 @@ def _losses_at(settings: _Settings, loss: PerSampleLoss, probe: Probe, batch: Ba
     if shares_products(probe, settings.mesh):
         at = first_layer.share(loss, probe.space, batch)
         return lambda index: at(probe.coordinates[index])
-
     size = settings.batch_size
     return lambda index: batching.in_chunks(functools.partial(loss, probe.at(index)), batch, size)
 
@@ -369,9 +364,3 @@ def shares_products(probe: Probe, mesh: Mesh | None = None) -> TypeGuard[Subspac
     """Whether there are at least twice as many points as the d + 1 products that sharing costs."""
     here = math.ceil(probe.num_points / devices.sizes(mesh)[0])
     return isinstance(probe, SubspaceProbe) and here >= 2 * (probe.space.dim + 1)
-
-
-def _chunks(probe: Probe, settings: _Settings) -> batching.Chunks:
-    size, mesh = settings.batch_size, settings.mesh
-    batches = 1 if size < 1 or shares_products(probe, mesh) else BATCHES
-    return batching.cut(settings.n, batches * size, devices.sizes(mesh)[1])

@@ -19,11 +19,11 @@ on_a_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="what suits
 def test_every_entry_is_fresh_exactly_once(length, size, hands):
     cut = batching.cut(length, size, hands)
     assert cut.size <= size
-    assert len(cut.starts) % hands == 0
-    np.testing.assert_array_equal(cut.positions[cut.fresh], np.arange(length))
-    turns = batching.turns(len(cut.starts), hands).reshape(hands, -1)
-    for hand, mine in enumerate(turns):
-        np.testing.assert_array_equal(mine, np.arange(hand, len(cut.starts), hands))
+    assert len(cut.starts) == cut.num
+    assert cut.num % hands == 0
+    positions, fresh = map(np.asarray, cut.computed())
+    np.testing.assert_array_equal(positions[fresh], np.arange(length))
+    np.testing.assert_array_equal(positions[:, 0], cut.starts)
 
 
 @pytest.mark.parametrize("hands", [1, 3, 8])
@@ -163,16 +163,6 @@ def test_eigen_multiplies_unless_products_are_many_and_small():
 
 def test_an_option_that_xla_does_not_know_is_recognised():
     assert not batching.is_known("xla_cpu_no_such_option")
-
-
-@pytest.mark.parametrize(
-    ("length", "size", "hands"), [(10, 4, 1), (12, 4, 1), (9, 2, 4), (3, 8, 2)]
-)
-def test_positions_computed_in_a_program(length, size, hands):
-    chunks = batching.cut(length, size, hands)
-    positions, fresh = jax.jit(chunks.computed)()
-    assert np.array_equal(positions, chunks.positions)
-    assert np.array_equal(fresh, chunks.fresh)
 
 
 def test_a_taker_cuts_what_take_cuts():
