@@ -98,7 +98,7 @@ def _turns(samples: Chunks, mesh: Mesh) -> Int[np.ndarray, "c"]:
     return np.arange(samples.num).reshape(-1, sizes(mesh)[1]).T.ravel()
 
 
-def over(walk: Callable, samples: Chunks, mesh: Mesh) -> Callable:
+def over(walk: Callable, samples: Chunks, mesh: Mesh, *held: Any) -> tuple[Any, Any]:
     """``walk(loss, probe, data, carry, (starts, fresh), points)`` done by all devices together.
 
     The points are shared out in the order of their blocks. What comes back is whole everywhere.
@@ -109,35 +109,29 @@ def over(walk: Callable, samples: Chunks, mesh: Mesh) -> Callable:
     specs: dict[str, Any] = {"in_specs": inputs, "out_specs": (of_points, of_samples)}
     # Unchecked: a loss may hold a loop, whose carry would have to be marked as varying.
     spread = jax.shard_map(walk, mesh=mesh, **specs, check_vma=False)
-
-    def run(loss, probe, data, carry, cut, points):
-        starts, fresh = cut
-        if along > 1:  # in what ``deal`` gave each
-            starts = np.tile(np.arange(samples.num // along, dtype=np.int32) * samples.size, along)
-        found = spread(loss, probe, data, carry, (starts, fresh[turns]), points)
-        carry, rows = jax.lax.with_sharding_constraint(found, NamedSharding(mesh, each))
-        return carry, jax.tree.map(lambda leaf: leaf[np.argsort(turns)], rows)
-
-    return run
+    *first, (starts, fresh), points = held
+    if along > 1:  # in what ``deal`` gave each
+        starts = np.tile(np.arange(samples.num // along, dtype=np.int32) * samples.size, along)
+    found = spread(*first, (starts, fresh[turns]), points)
+    carry, rows = jax.lax.with_sharding_constraint(found, NamedSharding(mesh, each))
+    return carry, jax.tree.map(lambda leaf: leaf[np.argsort(turns)], rows)
 
 
-def update(reduction: Reduction, mesh: Mesh | None) -> Callable:
+def update(
+    reduction: Reduction, mesh: Mesh | None, state: State, steps: Steps, index: Array, weight: Array
+) -> State:
     """The reduction's update by one device; states by point include all devices' samples."""
+    by_point, by_sample = reduction.update(state, steps, index, weight)
     if mesh is None:
-        return reduction.update
-
-    def spread(state: State, steps: Steps, index: Array, weight: Array) -> State:
-        by_point, by_sample = reduction.update(state, steps, index, weight)
-        if sizes(mesh)[1] > 1 and jax.tree.leaves(by_point):
-            # Chunks lie side by side on the devices: a point's state needs the samples of all.
-            gather = lambda x: jax.lax.all_gather(x, "samples", axis=x.ndim - 1, tiled=True)  # noqa: E731
-            whole = jax.tree.map(gather, steps)
-            unused = reduction.init(len(index), len(whole.k))[1]
-            by_point, _ = reduction.update((state[0], unused), whole, index, weight)
-        some = weight.any()  # a device may have no point that another has not met
-        return by_point, jax.tree.map(lambda a, b: jnp.where(some, a, b), by_sample, state[1])
-
-    return spread
+        return by_point, by_sample
+    if sizes(mesh)[1] > 1 and jax.tree.leaves(by_point):
+        # Chunks lie side by side on the devices: a point's state needs the samples of all.
+        gather = lambda x: jax.lax.all_gather(x, "samples", axis=x.ndim - 1, tiled=True)  # noqa: E731
+        whole = jax.tree.map(gather, steps)
+        unused = reduction.init(len(index), len(whole.k))[1]
+        by_point, _ = reduction.update((state[0], unused), whole, index, weight)
+    some = weight.any()  # a device may have no point that another has not met
+    return by_point, jax.tree.map(lambda a, b: jnp.where(some, a, b), by_sample, state[1])
 
 
 def merge(reduction: Reduction, rows: Any, mesh: Mesh | None) -> Any:

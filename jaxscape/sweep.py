@@ -94,9 +94,7 @@ def check_delta(curve: Delta, num_points: int) -> None:
         )
     mean, variance, first = map(np.asarray, (curve.mean, curve.loss_variance, curve.first_order))
     if not (np.isfinite(mean).all() and np.isfinite(variance).all()):
-        raise InputError(
-            "expected losses whose squares fit float32, found losses above 1e18; lower sigma"
-        )
+        raise InputError("expected losses whose squares fit float32, found above 1e18; lower sigma")
     if (lost := (mean == 0) & (first > 0)).any():
         said = (
             f"expected increments whose squares fit {mean.dtype}, found {first[lost].max():.2g}, "
@@ -280,7 +278,7 @@ def advance(
     batches = 1 if batch_size < 1 or shares_products(probe, mesh) else BATCHES
     samples = batching.cut(n, batches * batch_size, together)
     points = batching.cut(probe.num_points, point_batch, several)
-    settings = _Settings(samples, points, reduction, batch_size, mesh)
+    settings = samples, points, reduction, batch_size, mesh
     held = bound, probe, carry, jnp.asarray(skip)
     with precise:
         if mesh is None:
@@ -289,22 +287,12 @@ def advance(
         return devices.local(program(settings, data, *devices.place(held, mesh)))
 
 
-class _Settings(NamedTuple):
-    """What the compiled program is specialised to."""
-
-    samples: batching.Chunks
-    points: batching.Chunks
-    reduction: Reduction
-    batch_size: int
-    mesh: Mesh | None
-
-
 @functools.cache
 def _program(**compiler_options: str) -> Callable:
     return jax.jit(_advance, static_argnums=0, compiler_options=compiler_options or None)
 
 
-def _advance(settings: _Settings, data, loss, probe, carry, skip) -> tuple[Carry, Any]:
+def _advance(settings: tuple, data, loss, probe, carry, skip) -> tuple[Carry, Any]:
     """Walk the samples with the carry cut into blocks of points, ``[c, t, ...]``."""
     samples, points, *_, mesh = settings
     index, unmet = points.computed()
@@ -315,49 +303,47 @@ def _advance(settings: _Settings, data, loss, probe, carry, skip) -> tuple[Carry
     def join(leaf: Array) -> Array:
         return batching.join(points, leaf) if leaf.ndim > 1 else leaf[0]
 
-    walk: Callable = functools.partial(_walk, settings)
-    if mesh is not None:
-        walk = devices.over(walk, samples, mesh)
     positions, fresh = samples.computed()
     chunks = samples.starts, fresh & (positions >= skip)
-    carry, rows = walk(loss, probe, data, jax.tree.map(cut, carry), chunks, (index, unmet))
+    held = loss, probe, data, jax.tree.map(cut, carry), chunks, (index, unmet)
+    walk = functools.partial(_walk, settings)
+    carry, rows = walk(*held) if mesh is None else devices.over(walk, samples, mesh, *held)
     return jax.tree.map(join, carry), batching.join(samples, rows)
 
 
-def _walk(settings: _Settings, loss, probe, data, carry, samples, points) -> tuple[Carry, Any]:
-    """What one device does: its chunks of samples (starts, fresh) at its points (index, unmet)."""
-    reduction, mesh, size = settings.reduction, settings.mesh, settings.samples.size
+def _walk(settings: tuple, loss, probe, data, carry, chunks, blocks) -> tuple[Carry, Any]:
+    """One device's work: its chunks of samples (starts, fresh) at its points (index, unmet)."""
+    samples, points, reduction, batch_size, mesh = settings
     axis = "samples" if devices.sizes(mesh)[1] > 1 else None
     dtype, take = carry.prefix.mean.dtype, batching.taker(data)
 
     def chunk(carry: Carry, cut: tuple[Array, Array]) -> tuple[Carry, Any]:
         start, fresh = cut
-        losses_at = _losses_at(settings, loss, probe, take(start, size))
+        losses_at = _losses_at(loss, probe, take(start, samples.size), batch_size, mesh)
 
         def block(by_sample: Any, points: tuple) -> tuple[Any, Carry]:
             index, unmet, old, by_point = points
             found = jax.vmap(losses_at)(index).astype(dtype)  # [t, b]
             new, steps = prefix.extend(old, found, fresh, axis=axis)
-            state = devices.update(reduction, mesh)(
-                (by_point, by_sample), steps, index, unmet.astype(dtype)
-            )
-            return state[1], Carry(new, state[0])
+            state, weight = (by_point, by_sample), unmet.astype(dtype)
+            by_point, by_sample = devices.update(reduction, mesh, state, steps, index, weight)
+            return by_sample, Carry(new, by_point)
 
-        by_sample = _typed(reduction.init(settings.points.size, size)[1], dtype)
-        by_sample, carry = jax.lax.scan(block, by_sample, (*points, *carry))
+        by_sample = _typed(reduction.init(points.size, samples.size)[1], dtype)
+        by_sample, carry = jax.lax.scan(block, by_sample, (*blocks, *carry))
         return carry, by_sample
 
-    carry, rows = jax.lax.scan(chunk, carry, samples)
+    carry, rows = jax.lax.scan(chunk, carry, chunks)
     return carry, devices.merge(reduction, rows, mesh)
 
 
-def _losses_at(settings: _Settings, loss: PerSampleLoss, probe: Probe, batch: Batch) -> Callable:
+def _losses_at(loss, probe: Probe, batch: Batch, batch_size: int, mesh: Mesh | None) -> Callable:
     """The losses of a batch by the point's index; what all points share is computed here."""
-    if shares_products(probe, settings.mesh):
+    if shares_products(probe, mesh):
         at = first_layer.share(loss, probe.space, batch)
         return lambda index: at(probe.coordinates[index])
-    size = settings.batch_size
-    return lambda index: batching.in_chunks(functools.partial(loss, probe.at(index)), batch, size)
+    loss_at = lambda index: functools.partial(loss, probe.at(index))  # noqa: E731
+    return lambda index: batching.in_chunks(loss_at(index), batch, batch_size)
 
 
 def shares_products(probe: Probe, mesh: Mesh | None = None) -> TypeGuard[SubspaceProbe]:
