@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import JaxprEqn, jaxprs_in_params, take_current_trace
+from jax.extend.core import jaxprs_in_params, take_current_trace
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int
@@ -33,14 +33,10 @@ class Chunks(NamedTuple):
     @property
     def starts(self) -> Int[np.ndarray, "c"]:
         """Where each chunk starts."""
-        most = self.length - self.size
-        return np.minimum(np.arange(self.num) * self.size, most).astype(np.int32)
+        return np.minimum(np.arange(self.num) * self.size, self.length - self.size).astype(np.int32)
 
     def computed(self) -> tuple[Int[Array, "c size"], Bool[Array, "c size"]]:
-        """Where each entry lies, and whether it is seen for the first time, ``fresh``.
-
-        Computed, as constants would make a program long.
-        """
+        """Where each entry lies, and if it is ``fresh``; as constants they make a program long."""
         positions = jnp.asarray(self.starts)[:, None] + jnp.arange(self.size, dtype=jnp.int32)
         return positions, positions >= self.size * jnp.arange(self.num, dtype=jnp.int32)[:, None]
 
@@ -59,20 +55,18 @@ def cut(length: int, size: int, hands: int = 1) -> Chunks:
     return Chunks(length, count, math.ceil(length / count))
 
 
-def take(data: Batch, start: Int[ArrayLike, ""], size: int) -> Batch:
-    """Entries ``start : start + size`` of every array in ``data``."""
-    return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), data)
-
-
 def taker(data: Batch) -> Callable[[Int[ArrayLike, ""], int], Batch]:
-    """``take`` for a loop, to be made outside of it: of flat rows, as a TPU cuts images slowly."""
+    """``take(start, size)`` gives entries ``start : start + size`` of every array in ``data``.
+
+    Make it outside of a loop: it cuts flat rows, as a TPU is slow to cut images.
+    """
     flat = jax.tree.map(lambda leaf: leaf.reshape(len(leaf), -1) if leaf.ndim > 2 else leaf, data)
 
-    def cut_out(start: Int[ArrayLike, ""], size: int) -> Batch:
-        shaped = lambda leaf, like: leaf.reshape(size, *like.shape[1:])  # noqa: E731
-        return jax.tree.map(shaped, take(flat, start, size), data)
+    def take(start: Int[ArrayLike, ""], size: int) -> Batch:
+        rows = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), flat)
+        return jax.tree.map(lambda leaf, like: leaf.reshape(size, *like.shape[1:]), rows, data)
 
-    return cut_out
+    return take
 
 
 def join(chunks: Chunks, rows: Batch) -> Batch:
@@ -238,11 +232,10 @@ def compiler_options(loss: PerSampleLoss, params: Params, data: Batch) -> dict[s
 @functools.cache
 def is_known(option: str) -> bool:
     """Whether this version of XLA has that option."""
-    try:
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
         jax.jit(lambda: jnp.zeros(()), compiler_options={option: ""}).lower().compile()
-    except jax.errors.JaxRuntimeError:
-        return False
-    return True
+        return True
+    return False
 
 
 def products(loss: PerSampleLoss, params: Params, data: Batch) -> list[Product]:
@@ -271,9 +264,7 @@ def products_in(program: Any, loops: Sequence[int] = ()) -> list[Product]:
     return found
 
 
-def equations(
-    program: Any, times: int = 1, loops: Sequence[int] = ()
-) -> Iterator[tuple[JaxprEqn, int]]:
+def equations(program: Any, times: int = 1, loops: Sequence[int] = ()) -> Iterator[tuple[Any, int]]:
     """All operations of a program, those of the programs within it too, and how often each runs.
 
     ``loops`` are the lengths of nested loops that end by a condition, the outermost first; by

@@ -1,5 +1,6 @@
 """Many devices: meshes, where arrays live on them, and what devices exchange in a sweep."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -54,18 +55,15 @@ def sizes(mesh: Mesh | None) -> tuple[int, int]:
 
 
 def place(tree: Any, mesh: Mesh, *axes: str) -> Any:
-    """The arrays on the mesh, their first axis split over ``axes``, or whole on every device.
-
-    With several hosts each process holds the same arrays. What is traced is left as it is.
-    """
+    """The arrays on the mesh, their first axis split over ``axes``, or whole on every device."""
     sharding = NamedSharding(mesh, PartitionSpec(axes) if axes else PartitionSpec())
 
     def leaf(x: Any) -> Any:
-        if isinstance(x, jax.core.Tracer):
+        if isinstance(x, jax.core.Tracer):  # a compiled program says itself where it goes
             return x
         if sharding.is_fully_addressable or not getattr(x, "is_fully_addressable", True):
             return jax.device_put(x, sharding)
-        x = x if isinstance(x, jax.Array) else np.asarray(x)
+        x = x if isinstance(x, jax.Array) else np.asarray(x)  # the same in each process
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
     return jax.tree.map(leaf, tree)
@@ -99,20 +97,17 @@ def _turns(samples: Chunks, mesh: Mesh) -> Int[np.ndarray, "c"]:
 
 
 def over(walk: Callable, samples: Chunks, mesh: Mesh, *held: Any) -> tuple[Any, Any]:
-    """``walk(loss, probe, data, carry, (starts, fresh), points)`` done by all devices together.
-
-    The points are shared out in the order of their blocks. What comes back is whole everywhere.
-    """
+    """``walk(loss, probe, data, carry, chunks, blocks)`` by all devices; the results are whole."""
     along, turns = sizes(mesh)[1], _turns(samples, mesh)
     each, of_points, of_samples = PartitionSpec(), PartitionSpec("points"), PartitionSpec("samples")
     inputs = each, each, of_samples, of_points, of_samples, of_points
     specs: dict[str, Any] = {"in_specs": inputs, "out_specs": (of_points, of_samples)}
     # Unchecked: a loss may hold a loop, whose carry would have to be marked as varying.
     spread = jax.shard_map(walk, mesh=mesh, **specs, check_vma=False)
-    *first, (starts, fresh), points = held
+    *first, (starts, fresh), blocks = held
     if along > 1:  # in what ``deal`` gave each
         starts = np.tile(np.arange(samples.num // along, dtype=np.int32) * samples.size, along)
-    found = spread(*first, (starts, fresh[turns]), points)
+    found = spread(*first, (starts, fresh[turns]), blocks)
     carry, rows = jax.lax.with_sharding_constraint(found, NamedSharding(mesh, each))
     return carry, jax.tree.map(lambda leaf: leaf[np.argsort(turns)], rows)
 
@@ -126,8 +121,8 @@ def update(
         return by_point, by_sample
     if sizes(mesh)[1] > 1 and jax.tree.leaves(by_point):
         # Chunks lie side by side on the devices: a point's state needs the samples of all.
-        gather = lambda x: jax.lax.all_gather(x, "samples", axis=x.ndim - 1, tiled=True)  # noqa: E731
-        whole = jax.tree.map(gather, steps)
+        gather = functools.partial(jax.lax.all_gather, axis_name="samples", tiled=True)
+        whole = jax.tree.map(lambda x: gather(x, axis=x.ndim - 1), steps)
         unused = reduction.init(len(index), len(whole.k))[1]
         by_point, _ = reduction.update((state[0], unused), whole, index, weight)
     some = weight.any()  # a device may have no point that another has not met

@@ -48,19 +48,11 @@ class Affine(NamedTuple):
     again: Point | None = None  # what to compute at a point in place of that sum
 
 
-def share(
-    loss: PerSampleLoss, space: Subspace, batch: Batch
-) -> Callable[[Float[Array, "d"]], Float[Array, "n"]]:
+def share(loss: PerSampleLoss, space: Subspace, batch: Batch) -> Callable[[Array], Array]:
     """``loss(space.at(θ), batch)`` as a function of θ, up to rounding, shared products done once.
 
     Products of data with parameters are shared where they sum over many terms; what follows is
     carried along as long as it is linear.
-
-    >>> import jax, jax.numpy as jnp, jaxscape as js
-    >>> space = js.Subspace(jnp.ones(8), jnp.eye(8)[:1])
-    >>> at = share(lambda w, x: jnp.tanh(x @ w), space, jnp.ones((5, 8)))  # x @ w done here
-    >>> jnp.allclose(at(jnp.array([2.0])), jnp.tanh(10.0)).item()
-    True
     """
     origin = jax.tree.map(jnp.asarray, working(space.origin))
     closed = jax.make_jaxpr(lambda params, batch: loss(params, batch))(origin, batch)
@@ -113,15 +105,13 @@ def _outcome(equation: JaxprEqn, operands: list[Any], steps: list) -> Sequence[A
 
 
 def _along(equation: JaxprEqn, operands: list[Any]) -> tuple[Array, Array]:
-    """A linear operation at the origin, and along each direction.
-
-    Along a direction, what does not move counts as 0 in a sum, and as itself in a product.
-    """
+    """A linear operation at the origin, and along each direction."""
     jointly = equation.primitive.name in LINEAR
     origins = [x.origin if isinstance(x, Affine) else x for x in operands]
     moving = [i for i, x in enumerate(operands) if isinstance(x, Affine)]
 
     def along(*slopes: Array) -> Array:
+        # what does not move counts as 0 in a sum, and as itself in a product
         still = [jnp.zeros_like(x) if jointly else x for x in origins]
         for index, slope in zip(moving, slopes, strict=True):
             still[index] = slope

@@ -297,12 +297,9 @@ def _advance(settings: tuple, data, loss, probe, carry, skip) -> tuple[Carry, An
     samples, points, *_, mesh = settings
     index, unmet = points.computed()
 
-    def cut(leaf: Array) -> Array:  # each block has the number of samples, [], of its own, [c]
-        return leaf[index] if leaf.ndim else jnp.broadcast_to(leaf, points.num)
-
-    def join(leaf: Array) -> Array:
-        return batching.join(points, leaf) if leaf.ndim > 1 else leaf[0]
-
+    # each block has the number of samples, [], of its own, [c]
+    cut = lambda x: x[index] if x.ndim else jnp.broadcast_to(x, points.num)  # noqa: E731
+    join = lambda x: batching.join(points, x) if x.ndim > 1 else x[0]  # noqa: E731
     positions, fresh = samples.computed()
     chunks = samples.starts, fresh & (positions >= skip)
     held = loss, probe, data, jax.tree.map(cut, carry), chunks, (index, unmet)
