@@ -176,10 +176,7 @@ def length_of(data: Batch) -> int:
 
 
 def host() -> contextlib.AbstractContextManager:
-    """Within, arrays are made on this process's CPU, where JAX has one beside an accelerator.
-
-    For small or sequential work, whose compilation for a TPU takes longer than all else.
-    """
+    """Within, small or sequential work is done on the CPU, as compiling it for a TPU takes long."""
     if jax.default_backend() != "cpu":
         with contextlib.suppress(RuntimeError):  # JAX_PLATFORMS may leave the CPU out
             return jax.default_device(jax.local_devices(backend="cpu")[0])
@@ -201,14 +198,11 @@ class Product(NamedTuple):
 
     work: int  # multiplications in all
     calls: int  # products of two matrices side by side, or one after another
-    rows: int  # rows of the taller factor of all of them
+    rows: int  # of the taller factor: one a sample in a dense layer, one a place in a convolution
 
 
 def batch_size(loss: PerSampleLoss, params: Params, data: Batch) -> int:
-    """How many samples at a time: on a CPU those with ``ROWS`` rows in the largest product.
-
-    A dense layer has one row a sample, a convolution one for each place of its kernel.
-    """
+    """How many samples at a time: on a CPU those with ``ROWS`` rows in the largest product."""
     if jax.default_backend() != "cpu":
         return ELSEWHERE
     found = products(loss, params, data)
@@ -217,15 +211,12 @@ def batch_size(loss: PerSampleLoss, params: Params, data: Batch) -> int:
 
 
 def compiler_options(loss: PerSampleLoss, params: Params, data: Batch) -> dict[str, str]:
-    """XLA's options for a program of this loss: ``EIGEN``, or none where that would not help.
-
-    The calls of Eigen for many small products, as in attention, must take at most a quarter of the
-    whole. A program within another takes no options.
-    """
+    """XLA's options for a program of this loss: ``EIGEN`` where it helps, none within a program."""
     if not is_eager() or jax.default_backend() != "cpu" or not all(map(is_known, EIGEN)):
         return {}
     found = products(loss, params, data)
     calls = sum(each.calls for each in found if each.work < SMALL * each.calls)
+    # calls for many small products, as in attention, must take at most a quarter of the whole
     return EIGEN if 4 * SMALL * calls <= sum(each.work for each in found) else {}
 
 

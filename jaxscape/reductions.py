@@ -148,13 +148,11 @@ def delta_of(probe: Probe) -> Reduction:
 
 @functools.lru_cache  # the same reduction is the same compiled program
 def _grouped_delta(num_points: int, groups: int) -> Reduction:
-    """Mean over all points, errors from the spread of the means over equal groups in a row.
-
-    Kept of each sample: what ``delta`` keeps, the innovation's mean over each group, its square's.
-    """
+    """Mean over all points, errors from the spread of the means over equal groups in a row."""
     size = num_points // groups
 
     def init(t: int, b: int) -> State:
+        # as for ``delta``; then means over each group of the innovation, and of its square
         zeros = jnp.zeros((b, groups), jnp.float32)
         return (), (delta.init(t, b)[1], zeros, zeros)
 
