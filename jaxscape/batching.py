@@ -71,12 +71,11 @@ def taker(data: Batch) -> Callable[[Int[ArrayLike, ""], int], Batch]:
 
 def join(chunks: Chunks, rows: Batch) -> Batch:
     """Undo ``cut``: the fresh entries of arrays ``[c, size, ...]`` in order, ``[length, ...]``."""
-    whole, rest = divmod(chunks.length, chunks.size)  # what is beyond a ragged one is empty
+    whole, rest = divmod(chunks.length, chunks.size)  # of a ragged one the end is fresh
 
     def flat(leaf: Array) -> Array:
-        parts = leaf[:whole], leaf[whole : whole + 1]
-        full, ragged = (part.reshape(-1, *leaf.shape[2:]) for part in parts)
-        return jnp.concatenate([full, ragged[chunks.size - rest :]])
+        every = leaf[: whole + (rest > 0)].reshape(-1, *leaf.shape[2:])
+        return jnp.concatenate([every[: chunks.length - rest], every[len(every) - rest :]])
 
     return jax.tree.map(flat, rows)
 
