@@ -318,8 +318,8 @@ def _walk(settings: tuple, loss, probe, data, carry, chunks, blocks) -> tuple[Ca
         start, fresh = cut
         losses_at = _losses_at(loss, probe, take(start, samples.size), batch_size, mesh)
 
-        def block(by_sample: Any, points: tuple) -> tuple[Any, Carry]:
-            index, unmet, old, by_point = points
+        def block(by_sample: Any, part: tuple) -> tuple[Any, Carry]:
+            index, unmet, old, by_point = part
             found = jax.vmap(losses_at)(index).astype(dtype)  # [t, b]
             new, steps = prefix.extend(old, found, fresh, axis=axis)
             state, weight = (by_point, by_sample), unmet.astype(dtype)
