@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import JaxprEqn, jaxprs_in_params, take_current_trace
+from jax.extend.core import jaxprs_in_params, take_current_trace
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int
@@ -24,26 +24,21 @@ from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
 
 class Chunks(NamedTuple):
-    """Starts of c chunks of equal size, and which of their entries are seen for the first time."""
+    """An axis of ``length`` entries in ``num`` chunks of equal ``size``."""
 
-    starts: Int[np.ndarray, "c"]
-    fresh: Bool[np.ndarray, "c size"]
-
-    @property
-    def size(self) -> int:
-        """Entries per chunk."""
-        return self.fresh.shape[1]
+    length: int
+    num: int
+    size: int
 
     @property
-    def positions(self) -> Int[np.ndarray, "c size"]:
-        """Where each entry lies on the whole axis."""
-        return self.starts[:, None] + np.arange(self.size, dtype=np.int32)
+    def starts(self) -> Int[np.ndarray, "c"]:
+        """Where each chunk starts."""
+        return np.minimum(np.arange(self.num) * self.size, self.length - self.size).astype(np.int32)
 
     def computed(self) -> tuple[Int[Array, "c size"], Bool[Array, "c size"]]:
-        """``positions`` and ``fresh`` computed: as constants they would make a program long."""
-        count, size = self.fresh.shape
-        positions = jnp.asarray(self.starts)[:, None] + jnp.arange(size, dtype=jnp.int32)
-        return positions, positions >= size * jnp.arange(count, dtype=jnp.int32)[:, None]
+        """Where each entry lies, and if it is ``fresh``; as constants they make a program long."""
+        positions = jnp.asarray(self.starts)[:, None] + jnp.arange(self.size, dtype=jnp.int32)
+        return positions, positions >= self.size * jnp.arange(self.num, dtype=jnp.int32)[:, None]
 
 
 def cut(length: int, size: int, hands: int = 1) -> Chunks:
@@ -51,53 +46,36 @@ def cut(length: int, size: int, hands: int = 1) -> Chunks:
 
     Several ``hands`` (devices) get as many chunks each; the last may then hold nothing fresh.
 
-    >>> cut(10, 4).positions.tolist()
-    [[0, 1, 2, 3], [4, 5, 6, 7], [6, 7, 8, 9]]
-    >>> cut(10, 4).fresh[2].tolist()
-    [False, False, True, True]
+    >>> [entries.tolist() for entries in cut(5, 3).computed()]
+    [[[0, 1, 2], [2, 3, 4]], [[True, True, True], [False, True, True]]]
     """
     if size < 1:
         raise InputError(f"expected a chunk size of at least 1, found {size}; raise it")
     count = math.ceil(length / (size * hands)) * hands
-    size = math.ceil(length / count)
-    starts = np.minimum(np.arange(count) * size, length - size)
-    positions = starts[:, None] + np.arange(size)
-    return Chunks(starts.astype(np.int32), positions >= (np.arange(count) * size)[:, None])
-
-
-def turns(count: int, hands: int) -> Int[np.ndarray, "count"]:
-    """Which chunks each hand has, one hand after the other, where chunks are dealt in turn."""
-    return np.arange(count).reshape(-1, hands).T.ravel()
-
-
-def take(data: Batch, start: Int[ArrayLike, ""], size: int) -> Batch:
-    """Entries ``start : start + size`` of every array in ``data``."""
-    return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), data)
+    return Chunks(length, count, math.ceil(length / count))
 
 
 def taker(data: Batch) -> Callable[[Int[ArrayLike, ""], int], Batch]:
-    """``take(data, start, size)`` as a function of the start and the size, for a loop.
+    """``take(start, size)`` gives entries ``start : start + size`` of every array in ``data``.
 
-    Cut from flat rows, as a TPU is slow to cut images: make it outside the loop that calls it.
+    Make it outside of a loop: it cuts flat rows, as a TPU is slow to cut images.
     """
     flat = jax.tree.map(lambda leaf: leaf.reshape(len(leaf), -1) if leaf.ndim > 2 else leaf, data)
 
-    def cut_out(start: Int[ArrayLike, ""], size: int) -> Batch:
-        shaped = lambda leaf, like: leaf.reshape(size, *like.shape[1:])  # noqa: E731
-        return jax.tree.map(shaped, take(flat, start, size), data)
+    def take(start: Int[ArrayLike, ""], size: int) -> Batch:
+        rows = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), flat)
+        return jax.tree.map(lambda leaf, like: leaf.reshape(size, *like.shape[1:]), rows, data)
 
-    return cut_out
+    return take
 
 
 def join(chunks: Chunks, rows: Batch) -> Batch:
     """Undo ``cut``: the fresh entries of arrays ``[c, size, ...]`` in order, ``[length, ...]``."""
-    whole = int(chunks.fresh.all(1).sum())  # then perhaps a ragged one, then perhaps empty ones
-    seen = int((~chunks.fresh[whole : whole + 1]).sum())
+    whole, rest = divmod(chunks.length, chunks.size)  # of a ragged one the end is fresh
 
     def flat(leaf: Array) -> Array:
-        parts = leaf[:whole], leaf[whole : whole + 1]
-        full, ragged = (part.reshape(-1, *leaf.shape[2:]) for part in parts)
-        return jnp.concatenate([full, ragged[seen:]])
+        every = leaf[: whole + (rest > 0)].reshape(-1, *leaf.shape[2:])
+        return jnp.concatenate([every[: chunks.length - rest], every[len(every) - rest :]])
 
     return jax.tree.map(flat, rows)
 
@@ -134,40 +112,33 @@ def are_arrays(data: Any) -> bool:
 
 
 def segments(data: Any) -> Iterator[Batch]:
-    """The batches of ``data``, or its arrays as one, in memory that no caller writes.
-
-    Batches that hold no arrays are an ``InputError``.
-    """
+    """The batches of ``data``, or its arrays as one, in memory that no caller writes."""
     if not are_batches(data):
         yield owned(data)
         return
     batches = data() if callable(data) else data
     for batch in batches if hasattr(batches, "__iter__") else [batches]:
         if not are_arrays(batch):
-            said = f"expected batches of arrays, found {short(batch)}"
-            raise InputError(f"{said}; convert them: np.asarray(x)")
+            found = short(batch)
+            raise InputError(f"expected batches of arrays, found {found}; convert: np.asarray(x)")
         copied = jax.tree.map(lambda x: jnp.array(x) if isinstance(x, jax.Array) else x, batch)
         yield jax.block_until_ready(owned(copied))  # an array of JAX may lie in a loader's buffer
 
 
 def first_of(data: Any) -> Batch:
-    """``data``, or the first of batches, which must be such that they can be read again.
-
-    Raises:
-        InputError: an iterator, which one pass uses up; no batch; a call while JAX traces.
-    """
+    """``data``, or the first of batches; an ``InputError`` unless they can be read, and again."""
     if not are_batches(data):
         return data
     check_eager()
-    once = isinstance(data, Iterator)
-    first = None if once else next(segments(data), None)
-    if first is None:
-        found = f"{type(data).__name__}, which one pass uses up" if once else "none"
-        raise InputError(
-            "expected at least one batch that can be read again: a list, a loader, a function that "
-            f"returns an iterator, found {found}; pass the function that makes it"
-        )
-    return first
+    found = f"{type(data).__name__}, which one pass uses up"
+    if not isinstance(data, Iterator):
+        for batch in segments(data):
+            return batch
+        found = "none"
+    raise InputError(
+        "expected at least one batch that can be read again: a list, a loader, a function that "
+        f"returns an iterator, found {found}; pass the function that makes it"
+    )
 
 
 def check_eager() -> None:
@@ -204,11 +175,7 @@ def length_of(data: Batch) -> int:
 
 
 def host() -> contextlib.AbstractContextManager:
-    """What is made within is made on this process's CPU, where JAX has one beside an accelerator.
-
-    For small or sequential work, such as a sort of random keys: its compilation for a TPU takes
-    longer than all else. Random bits are the same. What is made there goes where it is used.
-    """
+    """Within, small or sequential work is done on the CPU, as compiling it for a TPU takes long."""
     if jax.default_backend() != "cpu":
         with contextlib.suppress(RuntimeError):  # JAX_PLATFORMS may leave the CPU out
             return jax.default_device(jax.local_devices(backend="cpu")[0])
@@ -230,51 +197,44 @@ class Product(NamedTuple):
 
     work: int  # multiplications in all
     calls: int  # products of two matrices side by side, or one after another
-    rows: int  # rows of the taller factor of all of them
+    rows: int  # of the taller factor: one a sample in a dense layer, one a place in a convolution
 
 
 def batch_size(loss: PerSampleLoss, params: Params, data: Batch) -> int:
-    """How many samples at a time: on a CPU those with ``ROWS`` rows in the largest product.
-
-    A dense layer has one row a sample, a convolution one for each place of its kernel.
-    """
+    """How many samples at a time: on a CPU those with ``ROWS`` rows in the largest product."""
     if jax.default_backend() != "cpu":
         return ELSEWHERE
-    found = [*products(loss, params, data), Product(0, 0, rows=1)]
-    rows = max(found, key=lambda product: product.work).rows
+    found = products(loss, params, data)
+    rows = max(found, key=lambda product: product.work, default=Product(0, 0, rows=1)).rows
     return max(FEW, min(ROWS, math.ceil(ROWS * length_of(data) / max(1, rows))))
 
 
 def compiler_options(loss: PerSampleLoss, params: Params, data: Batch) -> dict[str, str]:
-    """XLA's options for a program of this loss: ``EIGEN``, or none where that would not help.
-
-    The calls of Eigen for many small products, as in attention, must take at most a quarter of the
-    whole. A program within another takes no options.
-    """
+    """XLA's options for a program of this loss: ``EIGEN`` where it helps, none within a program."""
     if not is_eager() or jax.default_backend() != "cpu" or not all(map(is_known, EIGEN)):
         return {}
     found = products(loss, params, data)
     calls = sum(each.calls for each in found if each.work < SMALL * each.calls)
+    # calls for many small products, as in attention, must take at most a quarter of the whole
     return EIGEN if 4 * SMALL * calls <= sum(each.work for each in found) else {}
 
 
 @functools.cache
 def is_known(option: str) -> bool:
     """Whether this version of XLA has that option."""
-    try:
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
         jax.jit(lambda: jnp.zeros(()), compiler_options={option: ""}).lower().compile()
-    except jax.errors.JaxRuntimeError:
-        return False
-    return True
-
-
-_call = jax.jit(lambda loss, params, data: loss(params, data))
+        return True
+    return False
 
 
 def products(loss: PerSampleLoss, params: Params, data: Batch) -> list[Product]:
     """The products in the loss of all samples."""
     own = loss if isinstance(loss, Partial) else Partial(loss)
     return products_in(_call.trace(own, params, data).jaxpr)
+
+
+_call = jax.jit(lambda loss, params, data: loss(params, data))
 
 
 def products_in(program: Any, loops: Sequence[int] = ()) -> list[Product]:
@@ -294,9 +254,7 @@ def products_in(program: Any, loops: Sequence[int] = ()) -> list[Product]:
     return found
 
 
-def equations(
-    program: Any, times: int = 1, loops: Sequence[int] = ()
-) -> Iterator[tuple[JaxprEqn, int]]:
+def equations(program: Any, times: int = 1, loops: Sequence[int] = ()) -> Iterator[tuple[Any, int]]:
     """All operations of a program, those of the programs within it too, and how often each runs.
 
     ``loops`` are the lengths of nested loops that end by a condition, the outermost first; by

@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
-from jaxscape import batching
 from jaxscape.arguments import explained
 from jaxscape.batching import Chunks, length_of
 from jaxscape.prefix import Steps
@@ -55,25 +54,16 @@ def sizes(mesh: Mesh | None) -> tuple[int, int]:
     return mesh.shape["points"], mesh.shape["samples"]
 
 
-def axis(mesh: Mesh | None) -> str | None:
-    """The mesh axis along which a chunk's samples lie on several devices, if any."""
-    return "samples" if sizes(mesh)[1] > 1 else None
-
-
 def place(tree: Any, mesh: Mesh, *axes: str) -> Any:
-    """The arrays on the mesh, their first axis split over ``axes``, or whole on every device.
-
-    With several hosts each process holds the same arrays, and puts what its devices need on them.
-    What is traced is left as it is: within a compiled program, the program says where it goes.
-    """
+    """The arrays on the mesh, their first axis split over ``axes``, or whole on every device."""
     sharding = NamedSharding(mesh, PartitionSpec(axes) if axes else PartitionSpec())
 
     def leaf(x: Any) -> Any:
-        if isinstance(x, jax.core.Tracer):
+        if isinstance(x, jax.core.Tracer):  # a compiled program says itself where it goes
             return x
         if sharding.is_fully_addressable or not getattr(x, "is_fully_addressable", True):
             return jax.device_put(x, sharding)
-        x = x if isinstance(x, jax.Array) else np.asarray(x)
+        x = x if isinstance(x, jax.Array) else np.asarray(x)  # the same in each process
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
     return jax.tree.map(leaf, tree)
@@ -95,64 +85,55 @@ def share(data: Batch, mesh: Mesh) -> Batch:
 
 def deal(data: Batch, samples: Chunks, mesh: Mesh) -> Batch:
     """The data on the mesh: along the samples axis each device holds its own chunks, end to end."""
-    along = sizes(mesh)[1]
-    if along == 1:
+    if sizes(mesh)[1] == 1:
         return place(data, mesh)
-    mine = samples.positions[batching.turns(len(samples.starts), along)].ravel()
-    return place(jax.tree.map(lambda leaf: leaf[mine], data), mesh, "samples")
+    mine = samples.starts[_turns(samples, mesh), None] + np.arange(samples.size)
+    return place(jax.tree.map(lambda leaf: leaf[mine.ravel()], data), mesh, "samples")
 
 
-def over(walk: Callable, samples: Chunks, mesh: Mesh) -> Callable:
-    """``walk(loss, probe, data, carry, (starts, fresh), points)`` done by all devices together.
+def _turns(samples: Chunks, mesh: Mesh) -> Int[np.ndarray, "c"]:
+    """The chunks of one device after another: dealt in turn, they are neighbours at any time."""
+    return np.arange(samples.num).reshape(-1, sizes(mesh)[1]).T.ravel()
 
-    The points are shared out in the order of their blocks, the chunks of samples in turn, so that
-    devices are at neighbouring chunks at any time. What comes back is whole on every device.
-    """
-    count, along = len(samples.starts), sizes(mesh)[1]
-    turns = batching.turns(count, along)
+
+def over(walk: Callable, samples: Chunks, mesh: Mesh, *held: Any) -> tuple[Any, Any]:
+    """``walk(loss, probe, data, carry, chunks, blocks)`` by all devices; the results are whole."""
+    along, turns = sizes(mesh)[1], _turns(samples, mesh)
     each, of_points, of_samples = PartitionSpec(), PartitionSpec("points"), PartitionSpec("samples")
     inputs = each, each, of_samples, of_points, of_samples, of_points
     specs: dict[str, Any] = {"in_specs": inputs, "out_specs": (of_points, of_samples)}
     # Unchecked: a loss may hold a loop, whose carry would have to be marked as varying.
     spread = jax.shard_map(walk, mesh=mesh, **specs, check_vma=False)
-
-    def run(loss, probe, data, carry, cut, points):
-        starts, fresh = cut
-        if along > 1:  # in what ``deal`` gave each
-            starts = np.tile(np.arange(count // along, dtype=np.int32) * samples.size, along)
-        found = spread(loss, probe, data, carry, (starts, fresh[turns]), points)
-        carry, rows = jax.lax.with_sharding_constraint(found, NamedSharding(mesh, each))
-        return carry, jax.tree.map(lambda leaf: leaf[np.argsort(turns)], rows)
-
-    return run
+    *first, (starts, fresh), blocks = held
+    if along > 1:  # in what ``deal`` gave each
+        starts = np.tile(np.arange(samples.num // along, dtype=np.int32) * samples.size, along)
+    found = spread(*first, (starts, fresh[turns]), blocks)
+    carry, rows = jax.lax.with_sharding_constraint(found, NamedSharding(mesh, each))
+    return carry, jax.tree.map(lambda leaf: leaf[np.argsort(turns)], rows)
 
 
-def update(reduction: Reduction, mesh: Mesh | None) -> Callable:
+def update(
+    reduction: Reduction, mesh: Mesh | None, state: State, steps: Steps, index: Array, weight: Array
+) -> State:
     """The reduction's update by one device; states by point include all devices' samples."""
+    by_point, by_sample = reduction.update(state, steps, index, weight)
     if mesh is None:
-        return reduction.update
-    along = axis(mesh)
-
-    def spread(state: State, steps: Steps, index: Array, weight: Array) -> State:
-        by_point, by_sample = reduction.update(state, steps, index, weight)
-        if along is not None and jax.tree.leaves(by_point):
-            # Chunks lie side by side on the devices: a point's state needs the samples of all.
-            gather = functools.partial(jax.lax.all_gather, axis_name=along, tiled=True)
-            whole = jax.tree.map(lambda x: gather(x, axis=x.ndim - 1), steps)
-            unused = reduction.init(len(index), len(whole.k))[1]
-            by_point, _ = reduction.update((state[0], unused), whole, index, weight)
-        some = weight.any()  # a device may have no point that another has not met
-        return by_point, jax.tree.map(lambda a, b: jnp.where(some, a, b), by_sample, state[1])
-
-    return spread
+        return by_point, by_sample
+    if sizes(mesh)[1] > 1 and jax.tree.leaves(by_point):
+        # Chunks lie side by side on the devices: a point's state needs the samples of all.
+        gather = functools.partial(jax.lax.all_gather, axis_name="samples", tiled=True)
+        whole = jax.tree.map(lambda x: gather(x, axis=x.ndim - 1), steps)
+        unused = reduction.init(len(index), len(whole.k))[1]
+        by_point, _ = reduction.update((state[0], unused), whole, index, weight)
+    some = weight.any()  # a device may have no point that another has not met
+    return by_point, jax.tree.map(lambda a, b: jnp.where(some, a, b), by_sample, state[1])
 
 
 def merge(reduction: Reduction, rows: Any, mesh: Mesh | None) -> Any:
     """What was kept of each chunk's samples, at the points of all devices."""
-    join = reduction.merge
     if sizes(mesh)[0] == 1 or not jax.tree.leaves(rows):
         return rows
-    if join is None:
+    if (join := reduction.merge) is None:
         said = "expected a reduction with merge where devices share the points, found none"
         raise InputError(f"{said}; give Reduction one, or make the mesh of samples alone")
 

@@ -4,7 +4,7 @@ On w(θ) = w* + Σ_j θ_j v_j the product of data with the weights of a network'
 X(W + Σ_j θ_j V_j) = XW + Σ_j θ_j XV_j: d + 1 products serve any number of points. ``share`` walks
 the loss function's program once, operation after operation, and keeps each value as one of three
 kinds. A plain array is the same at all points; an ``Affine`` is known at all points from d + 1
-arrays; a ``Point`` has to be computed at each point, as something ``Pending``.
+arrays; a ``Point`` has to be computed at each point, by one of the steps left.
 """
 
 import functools
@@ -48,28 +48,17 @@ class Affine(NamedTuple):
     again: Point | None = None  # what to compute at a point in place of that sum
 
 
-Pending = list[tuple[JaxprEqn, list[Any]]]  # what has to be done at each point, and with what
-
-
-def share(
-    loss: PerSampleLoss, space: Subspace, batch: Batch
-) -> Callable[[Float[Array, "d"]], Float[Array, "n"]]:
+def share(loss: PerSampleLoss, space: Subspace, batch: Batch) -> Callable[[Array], Array]:
     """``loss(space.at(θ), batch)`` as a function of θ, up to rounding, shared products done once.
 
     Products of data with parameters are shared where they sum over many terms; what follows is
     carried along as long as it is linear.
-
-    >>> import jax, jax.numpy as jnp, jaxscape as js
-    >>> space = js.Subspace(jnp.ones(8), jnp.eye(8)[:1])
-    >>> at = share(lambda w, x: jnp.tanh(x @ w), space, jnp.ones((5, 8)))  # x @ w done here
-    >>> jnp.allclose(at(jnp.array([2.0])), jnp.tanh(10.0)).item()
-    True
     """
     origin = jax.tree.map(jnp.asarray, working(space.origin))
     closed = jax.make_jaxpr(lambda params, batch: loss(params, batch))(origin, batch)
     pairs = zip(jax.tree.leaves(origin), jax.tree.leaves(space.basis), strict=True)
     params = [Affine(x, v.astype(x.dtype), data=False) for x, v in pairs]
-    steps: Pending = []
+    steps: list[tuple[JaxprEqn, list[Any]]] = []  # what to do at each point, and with what
     (result,) = _walk(closed, [*params, *jax.tree.leaves(batch)], steps)
 
     def at(coordinates: Float[Array, "d"]) -> Float[Array, "n"]:
@@ -82,7 +71,7 @@ def share(
     return at
 
 
-def _walk(closed: ClosedJaxpr, args: Sequence[Any], steps: Pending) -> list[Any]:
+def _walk(closed: ClosedJaxpr, args: Sequence[Any], steps: list) -> list[Any]:
     """The results of a program; what points share is computed, the rest goes to ``steps``."""
     known = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
     known |= dict(zip(closed.jaxpr.invars, args, strict=True))
@@ -93,7 +82,7 @@ def _walk(closed: ClosedJaxpr, args: Sequence[Any], steps: Pending) -> list[Any]
     return [read(atom) for atom in closed.jaxpr.outvars]
 
 
-def _outcome(equation: JaxprEqn, operands: list[Any], steps: Pending) -> Sequence[Any]:
+def _outcome(equation: JaxprEqn, operands: list[Any], steps: list) -> Sequence[Any]:
     """The outputs of one operation."""
     name, moving = equation.primitive.name, [x for x in operands if isinstance(x, Affine)]
     fixed = not any(isinstance(x, Point) for x in operands)
@@ -116,15 +105,13 @@ def _outcome(equation: JaxprEqn, operands: list[Any], steps: Pending) -> Sequenc
 
 
 def _along(equation: JaxprEqn, operands: list[Any]) -> tuple[Array, Array]:
-    """A linear operation at the origin, and along each direction.
-
-    Along a direction, what does not move counts as 0 in a sum, and as itself in a product.
-    """
+    """A linear operation at the origin, and along each direction."""
     jointly = equation.primitive.name in LINEAR
     origins = [x.origin if isinstance(x, Affine) else x for x in operands]
     moving = [i for i, x in enumerate(operands) if isinstance(x, Affine)]
 
     def along(*slopes: Array) -> Array:
+        # what does not move counts as 0 in a sum, and as itself in a product
         still = [jnp.zeros_like(x) if jointly else x for x in origins]
         for index, slope in zip(moving, slopes, strict=True):
             still[index] = slope
@@ -142,9 +129,8 @@ def _is_linear(equation: JaxprEqn, operands: list[Any], moving: list[Affine]) ->
     name, first = equation.primitive.name, isinstance(operands[0], Affine)
     if name in ("mul", "div"):
         factor: Any = equation.invars[1 if first else 0]
-        if not isinstance(factor, Literal) or (name == "div" and not first):
-            return False
-        if not np.isfinite(factor.val).all() or not np.all(factor.val):
+        constant = isinstance(factor, Literal) and (first or name == "mul")
+        if not constant or not np.all(np.isfinite(factor.val) & (factor.val != 0)):
             return False
     elif name not in LINEAR:
         return False

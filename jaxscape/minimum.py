@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Key, Real
 
 from jaxscape import losses
 from jaxscape.arguments import explained
-from jaxscape.batching import cut, length_of, take
+from jaxscape.batching import cut, length_of, taker
 from jaxscape.curvature import MeanOperator, hessian_operator, nonfinite_samples
 from jaxscape.lanczos import dot, flatten
 from jaxscape.loss_variance import TRUSTED
@@ -133,6 +133,7 @@ def _krylov(
 ) -> Any:
     """``read(g, T, V)`` of g = g_i − ḡ and of its Krylov space, for the sample in each row."""
     params, chunks = operator.params, cut(length_of(data), operator.batch_size)
+    take = taker(data)
     product, _, flat = flatten(operator, params)
 
     def gradient(batch: Batch, weight: ArrayLike = 1.0) -> Array:
@@ -142,13 +143,13 @@ def _krylov(
 
     def add(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
         start, fresh = chunk
-        return total + gradient(take(data, start, chunks.size), fresh), None
+        return total + gradient(take(start, chunks.size), fresh), None
 
-    pairs = jnp.asarray(chunks.starts), jnp.asarray(chunks.fresh)
+    pairs = jnp.asarray(chunks.starts), chunks.computed()[1]
     mean = jax.lax.scan(add, jnp.zeros_like(flat), pairs)[0] / length_of(data)
 
     def one(row: Array) -> Any:
-        start = gradient(take(data, row, 1)) - mean
+        start = gradient(take(row, 1)) - mean
         return read(start, *tridiagonal(product, start, steps))
 
     return jax.lax.map(one, rows)

@@ -129,16 +129,11 @@ def _delta_finalize(by_point: Any, by_sample: _Spread, prefix: Prefix) -> Delta:
     k = jnp.arange(1, len(by_sample.weight), dtype=jnp.int32)
     scale = 1 / (k + 1).astype(rest.weight.dtype)  # (k+1) δ_k is the innovation
     freedom = m - 1 if m > 1 else jnp.nan
-    return Delta(
-        k=k,
-        mean=rest.square.mean * scale * scale,
-        sem=rest.square.spread / jnp.sqrt(freedom * m) * scale * scale,
-        centered=(rest.innovation.spread * scale) ** 2 / freedom,
-        first_order=rest.absolute * scale,
-        loss_variance=prefix.variance,
-        nonfinite=by_sample.nonfinite,
-        mean_loss=prefix.mean,
-    )
+    mean = rest.square.mean * scale * scale
+    sem = rest.square.spread / jnp.sqrt(freedom * m) * scale * scale
+    centered = (rest.innovation.spread * scale) ** 2 / freedom
+    first = rest.absolute * scale
+    return Delta(k, mean, sem, centered, first, prefix.variance, by_sample.nonfinite, prefix.mean)
 
 
 delta = Reduction(_delta_init, _delta_update, _delta_finalize, _merge_spreads)
@@ -151,31 +146,27 @@ def delta_of(probe: Probe) -> Reduction:
     return delta if groups is None else _grouped_delta(probe.num_points, groups)
 
 
-class _Grouped(NamedTuple):
-    together: _Spread  # what ``delta`` keeps
-    innovation: Float[Array, "b groups"]  # the mean over each group
-    square: Float[Array, "b groups"]
-
-
 @functools.lru_cache  # the same reduction is the same compiled program
 def _grouped_delta(num_points: int, groups: int) -> Reduction:
     """Mean over all points, errors from the spread of the means over equal groups in a row."""
     size = num_points // groups
 
-    def init(t: int, b: int) -> tuple[Any, _Grouped]:
+    def init(t: int, b: int) -> State:
+        # as for ``delta``; then means over each group of the innovation, and of its square
         zeros = jnp.zeros((b, groups), jnp.float32)
-        return (), _Grouped(delta.init(t, b)[1], zeros, zeros)
+        return (), (delta.init(t, b)[1], zeros, zeros)
 
-    def update(state: tuple[Any, _Grouped], steps: Steps, index: Array, weight: Array) -> State:
-        old, own = state[1], index[:, None] // size == jnp.arange(groups)
-        together = delta.update(((), old.together), steps, index, weight)[1]
+    def update(state: State, steps: Steps, index: Array, weight: Array) -> State:
+        (spread, innovation, square), own = state[1], index[:, None] // size == jnp.arange(groups)
+        spread = delta.update(((), spread), steps, index, weight)[1]
         share = jnp.where(own, weight[:, None], 0) / size
         add = functools.partial(jnp.einsum, "tb,tg->bg", precision="highest")
-        innovation = old.innovation + add(steps.innovation, share)
-        return (), _Grouped(together, innovation, old.square + add(steps.innovation**2, share))
+        innovation += add(steps.innovation, share)
+        return (), (spread, innovation, square + add(steps.innovation**2, share))
 
-    def finalize(by_point: Any, by_sample: _Grouped, prefix: Prefix) -> Delta:
-        found = delta.finalize(by_point, by_sample.together, prefix)
+    def finalize(by_point: Any, by_sample: Any, prefix: Prefix) -> Delta:
+        spread, innovation, square = by_sample
+        found = delta.finalize(by_point, spread, prefix)
         scale = 1 / (found.k + 1).astype(found.mean.dtype)
 
         def error(means: Float[Array | np.ndarray, "n groups"]) -> Float[Array, "n-1"]:
@@ -183,13 +174,12 @@ def _grouped_delta(num_points: int, groups: int) -> Reduction:
             return _norm(deviations.T) / jnp.sqrt(groups * (groups - 1.0))
 
         # E_q[δ²] − (E_q δ)²: the square of a mean is too large by its squared standard error
-        excess = (error(by_sample.innovation) * scale) ** 2
+        excess = (error(innovation) * scale) ** 2
         centered = found.centered * ((num_points - 1) / num_points) + excess
-        return found._replace(sem=error(by_sample.square) * scale * scale, centered=centered)
+        return found._replace(sem=error(square) * scale * scale, centered=centered)
 
-    def merge(one: _Grouped, other: _Grouped) -> _Grouped:
-        together = _merge_spreads(one.together, other.together)
-        return _Grouped(together, one.innovation + other.innovation, one.square + other.square)
+    def merge(one: Any, other: Any) -> Any:
+        return _merge_spreads(one[0], other[0]), one[1] + other[1], one[2] + other[2]
 
     return Reduction(init, update, finalize, merge)
 

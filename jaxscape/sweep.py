@@ -94,9 +94,7 @@ def check_delta(curve: Delta, num_points: int) -> None:
         )
     mean, variance, first = map(np.asarray, (curve.mean, curve.loss_variance, curve.first_order))
     if not (np.isfinite(mean).all() and np.isfinite(variance).all()):
-        raise InputError(
-            "expected losses whose squares fit float32, found losses above 1e18; lower sigma"
-        )
+        raise InputError("expected losses whose squares fit float32, found above 1e18; lower sigma")
     if (lost := (mean == 0) & (first > 0)).any():
         said = (
             f"expected increments whose squares fit {mean.dtype}, found {first[lost].max():.2g}, "
@@ -264,114 +262,88 @@ def advance(
     compiled program, cover any number; their rows mean nothing. All else is as for ``evaluate``.
     """
     try:
-        jax.default_matmul_precision(precision)
+        precise = jax.default_matmul_precision(precision)
     except ValueError:
-        raise InputError(
-            "expected precision as 'highest', 'high' or 'default', or another that JAX knows, "
-            f"found {short(precision)}; choose one"
-        ) from None
+        found = f"found {short(precision)}; choose one that JAX knows"
+        raise InputError(f"expected precision as 'highest', 'high' or 'default', {found}") from None
     first = jax.tree_util.Partial(_first_point, probe)
     params = jax.eval_shape(first)
     n, bound = losses.ready(loss, params, data, first)
     if batch_size is None:
         batch_size = batching.batch_size(bound, params, data)
+    if point_batch is None:
+        point_batch = POINTS_ON_CPU if jax.default_backend() == "cpu" else POINTS
     program = _program(**batching.compiler_options(bound, params, data))
-    settings = _Settings(n, reduction, batch_size, point_batch, precision, mesh)
+    several, together = devices.sizes(mesh)
+    batches = 1 if batch_size < 1 or shares_products(probe, mesh) else BATCHES
+    samples = batching.cut(n, batches * batch_size, together)
+    points = batching.cut(probe.num_points, point_batch, several)
+    settings = samples, points, reduction, batch_size, mesh
     held = bound, probe, carry, jnp.asarray(skip)
-    if mesh is None:
-        return program(data, *held, settings)
-    data = devices.deal(data, _chunks(probe, settings), mesh)
-    return devices.local(program(data, *devices.place(held, mesh), settings))
-
-
-class _Settings(NamedTuple):
-    """What the compiled program is specialised to."""
-
-    n: int
-    reduction: Reduction
-    batch_size: int
-    point_batch: int | None
-    precision: str
-    mesh: Mesh | None
+    with precise:
+        if mesh is None:
+            return program(settings, data, *held)
+        data = devices.deal(data, samples, mesh)
+        return devices.local(program(settings, data, *devices.place(held, mesh)))
 
 
 @functools.cache
 def _program(**compiler_options: str) -> Callable:
-    return jax.jit(_advance, static_argnums=5, compiler_options=compiler_options or None)
+    return jax.jit(_advance, static_argnums=0, compiler_options=compiler_options or None)
 
 
-def _advance(data, loss, probe, carry, skip, settings: _Settings) -> tuple[Carry, Any]:
+def _advance(settings: tuple, data, loss, probe, carry, skip) -> tuple[Carry, Any]:
     """Walk the samples with the carry cut into blocks of points, ``[c, t, ...]``."""
-    mesh, size = settings.mesh, settings.point_batch
-    if size is None:
-        size = POINTS_ON_CPU if jax.default_backend() == "cpu" else POINTS
-    blocks = batching.cut(probe.num_points, size, devices.sizes(mesh)[0])
-    samples = _chunks(probe, settings)
+    samples, points, *_, mesh = settings
+    index, unmet = points.computed()
 
-    def cut(leaf: Array) -> Array:  # each block has the number of samples, [], of its own, [c]
-        return leaf[blocks.positions] if leaf.ndim else jnp.broadcast_to(leaf, len(blocks.starts))
-
-    def join(leaf: Array) -> Array:
-        return batching.join(blocks, leaf) if leaf.ndim > 1 else leaf[0]
-
-    walk: Callable = functools.partial(_walk, settings)
-    if mesh is not None:
-        walk = devices.over(walk, samples, mesh)
+    # each block has the number of samples, [], of its own, [c]
+    cut = lambda x: x[index] if x.ndim else jnp.broadcast_to(x, points.num)  # noqa: E731
+    join = lambda x: batching.join(points, x) if x.ndim > 1 else x[0]  # noqa: E731
     positions, fresh = samples.computed()
     chunks = samples.starts, fresh & (positions >= skip)
-    carry, rows = walk(loss, probe, data, jax.tree.map(cut, carry), chunks, blocks)
+    held = loss, probe, data, jax.tree.map(cut, carry), chunks, (index, unmet)
+    walk = functools.partial(_walk, settings)
+    carry, rows = walk(*held) if mesh is None else devices.over(walk, samples, mesh, *held)
     return jax.tree.map(join, carry), batching.join(samples, rows)
 
 
-def _walk(settings: _Settings, loss, probe, data, carry, samples, points) -> tuple[Carry, Any]:
-    """What one device does: its chunks of samples, each at its blocks of points.
-
-    ``samples`` and ``points`` hold starts [c] and which entries are fresh [c, size].
-    """
-    reduction, mesh = settings.reduction, settings.mesh
-    size, here = samples[1].shape[1], points[1].shape[1]
-    axis, update = devices.axis(mesh), devices.update(reduction, mesh)
+def _walk(settings: tuple, loss, probe, data, carry, chunks, blocks) -> tuple[Carry, Any]:
+    """One device's work: its chunks of samples (starts, fresh) at its points (index, unmet)."""
+    samples, points, reduction, batch_size, mesh = settings
+    axis = "samples" if devices.sizes(mesh)[1] > 1 else None
     dtype, take = carry.prefix.mean.dtype, batching.taker(data)
 
     def chunk(carry: Carry, cut: tuple[Array, Array]) -> tuple[Carry, Any]:
         start, fresh = cut
-        with jax.default_matmul_precision(settings.precision):
-            losses_at = _losses_at(settings, loss, probe, take(start, size))
+        losses_at = _losses_at(loss, probe, take(start, samples.size), batch_size, mesh)
 
-        def block(by_sample: Any, points: tuple) -> tuple[Any, Carry]:
-            first, unmet, old, by_point = points
-            index = first + jnp.arange(here)
-            with jax.default_matmul_precision(settings.precision):
-                found = jax.vmap(losses_at)(index).astype(dtype)  # [t, b]
+        def block(by_sample: Any, part: tuple) -> tuple[Any, Carry]:
+            index, unmet, old, by_point = part
+            found = jax.vmap(losses_at)(index).astype(dtype)  # [t, b]
             new, steps = prefix.extend(old, found, fresh, axis=axis)
-            state = update((by_point, by_sample), steps, index, unmet.astype(dtype))
-            return state[1], Carry(new, state[0])
+            state, weight = (by_point, by_sample), unmet.astype(dtype)
+            by_point, by_sample = devices.update(reduction, mesh, state, steps, index, weight)
+            return by_sample, Carry(new, by_point)
 
-        by_sample = _typed(reduction.init(here, size)[1], dtype)
-        by_sample, carry = jax.lax.scan(block, by_sample, (*points, *carry))
+        by_sample = _typed(reduction.init(points.size, samples.size)[1], dtype)
+        by_sample, carry = jax.lax.scan(block, by_sample, (*blocks, *carry))
         return carry, by_sample
 
-    carry, rows = jax.lax.scan(chunk, carry, samples)
+    carry, rows = jax.lax.scan(chunk, carry, chunks)
     return carry, devices.merge(reduction, rows, mesh)
 
 
-def _losses_at(settings: _Settings, loss: PerSampleLoss, probe: Probe, batch: Batch) -> Callable:
+def _losses_at(loss, probe: Probe, batch: Batch, batch_size: int, mesh: Mesh | None) -> Callable:
     """The losses of a batch by the point's index; what all points share is computed here."""
-    if shares_products(probe, settings.mesh):
+    if shares_products(probe, mesh):
         at = first_layer.share(loss, probe.space, batch)
         return lambda index: at(probe.coordinates[index])
-
-    size = settings.batch_size
-    return lambda index: batching.in_chunks(functools.partial(loss, probe.at(index)), batch, size)
+    loss_at = lambda index: functools.partial(loss, probe.at(index))  # noqa: E731
+    return lambda index: batching.in_chunks(loss_at(index), batch, batch_size)
 
 
 def shares_products(probe: Probe, mesh: Mesh | None = None) -> TypeGuard[SubspaceProbe]:
     """Whether there are at least twice as many points as the d + 1 products that sharing costs."""
     here = math.ceil(probe.num_points / devices.sizes(mesh)[0])
     return isinstance(probe, SubspaceProbe) and here >= 2 * (probe.space.dim + 1)
-
-
-def _chunks(probe: Probe, settings: _Settings) -> batching.Chunks:
-    size, mesh = settings.batch_size, settings.mesh
-    batches = 1 if size < 1 or shares_products(probe, mesh) else BATCHES
-    return batching.cut(settings.n, batches * size, devices.sizes(mesh)[1])

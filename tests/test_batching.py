@@ -19,11 +19,11 @@ on_a_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="what suits
 def test_every_entry_is_fresh_exactly_once(length, size, hands):
     cut = batching.cut(length, size, hands)
     assert cut.size <= size
-    assert len(cut.starts) % hands == 0
-    np.testing.assert_array_equal(cut.positions[cut.fresh], np.arange(length))
-    turns = batching.turns(len(cut.starts), hands).reshape(hands, -1)
-    for hand, mine in enumerate(turns):
-        np.testing.assert_array_equal(mine, np.arange(hand, len(cut.starts), hands))
+    assert len(cut.starts) == cut.num
+    assert cut.num % hands == 0
+    positions, fresh = map(np.asarray, cut.computed())
+    np.testing.assert_array_equal(positions[fresh], np.arange(length))
+    np.testing.assert_array_equal(positions[:, 0], cut.starts)
 
 
 @pytest.mark.parametrize("hands", [1, 3, 8])
@@ -31,7 +31,8 @@ def test_every_entry_is_fresh_exactly_once(length, size, hands):
 def test_join_undoes_cut(length, size, hands):
     data = {"a": jnp.arange(length), "b": jnp.arange(2.0 * length).reshape(length, 2)}
     cut = batching.cut(length, size, hands)
-    rows = jax.lax.map(lambda start: batching.take(data, start, cut.size), jnp.asarray(cut.starts))
+    take = batching.taker(data)
+    rows = jax.lax.map(lambda start: take(start, cut.size), jnp.asarray(cut.starts))
     jax.tree.map(np.testing.assert_array_equal, batching.join(cut, rows), data)
 
 
@@ -165,17 +166,7 @@ def test_an_option_that_xla_does_not_know_is_recognised():
     assert not batching.is_known("xla_cpu_no_such_option")
 
 
-@pytest.mark.parametrize(
-    ("length", "size", "hands"), [(10, 4, 1), (12, 4, 1), (9, 2, 4), (3, 8, 2)]
-)
-def test_positions_computed_in_a_program(length, size, hands):
-    chunks = batching.cut(length, size, hands)
-    positions, fresh = jax.jit(chunks.computed)()
-    assert np.array_equal(positions, chunks.positions)
-    assert np.array_equal(fresh, chunks.fresh)
-
-
-def test_a_taker_cuts_what_take_cuts():
+def test_a_taker_cuts_rows_of_any_shape():
     data = {"x": jnp.arange(240.0).reshape(10, 2, 3, 4), "y": jnp.arange(10)}
     cut = jax.jit(lambda data, start: batching.taker(data)(start, 4))(data, 5)
     for found, whole in zip(jax.tree.leaves(cut), jax.tree.leaves(data), strict=True):

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from jaxscape import losses
 from jaxscape.arguments import check_choice
-from jaxscape.batching import cut, host, length_of, take, taker
+from jaxscape.batching import cut, host, length_of, taker
 from jaxscape.lab import stream
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss, Scalar
 
@@ -279,11 +279,11 @@ def _objective(
     loss: PerSampleLoss, data: Batch, k: Int[Array, ""], weight_decay: Scalar
 ) -> Callable[[Params], Float[Array, ""]]:
     """L_k(w) + (λ/2)‖w‖², with the gradient, from as many chunks as hold the first k samples."""
-    chunks = cut(length_of(data), CHUNK)
+    chunks, take = cut(length_of(data), CHUNK), taker(data)
     positions, fresh = chunks.computed()
 
     def part(params: Params, index: Array) -> Array:
-        values = loss(params, take(data, positions[index, 0], chunks.size))
+        values = loss(params, take(positions[index, 0], chunks.size))
         counted = fresh[index] & (positions[index] < k)
         return jnp.sum(jnp.where(counted, values, 0)) / k
 
