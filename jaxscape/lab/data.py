@@ -51,8 +51,7 @@ class Dataset:
     ``targets`` [n, a], what follows each of the last a ≤ t of them, −1 where it does not count;
     ``num_classes`` is then the number of different tokens. Of a training split that is
     memory-mapped, ``[rows]`` reads and converts the rows asked for. ``source`` says where the data
-    came from. ``note`` says in one line what the reader of a result should know of the data, and is
-    empty where there is nothing to say.
+    came from, ``note`` in one line what the reader of a result should know of them, if anything.
     """
 
     name: str
@@ -249,9 +248,8 @@ def _of_tfds(name: str, data_dir: Folder, *, prepare: bool) -> Dataset | None:
             _image_and_label(builder)
             if is_offline():
                 raise Unavailable(
-                    f"expected {plain} prepared by TensorFlow Datasets in one of "
-                    f"{', '.join(map(str, places))}, found none while JAXSCAPE_OFFLINE is set; "
-                    "unset it to have it prepared"
+                    f"expected {plain} prepared in {' or '.join(map(str, places))}, found none "
+                    "while JAXSCAPE_OFFLINE is set; unset it to have it prepared"
                 )
             _import_tensorflow()
             builder.download_and_prepare()

@@ -108,8 +108,7 @@ class IdxFiles:
             raise InputError(
                 f"expected {path} to be an IDX file of bytes {list(shape)}, as {self.name} has, "
                 f"{size} bytes from {header.hex()} on, found {len(raw)} bytes from "
-                f"{raw[: len(header)].hex()} on; get the file again, or give data of your own as "
-                "npz:PATH"
+                f"{raw[:16].hex()} on; get the file again, or give your own data as npz:PATH"
             )
         digest = hashlib.sha256(raw).hexdigest()
         owner = next((name for name, sums in SUMS.items() if digest in sums), None)
@@ -153,11 +152,7 @@ class CifarFiles:
         return f"cifar-{self.num_classes}-binary.tar.gz"
 
     def read(self, folder: Path) -> Arrays | None:
-        """Images [n, 32, 32, 3] with labels of both splits, in the published order.
-
-        None where ``folder`` does not hold the archive. Raises ``InputError`` where it is truncated
-        or altered.
-        """
+        """Images [n, 32, 32, 3] with labels, as ``IdxFiles.read``; None without the archive."""
         archive = folder / self.archive
         if not archive.is_file():
             return None
@@ -230,8 +225,8 @@ def _stored(path: Path) -> dict[str, np.ndarray]:
         if not path.is_dir():
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return {key: arrays[key] for key in KEYS if key in arrays}
-        found = {key: path / f"{key}.npy" for key in KEYS if (path / f"{key}.npy").exists()}
-        return {key: np.load(at, None if "test" in key else "r") for key, at in found.items()}
+        there = {key: path / f"{key}.npy" for key in KEYS if (path / f"{key}.npy").exists()}
+        return {key: np.load(at, None if "test" in key else "r") for key, at in there.items()}
     except DAMAGE as error:
         raise InputError(
             f"expected plain arrays in {path}, found: {error}; {ADVICE}, or where they do not fit "
@@ -264,8 +259,7 @@ def _check_values(inputs: np.ndarray, targets: np.ndarray, where: str) -> None:
     if inputs.dtype != np.uint8 and inputs.dtype.kind != "f":
         raise InputError(
             f"expected bytes or floats as inputs of {where}, or tokens [n, t] with integer targets "
-            f"[n, a] of the last a of them, found {inputs.dtype} of shape {inputs.shape}; convert "
-            "them"
+            f"[n, a] of the last a, found {inputs.dtype} of shape {inputs.shape}; convert them"
         )
     is_float = targets.dtype.kind == "f"
     if not is_float and (targets.dtype.kind not in "iu" or targets.ndim != 1):

@@ -123,10 +123,8 @@ def log_bins(k: Ks, values: Curve, sem: Curve | float = 0.0, *, num: int = 60) -
     (count − 1 in the denominator; 0 for a single value).
 
     Args:
-        k: increasing.
-        values: one per k.
-        sem: Monte-Carlo error of each value. All k share their points, so averaging over k does
-            not reduce it.
+        k, values: increasing; one for each.
+        sem: Monte-Carlo error of each value, which the mean keeps: all k share their points.
         num: number of bins between the first k and the last.
     """
     edges = np.geomspace(k[0], k[-1], num + 1)
