@@ -87,8 +87,8 @@ def law(
 
     Figure 9 of Nikitin et al. 2025 shows the diagonal form of the curvature part alone.
     """
-    title, ylabel = "Law against Monte-Carlo", rf"$\Delta_k$   ({unit})"
-    return _side_by_side(title, ylabel, k, {"Monte-Carlo": measured, **theory}, labels)
+    curves = {"Monte-Carlo": measured, **theory}
+    return _side_by_side("Law against Monte-Carlo", rf"$\Delta_k$   ({unit})", k, curves, labels)
 
 
 def _side_by_side(
@@ -98,8 +98,7 @@ def _side_by_side(
     figure, panels = canvas(title, PREFIX, ylabel, labels)
     for row, axes in enumerate(panels):
         for column, (name, values) in enumerate(curves.items()):
-            dash = "--" if column else "-"
-            style.draw_mean(axes, column, k, values[row], 0.0, name, dash=dash)
+            style.draw_mean(axes, column, k, values[row], 0.0, name, dash="--" if column else "-")
     return style.finish(figure, dots=False)
 
 
@@ -203,10 +202,8 @@ def eigenvalues(
 
 Steps = Float[np.ndarray, "a"] | Float[np.ndarray, "2 a"] | Sequence[Float[np.ndarray, "_"]]
 """Coordinates along both directions: one array for both alike, or one for each, of any lengths."""
-
 Paths = Float[np.ndarray, "T 2"] | Mapping[str, Float[np.ndarray, "_ 2"]]
 """Coordinates of a network after each epoch of its training; of several runs, by their names."""
-
 Sheets = Mapping[str, Float[np.ndarray, "a b"]]
 """Values over the grid, [a, b] or flat, by the names of their panels."""
 
