@@ -25,8 +25,6 @@ from jaxscape.types import InputError
 AXES = (r"$\theta_1$", r"$\theta_2$")
 LATE = 0.95
 """Share of the samples after which too few follow a K to tell whether it lasts."""
-RANGE = 1e8
-"""Largest over smallest value that a logarithmic scale of colours spans."""
 
 Curves = Float[np.ndarray, "s K"]
 """A value for each k, and a row for each label."""
@@ -294,12 +292,12 @@ def _scales(quantities: list[str], sheets: list[np.ndarray]) -> list[tuple[float
 
 
 def _scale(sheet: Float[np.ndarray, "..."]) -> tuple[float, float, bool]:
-    """The range of the finite values of a sheet, logarithmic (True) where none is below 0."""
+    """The range of the finite values, logarithmic (True) over at most 1e8 if none is below 0."""
     finite = sheet[np.isfinite(sheet)]
     positive = finite[finite > 0]
     if not positive.size or (finite < 0).any() or positive.max() <= positive.min():
         return float(finite.min()), float(finite.max()), False
-    return float(max(positive.min(), positive.max() / RANGE)), float(positive.max()), True
+    return float(max(positive.min(), positive.max() / 1e8)), float(positive.max()), True
 
 
 def reliefs(
