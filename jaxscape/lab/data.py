@@ -20,9 +20,7 @@ from jaxscape.lab.stream import Mapped, blocks
 from jaxscape.types import InputError
 
 PUBLISHED: dict[str, IdxFiles | CifarFiles] = {
-    "mnist": IdxFiles("mnist"),
-    "fashion_mnist": IdxFiles("fashion_mnist"),
-    "kmnist": IdxFiles("kmnist"),
+    **{name: IdxFiles(name) for name in ("mnist", "fashion_mnist", "kmnist")},
     "cifar10": CifarFiles(10, "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"),
     "cifar100": CifarFiles(100, "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec"),
 }
@@ -53,8 +51,7 @@ class Dataset:
     ``targets`` [n, a], what follows each of the last a ≤ t of them, −1 where it does not count;
     ``num_classes`` is then the number of different tokens. Of a training split that is
     memory-mapped, ``[rows]`` reads and converts the rows asked for. ``source`` says where the data
-    came from. ``note`` says in one line what the reader of a result should know of the data, and is
-    empty where there is nothing to say.
+    came from, ``note`` in one line what the reader of a result should know of them, if anything.
     """
 
     name: str
@@ -99,24 +96,21 @@ def build(name: str, source: str, arrays: Arrays, num_classes: int, note: str = 
     """A data set of ``arrays``: bytes scaled to [0, 1], other integers int32, the rest float32.
 
     Args:
-        name: the data set's name.
-        source: where the data came from, in words.
+        name, source, num_classes, note: as in ``Dataset``.
         arrays: both splits as stored. A training split that is memory-mapped stays so.
-        num_classes: number of classes or of different tokens; 0 for a regression.
-        note: what the reader of a result should know of the data.
     """
     found: dict[str, Any] = {field: _ready(field, each) for field, each in arrays._asdict().items()}
     return Dataset(name, source, **found, num_classes=num_classes, note=note)
 
 
-def load(name: str, *, data_dir: Folder = None, cache_dir: Folder = None) -> Dataset:
-    """The data set ``name``, one of ``NAMES``.
+def load(name: str, *, data_dir: Folder = None) -> Dataset:
+    """The data set ``name``, one of ``NAMES``; ``npz:PATH`` as ``readers.read_npz`` explains.
 
     A published data set is looked for as its published files in ``data_dir/name``, then in
-    ``data_dir``, then as a folder that TensorFlow Datasets has prepared in ``data_dir`` or in its
-    default place, then among earlier downloads in ``cache_dir``. If it is nowhere, it is
-    downloaded, with the checksums that TensorFlow Datasets records. JAXSCAPE_OFFLINE=1 forbids the
-    download; JAXSCAPE_MIRROR names another server for it.
+    ``data_dir`` (by default $JAXSCAPE_DATA_DIR), then as a folder that TensorFlow Datasets has
+    prepared in ``data_dir`` or in its default place, then among earlier downloads in
+    ``cache_folder()``. If it is nowhere, it is downloaded, with the checksums that TensorFlow
+    Datasets records. JAXSCAPE_OFFLINE=1 forbids the download; JAXSCAPE_MIRROR names another server.
 
     ``tfds:NAME`` is an image classification data set that TensorFlow Datasets has prepared in
     ``data_dir`` or in its default place, or else prepares there.
@@ -124,38 +118,30 @@ def load(name: str, *, data_dir: Folder = None, cache_dir: Folder = None) -> Dat
     ``auto`` is MNIST where it can be had, else ``glyphs`` with a ``note`` that says why. No other
     name is ever replaced by another data set.
 
+    Raises ``InputError`` for an unknown name, a folder or file that cannot be read, and data that
+    are missing, truncated, altered or inconsistent.
+
     >>> load("sums").train_inputs.shape
     (60000, 11)
-
-    Args:
-        name: one of ``NAMES``; ``npz:PATH`` as ``readers.read_npz`` explains.
-        data_dir: folder of the user's data; by default $JAXSCAPE_DATA_DIR, where it is set.
-        cache_dir: folder of downloads and drawn glyphs; by default jaxscape under $XDG_CACHE_HOME
-            or ~/.cache.
-
-    Raises:
-        InputError: an unknown name, a folder or file that cannot be read, and data that are
-            missing, truncated, altered or inconsistent.
     """
     kind, _, rest = name.partition(":")
     try:
+        if name in PUBLISHED:
+            return _published(name, data_dir)
         if name == "glyphs":
-            return _glyphs(cache_dir)
+            return _glyphs()
         if name == "sums":
             source = "sums of two numbers, made on the fly"
             return build(name, source, sums.draw(), len(sums.CHARACTERS))
         if name == "auto":
             try:
-                return _published("mnist", data_dir, cache_dir)
+                return _published("mnist", data_dir)
             except Unavailable as error:
-                note = f"glyphs in place of mnist, which could not be had: {error}"
-                return _glyphs(cache_dir, note)
-        if name in PUBLISHED:
-            return _published(name, data_dir, cache_dir)
+                return _glyphs(f"glyphs in place of mnist, which could not be had: {error}")
         if kind == "npz" and rest:
             return build(name, f"arrays in {rest}", *read_npz(Path(rest).expanduser()))
-        if kind == "tfds" and rest:
-            return _of_tfds(name, _builder(rest, data_dir, prepare=True))
+        if kind == "tfds" and rest and (found := _of_tfds(name, data_dir, prepare=True)):
+            return found
     except OSError as error:
         said = f"expected data that can be read, found: {error}; check the permissions"
         raise InputError(said) from error
@@ -165,10 +151,7 @@ def load(name: str, *, data_dir: Folder = None, cache_dir: Folder = None) -> Dat
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file open for writing that takes the name ``path`` if the block ends well, else vanishes.
-
-    Raises ``OSError`` where it cannot be written.
-    """
+    """A file open for writing that is named ``path`` if the block ends well, else vanishes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -195,10 +178,8 @@ def records(name: str) -> dict[str, str]:
 def fetch(url: str, path: Path, sha256: str) -> None:
     """Download ``url`` to ``path``, unless it holds exactly the published bytes already.
 
-    A failure leaves what was there.
-
     Raises ``Unavailable`` where JAXSCAPE_OFFLINE forbids it, the server does not deliver, the bytes
-    have another SHA-256, or ``path`` cannot be written.
+    have another SHA-256, or ``path`` cannot be written. What was there then stays.
     """
     import pooch
 
@@ -217,15 +198,15 @@ def fetch(url: str, path: Path, sha256: str) -> None:
         ) from error
 
 
-def _published(name: str, data_dir: Folder, cache_dir: Folder) -> Dataset:
+def _published(name: str, data_dir: Folder) -> Dataset:
     files = PUBLISHED[name]
     root = _root(data_dir)
     for folder in [root / name, root] if root else []:
         if arrays := files.read(folder):
             return build(name, f"files in {folder}", arrays, files.num_classes)
-    if builder := _builder(name, data_dir, prepare=False):
-        return _of_tfds(name, builder)
-    folder, server = cache_folder(cache_dir) / name, ""
+    if prepared := _of_tfds(name, data_dir, prepare=False):
+        return prepared
+    folder, server = cache_folder() / name, ""
     for url, sha256 in records(name).items():
         server, _, file = url.rpartition("/")
         server = (os.environ.get("JAXSCAPE_MIRROR") or server).rstrip("/")
@@ -248,64 +229,60 @@ def _naming(what: str) -> Iterator[None]:
         ) from error
 
 
-def _builder(name: str, data_dir: Folder, *, prepare: bool) -> Any:
-    """That of ``name`` as TensorFlow Datasets has prepared it, or prepares it now, else None."""
+def _of_tfds(name: str, data_dir: Folder, *, prepare: bool) -> Dataset | None:
+    """Data set ``name`` as TensorFlow Datasets has prepared it, or prepares it now, else None."""
     import tensorflow_datasets as tfds
 
+    plain = name.removeprefix("tfds:")
     default = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-    root = _root(data_dir)
-    places = [root, default] if root else [default]
+    places = [place for place in (_root(data_dir), default) if place]
     for place in places:
-        with _naming(f"{name} in {place}"), contextlib.suppress(tfds.core.DatasetNotFoundError):
-            return tfds.core.read_only_builder.builder_from_files(name, data_dir=str(place))
+        with _naming(f"{plain} in {place}"), contextlib.suppress(tfds.core.DatasetNotFoundError):
+            builder = tfds.core.read_only_builder.builder_from_files(plain, data_dir=str(place))
+            return _images_of(builder, name)
     if not prepare:
         return None
-    with _naming(f"{name} in {default}"):
-        builder = tfds.builder(name, data_dir=default)
+    with _naming(f"{plain} in {default}"):
+        builder = tfds.builder(plain, data_dir=default)
         if not builder.is_prepared():
             _image_and_label(builder)
             if is_offline():
                 raise Unavailable(
-                    f"expected {name} prepared by TensorFlow Datasets in one of "
-                    f"{', '.join(map(str, places))}, found none while JAXSCAPE_OFFLINE is set; "
-                    "unset it to have it prepared"
+                    f"expected {plain} prepared in {' or '.join(map(str, places))}, found none "
+                    "while JAXSCAPE_OFFLINE is set; unset it to have it prepared"
                 )
             _import_tensorflow()
             builder.download_and_prepare()
-    return builder
+        return _images_of(builder, name)
 
 
-def _of_tfds(name: str, builder: Any) -> Dataset:
-    """Data set ``name`` of a builder that is prepared."""
-    with _naming(f"{builder.name} in {builder.data_path}"):
-        image, label = _image_and_label(builder)
-        num_classes = builder.info.features[label].num_classes
-        tests = [split for split in ("test", "validation") if split in builder.info.splits]
-        found: list[Any] = []
-        for split in ("train", *tests[:1]):
-            pairs = [(each[image], each[label]) for each in _examples(builder, split)]
-            where, sizes = f"split {split} of {builder.data_path}", {x.shape for x, _ in pairs}
-            if len(sizes) != 1 or pairs[0][0].dtype != np.uint8:
-                raise InputError(
-                    f"expected images of bytes and of one size in {where}, found {len(pairs)} "
-                    f"images of {len(sizes)} sizes; save them alike as npz:PATH"
-                )
-            images, labels = map(np.stack, zip(*pairs, strict=True))
-            check_labels(labels, num_classes, where)
-            found += [images, labels]
-        source = f"{builder.data_path}, prepared by TensorFlow Datasets in an order of its own"
-        return build(name, source, Arrays(*found), num_classes)
-
-
-def _examples(builder: Any, split: str) -> Any:
-    """Those of a split, in the order in which they were prepared."""
+def _images_of(builder: Any, name: str) -> Dataset:
+    """The splits of a prepared data set, in the order in which they were prepared."""
     import tensorflow_datasets as tfds
 
-    if builder.info.file_format.value == "array_record":  # read without TensorFlow
-        return builder.as_data_source(split)
-    _import_tensorflow()
-    in_turn = tfds.ReadConfig(interleave_cycle_length=1)
-    return tfds.as_numpy(builder.as_dataset(split=split, read_config=in_turn))
+    image, label = _image_and_label(builder)
+    num_classes = builder.info.features[label].num_classes
+    tests = [split for split in ("test", "validation") if split in builder.info.splits]
+    found: list[Any] = []
+    for split in ("train", *tests[:1]):
+        if builder.info.file_format.value == "array_record":  # read without TensorFlow
+            examples = builder.as_data_source(split)
+        else:
+            _import_tensorflow()
+            in_turn = tfds.ReadConfig(interleave_cycle_length=1)
+            examples = tfds.as_numpy(builder.as_dataset(split=split, read_config=in_turn))
+        pairs = [(each[image], each[label]) for each in examples]
+        where, sizes = f"split {split} of {builder.data_path}", {x.shape for x, _ in pairs}
+        if len(sizes) != 1 or pairs[0][0].dtype != np.uint8:
+            raise InputError(
+                f"expected images of bytes and of one size in {where}, found {len(pairs)} "
+                f"images of {len(sizes)} sizes; save them alike as npz:PATH"
+            )
+        images, labels = map(np.stack, zip(*pairs, strict=True))
+        check_labels(labels, num_classes, where)
+        found += [images, labels]
+    source = f"{builder.data_path}, prepared by TensorFlow Datasets in an order of its own"
+    return build(name, source, Arrays(*found), num_classes)
 
 
 def _image_and_label(builder: Any) -> tuple[str, str]:
@@ -338,9 +315,9 @@ def _import_tensorflow() -> None:
     tensorflow.config.set_visible_devices([], "GPU")
 
 
-def _glyphs(cache_dir: Folder, note: str = "") -> Dataset:
+def _glyphs(note: str = "") -> Dataset:
     """Glyphs from the cache, drawn where they are not there."""
-    path = cache_folder(cache_dir) / "glyphs" / f"{glyphs.recipe()}.npz"
+    path = cache_folder() / "glyphs" / f"{glyphs.recipe()}.npz"
     # A cache that is absent, damaged or unwritable only costs the drawing.
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
@@ -365,11 +342,9 @@ def _root(data_dir: Folder) -> Path | None:
     return root
 
 
-def cache_folder(cache_dir: Folder = None) -> Path:
-    """``cache_dir``, by default jaxscape under $XDG_CACHE_HOME or ~/.cache."""
-    if cache_dir is None:
-        cache_dir = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "jaxscape")
-    return Path(cache_dir).expanduser()
+def cache_folder() -> Path:
+    """Where downloads and drawn glyphs are kept: jaxscape under $XDG_CACHE_HOME or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "jaxscape").expanduser()
 
 
 def _reason(error: Exception) -> str:

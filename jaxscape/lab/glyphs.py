@@ -66,21 +66,16 @@ def draw(
     labels = rng.permutation(num).astype(np.int32) % 10
     images = np.empty((num, SIDE, SIDE, 1), np.uint8)
     for start in range(0, num, CHUNK):
-        stop = min(start + CHUNK, num)
-        images[start:stop, ..., 0] = _images(rng, labels[start:stop])
+        n = min(CHUNK, num - start)
+        which = rng.integers(len(FONTS), size=n) * 10 + labels[start : start + n]
+        distance = _sample(which, _affine(rng, n) + _elastic(rng, n))
+        thickening = rng.uniform(-0.8, 3.0, (n, 1, 1))  # of each edge, in pixels of the master
+        softness = rng.uniform(3.0, 5.0, (n, 1, 1))  # width of an edge; one image pixel is 3.3
+        ink = np.clip(0.5 + (distance + thickening) / softness, 0, 1)
+        ink *= rng.uniform(0.5, 1, (n, 1, 1))
+        noise = rng.uniform(0, 0.12, (n, 1, 1)) * rng.standard_normal((n, SIDE, SIDE))
+        images[start : start + n, ..., 0] = np.rint(255 * np.clip(ink + noise, 0, 1))
     return images, labels
-
-
-def _images(rng: np.random.Generator, labels: Int[np.ndarray, "n"]) -> UInt8[np.ndarray, "n 28 28"]:
-    n = len(labels)
-    fields = masters()
-    font = rng.integers(len(fields), size=n)
-    distance = _sample(fields, font * 10 + labels, _affine(rng, n) + _elastic(rng, n))
-    thickening = rng.uniform(-0.8, 3.0, (n, 1, 1))  # of each edge, in pixels of the master
-    softness = rng.uniform(3.0, 5.0, (n, 1, 1))  # width of an edge; one image pixel is 3.3
-    ink = np.clip(0.5 + (distance + thickening) / softness, 0, 1) * rng.uniform(0.5, 1, (n, 1, 1))
-    noise = rng.uniform(0, 0.12, (n, 1, 1)) * rng.standard_normal((n, SIDE, SIDE))
-    return np.rint(255 * np.clip(ink + noise, 0, 1)).astype(np.uint8)
 
 
 def _affine(rng: np.random.Generator, n: int) -> Float[np.ndarray, "2 n 28 28"]:
@@ -104,17 +99,14 @@ def _elastic(rng: np.random.Generator, n: int) -> Float[np.ndarray, "2 n 28 28"]
 
 
 def _sample(
-    masters: Float[np.ndarray, "fonts 10 size size"],
-    which: Int[np.ndarray, "n"],
-    position: Float[np.ndarray, "2 n 28 28"],
+    which: Int[np.ndarray, "n"], position: Float[np.ndarray, "2 n 28 28"]
 ) -> Float[np.ndarray, "n 28 28"]:
-    """Bilinear values of ``masters`` at ``position``, measured in pixels from their centres."""
-    size = masters.shape[-1]
+    """Bilinear values of the masters ``which`` at ``position``, in pixels from their centres."""
+    values, size = masters().ravel(), MASTER_SIZE
     x, y = np.clip(position + (size - 1) / 2, 0, size - 1.001)
     column, row = x.astype(np.int32), y.astype(np.int32)
     x, y = (x - column).astype(np.float32), (y - row).astype(np.float32)
     corner = (which[:, None, None] * size + row) * size + column
-    values = masters.ravel()
     left = values[corner] * (1 - y) + values[corner + size] * y
     right = values[corner + 1] * (1 - y) + values[corner + size + 1] * y
     return left * (1 - x) + right * x

@@ -25,8 +25,6 @@ from jaxscape.types import InputError
 AXES = (r"$\theta_1$", r"$\theta_2$")
 LATE = 0.95
 """Share of the samples after which too few follow a K to tell whether it lasts."""
-RANGE = 1e8
-"""Largest over smallest value that a logarithmic scale of colours spans."""
 
 Curves = Float[np.ndarray, "s K"]
 """A value for each k, and a row for each label."""
@@ -37,9 +35,8 @@ def delta(
     k: Ks, curves: Curves, sem: Curves, labels: Sequence[str], *, unit: str = "nats²"
 ) -> Figure:
     """Δ_k with its standard error ``sem`` against k, a curve per label, both axes logarithmic."""
-    title = "Change of the loss surface per sample"
     ylabel = rf"$\Delta_k = \mathrm{{E}}_w\,[\delta_k(w)^2]$   ({unit})"
-    return _against_k(title, ylabel, k, curves, sem, labels)
+    return _against_k("Change of the loss surface per sample", ylabel, k, curves, sem, labels)
 
 
 def delta_k2(
@@ -88,20 +85,18 @@ def law(
 
     Figure 9 of Nikitin et al. 2025 shows the diagonal form of the curvature part alone.
     """
-    title, ylabel = "Law against Monte-Carlo", rf"$\Delta_k$   ({unit})"
-    return _side_by_side(title, ylabel, k, {"Monte-Carlo": measured, **theory}, labels, "--")
+    curves = {"Monte-Carlo": measured, **theory}
+    return _side_by_side("Law against Monte-Carlo", rf"$\Delta_k$   ({unit})", k, curves, labels)
 
 
 def _side_by_side(
-    title: str, ylabel: str, k: Ks, curves: Mapping[str, Curves], labels: Sequence[str],
-    dash: str = "-",
-) -> Figure:  # fmt: skip
+    title: str, ylabel: str, k: Ks, curves: Mapping[str, Curves], labels: Sequence[str]
+) -> Figure:
     """The named curves of each label in a panel of its own, all but the first dashed."""
     figure, panels = canvas(title, PREFIX, ylabel, labels)
     for row, axes in enumerate(panels):
         for column, (name, values) in enumerate(curves.items()):
-            line = dash if column else "-"
-            style.draw_mean(axes, column, k, values[row], 0.0, name, dash=line)
+            style.draw_mean(axes, column, k, values[row], 0.0, name, dash="--" if column else "-")
     return style.finish(figure, dots=False)
 
 
@@ -133,28 +128,24 @@ def law_agreement(
 
     Args:
         sigma: standard deviations per direction.
-        ratio: of the means over k, each weighted by k(k+1).
-        sem: standard error of ``ratio``.
+        ratio, sem: of the means over k, each weighted by k(k+1), with its standard error.
         median: of the ratio at each k.
         parts: share of each named part in the law; a negative one is not drawn.
     """
-    title = "Where the quadratic law holds"
     xlabel = r"$\sigma$ (standard deviation per direction, units of the parameters)"
-    figure, (axes,) = canvas(title, xlabel, "law / Monte-Carlo")
+    figure, (axes,) = canvas("Where the quadratic law holds", xlabel, "law / Monte-Carlo")
     axes.axhspan(0.9, 1.1, color="0.85", lw=0)
     for row, (name, share) in enumerate(parts.items(), start=2):
         part = share * ratio
         shown = part > 0
-        look = curve(row, ms=4, lw=1.2, label=f"{name} part")
-        axes.plot(sigma[shown], part[shown], "--", **look)
+        axes.plot(sigma[shown], part[shown], "--", **curve(row, ms=4, lw=1.2, label=f"{name} part"))
     axes.plot(sigma, median, ":", label="full law, median", **curve(1, ms=6))
     bars = np.minimum(sem, 0.999 * ratio), sem
     axes.errorbar(sigma, ratio, bars, label="full law", **curve(0, ms=6, capsize=4, lw=2))
     axes.set(xscale="log", yscale="log")
     axes.set_ylim(bottom=max(1e-10, axes.get_ylim()[0]))
-    legend(
-        figure, r"each $k \geq 100$ weighted by $k(k+1)$; bars: standard error; grey: within 10 %"
-    )
+    note = r"each $k \geq 100$ weighted by $k(k+1)$; bars: standard error; grey: within 10 %"
+    legend(figure, note)
     return figure
 
 
@@ -171,10 +162,9 @@ def sufficient_sizes(
         predicted: K by the order law between its limits; NaN where it is not reached.
         k_max: samples of the run, drawn as a grey line: no run of them measures a larger K.
         labels: one per σ.
-        unit: of Δ_k.
     """
-    title, xlabel = "Sufficient sample size", rf"tolerance of $\Delta_k$ ({unit})"
-    figure, (axes,) = canvas(title, xlabel, "$K$ (samples)")
+    xlabel = rf"tolerance of $\Delta_k$ ({unit})"
+    figure, (axes,) = canvas("Sufficient sample size", xlabel, "$K$ (samples)")
     for row, label in enumerate(labels):
         reached = measured[row] >= 1
         late = measured[row] > LATE * k_max
@@ -195,9 +185,8 @@ def eigenvalues(
     values: Float[np.ndarray, "d"], residuals: Float[np.ndarray, "d"], *, unit: str = "nats"
 ) -> Figure:
     """Eigenvalues in the order given, residual ‖Hv − λv‖ as error bar, the sign as marker."""
-    title = "Hessian eigenvalues"
     ylabel = rf"eigenvalue $\lambda$ ({unit} / $\|w\|^2$)"
-    figure, (axes,) = canvas(title, "index", ylabel)
+    figure, (axes,) = canvas("Hessian eigenvalues", "index", ylabel)
     index = np.arange(1, len(values) + 1)
     for row, (chosen, sign) in enumerate([(values >= 0, "not negative"), (values < 0, "negative")]):
         if chosen.any():
@@ -211,11 +200,8 @@ def eigenvalues(
 
 Steps = Float[np.ndarray, "a"] | Float[np.ndarray, "2 a"] | Sequence[Float[np.ndarray, "_"]]
 """Coordinates along both directions: one array for both alike, or one for each, of any lengths."""
-
 Paths = Float[np.ndarray, "T 2"] | Mapping[str, Float[np.ndarray, "_ 2"]]
 """Coordinates of a network after each epoch of its training; of several runs, by their names."""
-
-
 Sheets = Mapping[str, Float[np.ndarray, "a b"]]
 """Values over the grid, [a, b] or flat, by the names of their panels."""
 
@@ -244,13 +230,12 @@ def contours(
     with matplotlib.rc_context(STYLE):
         for row, (axes, sheet) in enumerate(zip(panels, sheets.values(), strict=True)):
             low, high, is_log = scales[row]
-            norm = LogNorm(low, high, clip=True) if is_log else Normalize(low, high)
             look: Keywords = {"cmap": "viridis", "shading": "gouraud", "rasterized": True}
-            mesh = axes.pcolormesh(*along, sheet.T, norm=norm, **look)
+            look["norm"] = LogNorm(low, high, clip=True) if is_log else Normalize(low, high)
+            mesh = axes.pcolormesh(*along, sheet.T, **look)
             if low < high:
                 levels = (np.geomspace if is_log else np.linspace)(low, high, 13)[1:-1]
-                lines: Keywords = {"colors": "w", "linewidths": 0.5, "alpha": 0.7}
-                axes.contour(*along, sheet.T, levels=levels, **lines)
+                axes.contour(*along, sheet.T, levels, colors="w", linewidths=0.5, alpha=0.7)
             axes.grid(False)
             axes.set(xlim=along[0][[0, -1]], ylim=along[1][[0, -1]])
             bar = figure.colorbar(mesh, ax=axes, label=quantities[row])
@@ -295,9 +280,7 @@ def _named(path: Paths | None) -> Iterator[tuple[str, Float[np.ndarray, "T 2"], 
         yield name, points, look | {"color": "w" if len(runs) == 1 else colour(row)}
 
 
-def _scales(
-    quantities: Sequence[str], sheets: Sequence[Float[np.ndarray, "_ _"]]
-) -> list[tuple[float, float, bool]]:
+def _scales(quantities: list[str], sheets: list[np.ndarray]) -> list[tuple[float, float, bool]]:
     """The range of each sheet's colours, of all sheets of a quantity unless some lie apart."""
     own, found = [_scale(sheet) for sheet in sheets], []
     for quantity, scale in zip(quantities, own, strict=True):
@@ -309,12 +292,12 @@ def _scales(
 
 
 def _scale(sheet: Float[np.ndarray, "..."]) -> tuple[float, float, bool]:
-    """The range of the finite values of a sheet, logarithmic (True) where none is below 0."""
+    """The range of the finite values, logarithmic (True) over at most 1e8 if none is below 0."""
     finite = sheet[np.isfinite(sheet)]
     positive = finite[finite > 0]
     if not positive.size or (finite < 0).any() or positive.max() <= positive.min():
         return float(finite.min()), float(finite.max()), False
-    return float(max(positive.min(), positive.max() / RANGE)), float(positive.max()), True
+    return float(max(positive.min(), positive.max() / 1e8)), float(positive.max()), True
 
 
 def reliefs(
@@ -344,8 +327,8 @@ def reliefs(
             origin = tuple(int(np.abs(steps).argmin()) for steps in along)
             axes.plot(0, 0, heights[origin], "o", color="k", ms=5, zorder=10)
             axes.set(xlabel=AXES[0], ylabel=AXES[1])
-            for axis in (axes.xaxis, axes.yaxis):
-                axis.set_major_locator(MaxNLocator(4))
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.yaxis.set_major_locator(MaxNLocator(4))
             axes.set_zlabel(label, labelpad=7)
             axes.view_init(elev=32, azim=-55)
             axes.set_box_aspect(None, zoom=0.85)
@@ -354,9 +337,7 @@ def reliefs(
     return figure
 
 
-def _heights(
-    sheet: Float[np.ndarray, "a b"], quantity: str, wants_log: bool
-) -> tuple[Float[np.ndarray, "a b"], str]:
+def _heights(sheet: np.ndarray, quantity: str, wants_log: bool) -> tuple[np.ndarray, str]:
     """Decimal logarithms where wanted and possible, else the values; what they are."""
     low, _, is_log = _scale(sheet)
     if is_log and wants_log:

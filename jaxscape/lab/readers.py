@@ -95,7 +95,12 @@ class IdxFiles:
 
     def _file(self, number: int, path: Path) -> UInt8[np.ndarray, "n ..."]:
         """One of the four, checked: images [n, 28, 28, 1] or labels [n]."""
-        raw, is_images = contents(path), number % 2 == 0
+        is_images, raw = number % 2 == 0, path.read_bytes()
+        try:
+            raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            said = f"expected {path} to be whole gzip data, found: {error}; get the file again"
+            raise InputError(said) from error
         shape = (self.counts[number // 2], *((28, 28) if is_images else ()))
         header = np.array([0x800 + len(shape), *shape], ">u4").tobytes()
         size = len(header) + math.prod(shape)
@@ -103,8 +108,7 @@ class IdxFiles:
             raise InputError(
                 f"expected {path} to be an IDX file of bytes {list(shape)}, as {self.name} has, "
                 f"{size} bytes from {header.hex()} on, found {len(raw)} bytes from "
-                f"{raw[: len(header)].hex()} on; get the file again, or give data of your own as "
-                "npz:PATH"
+                f"{raw[:16].hex()} on; get the file again, or give your own data as npz:PATH"
             )
         digest = hashlib.sha256(raw).hexdigest()
         owner = next((name for name, sums in SUMS.items() if digest in sums), None)
@@ -128,16 +132,6 @@ def _find(stem: str, folder: Path) -> Path | None:
     return next(filter(Path.is_file, paths), None)
 
 
-def contents(path: Path) -> bytes:
-    """The bytes of a file, unzipped where its name ends in .gz; ``InputError`` if not whole."""
-    raw = path.read_bytes()
-    try:
-        return gzip.decompress(raw) if path.suffix == ".gz" else raw
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        said = f"expected {path} to be whole gzip data, found: {error}; get the file again"
-        raise InputError(said) from error
-
-
 # CIFAR
 
 
@@ -158,11 +152,7 @@ class CifarFiles:
         return f"cifar-{self.num_classes}-binary.tar.gz"
 
     def read(self, folder: Path) -> Arrays | None:
-        """Images [n, 32, 32, 3] with labels of both splits, in the published order.
-
-        None where ``folder`` does not hold the archive. Raises ``InputError`` where it is truncated
-        or altered.
-        """
+        """Images [n, 32, 32, 3] with labels, as ``IdxFiles.read``; None without the archive."""
         archive = folder / self.archive
         if not archive.is_file():
             return None
@@ -174,12 +164,12 @@ class CifarFiles:
                 "it is truncated or altered; get it again, or remove it"
             )
         with tarfile.open(archive) as tar:
+            opened: Any = tar.extractfile
             names = sorted(name for name in tar.getnames() if name.endswith(".bin"))
-            opened: dict[str, Any] = {name: tar.extractfile(name) for name in names}
-            contents = {name: file.read() for name, file in opened.items()}
+            found = {name: opened(name).read() for name in names}
         splits, labels = [], 2 if self.num_classes == 100 else 1  # bytes
         for is_test in (False, True):
-            raw = b"".join(contents[name] for name in names if ("test" in name) == is_test)
+            raw = b"".join(found[name] for name in names if ("test" in name) == is_test)
             rows = np.frombuffer(raw, np.uint8).reshape(-1, labels + 3 * 32 * 32)
             images = rows[:, labels:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
             splits += [images, rows[:, labels - 1]]
@@ -191,21 +181,19 @@ class CifarFiles:
 KEYS = ("inputs", "targets", "test_inputs", "test_targets")
 """Names of the user's arrays, in the order of ``Arrays``."""
 ADVICE = "save plain arrays with np.savez(PATH, inputs=..., targets=...)"
-DAMAGE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+DAMAGE = (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
 def read_npz(path: Path) -> tuple[Arrays, int]:
     """Arrays ``inputs`` with ``targets``, where present ``test_inputs`` with ``test_targets``.
 
-    ``path`` is an npz file, which is read into memory, or a folder of ``inputs.npy``,
-    ``targets.npy`` and so on, whose training split is memory-mapped: take a folder for data larger
-    than memory.
+    ``path`` is an npz file, or for data larger than memory a folder of ``inputs.npy``,
+    ``targets.npy`` and so on, whose training split is memory-mapped.
 
     Inputs are bytes or finite floats, one sample per row. Targets are classes (integers from 0 on)
     or finite floats. Integers [n, t] with integers [n, a] are sequences: tokens, and what follows
     each of the last a ≤ t of them, −1 where it does not count; they are always in memory. Also
-    returns the number of classes, the largest label or token + 1 over both splits; 0 for targets
-    that are floats.
+    returns the number of classes, the largest label or token + 1 over both splits; 0 for floats.
 
     Raises ``InputError`` for a file that is missing, damaged or pickled, and for arrays that are
     missing, empty, of unequal length, of another type, negative (labels) or not finite.
@@ -237,12 +225,9 @@ def _stored(path: Path) -> dict[str, np.ndarray]:
         if not path.is_dir():
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return {key: arrays[key] for key in KEYS if key in arrays}
-        return {
-            key: np.load(path / f"{key}.npy", None if key.startswith("test") else "r")
-            for key in KEYS
-            if (path / f"{key}.npy").exists()
-        }
-    except (*DAMAGE, MemoryError) as error:
+        there = {key: path / f"{key}.npy" for key in KEYS if (path / f"{key}.npy").exists()}
+        return {key: np.load(at, None if "test" in key else "r") for key, at in there.items()}
+    except DAMAGE as error:
         raise InputError(
             f"expected plain arrays in {path}, found: {error}; {ADVICE}, or where they do not fit "
             "into memory each with np.save in a folder, inputs.npy and targets.npy"
@@ -274,8 +259,7 @@ def _check_values(inputs: np.ndarray, targets: np.ndarray, where: str) -> None:
     if inputs.dtype != np.uint8 and inputs.dtype.kind != "f":
         raise InputError(
             f"expected bytes or floats as inputs of {where}, or tokens [n, t] with integer targets "
-            f"[n, a] of the last a of them, found {inputs.dtype} of shape {inputs.shape}; convert "
-            "them"
+            f"[n, a] of the last a, found {inputs.dtype} of shape {inputs.shape}; convert them"
         )
     is_float = targets.dtype.kind == "f"
     if not is_float and (targets.dtype.kind not in "iu" or targets.ndim != 1):

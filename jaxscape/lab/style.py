@@ -79,11 +79,10 @@ def legend(figure: Figure, title: str) -> None:
         for axes in figure.axes:
             handles |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
         # a letter takes about 1/15 inch, the line and the gap before it as much as eight
-        width = (8 + max(map(len, handles), default=0)) / 15
-        fitting = max(1, int(figure.get_figwidth() / width))
-        columns = min(len(handles) if len(handles) <= 4 else 3, fitting)
-        place: Keywords = {"loc": "outside lower center", "ncols": columns}
-        figure.legend(handles.values(), handles, title=title, **place)
+        fitting = int(figure.get_figwidth() * 15 / (8 + max(map(len, handles), default=0)))
+        place: Keywords = {"loc": "outside lower center", "title": title}
+        place["ncols"] = min(len(handles) if len(handles) <= 4 else 3, max(1, fitting))
+        figure.legend(handles.values(), handles, **place)
 
 
 def thin(figure: Figure) -> None:
@@ -124,10 +123,8 @@ def log_bins(k: Ks, values: Curve, sem: Curve | float = 0.0, *, num: int = 60) -
     (count − 1 in the denominator; 0 for a single value).
 
     Args:
-        k: increasing.
-        values: one per k.
-        sem: Monte-Carlo error of each value. All k share their points, so averaging over k does
-            not reduce it.
+        k, values: increasing; one for each.
+        sem: Monte-Carlo error of each value, which the mean keeps: all k share their points.
         num: number of bins between the first k and the last.
     """
     edges = np.geomspace(k[0], k[-1], num + 1)

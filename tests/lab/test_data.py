@@ -196,15 +196,15 @@ def test_damaged_files_are_an_error_even_for_auto(name, tmp_path, small_glyphs):
 @pytest.mark.parametrize("name", [*data.PUBLISHED, "tfds:mnist"])
 def test_a_named_data_set_is_never_replaced(name, tmp_path, small_glyphs, no_network):
     with pytest.raises(data.Unavailable, match="JAXSCAPE_OFFLINE") as caught:
-        data.load(name, data_dir=tmp_path, cache_dir=tmp_path)
+        data.load(name, data_dir=tmp_path)
     assert "\n" not in str(caught.value)
     assert no_network == []
 
 
 def test_auto_is_glyphs_where_mnist_cannot_be_had_and_says_why(
-    tmp_path, small_glyphs, no_network, monkeypatch
+    small_glyphs, no_network, monkeypatch
 ):
-    dataset = data.load("auto", cache_dir=tmp_path)
+    dataset = data.load("auto")
     assert (dataset.name, dataset.num_classes) == ("glyphs", 10)
     assert dataset.note.startswith("glyphs in place of mnist")
     assert "JAXSCAPE_OFFLINE" in dataset.note
@@ -212,7 +212,7 @@ def test_auto_is_glyphs_where_mnist_cannot_be_had_and_says_why(
     assert no_network == []
     np.testing.assert_array_equal(dataset.train_targets, small_glyphs[0].train_targets)
     monkeypatch.delenv("JAXSCAPE_OFFLINE")
-    dataset = data.load("auto", cache_dir=tmp_path)
+    dataset = data.load("auto")
     assert dataset.name == "glyphs"
     assert "expected to download https://" in dataset.note
     assert no_network != []
@@ -252,9 +252,9 @@ def test_a_damaged_cache_is_drawn_again(damage, small_glyphs, tmp_path, monkeypa
     assert path.stat().st_size == len(whole)
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(small_glyphs, tmp_path):
-    (tmp_path / "file").write_text("not a folder")
-    assert len(data.load("glyphs", cache_dir=tmp_path / "file").train_inputs) == 10
+def test_a_cache_that_cannot_be_written_is_no_error(small_glyphs, alone):
+    (alone / ".cache").write_text("not a folder")
+    assert len(data.load("glyphs").train_inputs) == 10
 
 
 @pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
@@ -311,30 +311,30 @@ def served(tmp_path, serve, small_digits, monkeypatch):
     return folder, arrays, url, asked
 
 
-def test_download_then_cache(served, tmp_path, monkeypatch, capfd):
+def test_download_then_cache(served, monkeypatch, capfd):
     _, arrays, url, asked = served
-    dataset = data.load("kmnist", cache_dir=tmp_path / "cache")
+    dataset = data.load("kmnist")
     files.check(dataset, arrays)
     assert url.rstrip("/") in dataset.source
     assert len(asked) == 4
     assert capfd.readouterr() == ("", "")
     monkeypatch.setenv("JAXSCAPE_OFFLINE", "1")
-    files.check(data.load("kmnist", cache_dir=tmp_path / "cache"), arrays)
+    files.check(data.load("kmnist"), arrays)
     assert len(asked) == 4
-    assert len(list((tmp_path / "cache" / "kmnist").iterdir())) == 4
+    assert len(list((data.cache_folder() / "kmnist").iterdir())) == 4
 
 
-def test_what_is_missing_or_damaged_is_fetched_again(served, tmp_path):
+def test_what_is_missing_or_damaged_is_fetched_again(served):
     folder, arrays, _, asked = served
     hidden = folder / "train-images-idx3-ubyte.gz"
     raw = hidden.read_bytes()
     hidden.unlink()
     with pytest.raises(data.Unavailable, match=r"train-images-idx3-ubyte\.gz .*found: 404"):
-        data.load("mnist", cache_dir=tmp_path / "cache")
+        data.load("mnist")
     hidden.write_bytes(raw)
-    (tmp_path / "cache" / "mnist" / "t10k-labels-idx1-ubyte.gz").write_bytes(b"other")
+    (data.cache_folder() / "mnist" / "t10k-labels-idx1-ubyte.gz").write_bytes(b"other")
     del asked[:]
-    files.check(data.load("mnist", cache_dir=tmp_path / "cache"), arrays)
+    files.check(data.load("mnist"), arrays)
     assert sorted(asked) == [
         f"/{name}.gz"
         for name in ("t10k-labels-idx1-ubyte", "train-images-idx3-ubyte", "train-labels-idx1-ubyte")
@@ -442,9 +442,9 @@ def test_offline_asks_nobody(value, offline, remote, tmp_path, monkeypatch):
 
 
 @needs_mnist
-def test_real_mnist_through_the_real_download(tmp_path, serve, monkeypatch):
+def test_real_mnist_through_the_real_download(serve, monkeypatch):
     monkeypatch.setenv("JAXSCAPE_MIRROR", serve(Path(REAL) / "mnist")[0])
-    fetched = data.load("auto", cache_dir=tmp_path)
+    fetched = data.load("auto")
     assert (fetched.name, fetched.note) == ("mnist", "")
     assert fetched.train_inputs.shape == (60_000, 28, 28, 1)
     # Facts known of MNIST: its first labels, how often each digit occurs, its mean grey.

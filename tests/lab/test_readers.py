@@ -26,7 +26,7 @@ def refused(message, read, *args):
 
 # IDX
 
-GOOD_IDX = files.idx(np.arange(24, dtype=np.uint8).reshape(2, 3, 4))
+GOOD_TEST = files.idx(files.digits()[TEST_IMAGES])
 
 
 def test_idx_of_the_bytes_of_the_definition(tmp_path):
@@ -37,9 +37,6 @@ def test_idx_of_the_bytes_of_the_definition(tmp_path):
     array = SMALL.read(folder).test_inputs
     np.testing.assert_array_equal(array.ravel(), np.arange(7840) % 245)
     assert array.dtype == np.uint8
-
-
-GOOD_TEST = files.idx(files.digits()[TEST_IMAGES])
 
 
 @pytest.mark.parametrize(
@@ -72,9 +69,9 @@ def test_damaged_idx_is_named(raw, message, tmp_path):
     ids=["cut early", "cut late", "altered header", "altered checksum"],
 )
 def test_damaged_gzip_is_named(damage, tmp_path):
-    path = tmp_path / "x.gz"
-    path.write_bytes(damage(gzip.compress(GOOD_IDX)))
-    refused(r"x\.gz to be whole gzip data", readers.contents, path)
+    path = files.lay_digits(tmp_path, files.digits(), suffix=".gz") / f"{TEST_IMAGES}.gz"
+    path.write_bytes(damage(gzip.compress(GOOD_TEST)))
+    refused(rf"{TEST_IMAGES}\.gz to be whole gzip data", SMALL.read, tmp_path)
 
 
 @pytest.mark.parametrize(
