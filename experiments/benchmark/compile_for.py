@@ -43,12 +43,13 @@ class Chip(NamedTuple):
     accelerator: str
     cycles: float  #: per second
     flops: float  #: per second, of bfloat16
+    bandwidth: float  #: of its memory, GB per second
     memory: float  #: GB
 
 
 CHIPS = {
-    "v5e": Chip("v5litepod", 1.5e9, 197e12, 16),
-    "v6e": Chip("v6e", 1.75e9, 918e12, 32),
+    "v5e": Chip("v5litepod", 1.5e9, 197e12, 819, 16),
+    "v6e": Chip("v6e", 1.75e9, 918e12, 1640, 32),
 }
 
 
@@ -64,7 +65,7 @@ class Program(NamedTuple):
 
 
 COLUMNS = ["program", "calls", "compiled, CPU s", "peak, GB", "estimate, s", "products alone, s",
-           "products"]  # fmt: skip
+           "moved once, GB", "of bandwidth", "kernels", "collectives", "products"]  # fmt: skip
 
 
 def run(config: ProblemConfig, name: str, dim: int) -> None:
@@ -75,12 +76,12 @@ def run(config: ProblemConfig, name: str, dim: int) -> None:
     """
     chip, place = describe(name)
     problem = problems.load(config)
-    rows, failed, in_all = [COLUMNS], [], np.zeros(4)
+    rows, failed, in_all = [COLUMNS], [], np.zeros(5)
     jax.jit(lambda x: x + 1, in_shardings=place).lower(jnp.zeros(8)).compile()  # it starts up
     for program in programs(problem, config, dim):
         print(f"compiling: {program.name}", file=sys.stderr)
         try:
-            numbers, products = compiled(program, chip, place)
+            numbers, counts, products = compiled(program, chip, place)
         except jax.errors.JaxRuntimeError as error:
             failed.append(f"{program.name}: {str(error).splitlines()[0][:200]}")
             continue
@@ -92,7 +93,7 @@ def run(config: ProblemConfig, name: str, dim: int) -> None:
                 failed.append(f"{program.name}: {precision}, asked for {program.precision}")
         words = ", ".join(f"{count} {precision}" for precision, count in products.items())
         figures = (f"{number:.3g}" for number in numbers)
-        rows.append([program.name, str(program.calls), *figures, words or "none"])
+        rows.append([program.name, str(program.calls), *figures, *counts, words or "none"])
     print(f"{config.model}, {len(problem.order):,} samples, {dim} directions, {POINTS} points at "
           f"{SIGMAS} σ, for one {name}")  # fmt: skip
     print(as_text(rows))
@@ -184,8 +185,11 @@ def _rows(problem: Problem, n: int) -> Any:
 
 def compiled(
     program: Program, chip: Chip, place: SingleDeviceSharding
-) -> tuple[list[float], dict[str, int]]:
-    """The numbers of a row of the table, for all calls; how many products of each precision."""
+) -> tuple[list[float], list[str], dict[str, int]]:
+    """The numbers of a row of the table, for all calls; its cells; products of each precision.
+
+    XLA counts the bytes of a loop's body once, so they stand beside the cycles of one round.
+    """
     traced = jax.jit(program.function, in_shardings=place).trace(*program.args)
     lowered = traced.lower()
     started = time.process_time()
@@ -197,4 +201,7 @@ def compiled(
     flops = 2 * PASSES[program.precision] * sum(product.work for product in products)
     estimate = program.calls * text.cycles(program.loops) / chip.cycles
     least = program.calls * flops / chip.flops
-    return [seconds, peak / 1e9, estimate, least], text.precisions()
+    moved = found.cost_analysis()["bytes accessed"] / 1e9
+    share = moved * chip.cycles / chip.bandwidth / max(text.cycles(None), 1)
+    cells = [f"{share:.0%}", *map(str, text.kernels())]
+    return [seconds, peak / 1e9, estimate, least, moved], cells, text.precisions()

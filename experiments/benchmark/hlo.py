@@ -1,9 +1,12 @@
-"""What XLA's text of an optimised program says: the cycles of its kernels, their precision."""
+"""What XLA's text of an optimised program says: its kernels, their cycles and precision."""
 
 import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
+
+KERNELS = ("fusion", "convolution", "dot", "custom-call", "copy")
+EXCHANGES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 _LINE = re.compile(r"^\s*(ROOT )?%([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
 
@@ -41,15 +44,18 @@ class Text:
                 own.append(Instruction(*found.groups()))
                 self.lines[own[-1].name] = own[-1]
 
-    def cycles(self, loops: Sequence[int] = (), of: str = "ENTRY") -> int:
+    def cycles(self, loops: Sequence[int] | None = (), of: str = "ENTRY") -> int:
         """The compiler's estimate for a computation; copies beside the kernels have none.
 
-        ``loops`` are the lengths of nested loops that end by a condition, the outermost first.
+        ``loops`` are the lengths of nested loops that end by a condition, the outermost first;
+        with None each loop counts once.
         """
         total = 0
         for own in self.computations[of]:
             if own.op == "while":
-                length, rest = self._length(own.called("condition"), loops)
+                length, rest = 1, loops
+                if loops is not None:
+                    length, rest = self._length(own.called("condition"), loops)
                 total += length * self.cycles(rest, own.called("body"))
             elif own.op == "conditional":
                 attributes = own.rest.partition("), ")[2].partition("metadata")[0]
@@ -68,6 +74,13 @@ class Text:
         if root.op == "compare" and bounds:
             return int(bounds[0].rest.split(")")[0]), loops
         return (loops[0], loops[1:]) if loops else (1, ())
+
+    def kernels(self) -> tuple[int, int]:
+        """How many kernels and exchanges between chips it has, those of a loop counted once."""
+        inner = {own.called("calls") for own in self.lines.values() if own.op == "fusion"}
+        outer = [own for name, own in self.computations.items() if name not in inner]
+        ops = Counter(line.op.removesuffix("-start") for own in outer for line in own)
+        return sum(ops[op] for op in KERNELS), sum(ops[op] for op in EXCHANGES)
 
     def precisions(self) -> Counter[str]:
         """How many products of numbers of 32 bits and more have each precision."""

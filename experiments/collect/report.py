@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -213,6 +214,9 @@ def forecast(arrays: Arrays, found: dict[str, Any]) -> Figure:
         axes.set(xscale="log", yscale="log")
         if stop["stopped"]:
             _mark(axes, stop["k"])
+    # three labels at least
+    left.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 4, 6)))
+    left.yaxis.set_major_formatter("{x:g}")
     legend(figure, "band and bars: 90 % interval")
     return figure
 
