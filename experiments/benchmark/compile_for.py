@@ -29,12 +29,9 @@ from experiments.common.tables import as_text
 from jaxscape import InputError, batching, quadratic, reductions, sweep
 from jaxscape.lab import train
 
-POINTS, SIGMAS = 128, 2
-"""Of the main job: points at each σ, and how many σ."""
-PRODUCTS = 28
-"""Hessian products of its eigenpairs, as seen on MNIST, without a restart."""
-PASSES = {"highest": 6, "high": 3, "default": 1}
-"""Products of bfloat16 numbers that stand for one of float32."""
+POINTS, SIGMAS = 128, 2  # of the main job: points at each σ, and how many σ
+PRODUCTS = 28  # Hessian products of its eigenpairs, as seen on MNIST, without a restart
+PASSES = {"highest": 6, "high": 3, "default": 1}  # of bfloat16 products, for one of float32
 
 
 class Chip(NamedTuple):
@@ -64,10 +61,6 @@ class Program(NamedTuple):
     precision: str = "highest"  #: asked of its products
 
 
-COLUMNS = ["program", "calls", "compiled, CPU s", "peak, GB", "estimate, s", "products alone, s",
-           "moved once, GB", "of bandwidth", "kernels", "collectives", "products"]  # fmt: skip
-
-
 def run(config: ProblemConfig, name: str, dim: int) -> None:
     """Print the table of all programs; end the command with status 1 where one fails.
 
@@ -76,7 +69,9 @@ def run(config: ProblemConfig, name: str, dim: int) -> None:
     """
     chip, place = describe(name)
     problem = problems.load(config)
-    rows, failed, in_all = [COLUMNS], [], np.zeros(5)
+    failed, in_all = [], np.zeros(5)
+    rows = [["program", "calls", "compiled, CPU s", "peak, GB", "estimate, s", "products alone, s"]]
+    rows[0] += ["moved once, GB", "of bandwidth", "kernels", "collectives", "products"]
     jax.jit(lambda x: x + 1, in_shardings=place).lower(jnp.zeros(8)).compile()  # it starts up
     for program in programs(problem, config, dim):
         print(f"compiling: {program.name}", file=sys.stderr)

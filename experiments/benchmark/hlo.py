@@ -53,22 +53,22 @@ class Text:
         total = 0
         for own in self.computations[of]:
             if own.op == "while":
-                length, rest = 1, loops
-                if loops is not None:
-                    length, rest = self._length(own.called("condition"), loops)
+                length, rest = self._length(own.called("condition"), loops)
                 total += length * self.cycles(rest, own.called("body"))
-            elif own.op == "conditional":
+            elif own.op in ("conditional", "call"):
                 attributes = own.rest.partition("), ")[2].partition("metadata")[0]
                 branches = re.findall(r"%([\w.-]+)", attributes)
                 total += sum(self.cycles(loops, branch) for branch in branches)
-            elif own.op == "call":
-                total += self.cycles(loops, own.called("to_apply"))
             elif said := re.search(r'"estimated_cycles":"(\d+)"', own.rest):
                 total += int(said[1])
         return total
 
-    def _length(self, condition: str, loops: Sequence[int]) -> tuple[int, Sequence[int]]:
+    def _length(
+        self, condition: str, loops: Sequence[int] | None
+    ) -> tuple[int, Sequence[int] | None]:
         """How often a loop runs, by the constant in its condition, else the next of ``loops``."""
+        if loops is None:
+            return 1, None
         root = next(line for line in self.computations[condition] if line.root)
         bounds = [self.lines[name] for name in root.operands if self.lines[name].op == "constant"]
         if root.op == "compare" and bounds:

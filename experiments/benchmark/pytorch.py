@@ -20,8 +20,7 @@ from torch.nn import functional
 from jaxscape import Subspace
 from jaxscape.types import Batch, Params
 
-CHUNK, POINTS = 1000, 8
-"""Samples and points at a time."""
+CHUNK, POINTS = 1000, 8  # samples and points at a time
 
 
 def flat(params: Params, *first: int) -> torch.Tensor:

@@ -1,6 +1,5 @@
 """Tables and figure of what pilots of a few samples predict, from the arrays of ``results.npz``."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,7 @@ from jaxscape.lab.style import canvas, colour, curve, legend
 from jaxscape.loss_variance import TRUSTED
 from jaxscape.sample_size import MOST
 
-FEW = 20
-"""Orders of which it is not told how often intervals held K of a run."""
+FEW = 20  # fewer orders do not tell how often intervals held K of a run
 
 WORDS = f"""\
 K: Δ_k stays below the tolerance (squared units of the loss); K_ε: the landscape is within ε of the
@@ -24,7 +22,7 @@ it is reached, - where fewer than {FEW} are;
 QUANTITIES = ("loss_variance", "law", "distance")
 
 
-def answer_of(arrays: Mapping[str, np.ndarray], row: int, num: int) -> dict[str, Any]:
+def answer_of(arrays: tables.Arrays, row: int, num: int) -> dict[str, Any]:
     """What the summary says of one sigma, a row of the arrays, from ``num`` samples.
 
     Of each pilot intervals (low, value, high), None where beyond all numbers, and how often those
@@ -104,7 +102,7 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
-def pilots(summary: Mapping[str, Any], unit: str) -> Figure:
+def pilots(summary: dict[str, Any], unit: str) -> Figure:
     """K with its interval against the samples of the pilots, a panel per answer.
 
     Lines are what all samples say: of the order law, and of the one order that was run. A K of a
