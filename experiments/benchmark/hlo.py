@@ -8,6 +8,7 @@ from typing import NamedTuple
 KERNELS = ("fusion", "convolution", "dot", "custom-call", "copy")
 EXCHANGES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
+Loops = Sequence[int] | None  # None: each counts once
 _LINE = re.compile(r"^\s*(ROOT )?%([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
 
 
@@ -44,11 +45,10 @@ class Text:
                 own.append(Instruction(*found.groups()))
                 self.lines[own[-1].name] = own[-1]
 
-    def cycles(self, loops: Sequence[int] | None = (), of: str = "ENTRY") -> int:
+    def cycles(self, loops: Loops = (), of: str = "ENTRY") -> int:
         """The compiler's estimate for a computation; copies beside the kernels have none.
 
-        ``loops`` are the lengths of nested loops that end by a condition, the outermost first;
-        with None each loop counts once.
+        ``loops`` are the lengths of nested loops that end by a condition, the outermost first.
         """
         total = 0
         for own in self.computations[of]:
@@ -63,9 +63,7 @@ class Text:
                 total += int(said[1])
         return total
 
-    def _length(
-        self, condition: str, loops: Sequence[int] | None
-    ) -> tuple[int, Sequence[int] | None]:
+    def _length(self, condition: str, loops: Loops) -> tuple[int, Loops]:
         """How often a loop runs, by the constant in its condition, else the next of ``loops``."""
         if loops is None:
             return 1, None

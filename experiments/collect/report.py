@@ -68,17 +68,15 @@ def summarise(arrays: Arrays, price: float, tolerance: float) -> dict[str, Any]:
 
 def _places(arrays: Arrays) -> list[dict[str, Any]]:
     """Where one can stop, at each look or with all samples, and what that pays in test loss."""
-    n, found = int(arrays["k"][-1]), []
+    n, tests = int(arrays["k"][-1]), [name for name in arrays if name.startswith("test_")]
+    found: list[dict[str, Any]] = []
     for back, met in enumerate([n, *arrays["look_k"][::-1].tolist()], start=1):
-        tests = [name for name in ("test_loss", "test_accuracy") if name in arrays]
-        tested = {name: arrays[name][:, -back] for name in tests}
-        paid = tested["test_loss"] - arrays["test_loss"][:, -1]
+        paid = arrays["test_loss"][:, -back] - arrays["test_loss"][:, -1]
         error = paid.std(ddof=1) / np.sqrt(len(paid)) if len(paid) > 1 else np.nan
         found.append({
             "k": int(arrays["k"][-back]), "met": met, "saved": n - met,
             "paid": float(paid.mean()), "paid_sem": plain(error),
-            **{name: float(values.mean()) for name, values in tested.items()},
-        })  # fmt: skip
+        } | {name: float(arrays[name][:, -back].mean()) for name in tests})  # fmt: skip
     return found[::-1]
 
 

@@ -55,7 +55,7 @@ def measure(problem: Problem, config: Any, store: Path) -> Arrays:
 def _losses(
     problem: Problem, networks: list[list[Params]], orders: np.ndarray, ks: np.ndarray, test: Batch
 ) -> Arrays:
-    """L_k(w*_k) and L_N(w*_k); of the first repeat, L_k to the test loss, ``gap``, ``gap_sem``."""
+    """L_k(w*_k), L_N(w*_k); in the first repeat how far the test loss lies above L_k(w*_k)."""
     losses = lambda w, data: np.asarray(js.per_sample_losses(problem.loss, w, data))  # noqa: E731
     own, full, gaps = [], [], []
     for repeat, (row, order) in enumerate(zip(networks, orders, strict=True)):

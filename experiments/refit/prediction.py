@@ -27,10 +27,8 @@ class Forecast(NamedTuple):
 
     name: str
     samples: int
-    sizes: Float[np.ndarray, "orders t 3"]
-    """Low, value, high of its 90 % interval, of each order that it was made from."""
-    regime: str = ""
-    """Whether the minimum's law holds, by its own signs."""
+    sizes: Float[np.ndarray, "orders t 3"]  #: low, value, high of its 90 % interval
+    regime: str = ""  #: whether the minimum's law holds, by its own signs
     of: str = "test loss"
 
 

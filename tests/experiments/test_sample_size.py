@@ -11,7 +11,7 @@ import pytest
 import jaxscape as js
 from experiments.common import cli, prepare, problem, segments
 from experiments.sample_size import __main__ as sample_size
-from experiments.sample_size import measure
+from experiments.sample_size import measure, report
 
 pytestmark = pytest.mark.usefixtures("in_haste")
 TOLERANCE, EPSILON = 1e-4, 0.05
@@ -99,6 +99,20 @@ def test_what_is_held_is_what_lies_inside(finished):
         assert found == (held.mean() if held.size >= 20 else None)
         counted += held.size
     assert 0 < counted < 50
+
+
+def test_what_the_run_does_not_reach_is_told(finished):
+    summary = json.loads((finished[0] / "summary.json").read_text())
+    pilot = summary["answers"][0]["pilots"][0]
+    pilot |= {
+        "exceedance": [150.0, 160.0, 160.0],
+        "coverage": {"loss_variance": 1, "exceedance": None},
+    }
+    row = next(line for line in report.text(summary).splitlines() if line.split()[:1] == ["20"])
+    assert "150 to not by 160  " in row
+    assert " - " in row
+    bars = report.pilots(summary, "nats").axes[0].containers[1]
+    assert np.isnan(bars[0].get_ydata()[0])
 
 
 def test_pilots_are_of_samples_that_the_network_has_not_seen(clouds, finished, tmp_path, capsys):
