@@ -92,8 +92,8 @@ def run(config: ProblemConfig, name: str, dim: int) -> None:
     print(f"{config.model}, {len(problem.order):,} samples, {dim} directions, {POINTS} points at "
           f"{SIGMAS} σ, for one {name}")  # fmt: skip
     print(as_text(rows))
-    print(f"all: compiled in {in_all[0]:.3g} CPU s, estimate {in_all[2]:.3g} s; what is moved, kernels "
-          "and collectives count once in each loop")  # fmt: skip
+    print(f"all: compiled in {in_all[0]:.3g} CPU s, estimate {in_all[2]:.3g} s")
+    print("bytes moved, kernels and collectives count once in each loop")
     for line in failed:
         print(f"fails: {line}")
     if failed:

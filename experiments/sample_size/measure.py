@@ -27,10 +27,9 @@ def arrays_of(losses: Float[Array, "M n"], config: Any) -> dict[str, np.ndarray]
 
     ``own_*`` are pilots along the order of the data, ``trial_*`` those of random orders, ``true_*``
     what all samples at all points say: E_q S² (``loss_variance``), its effective sample size, K of
-    the order law, K_ε (``distance``) and K of Definition 4 in a run (``exceedance``, the value its
-    median). A K beyond all numbers is infinite. ``own_k``, ``trial_k`` and ``true_k`` are
-    Definition 4's K of each order run to its end, n where it is not reached. ``held_*`` is whether
-    a trial's interval held what it predicts: E_q S² of all, and ``trial_k`` for Definition 4.
+    the order law, K_ε (``distance``) and K of Definition 4 in a run (``exceedance``). A K beyond
+    all numbers is infinite. ``*_k`` are Definition 4's K of each order run to its end, n where it
+    is not reached. ``held_*``: whether a trial's interval held E_q S² of all, or ``trial_k``.
     """
     found, n = pilots(losses, config), losses.shape[1]
     true = jax.jit(lambda x: _answer(config, n, evidence_of(x)) | _last(config, x))(losses)
