@@ -11,14 +11,12 @@ from jaxtyping import Float
 
 from experiments.common import cli, console
 from experiments.common.config import default
-from experiments.common.console import progress
 from jaxscape import InputError
 from jaxscape.lab import data
 from jaxscape.lab.data import Dataset
 from jaxscape.lab.stream import blocks
 
 Extract = Callable[[Float[np.ndarray, "n h w c"]], Float[np.ndarray, "n p"]]
-"""From images in [0, 1] to features."""
 
 BATCH = 64  # images per pass
 
@@ -45,17 +43,13 @@ class ExtractConfig:
     model: str = "google/vit-base-patch16-224-in21k"
     """Name on the Hugging Face hub, or a folder saved with save_pretrained."""
 
-    def check(self) -> None:
-        """Raise an ``InputError`` for a setting that cannot be used."""
-        if self.out.suffix != ".npz":
-            raise InputError(f"expected --out to end in .npz, found {self.out}; change it")
-        if self.out.exists():
-            raise InputError(f"expected no file at {self.out}, found one; choose another --out")
-
 
 def run(config: ExtractConfig) -> None:
     """Write the file, and say what it holds."""
-    config.check()
+    if config.out.suffix != ".npz":
+        raise InputError(f"expected --out to end in .npz, found {config.out}; change it")
+    if config.out.exists():
+        raise InputError(f"expected no file at {config.out}, found one; choose another --out")
     found = data.load(config.dataset, data_dir=config.data_dir)
     extract, channels = vision_transformer(config.model)
     shape = found.train_inputs.shape
@@ -80,9 +74,8 @@ def run(config: ExtractConfig) -> None:
 def vision_transformer(name: str) -> tuple[Extract, int]:
     """``extract(images)``: the class token's output after the last layer; the model's channels.
 
-    ``name`` is that of a model on the Hugging Face hub, or a folder. Images in [0, 1] are rounded
-    to bytes, grey ones repeated for each of the model's channels, and prepared by the model's image
-    processor. No gradient is taken. Runs on a GPU where PyTorch has one.
+    Images in [0, 1] are rounded to bytes, grey ones repeated for each of the model's channels, and
+    prepared by the model's image processor. Runs on a GPU where PyTorch has one.
 
     Raises:
         InputError: no PyTorch or transformers, no such model, or one without a class token.
@@ -132,18 +125,16 @@ def _pretrained(name: str) -> tuple[Any, Any, Any]:
 
 def _arrays(found: Dataset, extract: Extract) -> dict[str, Any]:
     """What the file holds: features and targets of each split."""
-    arrays = {"targets": np.asarray(found.train_targets)}
-    images = {"inputs": found.train_inputs}
+    arrays, splits = {}, {"": (found.train_inputs, found.train_targets)}
     if found.test_inputs is not None and found.test_targets is not None:
-        arrays["test_targets"] = np.asarray(found.test_targets)
-        images["test_inputs"] = found.test_inputs
-    for name, split in images.items():
-        rows = []
-        with progress("features", len(split), "images") as advance:
+        splits["test_"] = found.test_inputs, found.test_targets
+    for name, (split, targets) in splits.items():
+        arrays[f"{name}targets"], rows = np.asarray(targets), []
+        with console.progress("features", len(split), "images") as advance:
             for first in range(0, len(split), BATCH):
                 rows.append(extract(split[first : first + BATCH]))
                 advance(len(rows[-1]))
-        arrays[name] = np.concatenate(rows)
+        arrays[f"{name}inputs"] = np.concatenate(rows)
     return arrays
 
 

@@ -19,12 +19,9 @@ from experiments.common.tables import theorem1
 from jaxscape.lab.style import PREFIX, canvas, legend
 from jaxscape.prefix_spectra import PrefixSpectra, geometric
 
-DRAWN = 1000  # values of k, in equal ratios, at which a line known at every k is drawn
-
 WORDS = """\
 Overlap: mean squared cosine between the leading subspaces of H_k and H_N. Theorem 1: from
-eigenvalues of H_k and H_{k+1}, paired by index (for which both are solved), ± rounding. Beside it
-parts of the quadratic law at the same k."""
+eigenvalues of H_k and H_{k+1}, by index, ± rounding; beside it parts of the quadratic law."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ def _find(problem: Problem, config: SpectraConfig, work: Path) -> Record:
         arrays |= {"order": problem.order, "ritz_values": js.ritz_values(model.hessian)}
         arrays |= theorem(spectra, config.sigma)
         arrays |= {f"law_{part}": getattr(law, part) for part in ("curvature", "diagonal", "total")}
-        arrays = {name: np.asarray(values) for name, values in arrays.items()}
+        arrays = jax.tree.map(np.asarray, arrays)
     summary = {name: arrays[name].tolist() for name in ("k", "values", "overlap")}
     text = "\n\n".join([*map(tables.as_text, (table(arrays), theorem_table(arrays))), WORDS])
     return Record(arrays, summary, {"eigenvalues": _eigenvalues(arrays, problem.unit)}, text)
@@ -82,13 +79,12 @@ def grid(k_max: int, num_ks: int) -> Int[np.ndarray, "K"]:
 def theorem(spectra: PrefixSpectra, sigma: float) -> dict[str, np.ndarray]:
     """``theorem1``, that form of Δ_k, at each k whose successor was solved for too, ``pair_k`` [c].
 
-    Nikitin et al. 2025, Theorem 1, with the σ⁴ that its code leaves out: Δλ_j is the difference
-    of the j-th eigenvalues of H_{k+1} and H_k, paired by index as if they shared eigenvectors, and
-    offset and gradient are left out. It is the diagonal form of ``quadratic_delta`` where the
-    eigenvectors are those of H_N. Δλ_j is of size λ_j/k, so few digits are left where k is large.
+    Nikitin et al. 2025, with the σ⁴ that its code leaves out. Δλ_j pairs eigenvalues of H_{k+1} and
+    H_k by index, as if they shared eigenvectors; where these are those of H_N, it is the diagonal
+    form of ``quadratic_delta``. Δλ_j is of size λ_j/k, so few digits are left where k is large.
 
-    ``theorem1_error``: its square root is a norm of the steps Δλ, so steps that are off by h move Δ
-    by at most 2√(Δ·f) + f, with f that of h: here the sum of ``eigenvalue_errors`` at k and k + 1.
+    ``theorem1_error``: √Δ is a norm of the steps Δλ, so steps that are off by h move Δ by at most
+    2√(Δ·f) + f, with f that of h: here the sum of ``eigenvalue_errors`` at k and k + 1.
     """
     ks, errors = np.asarray(spectra.k), eigenvalue_errors(spectra)
     at = np.flatnonzero(np.diff(ks) == 1)
@@ -130,8 +126,8 @@ def table(arrays: dict[str, np.ndarray]) -> list[list[str]]:
 def theorem_table(arrays: dict[str, np.ndarray]) -> list[list[str]]:
     """Rows of text, the first one the header: Theorem 1 and the quadratic law where both are."""
     rows = [["k", "Theorem 1", "diagonal form", "curvature part", "full law"]]
-    solved = (arrays[name] for name in ("pair_k", "theorem1", "theorem1_error"))
-    for k, value, error in zip(*solved, strict=True):
+    names = "pair_k", "theorem1", "theorem1_error"
+    for k, value, error in zip(*(arrays[name] for name in names), strict=True):
         law = (arrays[f"law_{part}"][k - 1] for part in ("diagonal", "curvature", "total"))
         rows.append([f"{k:,}", f"{value:.3g} ± {error:.1g}", *(f"{x:.3g}" for x in law)])
     return rows
@@ -144,7 +140,7 @@ def _eigenvalues(arrays: dict[str, np.ndarray], unit: str) -> Figure:
     k, values, residuals = (arrays[name] for name in ("k", "values", "residuals"))
     d = values.shape[1]
     shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, d))
-    at = np.unique(np.rint(np.geomspace(k[0], len(arrays["ritz_values"]), DRAWN)).astype(int))
+    at = geometric(int(k[0]), len(arrays["ritz_values"]), 1000)
     ritz = arrays["ritz_values"][at - 1]
     lines = np.where(ritz > 0, ritz, np.nan)  # a logarithmic axis has no place for the others
     for j, shade in enumerate(shades):

@@ -49,7 +49,7 @@ def run(config: BenchmarkConfig) -> None:
     params, product = prepare.fit(problem, config), measure.matrix_product()
     rows = [["ratio", "min", "median", "max", "target"]]
     for stage in measure.stages_of(problem, params, product, config.points, config.dim):
-        values = [stage.measure() for _ in range(config.repeats)]
+        values = [stage.factor * stage.above() / stage.below() for _ in range(config.repeats)]
         print(f"{stage.what}: {', '.join(f'{value:.3g}' for value in values)}", file=sys.stderr)
         figures = (f"{of(values):.3g}" for of in (min, statistics.median, max))
         rows.append([stage.what, *figures, stage.target + missed(values, stage.target)])
@@ -61,10 +61,8 @@ def run(config: BenchmarkConfig) -> None:
 def missed(values: list[float], target: str) -> str:
     """A word where the median misses the target, such as ">= 0.85"."""
     sign, _, limit = target.partition(" ")
-    if not limit:
-        return ""
     middle = statistics.median(values)
-    holds = middle >= float(limit) if sign == ">=" else middle <= float(limit)
+    holds = not limit or (middle >= float(limit) if sign == ">=" else middle <= float(limit))
     return "" if holds else ", missed"
 
 

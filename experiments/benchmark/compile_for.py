@@ -29,12 +29,9 @@ from experiments.common.tables import as_text
 from jaxscape import InputError, batching, quadratic, reductions, sweep
 from jaxscape.lab import train
 
-POINTS, SIGMAS = 128, 2
-"""Of the main job: points at each σ, and how many σ."""
-PRODUCTS = 28
-"""Hessian products of its eigenpairs, as seen on MNIST, without a restart."""
-PASSES = {"highest": 6, "high": 3, "default": 1}
-"""Products of bfloat16 numbers that stand for one of float32."""
+POINTS, SIGMAS = 128, 2  # of the main job: points at each σ, and how many σ
+PRODUCTS = 28  # Hessian products of its eigenpairs, as seen on MNIST, without a restart
+PASSES = {"highest": 6, "high": 3, "default": 1}  # of bfloat16 products, for one of float32
 
 
 class Chip(NamedTuple):
@@ -43,12 +40,13 @@ class Chip(NamedTuple):
     accelerator: str
     cycles: float  #: per second
     flops: float  #: per second, of bfloat16
+    bandwidth: float  #: of its memory, GB per second
     memory: float  #: GB
 
 
 CHIPS = {
-    "v5e": Chip("v5litepod", 1.5e9, 197e12, 16),
-    "v6e": Chip("v6e", 1.75e9, 918e12, 32),
+    "v5e": Chip("v5litepod", 1.5e9, 197e12, 819, 16),
+    "v6e": Chip("v6e", 1.75e9, 918e12, 1640, 32),
 }
 
 
@@ -63,10 +61,6 @@ class Program(NamedTuple):
     precision: str = "highest"  #: asked of its products
 
 
-COLUMNS = ["program", "calls", "compiled, CPU s", "peak, GB", "estimate, s", "products alone, s",
-           "products"]  # fmt: skip
-
-
 def run(config: ProblemConfig, name: str, dim: int) -> None:
     """Print the table of all programs; end the command with status 1 where one fails.
 
@@ -75,12 +69,14 @@ def run(config: ProblemConfig, name: str, dim: int) -> None:
     """
     chip, place = describe(name)
     problem = problems.load(config)
-    rows, failed, in_all = [COLUMNS], [], np.zeros(4)
+    failed, in_all = [], np.zeros(5)
+    rows = [["program", "calls", "compiled, CPU s", "peak, GB", "estimate, s", "products alone, s"]]
+    rows[0] += ["moved once, GB", "of bandwidth", "kernels", "collectives", "products"]
     jax.jit(lambda x: x + 1, in_shardings=place).lower(jnp.zeros(8)).compile()  # it starts up
     for program in programs(problem, config, dim):
         print(f"compiling: {program.name}", file=sys.stderr)
         try:
-            numbers, products = compiled(program, chip, place)
+            numbers, counts, products = compiled(program, chip, place)
         except jax.errors.JaxRuntimeError as error:
             failed.append(f"{program.name}: {str(error).splitlines()[0][:200]}")
             continue
@@ -92,11 +88,12 @@ def run(config: ProblemConfig, name: str, dim: int) -> None:
                 failed.append(f"{program.name}: {precision}, asked for {program.precision}")
         words = ", ".join(f"{count} {precision}" for precision, count in products.items())
         figures = (f"{number:.3g}" for number in numbers)
-        rows.append([program.name, str(program.calls), *figures, words or "none"])
+        rows.append([program.name, str(program.calls), *figures, *counts, words or "none"])
     print(f"{config.model}, {len(problem.order):,} samples, {dim} directions, {POINTS} points at "
           f"{SIGMAS} σ, for one {name}")  # fmt: skip
     print(as_text(rows))
     print(f"all: compiled in {in_all[0]:.3g} CPU s, estimate {in_all[2]:.3g} s")
+    print("bytes moved, kernels and collectives count once in each loop")
     for line in failed:
         print(f"fails: {line}")
     if failed:
@@ -184,8 +181,11 @@ def _rows(problem: Problem, n: int) -> Any:
 
 def compiled(
     program: Program, chip: Chip, place: SingleDeviceSharding
-) -> tuple[list[float], dict[str, int]]:
-    """The numbers of a row of the table, for all calls; how many products of each precision."""
+) -> tuple[list[float], list[str], dict[str, int]]:
+    """The numbers of a row of the table, for all calls; its cells; products of each precision.
+
+    XLA counts the bytes of a loop's body once, so they stand beside the cycles of one round.
+    """
     traced = jax.jit(program.function, in_shardings=place).trace(*program.args)
     lowered = traced.lower()
     started = time.process_time()
@@ -197,4 +197,7 @@ def compiled(
     flops = 2 * PASSES[program.precision] * sum(product.work for product in products)
     estimate = program.calls * text.cycles(program.loops) / chip.cycles
     least = program.calls * flops / chip.flops
-    return [seconds, peak / 1e9, estimate, least], text.precisions()
+    moved = found.cost_analysis()["bytes accessed"] / 1e9
+    share = moved * chip.cycles / chip.bandwidth / max(text.cycles(None), 1)
+    cells = [f"{share:.0%}", *map(str, text.kernels())]
+    return [seconds, peak / 1e9, estimate, least, moved], cells, text.precisions()

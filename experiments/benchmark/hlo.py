@@ -1,10 +1,14 @@
-"""What XLA's text of an optimised program says: the cycles of its kernels, their precision."""
+"""What XLA's text of an optimised program says: its kernels, their cycles and precision."""
 
 import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+KERNELS = ("fusion", "convolution", "dot", "custom-call", "copy")
+EXCHANGES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+
+Loops = Sequence[int] | None  # None: each counts once
 _LINE = re.compile(r"^\s*(ROOT )?%([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
 
 
@@ -41,7 +45,7 @@ class Text:
                 own.append(Instruction(*found.groups()))
                 self.lines[own[-1].name] = own[-1]
 
-    def cycles(self, loops: Sequence[int] = (), of: str = "ENTRY") -> int:
+    def cycles(self, loops: Loops = (), of: str = "ENTRY") -> int:
         """The compiler's estimate for a computation; copies beside the kernels have none.
 
         ``loops`` are the lengths of nested loops that end by a condition, the outermost first.
@@ -51,23 +55,30 @@ class Text:
             if own.op == "while":
                 length, rest = self._length(own.called("condition"), loops)
                 total += length * self.cycles(rest, own.called("body"))
-            elif own.op == "conditional":
+            elif own.op in ("conditional", "call"):
                 attributes = own.rest.partition("), ")[2].partition("metadata")[0]
                 branches = re.findall(r"%([\w.-]+)", attributes)
                 total += sum(self.cycles(loops, branch) for branch in branches)
-            elif own.op == "call":
-                total += self.cycles(loops, own.called("to_apply"))
             elif said := re.search(r'"estimated_cycles":"(\d+)"', own.rest):
                 total += int(said[1])
         return total
 
-    def _length(self, condition: str, loops: Sequence[int]) -> tuple[int, Sequence[int]]:
+    def _length(self, condition: str, loops: Loops) -> tuple[int, Loops]:
         """How often a loop runs, by the constant in its condition, else the next of ``loops``."""
+        if loops is None:
+            return 1, None
         root = next(line for line in self.computations[condition] if line.root)
         bounds = [self.lines[name] for name in root.operands if self.lines[name].op == "constant"]
         if root.op == "compare" and bounds:
             return int(bounds[0].rest.split(")")[0]), loops
         return (loops[0], loops[1:]) if loops else (1, ())
+
+    def kernels(self) -> tuple[int, int]:
+        """How many kernels and exchanges between chips it has, those of a loop counted once."""
+        inner = {own.called("calls") for own in self.lines.values() if own.op == "fusion"}
+        outer = [own for name, own in self.computations.items() if name not in inner]
+        ops = Counter(line.op.removesuffix("-start") for own in outer for line in own)
+        return sum(ops[op] for op in KERNELS), sum(ops[op] for op in EXCHANGES)
 
     def precisions(self) -> Counter[str]:
         """How many products of numbers of 32 bits and more have each precision."""

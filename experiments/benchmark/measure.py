@@ -17,28 +17,21 @@ from jaxscape.probes import SubspaceProbe
 from jaxscape.trees import num_parameters
 from jaxscape.types import Params
 
-SIDE = 2048
-"""Of the matrices whose product measures the machine."""
-ALONG = 256
-"""Points of the sweeps in the subspace."""
-PART = 4
-"""Of the samples, PyTorch's sweep meets one in so many: it is long, and as long for each."""
+SIDE = 2048  # of the matrices whose product measures the machine
+ALONG = 256  # points of the sweeps in the subspace
+PART = 4  # PyTorch's sweep meets one sample in so many: it is long, and as long for each
 
 Timer = Callable[[], float]
 
 
 class Stage(NamedTuple):
-    """A ratio ``factor * above / below``, with its target in words."""
+    """The ratio ``factor * above() / below()`` of times, with its target in words."""
 
     what: str
     above: Timer
     below: Timer
     target: str
     factor: float = 1.0
-
-    def measure(self) -> float:
-        """The ratio once, one right after the other."""
-        return self.factor * self.above() / self.below()
 
 
 def matrix_product() -> Timer:

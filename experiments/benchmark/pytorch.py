@@ -1,9 +1,8 @@
 """The sweep and the eigenpairs as a good PyTorch user would write them, to compare with.
 
 Of the multilayer perceptron alone. Losses come from ``torch.func`` over batches of points and
-chunks of samples held in memory, curves from cumulative sums in float64, eigenpairs from SciPy's
-ARPACK on Hessian products forward over reverse. Parameters are one vector, layer by layer the bias
-and then the kernel, as JAX flattens them.
+chunks of samples in memory, curves from cumulative sums in float64, eigenpairs from ARPACK on
+Hessian products. Parameters are one vector, of each layer bias and kernel, as JAX flattens them.
 """
 
 from typing import Any
@@ -20,8 +19,7 @@ from torch.nn import functional
 from jaxscape import Subspace
 from jaxscape.types import Batch, Params
 
-CHUNK, POINTS = 1000, 8
-"""Samples and points at a time."""
+CHUNK, POINTS = 1000, 8  # samples and points at a time
 
 
 def flat(params: Params, *first: int) -> torch.Tensor:

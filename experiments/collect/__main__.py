@@ -16,17 +16,16 @@ from jaxscape.types import InputError
 class CollectConfig(RunConfig):
     """Effective training: samples arrive until those still to come are forecast to gain too little.
 
-    Samples arrive up to k_max. At looks, whose k grow by a ratio, networks are trained from scratch
-    on the first k samples, several times, all in the same number of optimiser steps. What arrives
-    next validates them and those of fewer samples, since no network was trained on it. The learning
-    curve E(k) = c + a·k^(−b) through the losses of the five largest k forecasts E(k) − E(k_max),
-    what all samples would still gain. The rule stops once the upper limit of that is below the
-    price.
+    At looks, whose k grow by a ratio, networks are trained from scratch on the first k samples,
+    several times, all in the same number of optimiser steps. What arrives next validates them and
+    those of fewer samples. The learning curve E(k) = c + a·k^(−b) through the losses of the five
+    largest k forecasts E(k) − E(k_max), what all samples would still gain. The rule stops once the
+    upper limit of that is below the price.
 
     The command trains on past the stop, up to all samples, to see on the test split, which no rule
-    sees, what the stop really cost. Beside the forecast stand stopping at a random k, the monitor,
-    which stops once Δ_k, the mean squared change of the mean loss by one more sample, stays below
-    the tolerance, and the rule of Nikitin et al., both around the first network of each look.
+    sees, what it really cost. Beside it stand a random k, the monitor, which stops once Δ_k, the
+    mean squared change of the mean loss by one more sample, stays below the tolerance, and the rule
+    of Nikitin et al., both around the first network of each look.
 
     Examples:
         python -m experiments.collect --dataset mnist

@@ -12,12 +12,10 @@ import jaxscape as js
 from experiments.common import prepare, refits
 from experiments.common.console import progress
 from experiments.common.problem import Problem, tests_of
-from experiments.common.tables import LEVEL, stacked, theorem1
+from experiments.common.tables import LEVEL, Arrays, stacked, theorem1
 from jaxscape.lab import learning_curve
 from jaxscape.sample_size import Monitor
 from jaxscape.types import Matvec, Params
-
-Arrays = dict[str, np.ndarray]
 
 HESSIAN = 2000  # samples, of those met, whose Hessian the monitor's eigenvectors are of
 TOL = 1e-2  # relative residual of the eigenpairs, which only their span is wanted of
@@ -68,11 +66,10 @@ def forecast(
     problem: Problem, config: Any, ks: np.ndarray, networks: list[list[Params]], index: int,
     ahead: Float[np.ndarray, "G"],
 ) -> Arrays:  # fmt: skip
-    """What the learning curve through the losses of the largest k says at one look.
+    """``validated`` [R, S], mean losses on the arrival after a look, NaN of networks to come.
 
-    ``validated`` [R, S], mean losses on the arrival that follows the look, NaN of networks still
-    to come; ``gain`` [3], E(k) − E(k_max) as forecast: low, value, high; ``forecast`` [3, G], E at
-    the k ``ahead``, NaN below those it was fitted to; ``misfit`` of ``LearningCurve``.
+    Of the curve through those of the largest k ``gain``, E(k) − E(k_max), and ``forecast``, E at
+    the k ``ahead``, NaN below those fitted, [3] and [3, G]: low, value, high; and its ``misfit``.
     """
     k, few = int(ks[index]), slice(max(0, index + 1 - NEWEST), index + 1)
     new = problem.read(slice(k, k + config.validation))
@@ -89,16 +86,13 @@ def forecast(
 
 
 def watch(problem: Problem, config: Any, monitor: Monitor, params: Params, seen: int) -> Arrays:
-    """Whether one more sample would reshape the landscape around ``params``.
+    """Whether one more sample would reshape the landscape around ``params``, trained on ``seen``.
 
-    They have been trained on the first ``seen`` samples; the next have just arrived, and what is
-    said of new samples is from their losses, at points along the top eigenvectors of the Hessian of
-    samples seen. No sample beyond these is read.
-
-    ``look_k`` are the samples met, ``loss_variance`` [3] is E_q S² of the new ones, ``effective``
-    as of ``LossVariance``, ``law`` [3] K of the order law, ``exceedance`` [3] K of Definition 4
-    over orders, ``monitor_stop`` the decision. [3] is low, value, high, infinite beyond all
-    numbers. ``eigenvalues`` [d], and ``theorem1`` (see ``moved``).
+    That is told by the losses of the samples that arrive next, at points along the top eigenvectors
+    of the Hessian of samples seen: ``look_k``, the samples met by then; ``loss_variance`` [3],
+    E_q S² of the new ones, and its ``effective``; ``law`` and ``exceedance`` [3], K of the order
+    law and of Definition 4 over orders, infinite beyond all numbers; ``monitor_stop``;
+    ``eigenvalues`` [d]; ``theorem1`` (see ``moved``). [3] is low, value, high.
 
     Raises:
         InputError: losses that are not finite, or whose squares are not.
@@ -115,15 +109,13 @@ def watch(problem: Problem, config: Any, monitor: Monitor, params: Params, seen:
             f"{int(said.nonfinite)} of {config.validation} samples with NaN or infinity, or losses "
             "above 1e18; lower --sigma"
         )
-    law, last = (
-        np.array([float(size.k) if size.reached else np.inf for size in interval])
-        for interval in (said.law, said.exceedance)
-    )
+    ks = lambda sizes: np.array([float(s.k) if s.reached else np.inf for s in sizes])  # noqa: E731
     return {
         "look_k": np.asarray(met), "eigenvalues": np.asarray(values),
         "loss_variance": np.asarray(said.loss_variance.interval),
         "effective": np.asarray(said.loss_variance.effective),
-        "law": law, "exceedance": last, "monitor_stop": np.asarray(said.stop),
+        "law": ks(said.law), "exceedance": ks(said.exceedance),
+        "monitor_stop": np.asarray(said.stop),
         "theorem1": moved(problem, config.sigma, space, seen, met),
     }  # fmt: skip
 

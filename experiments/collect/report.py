@@ -1,17 +1,15 @@
 """Where each rule stops collecting, what that saved and what it cost: tables and figures."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.common.run_folder import plain
-from experiments.common.tables import as_text, between, plus_minus
+from experiments.common.tables import Arrays, as_text, between, plus_minus
 from jaxscape.lab.style import PREFIX, Keywords, canvas, colour, legend
-
-Arrays = Mapping[str, np.ndarray]
 
 RULES = {  # what each asks for
     "forecast": "forecast, upper limit below the price",
@@ -49,30 +47,36 @@ def summarise(arrays: Arrays, price: float, tolerance: float) -> dict[str, Any]:
         | {name: entries[name] for name in PRICED}
         for p, entries in rules.items()
     ]
+    looks = []
+    for row, place in enumerate(places[:-1]):
+        low, _, high = arrays["gain"][row]
+        names = "gain", "misfit", "exceedance", "theorem1"
+        looks.append(place | {name: plain(arrays[name][row]) for name in names} | {
+            "held": bool(low <= place["paid"] <= high),
+            "monitor_stop": bool(arrays["monitor_stop"][row]),
+            "largest_eigenvalue": plain(arrays["eigenvalues"][row, 0]),
+        })  # fmt: skip
     return {
         "num_samples": int(ks[-1]), "price": price, "tolerance": tolerance,
         "random": {
             "k": float(k.mean()), "saved": float(np.mean(ks[-1] - k)), "paid": float(paid.mean()),
             "keeps_price": float(np.mean(paid < price)),
         },
-        "rules": rules[price], "prices": prices,
-        "looks": [_look(arrays, row, place) for row, place in enumerate(places[:-1])],
+        "rules": rules[price], "prices": prices, "looks": looks,
     }  # fmt: skip
 
 
 def _places(arrays: Arrays) -> list[dict[str, Any]]:
     """Where one can stop, at each look or with all samples, and what that pays in test loss."""
-    n, found = int(arrays["k"][-1]), []
+    n, tests = int(arrays["k"][-1]), [name for name in arrays if name.startswith("test_")]
+    found: list[dict[str, Any]] = []
     for back, met in enumerate([n, *arrays["look_k"][::-1].tolist()], start=1):
-        tests = [name for name in ("test_loss", "test_accuracy") if name in arrays]
-        tested = {name: arrays[name][:, -back] for name in tests}
-        paid = tested["test_loss"] - arrays["test_loss"][:, -1]
+        paid = arrays["test_loss"][:, -back] - arrays["test_loss"][:, -1]
         error = paid.std(ddof=1) / np.sqrt(len(paid)) if len(paid) > 1 else np.nan
         found.append({
             "k": int(arrays["k"][-back]), "met": met, "saved": n - met,
             "paid": float(paid.mean()), "paid_sem": plain(error),
-            **{name: float(values.mean()) for name, values in tested.items()},
-        })  # fmt: skip
+        } | {name: float(arrays[name][:, -back].mean()) for name in tests})  # fmt: skip
     return found[::-1]
 
 
@@ -101,17 +105,6 @@ def _stops(
         found[name] = place | {"stopped": bool(stop.any()), "kept": place["paid"] < price}
     k, n = found["best"]["k"], places[-1]["k"]
     return found | {"best": found["best"] | {"met": k, "saved": n - k}}
-
-
-def _look(arrays: Arrays, row: int, place: dict[str, Any]) -> dict[str, Any]:
-    """What a look said, and what all samples really gained."""
-    low, _, high = arrays["gain"][row]
-    said = {name: plain(arrays[name][row]) for name in ("gain", "misfit", "exceedance", "theorem1")}
-    return place | said | {
-        "held": bool(low <= place["paid"] <= high),
-        "monitor_stop": bool(arrays["monitor_stop"][row]),
-        "largest_eigenvalue": plain(arrays["eigenvalues"][row, 0]),
-    }  # fmt: skip
 
 
 def text(found: dict[str, Any]) -> str:
@@ -213,6 +206,8 @@ def forecast(arrays: Arrays, found: dict[str, Any]) -> Figure:
         axes.set(xscale="log", yscale="log")
         if stop["stopped"]:
             _mark(axes, stop["k"])
+    left.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 4, 6)))  # at least three
+    left.yaxis.set_major_formatter("{x:g}")
     legend(figure, "band and bars: 90 % interval")
     return figure
 

@@ -9,11 +9,10 @@ import numpy as np
 import jaxscape as js
 from experiments.common import console, prepare, refits, tables
 from experiments.common.problem import Problem, tests_of
+from experiments.common.tables import Arrays
 from experiments.refit import prediction
 from jaxscape.prefix_spectra import geometric
 from jaxscape.types import Batch, Params
-
-Arrays = dict[str, np.ndarray]
 
 
 def measure(problem: Problem, config: Any, store: Path) -> Arrays:
@@ -22,8 +21,9 @@ def measure(problem: Problem, config: Any, store: Path) -> Arrays:
     ``k`` [K]; ``orders`` [R, N], of each repeat, as positions in the first order; ``test_loss`` and
     ``test_accuracy`` [R, E, K], after every epoch, and the finish (no accuracy of a regression);
     ``train_loss`` [R, K] = L_k(w*_k), ``full_loss`` [R, K] = L_N(w*_k), ``gradient_norm`` [R, K];
-    and of the first repeat's networks those of ``_minima``, and ``loss_variance`` and, over new
-    samples, ``fresh_variance`` [s, 3]: E_q S² around w*_N between its 90 % limits.
+    of the first repeat's networks ``gap``, ``gap_sem`` [K] and those of ``_minima``; around its
+    w*_N E_q S² between 90 % limits, ``loss_variance`` and, over new samples, ``fresh_variance``
+    [s, 3].
     """
     n, (metrics, test) = len(problem.order), tests_of(problem)
     ks = geometric(config.k_min, n, config.num_ks)
@@ -40,8 +40,7 @@ def measure(problem: Problem, config: Any, store: Path) -> Arrays:
     shape = config.repeats, -1, len(ks)
     arrays = {name: np.array(x, np.float32).reshape(shape) for name, x in tested.items()}
     arrays |= {"k": ks, "orders": shuffles, "gradient_norm": norms}
-    each = zip(networks, shuffles, strict=True)
-    arrays |= tables.stacked([_own_losses(problem, *one, ks) for one in each])
+    arrays |= _losses(problem, networks, shuffles, ks, test)
     arrays |= _minima(problem, config, networks[0], ks, test)
     space = prepare.eigenspace(problem, networks[0][-1], config.dim, store).space
     probes = [prepare.probe(problem, space.origin, space, config.points, s) for s in config.sigmas]
@@ -53,29 +52,35 @@ def measure(problem: Problem, config: Any, store: Path) -> Arrays:
     return arrays | {"sigma": np.asarray(config.sigmas, np.float32)}
 
 
-def _own_losses(
-    problem: Problem, networks: list[Params], order: np.ndarray, ks: np.ndarray
+def _losses(
+    problem: Problem, networks: list[list[Params]], orders: np.ndarray, ks: np.ndarray, test: Batch
 ) -> Arrays:
-    """L_k(w*_k) and L_N(w*_k)."""
-    losses = [np.asarray(js.per_sample_losses(problem.loss, w, problem.samples)) for w in networks]
-    own = [np.mean(row[order[:k]], dtype=np.float64) for row, k in zip(losses, ks, strict=True)]
-    return {"train_loss": np.array(own), "full_loss": np.stack(losses).mean(1, np.float64)}
+    """L_k(w*_k), L_N(w*_k); in the first repeat how far the test loss lies above L_k(w*_k)."""
+    losses = lambda w, data: np.asarray(js.per_sample_losses(problem.loss, w, data))  # noqa: E731
+    own, full, gaps = [], [], []
+    for repeat, (row, order) in enumerate(zip(networks, orders, strict=True)):
+        for k, w in zip(ks, row, strict=True):
+            seen = losses(w, problem.samples)
+            full.append(seen.mean(dtype=np.float64))
+            own.append(seen[order[:k]].mean(dtype=np.float64))
+            if repeat == 0:
+                new = losses(w, test)
+                error = np.sqrt(seen[:k].var() / k + new.var() / len(new))
+                gaps.append({"gap": new.mean() - seen[:k].mean(), "gap_sem": error})
+    means = {"train_loss": own, "full_loss": full}
+    shaped = {name: np.array(x).reshape(len(orders), -1) for name, x in means.items()}
+    return shaped | tables.stacked(gaps)
 
 
 def _minima(
     problem: Problem, config: Any, networks: list[Params], ks: np.ndarray, test: Batch
 ) -> Arrays:
     """T of the pilots' networks and of that of all samples, [p]: ``takeuchi_`` each of its fields,
-    from the gradients of test samples and the Hessian of its own samples, and the ``rows`` of k;
-    and the generalisation gap of each network, ``gap`` and ``gap_sem`` [K].
+    from the gradients of test samples and the Hessian of its own samples, and the ``rows`` of k.
     """
-    gaps, found = [], []
-    for k, w in zip(ks, networks, strict=True):
-        both = problem.samples, test
-        seen, new = (np.asarray(js.per_sample_losses(problem.loss, w, x)) for x in both)
-        error = np.sqrt(seen[:k].var() / k + new.var() / len(new))
-        gaps.append({"gap": new.mean() - seen[:k].mean(), "gap_sem": error})
-    rows, starts = [*prediction.pilots(ks), len(ks) - 1], min(config.starts, len(new))
+    found: list[Arrays] = []
+    rows = [*prediction.pilots(ks), len(ks) - 1]
+    starts = min(config.starts, len(test["targets"]))
     with console.progress("minima", len(rows), "networks") as advance:
         for row in rows:
             own = jax.tree.map(lambda x, k=ks[row]: x[:k], problem.samples)
@@ -86,4 +91,4 @@ def _minima(
             )  # fmt: skip
             found.append({f"takeuchi_{name}": np.asarray(x) for name, x in trace._asdict().items()})
             advance(1)
-    return {"takeuchi_rows": np.array(rows), **tables.stacked(found), **tables.stacked(gaps)}
+    return {"takeuchi_rows": np.array(rows), **tables.stacked(found)}

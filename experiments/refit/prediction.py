@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 import jaxscape as js
-from experiments.common.tables import VERDICTS
+from experiments.common.tables import VERDICTS, Arrays
 from jaxscape.lab import learning_curve
 from jaxscape.minimum import TakeuchiTrace
 
@@ -27,10 +27,8 @@ class Forecast(NamedTuple):
 
     name: str
     samples: int
-    sizes: Float[np.ndarray, "orders t 3"]
-    """Low, value, high of its 90 % interval, of each order that it was made from."""
-    regime: str = ""
-    """Whether the minimum's law holds, by its own signs."""
+    sizes: Float[np.ndarray, "orders t 3"]  #: low, value, high of its 90 % interval
+    regime: str = ""  #: whether the minimum's law holds, by its own signs
     of: str = "test loss"
 
 
@@ -66,7 +64,7 @@ def factor(size: float, low: int, high: int) -> float:
     return size / (high if size > high else low)
 
 
-def values_of(arrays: Mapping[str, np.ndarray]) -> dict[str, Float[np.ndarray, "R K"]]:
+def values_of(arrays: Arrays) -> dict[str, Float[np.ndarray, "R K"]]:
     """What networks are judged by: the loss at the end, the lowest after any epoch, the error."""
     loss = arrays["test_loss"].astype(np.float64)
     found = {"test loss": loss[:, -1], "lowest test loss": loss.min(1)}
@@ -76,9 +74,7 @@ def values_of(arrays: Mapping[str, np.ndarray]) -> dict[str, Float[np.ndarray, "
 
 
 def forecasts(
-    arrays: Mapping[str, np.ndarray],
-    epsilons: Mapping[str, Float[np.ndarray, "t"]],
-    weight_decay: float,
+    arrays: Arrays, epsilons: Mapping[str, Float[np.ndarray, "t"]], weight_decay: float
 ) -> list[Forecast]:
     """All of them: K_ε, the minimum's law, learning curves, and a guess that knows nothing.
 
@@ -109,7 +105,7 @@ def forecasts(
 
 
 def minimum_law(
-    arrays: Mapping[str, np.ndarray], epsilons: Float[np.ndarray, "t"], weight_decay: float
+    arrays: Arrays, epsilons: Float[np.ndarray, "t"], weight_decay: float
 ) -> list[Forecast]:
     """From T of each network whose T is known, with its own verdict."""
     found, n = [], int(arrays["k"][-1])

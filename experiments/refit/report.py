@@ -1,17 +1,14 @@
 """Tables and figures of networks refitted on the first k samples, from arrays."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.common.tables import as_text
+from experiments.common.tables import Arrays, as_text
 from experiments.refit import prediction
 from jaxscape.lab.style import PREFIX, canvas, colour, curve, legend
-
-Arrays = Mapping[str, np.ndarray]
 
 WORDS = """\
 Means over the repeats. ‖∇‖: of L_k + (λ/2)‖w‖² at w*_k. ε: a share of the loss, or error, of w*_N.
@@ -35,12 +32,8 @@ def networks(arrays: Arrays) -> list[dict[str, Any]]:
 
 def text(found: dict[str, Any]) -> str:
     """All that the command prints of its summary."""
-    parts = [
-        as_text(_networks_table(found["networks"])),
-        as_text(_truth_table(found["truth"])),
-        as_text(forecast_table(pooled([found]))),
-        WORDS,
-    ]
+    tables = _networks_table(found["networks"]), _truth_table(found["truth"])
+    parts = [*map(as_text, (*tables, forecast_table(pooled([found])))), WORDS]
     if not any("curve" in forecast["name"] for forecast in found["forecasts"]):
         parts.append("no learning curve: fewer than four k up to N/4; raise --num-ks or --k-max")
     return "\n\n".join(parts)

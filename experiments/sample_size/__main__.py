@@ -73,7 +73,7 @@ def _find(problem: Problem, config: SampleSizeConfig, work: Path) -> Record:
         probe = prepare.probe(problem, params, space, config.points, sigma)
         with console.timed(f"pilots, σ = {sigma:g}", f"{config.trials} random orders"):
             by_sigma.append(measure.arrays_of(segments.losses_at(fresh, probe), config))
-    num, rows = len(fresh.order), range(len(by_sigma))
+    num = len(fresh.order)
     arrays = tables.stacked(by_sigma) | {
         "sigma": np.asarray(config.sigmas, np.float32),
         "pilot": np.asarray(measure.doubling(config.first_pilot, num)),
@@ -82,10 +82,10 @@ def _find(problem: Problem, config: SampleSizeConfig, work: Path) -> Record:
         "num_samples": num,
         "tolerance": config.tolerance,
         "epsilon": config.epsilon,
-        "answers": [report.answer_of(arrays, row, num) for row in rows],
+        "answers": [report.answer_of(arrays, row, num) for row in range(len(by_sigma))],
     }
-    figures = {"pilots": report.pilots(summary, problem.unit)}
-    return Record(arrays, summary, figures, report.text(summary))
+    figure = report.pilots(summary, problem.unit)
+    return Record(arrays, summary, {"pilots": figure}, report.text(summary))
 
 
 main = cli.command("sample_size", SampleSizeConfig, _find, check=_check)

@@ -27,12 +27,12 @@ def arrays_of(losses: Float[Array, "M n"], config: Any) -> dict[str, np.ndarray]
 
     ``own_*`` are pilots along the order of the data, ``trial_*`` those of random orders, ``true_*``
     what all samples at all points say: E_q S² (``loss_variance``), its effective sample size, K of
-    the order law, K_ε (``distance``) and K of Definition 4 in a run (``exceedance``, the value its
-    median). A K beyond all numbers is infinite. ``own_k``, ``trial_k`` and ``true_k`` are
-    Definition 4's K of each order run to its end, n where it is not reached. ``held_*`` is whether
-    a trial's interval held what it predicts: E_q S² of all, and ``trial_k`` for Definition 4.
+    the order law, K_ε (``distance``) and K of Definition 4 in a run (``exceedance``). A K beyond
+    all numbers is infinite. ``*_k`` are Definition 4's K of each order run to its end, n where it
+    is not reached. ``held_*``: whether a trial's interval held E_q S² of all, or ``trial_k``.
     """
-    found, true = pilots(losses, config), jax.jit(partial(_all, config))(losses)
+    found, n = pilots(losses, config), losses.shape[1]
+    true = jax.jit(lambda x: _answer(config, n, evidence_of(x)) | _last(config, x))(losses)
     own, trial = ({name: x[rows] for name, x in found.items()} for rows in (0, slice(1, None)))
     arrays = {
         f"{whose}_{name}": np.asarray(values)
@@ -51,7 +51,6 @@ def pilots(losses: Float[Array, "M n"], config: Any) -> Said:
     """What pilots of each size say in R = ``config.trials`` + 1 orders; r = (R, sizes).
 
     The first keeps the order of the samples and takes the first points, the others draw both.
-    ``k`` [R] is ``last_exceedance``.
     """
     total, n = losses.shape
     num, sizes = min(config.pilot_points, total), doubling(config.first_pilot, n)
@@ -64,20 +63,15 @@ def pilots(losses: Float[Array, "M n"], config: Any) -> Said:
         order = jnp.where(index > 0, jax.random.permutation(for_samples, n), jnp.arange(n))
         rows = losses[points][:, order]
         said = jax.vmap(partial(_answer, config, n))(_states(rows, sizes))
-        return said | {"k": last_exceedance(rows, config.tolerance)}
+        return said | _last(config, rows)
 
     return jax.lax.map(trial, jnp.arange(config.trials + 1))
 
 
-def _all(config: Any, losses: Float[Array, "M n"]) -> Said:
-    said = _answer(config, losses.shape[1], evidence_of(losses))
-    return said | {"k": last_exceedance(losses, config.tolerance)}
-
-
-def last_exceedance(losses: Float[Array, "m n"], tolerance: float) -> Float[Array, ""]:
+def _last(config: Any, losses: Float[Array, "m n"]) -> Said:
     """K by Definition 4 of this order; n where it is not reached."""
-    size = js.sufficient_size(jnp.mean(prefix.increments(losses) ** 2, 0), tolerance)
-    return jnp.where(size.reached, size.k, losses.shape[1]).astype(jnp.float32)
+    size = js.sufficient_size(jnp.mean(prefix.increments(losses) ** 2, 0), config.tolerance)
+    return {"k": jnp.where(size.reached, size.k, losses.shape[1]).astype(jnp.float32)}
 
 
 def doubling(first: int, n: int) -> tuple[int, ...]:

@@ -1,6 +1,5 @@
 """Tables and figure of what pilots of a few samples predict, from the arrays of ``results.npz``."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,16 +11,18 @@ from jaxscape.lab.style import canvas, colour, curve, legend
 from jaxscape.loss_variance import TRUSTED
 from jaxscape.sample_size import MOST
 
+FEW = 20  # fewer orders do not tell how often intervals held K of a run
+
 WORDS = f"""\
 K: Δ_k stays below the tolerance (squared units of the loss); K_ε: the landscape is within ε of the
 population's; held: share of random orders whose interval held the truth, of K over orders in which
-it is reached;
+it is reached, - where fewer than {FEW} are;
 {tables.TREND_WORDS}"""
 
 QUANTITIES = ("loss_variance", "law", "distance")
 
 
-def answer_of(arrays: Mapping[str, np.ndarray], row: int, num: int) -> dict[str, Any]:
+def answer_of(arrays: tables.Arrays, row: int, num: int) -> dict[str, Any]:
     """What the summary says of one sigma, a row of the arrays, from ``num`` samples.
 
     Of each pilot intervals (low, value, high), None where beyond all numbers, and how often those
@@ -29,16 +30,15 @@ def answer_of(arrays: Mapping[str, np.ndarray], row: int, num: int) -> dict[str,
     """
     own = {name: x[row] for name, x in arrays.items() if name != "pilot"}
     trusted = own["trial_effective"] >= TRUSTED
-    # of K of a run, only orders count in which it is reached
     reached = (own["trial_k"] < num)[:, None]
-    held = {
-        "loss_variance": own["held_loss_variance"].astype(float),
-        "exceedance": np.where(reached, own["held_exceedance"], np.nan),
-    }
 
-    def shares(at: Any) -> dict[str, float | None]:
-        counted = {name: x[at][np.isfinite(x[at])] for name, x in held.items()}
-        return {name: float(hits.mean()) if hits.size else None for name, hits in counted.items()}
+    def shares(chosen: np.ndarray) -> dict[str, float | None]:
+        """Of these orders' pilots [R, sizes]; of K of a run, where enough orders reach it."""
+        counted = {"loss_variance": (chosen, 1), "exceedance": (chosen & reached, FEW)}
+        return {
+            name: float(own[f"held_{name}"][at].mean()) if at.any(1).sum() >= least else None
+            for name, (at, least) in counted.items()
+        }
 
     return {
         "sigma": tables.short(arrays["sigma"][row]),
@@ -48,7 +48,7 @@ def answer_of(arrays: Mapping[str, np.ndarray], row: int, num: int) -> dict[str,
                 "effective_samples": plain(own["own_effective"][i]),
                 "trend": plain(own["own_trend"][i]),
                 **{key: plain(own[f"own_{key}"][i]) for key in (*QUANTITIES, "exceedance")},
-                "coverage": shares(np.s_[:, i]),
+                "coverage": shares(np.broadcast_to(arrays["pilot"] == size, trusted.shape)),
             }
             for i, size in enumerate(arrays["pilot"])
         ],
@@ -83,14 +83,13 @@ def _table(answer: dict[str, Any], n: int) -> list[list[str]]:
     rows[0] += ["K, order law, 90 %", f"K, run of {n:,}, 90 %", "held", "K_ε, 90 %"]
     for pilot in answer["pilots"]:
         low, value, high = ("any" if x is None else f"{x:.3g}" for x in pilot["loss_variance"])
-        law, run, distance = (
-            tables.between(pilot[name][::2]) for name in ("law", "exceedance", "distance")
-        )
+        law, distance = (tables.between(pilot[name][::2]) for name in ("law", "distance"))
+        ends = [k if k is not None and k < n else None for k in pilot["exceedance"][::2]]
         held = {name: _share(share) for name, share in pilot["coverage"].items()}
         rows.append([
             f"{pilot['samples']:,}", value, f"{low} to {high}", held["loss_variance"],
             f"{pilot['effective_samples'] or 0:,.0f}", tables.trend(pilot["trend"]),
-            law, run, held["exceedance"], distance,
+            law, tables.between(ends, f"not by {n:,}"), held["exceedance"], distance,
         ])  # fmt: skip
     truth = answer["all"]
     last = f"this run: {truth['exceedance']:,.0f}" if truth["exceedance"] < n else "not reached"
@@ -103,10 +102,11 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
-def pilots(summary: Mapping[str, Any], unit: str) -> Figure:
+def pilots(summary: dict[str, Any], unit: str) -> Figure:
     """K with its interval against the samples of the pilots, a panel per answer.
 
-    Lines are what all samples say: of the order law, and of the one order that was run.
+    Lines are what all samples say: of the order law, and of the one order that was run. A K of a
+    run that is not reached within it is left out.
     """
     title = rf"Sample size predicted, $\Delta_k$ < {summary['tolerance']:g} {unit}²"
     titles = [f"σ = {answer['sigma']:g}" for answer in summary["answers"]]
@@ -117,10 +117,12 @@ def pilots(summary: Mapping[str, Any], unit: str) -> Figure:
         for row, (kind, label) in enumerate(kinds.items()):
             limits = [[MOST if x is None else x for x in p[kind]] for p in answer["pilots"]]
             low, value, high = np.array(limits, float).T
+            end = summary["num_samples"] if kind == "exceedance" else np.inf
+            value = np.where(value < end, value, np.nan)
             bars = np.maximum([value - low, high - value], 0)
             style = curve(row, capsize=3, lw=0, elinewidth=1.6, label=label)
             axes.errorbar(sizes * 1.06 ** (2 * row - 1), value, bars, **style)
-            if answer["all"][kind] is not None:
+            if answer["all"][kind] is not None and answer["all"][kind] < end:
                 axes.axhline(answer["all"][kind], color=colour(row), ls=("--", ":")[row], lw=1.4)
         axes.axhline(summary["num_samples"], color="0.6", lw=1)
         axes.set(xscale="log", yscale="log")

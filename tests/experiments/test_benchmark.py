@@ -66,7 +66,9 @@ def test_what_a_program_text_says(counted):
     )
     found = Text(text)
     assert found.cycles(() if counted else (7,)) == 7 * 10 + 100
+    assert found.cycles(None) == 10 + 100
     assert found.precisions() == {"default": 1}
+    assert found.kernels() == ((2, 1) if counted else (3, 1))  # a fusion, a product; a copy
     told = PROGRAM.replace("->bf,", "->bf, operand_precision={highest,highest},")
     assert Text(told).precisions() == {"highest": 1}
 
@@ -87,5 +89,5 @@ def test_the_main_job_compiles_for_a_tpu():
     rows = {line.split("  ")[0]: line.split() for line in map(str.strip, done.stdout.splitlines())}
     for name in ("eigenpairs", "sweep, a segment", "quadratic model, a segment", "test loss"):
         assert rows[name][-1] == "highest"
-        assert 0 < float(rows[name][-5]) < 16  # GB
-        assert 0 < float(rows[name][-4]) < 1  # s
+        assert 0 < float(rows[name][-9]) < 16  # GB
+        assert 0 < float(rows[name][-8]) < 1  # s

@@ -12,7 +12,7 @@ from experiments.collect import __main__ as collect
 from experiments.collect import measure, report
 from experiments.common import cli, prepare, problem
 from jaxscape import losses
-from jaxscape.lab import checkpoint, learning_curve
+from jaxscape.lab import checkpoint, learning_curve, style
 
 pytestmark = pytest.mark.usefixtures("in_haste")
 RATE = 0.05
@@ -277,6 +277,17 @@ def test_the_monitor_is_a_float64_loop_over_samples_not_yet_trained_on(run):
     highest = np.maximum(arrays["law"][:, 2], arrays["exceedance"][:, 2])
     enough = (highest <= arrays["look_k"]) & (arrays["effective"] >= 10)
     np.testing.assert_array_equal(arrays["monitor_stop"], enough)
+
+
+def test_the_losses_have_three_labels_at_least(run):
+    arrays = {name: 0.2 + 0.9 * x if "test" in name else x for name, x in run[3].items()}
+    figure = report.forecast(arrays, run[4])
+    style.thin(figure)
+    figure.canvas.draw()
+    axis = figure.axes[0].yaxis
+    low, high = axis.get_view_interval()
+    shown = zip(axis.get_ticklabels(), axis.get_ticklocs(), strict=True)
+    assert sum(low <= at <= high and bool(label.get_text()) for label, at in shown) >= 3
 
 
 def test_what_is_printed_follows_from_the_summary(run):
