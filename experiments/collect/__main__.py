@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from experiments.collect import measure, report
 from experiments.common import cli
-from experiments.common.config import RunConfig, above, at_least
+from experiments.common.config import RunConfig, above, at_least, default
 from experiments.common.problem import Problem, check_test_split
 from experiments.common.run_folder import Record
 from jaxscape.types import InputError
@@ -44,7 +44,7 @@ class CollectConfig(RunConfig):
     """Test loss, in nats (units of the loss), that the samples not collected may be worth."""
     growth: Annotated[float, above(1)] = 1.5
     """Ratio of the samples of a look to those of the one before."""
-    validation: Annotated[int, at_least(2)] = 1000
+    validation: Annotated[int | None, at_least(2), default("1000, at most k_max / 8")] = None
     """Samples, at least 2, that arrive after those trained on, by which a look judges."""
     dim: Annotated[int, at_least(1)] = 10
     """The monitor: number of top Hessian eigenvectors."""
@@ -54,16 +54,24 @@ class CollectConfig(RunConfig):
     """The monitor: random points around the network, at least 2."""
     tolerance: Annotated[float, above(0)] = 1e-5
     """The monitor: it stops once Δ_k stays below this, in nats² (squared units of the loss)."""
-    at_least: Annotated[int, above(7)] = 1000
+    at_least: Annotated[int | None, above(7), default("1000, at most k_max / 8")] = None
     """Samples of the first look, at least 8; its curve also has an eighth, a quarter, a half."""
+
+    def __post_init__(self) -> None:
+        """See ``ProblemConfig``."""
+        super().__post_init__()
+        for name, least in (("at_least", 8), ("validation", 2)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, max(least, min(1000, self.k_max // 8)))
 
     def check(self) -> None:
         """See ``ProblemConfig.check``."""
         super().check()
-        if self.at_least + self.validation > self.k_max:
+        first, new = self.at_least or 0, self.validation or 0
+        if first + new > self.k_max:
             raise InputError(
-                f"expected room for a first look, --k-max of at least {self.at_least} + "
-                f"{self.validation} samples, found {self.k_max}; lower --at-least or --validation"
+                f"expected room for a first look, --k-max of at least {first} + {new} samples, "
+                f"found {self.k_max}; lower --at-least or --validation"
             )
 
 
