@@ -86,8 +86,7 @@ def gaussian(key: Key[Array, ""], space: Subspace, num_points: int, sigma: Scala
     ['0.10', '0.10', '0.10']
 
     Args:
-        key, space: Draws the points; where they lie.
-        num_points: The number m of points.
+        key, space, num_points: Draws the points; where they lie; their number m.
         sigma: The standard deviation σ of the step along each direction.
 
     Raises:
@@ -127,21 +126,18 @@ def sobol(
         randomisations: The number of nets.
 
     Raises:
-        InputError: fewer than two nets, or not of 1, 2, 4, 8, ... points; more directions
-            than SciPy's 21201; a sigma that is negative or not finite.
+        InputError: as ``gaussian``; fewer than two nets; more directions than SciPy's 21201.
     """
     from scipy.stats import qmc  # a second to import, and only needed here
 
     check_key(key)
     check(num_points, sigma)
     if not fits(num_points, randomisations):
-        raise InputError(
-            f"expected at least 2 randomisations of 1, 2, 4, 8, ... points each, found "
-            f"{num_points} points in {randomisations}; change one of the two"
-        )
-    if space.dim > qmc.Sobol.MAXDIM:
-        most = f"at most {qmc.Sobol.MAXDIM} directions for Sobol' points"
-        raise InputError(f"expected {most}, found {space.dim}; use gaussian(...)")
+        said = "expected at least 2 randomisations of 1, 2, 4, 8, ... points each"
+        raise InputError(f"{said}, found {num_points} points in {randomisations}; change either")
+    if space.dim > (most := qmc.Sobol.MAXDIM):
+        said = f"expected at most {most} directions for Sobol' points, found {space.dim}"
+        raise InputError(f"{said}; use gaussian(...)")
     net = qmc.Sobol(space.dim, scramble=False, bits=BITS).random(num_points // randomisations)
     keys = jax.random.split(key, randomisations)
     normals = _normals(keys, jnp.asarray(net * 2**BITS, jnp.uint32))
@@ -194,8 +190,7 @@ def grid(space: Subspace, radius: Scalar, num: int) -> SubspaceProbe:
 
     Args:
         space: A subspace of at least two directions; further ones stay at 0.
-        radius: How far the points go along each direction.
-        num: Points along each direction.
+        radius, num: How far the points go along each of the two, and how many they are.
 
     Raises:
         InputError: a subspace of fewer than two directions, or an unusable radius or num.
@@ -228,11 +223,7 @@ def line(space: Subspace, radius: Scalar, num: int) -> SubspaceProbe:
 
 @explained
 def points(space: Subspace, coordinates: Float[ArrayLike, "m d"]) -> SubspaceProbe:
-    """The points w(θ) for the given rows θ.
-
-    Raises:
-        InputError: coordinates that are not [m ≥ 1, d], or directions unlike the parameters.
-    """
+    """The points w(θ) for the rows θ; an ``InputError`` unless they are [m ≥ 1, d]."""
     space.check()
     shape = jnp.shape(coordinates)
     if len(shape) != 2 or shape[0] < 1 or shape[1] != space.dim:

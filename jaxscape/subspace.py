@@ -74,21 +74,17 @@ class Subspace:
         """Raise an ``InputError`` unless each array of the origin has its d directions."""
         found = [jnp.shape(leaf) for leaf in jax.tree.leaves(self.basis)]
         wanted = [(*found[0][:1], *jnp.shape(x)) for x in jax.tree.leaves(self.origin) if found]
-        forms: list[Any] = [jax.tree.structure(x) for x in (self.basis, self.origin)]
-        same = forms[0] == forms[1]
-        if not same or found != wanted or () in found:
+        trees: list[Any] = [jax.tree.structure(x) for x in (self.basis, self.origin)]
+        if trees[0] != trees[1] or found != wanted or () in found:
+            place = "the same tree" if trees[0] == trees[1] else "another tree"
             raise InputError(
                 "expected an array of directions, (d, *shape), for each array of the parameters, "
-                f"{short(wanted)}, found {short(found)}{'' if same else ' in another tree'}; build "
-                "them with jax.tree.map over the parameters"
+                f"{short(wanted)}, found {short(found)} in {place}; build them with jax.tree.map"
             )
 
     @explained
     def at(self, coordinates: Float[ArrayLike, "d"]) -> Params:
-        """w(θ) = w* + Σ_j θ_j v_j, all d directions applied.
-
-        In float32 where w* is held in half precision, which would round a small step away.
-        """
+        """w(θ) = w* + Σ_j θ_j v_j, in float32 where half precision would round the step away."""
         if (shape := jnp.shape(coordinates)) != (self.dim,):
             wanted = f"coordinates of shape ({self.dim},), one for each direction"
             raise InputError(f"expected {wanted}, found {shape}; change them")
@@ -104,10 +100,7 @@ class Subspace:
         """The θ at which w(θ) is closest to ``params``, argmin_θ ‖w(θ) − params‖.
 
         Least squares, by the normal equations VVᵀθ = V(params − w*), and the shortest such θ where
-        the directions depend on each other.
-
-        Raises:
-            InputError: ``params`` of another tree or other shapes than the origin.
+        the directions depend on each other. Raises an ``InputError`` for ``params`` of another form.
         """
         trees.check_like(params, self.origin, "the point")
         offset = jax.tree.map(jnp.subtract, *working((params, self.origin)))
@@ -157,10 +150,8 @@ def random_subspace(
     if normalization != "unit":
         filters = [w for w, own in zip(jax.tree.leaves(params), axes, strict=True) if own]
         if not filters or not (is_traced(filters) or any(np.any(w) for w in filters)):
-            raise InputError(
-                "expected filters that are not 0, of arrays of two or more axes that filter_axes "
-                "name, found none; use normalization='unit', or trained parameters"
-            )
+            said = "expected filters that are not 0, of arrays of two or more axes in filter_axes"
+            raise InputError(f"{said}, found none; use normalization='unit', or trained parameters")
     keys = jax.random.split(trees.check_key(key), dim)
     return Subspace(params, _directions(normalization, axes, owned(params), keys))
 
@@ -172,20 +163,19 @@ def _filter_axes(filter_axes: Any, params: Params) -> tuple[tuple[int, ...] | No
         several = isinstance(x, tuple) and bool(x) and all(isinstance(axis, int) for axis in x)
         return x is None or isinstance(x, int) or several
 
-    def chosen(rule: Any, ndim: int) -> tuple[int, ...] | None:
-        if rule is None or ndim < 2:
-            return None
-        return normalize_axis_tuple(rule, ndim, allow_duplicate=True)
+    def chosen(box: Any, leaf: Any) -> tuple[int, ...] | None:
+        ndim, rule = jnp.ndim(leaf), box()
+        several = rule is not None and ndim >= 2
+        return normalize_axis_tuple(rule, ndim, allow_duplicate=True) if several else None
 
     try:  # boxed, as JAX would look into a rule that is a tuple or None
         boxes = jax.tree.map(lambda rule: lambda: rule, filter_axes, is_leaf=is_rule)
-        every = jax.tree.leaves(jax.tree.broadcast(boxes, params)), jax.tree.leaves(params)
-        return tuple(chosen(box(), jnp.ndim(leaf)) for box, leaf in zip(*every, strict=True))
+        every = jax.tree.leaves(jax.tree.broadcast(boxes, params))
+        return tuple(map(chosen, every, jax.tree.leaves(params)))
     except (ValueError, TypeError):
-        raise InputError(
-            "expected filter_axes as an axis or a tuple of axes that the arrays have, or a tree of "
-            f"these, found {short(filter_axes)}; shape it like the parameters"
-        ) from None
+        said = "expected filter_axes as an axis or axes that the arrays have, or a tree of these"
+        found = f"found {short(filter_axes)}; shape it like the parameters"
+        raise InputError(f"{said}, {found}") from None
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -196,9 +186,9 @@ def _directions(normalization: str, axes: tuple, params: Params, keys: Key[Array
     def direction(key: Key[Array, ""]) -> Params:
         normals = gaussian_like(key, params)
         if normalization != "unit":
-            leaves = zip(jax.tree.leaves(normals), jax.tree.leaves(params), axes, strict=True)
-            scaled = [_filterwise(*each) for each in leaves]
-            normals = jax.tree.unflatten(jax.tree.structure(params), scaled)
+            leaves, tree = jax.tree.flatten(normals)
+            scaled = map(_filterwise, leaves, jax.tree.leaves(params), axes)
+            normals = jax.tree.unflatten(tree, scaled)
         if normalization == "filter":
             return normals
         square = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(normals))
@@ -239,9 +229,9 @@ def hessian_subspace(
     krylov_dim: int | None = None,
     mesh: Mesh | None = None,
 ) -> Subspace:
-    """The eigenvectors of the ``dim`` leading eigenvalues of the Hessian of the mean loss.
+    """The orthonormal eigenvectors of ``dim`` leading eigenvalues of the mean loss's Hessian.
 
-    They are orthonormal. Warns, where not traced, if a relative residual stays above ``tol``.
+    Warns, where not traced, if a relative residual stays above ``tol``.
 
     >>> import jax, jax.numpy as jnp, jaxscape as js
     >>> loss = lambda w, x: (x @ w) ** 2 / 2
@@ -274,11 +264,10 @@ def _check_pairs(pairs: Eigenpairs, operator: Any, tol: float) -> None:
     """Refuse eigenvalues of NaN or of 0 alone; warn of eigenpairs that did not converge."""
     values, lost = np.asarray(pairs.values), ~np.asarray(pairs.converged)
     if not np.isfinite(values).all():
-        bad = nonfinite_samples(operator)
-        names = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
-        where = f"a loss of NaN or infinity for {len(bad)} samples (at positions {names})"
-        if not len(bad):
-            where = "finite losses: a derivative is not, such as that of a norm or a root at 0"
+        where = "finite losses: a derivative is not, such as that of a norm or a root at 0"
+        if len(bad := nonfinite_samples(operator)):
+            names = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
+            where = f"a loss of NaN or infinity for {len(bad)} samples (at positions {names})"
         raise InputError(f"expected a finite Hessian, found {where}; check them, or leave them out")
     if not values.any():
         raise InputError("expected curvature, found eigenvalues all 0; use random_subspace")
@@ -321,8 +310,7 @@ def trajectory_subspace(points: Params, dim: int = 2) -> Trajectory:
         dim: The number d of directions.
 
     Raises:
-        InputError: dim outside 1..min(T−1, P), points of no common number T, or a list that could
-            be either.
+        InputError: dim outside 1..min(T−1, P), no common number T, or a list that could be either.
     """
     points = _stacked(owned(points))
     trees.check_floating(points)
@@ -351,17 +339,14 @@ def _stacked(points: Params) -> Params:
         raise InputError("expected a list of parameters, found a dict of numbers; give its values")
     if not isinstance(points, list | tuple) or not points:
         return points
-    leaves = [[jnp.shape(leaf) for leaf in jax.tree.leaves(point)] for point in points]
-    forms = list(zip(map(jax.tree.structure, points), leaves, strict=True))
-    alike = all(form == forms[0] for form in forms)
-    if not alike and all(isinstance(point, dict) for point in points):
-        found = f"found {short(forms[0][0])} and others; keep the same arrays of each"
-        raise InputError(f"expected parameters of one form, {found}")
-    shapes = [shape for each in leaves for shape in each]
-    stacked = len({shape[:1] for shape in shapes}) == 1 and all(len(shape) > 1 for shape in shapes)
-    if alike and stacked:
-        raise InputError(
-            f"expected a list of parameters or one stacked tree, found a list of {len(points)} "
-            "that could be either; stack it with jax.tree.map and jnp.stack"
-        )
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *points) if alike else points
+    shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(point)] for point in points]
+    forms = list(zip(map(jax.tree.structure, points), shapes, strict=True))
+    if any(form != forms[0] for form in forms):
+        if all(isinstance(point, dict) for point in points):
+            found = f"found {short(forms[0][0])} and others; keep the same arrays of each"
+            raise InputError(f"expected parameters of one form, {found}")
+        return points
+    if len({shape[:1] for shape in shapes[0]}) == 1 and all(len(shape) > 1 for shape in shapes[0]):
+        found = f"a list of {len(points)} that could be either; stack it with jnp.stack"
+        raise InputError(f"expected a list of parameters or one stacked tree, found {found}")
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *points)
