@@ -69,13 +69,11 @@ def _fits(value: Any, hint: Any) -> bool:
         return bool(leaves) and all(_is_array(leaf, Shaped, "...") for leaf in leaves)
     if origin in (Union, UnionType):
         return any(_fits(value, part) for part in parts)
-    if hint in (int, float):
-        return _is_array(value, hint, "")
     if origin is Sequence:
         several = isinstance(value, list | tuple | range) or hasattr(value, "shape")
         return several and all(_fits(x, parts[0]) for x in np.asarray(value, object).ravel())
-    if hasattr(hint, "dim_str"):  # an array of jaxtyping
-        return _is_array(value, hint.dtype, hint.dim_str)
+    if hint in (int, float) or hasattr(hint, "dim_str"):  # a number, an array of jaxtyping
+        return _is_array(value, getattr(hint, "dtype", hint), getattr(hint, "dim_str", ""))
     if origin is Callable:
         return callable(value) and _takes(value, parts[0])
     return hint is Any or isinstance(value, origin or hint)

@@ -44,10 +44,8 @@ def cross_entropy(
         p = y.astype(z.dtype)
         return jax.nn.logsumexp(z, -1) * p.sum(-1) - jnp.sum(jnp.where(p == 0, 0, p * z), -1)
     if y.shape != z.shape[:-1] or not jnp.issubdtype(y.dtype, jnp.integer):
-        raise InputError(
-            f"expected integer classes of shape {z.shape[:-1]}, or probabilities of shape "
-            f"{z.shape}, found {y.dtype} of shape {y.shape}; reshape them"
-        )
+        said = f"expected integer classes of shape {z.shape[:-1]}, or probabilities of {z.shape}"
+        raise InputError(f"{said}, found {y.dtype} of shape {y.shape}; reshape them")
     own = jnp.arange(z.shape[-1]) == y[..., None]
     margins = z - jnp.sum(jnp.where(own, z, 0), -1, keepdims=True)
     top = jax.lax.stop_gradient(margins.max(-1))  # at least 0, the margin of the own class
@@ -162,10 +160,9 @@ def ready(
         bound, found = bind(loss, params if is_traced((params, data)) else shapes, data)
     shape = getattr(found, "shape", short(found))
     if shape != (n,):
-        raise InputError(
-            f"expected loss(params, batch) to return one loss per sample, shape ({n},), found "
-            f"shape {shape}; return the losses before any mean or sum over samples"
-        )
+        said = f"expected loss(params, batch) to return one loss per sample, shape ({n},), found"
+        now = "return the losses before any mean or sum over samples"
+        raise InputError(f"{said} shape {shape}; {now}")
     if not jnp.issubdtype(found.dtype, jnp.floating):
         raise InputError(f"expected real losses, found {found.dtype}; return floating-point ones")
     unknown = apart and not seen and n > 1 and jax.process_count() == 1
@@ -191,11 +188,10 @@ class Remembering:
 
 
 def bind(function: Callable, *args: Any) -> tuple[Partial, Any]:
-    """A function as a pytree, and the shapes of what it gives for ``args``.
+    """A function as a pytree (arrays of a ``Partial`` are leaves), and the shapes of its result.
 
-    Of a ``jax.tree_util.Partial`` the arrays are leaves. What a function closes over becomes a
-    constant of each compiled program; it is looked at anew in each call (``Remembering``), unless
-    this happens under a transformation of JAX.
+    What it closes over becomes a constant of each compiled program; it is looked at anew in each
+    call (``Remembering``), unless this happens under a transformation of JAX.
     """
     own, held, named = function, (), {}
     if isinstance(function, Partial):
@@ -252,7 +248,7 @@ def has_forward_mode(function: Callable, *args: Any) -> bool:
 def _check_apart(bound: Partial, point: Partial, data: Batch, n: int) -> None:
     """Raise an ``InputError`` where a sample's loss depends on those beside it."""
     held = jax.tree.leaves(point)
-    meant = hasattr(bound.func.function, "samples_see_each_other")
+    meant = hasattr(getattr(bound.func, "function", None), "samples_see_each_other")
     if meant or is_traced(held) or any(isinstance(x, jax.ShapeDtypeStruct) for x in held):
         return
     rows = np.unique(np.linspace(0, n - 1, 4).astype(int))

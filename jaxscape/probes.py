@@ -122,8 +122,7 @@ def sobol(
 
     Args:
         key, space, sigma: As for ``gaussian``.
-        num_points: The number m of points, ``randomisations`` times 1, 2, 4, 8, ...
-        randomisations: The number of nets.
+        num_points, randomisations: The number m of points, in nets of 1, 2, 4, 8, ... points each.
 
     Raises:
         InputError: as ``gaussian``; fewer than two nets; more directions than SciPy's 21201.

@@ -1,7 +1,4 @@
-"""Affine slices of parameter space, w(θ) = w* + Σ_j θ_j v_j, and where their directions come from.
-
-At random, from the Hessian, or from a training run.
-"""
+"""Affine slices w(θ) = w* + Σ_j θ_j v_j: random, of the Hessian, or of a training run."""
 
 import functools
 import warnings
@@ -74,13 +71,11 @@ class Subspace:
         """Raise an ``InputError`` unless each array of the origin has its d directions."""
         found = [jnp.shape(leaf) for leaf in jax.tree.leaves(self.basis)]
         wanted = [(*found[0][:1], *jnp.shape(x)) for x in jax.tree.leaves(self.origin) if found]
-        trees: list[Any] = [jax.tree.structure(x) for x in (self.basis, self.origin)]
-        if trees[0] != trees[1] or found != wanted or () in found:
-            place = "the same tree" if trees[0] == trees[1] else "another tree"
-            raise InputError(
-                "expected an array of directions, (d, *shape), for each array of the parameters, "
-                f"{short(wanted)}, found {short(found)} in {place}; build them with jax.tree.map"
-            )
+        forms: list[Any] = [jax.tree.structure(x) for x in (self.basis, self.origin)]
+        place = "" if forms[0] == forms[1] else " in another tree"
+        if place or found != wanted or () in found:
+            said = f"expected an array of directions for each of the parameters, {short(wanted)}"
+            raise InputError(f"{said}, found {short(found)}{place}; build them with jax.tree.map")
 
     @explained
     def at(self, coordinates: Float[ArrayLike, "d"]) -> Params:
@@ -100,7 +95,7 @@ class Subspace:
         """The θ at which w(θ) is closest to ``params``, argmin_θ ‖w(θ) − params‖.
 
         Least squares, by the normal equations VVᵀθ = V(params − w*), and the shortest such θ where
-        the directions depend on each other. Raises an ``InputError`` for ``params`` of another form.
+        the directions depend on each other. Raises an ``InputError`` for params of another form.
         """
         trees.check_like(params, self.origin, "the point")
         offset = jax.tree.map(jnp.subtract, *working((params, self.origin)))
@@ -147,11 +142,10 @@ def random_subspace(
     check_dim(dim, params)
     check_choice("normalization", normalization, ("unit", "filter", "unit-filter"))
     axes = _filter_axes(filter_axes, params)
-    if normalization != "unit":
-        filters = [w for w, own in zip(jax.tree.leaves(params), axes, strict=True) if own]
-        if not filters or not (is_traced(filters) or any(np.any(w) for w in filters)):
-            said = "expected filters that are not 0, of arrays of two or more axes in filter_axes"
-            raise InputError(f"{said}, found none; use normalization='unit', or trained parameters")
+    filters = [w for w, own in zip(jax.tree.leaves(params), axes, strict=True) if own]
+    if normalization != "unit" and not (is_traced(filters) or any(map(np.any, filters))):
+        said = "expected filters that are not 0, of arrays of two or more axes in filter_axes"
+        raise InputError(f"{said}, found none; use normalization='unit', or trained parameters")
     keys = jax.random.split(trees.check_key(key), dim)
     return Subspace(params, _directions(normalization, axes, owned(params), keys))
 
@@ -241,10 +235,9 @@ def hessian_subspace(
     ['3.00', '1.33']
 
     Args:
-        key, which, tol: As for ``top_eigenpairs``.
+        key, which, tol, krylov_dim: As for ``top_eigenpairs``; krylov_dim = dim + 3 saves memory.
         loss, params, data, batch_size, mesh: As for ``hessian_operator``; w* is ``params``.
         dim: The number d of directions.
-        krylov_dim: As for ``top_eigenpairs``; dim + 3 takes the least memory, for huge networks.
 
     Raises:
         InputError: dim outside 1..P, krylov_dim out of range, or a loss that is not per sample.
@@ -298,23 +291,19 @@ def trajectory_subspace(points: Params, dim: int = 2) -> Trajectory:
     """The ``dim`` leading principal components of w_1, ..., w_T about w_T.
 
     The right singular vectors of the matrix with rows w_t − w_T, orthonormal, in the order of their
-    singular values (Li et al. 2018, section 7, as for ``random_subspace``).
+    singular values (Li et al. 2018, section 7, as for ``random_subspace``). The points are a list
+    of T parameters, or one tree of leaves ``[T, ...]``.
 
     >>> import jax.numpy as jnp, jaxscape as js
     >>> found = js.trajectory_subspace([jnp.zeros(3), jnp.ones(3), jnp.array([2.0, 2.0, 5.0])])
     >>> [f"{share:.3f}" for share in found.explained]
     ['0.993', '0.007']
 
-    Args:
-        points: A list of T parameters, or one tree of leaves ``[T, ...]``.
-        dim: The number d of directions.
-
     Raises:
         InputError: dim outside 1..min(T−1, P), no common number T, or a list that could be either.
     """
-    points = _stacked(owned(points))
+    points = working(_stacked(owned(points)))
     trees.check_floating(points)
-    points = working(points)
     lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(points)}
     if len(lengths) != 1 or () in lengths:
         found = f"found first axes {sorted(lengths)}; stack them with jax.tree.map"
@@ -322,8 +311,8 @@ def trajectory_subspace(points: Params, dim: int = 2) -> Trajectory:
     ((total,),) = lengths
     most = min(total - 1, trees.num_parameters(points) // total)
     if not 1 <= dim <= most:
-        wanted = f"a dimension from 1 to {most}, fewer than the points of the trajectory"
-        raise InputError(f"expected {wanted}, found {dim}; change dim, or keep more points")
+        said = f"expected a dimension from 1 to {most}, fewer than the points, found {dim}"
+        raise InputError(f"{said}; change dim, or keep more points")
     last = jax.tree.map(lambda leaf: leaf[-1], points)
     rows = jax.vmap(lambda point: ravel_pytree(point)[0])(points)
     left, singular, right = jnp.linalg.svd(rows - rows[-1], full_matrices=False)

@@ -30,10 +30,8 @@ def partition(params: Params, mask: Any) -> tuple[Params, Params]:
         whole = None
     kinds = [getattr(x, "aval", np.asarray(x)) for x in jax.tree.leaves(mask)]
     if whole is None or not all(x.dtype == bool and x.ndim == 0 for x in kinds):
-        raise InputError(
-            "expected a mask of True or False for each array of the parameters, or for all "
-            f"below a node, found {short(mask)}; build it with jax.tree.map over them"
-        )
+        said = "expected a mask of True or False for each array of the parameters, or below a node"
+        raise InputError(f"{said}, found {short(mask)}; build it with jax.tree.map over them")
     part = jax.tree.map(lambda leaf, own: leaf if own else None, params, whole)
     rest = jax.tree.map(lambda leaf, own: None if own else leaf, params, whole)
     return part, rest
@@ -112,7 +110,7 @@ def check_floating(params: Params) -> None:
 
 def check_like(vector: Params, params: Params, name: str = "the vector") -> None:
     """Raise an ``InputError`` unless ``vector`` has the tree and the shapes of ``params``."""
-    trees = [jax.tree.structure(x) for x in (params, vector)]
+    trees: list[Any] = [jax.tree.structure(x) for x in (params, vector)]
     shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(x)] for x in (params, vector)]
     if trees[0] != trees[1] or shapes[0] != shapes[1]:
         wanted, found = map("{} with {}".format, map(short, trees), map(short, shapes))
