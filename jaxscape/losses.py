@@ -58,9 +58,7 @@ def cross_entropy(
 def squared_error(
     outputs: Float[ArrayLike, "n ..."], targets: Shaped[ArrayLike, "n ..."]
 ) -> Float[Array, "n"]:
-    """ℓ_i = ½‖f(x_i) − y_i‖², summed over all axes but the first.
-
-    Raises an ``InputError`` for outputs and targets of different shapes, which would broadcast.
+    """ℓ_i = ½‖f(x_i) − y_i‖², over all axes but the first; an ``InputError`` if shapes differ.
 
     >>> squared_error(jnp.array([[1.0, 2.0], [0.0, 3.0]]), jnp.zeros((2, 2))).tolist()
     [2.5, 4.5]
@@ -125,7 +123,6 @@ def supervised(
     per_sample: Callable[[Array, Array], Float[Array, "n"]] = cross_entropy,
 ) -> PerSampleLoss:
     """The loss ``per_sample(apply(params, batch["inputs"]), batch["targets"])``."""
-
     return lambda params, batch: per_sample(apply(params, batch["inputs"]), batch["targets"])
 
 

@@ -79,6 +79,8 @@ class SingleProbe:
 def gaussian(key: Key[Array, ""], space: Subspace, num_points: int, sigma: Scalar) -> SubspaceProbe:
     """θ ~ N(0, σ² I_d) along all d directions; a key draws the same normals at every sigma.
 
+    Raises an ``InputError`` for num_points < 1, or a sigma that is negative or not finite.
+
     >>> import jax, jax.numpy as jnp, jaxscape as js
     >>> space = js.Subspace(jnp.zeros(3), jnp.eye(3))
     >>> probe = js.gaussian(jax.random.key(0), space, num_points=10_000, sigma=0.1)
@@ -88,9 +90,6 @@ def gaussian(key: Key[Array, ""], space: Subspace, num_points: int, sigma: Scala
     Args:
         key, space, num_points: Draws the points; where they lie; their number m.
         sigma: The standard deviation σ of the step along each direction.
-
-    Raises:
-        InputError: num_points < 1, or a sigma that is negative or not finite.
     """
     check(num_points, sigma)
     return points(space, sigma * jax.random.normal(check_key(key), (num_points, space.dim)))
@@ -112,7 +111,8 @@ def sobol(
     1998, random linear scrambling with a digital shift), so that every point is Gaussian and the
     means over nets are independent. From these ``delta`` forms its standard error, with
     randomisations − 1 degrees of freedom. Whatever else takes the points as independent, such as
-    ``loss_variance``, gives intervals that are too wide.
+    ``loss_variance``, gives intervals that are too wide. Raises as ``gaussian`` does, and for fewer
+    than two nets or more directions than SciPy's 21201.
 
     >>> import jax, jax.numpy as jnp, jaxscape as js
     >>> space = js.Subspace(jnp.zeros(1), jnp.eye(1))
@@ -123,9 +123,6 @@ def sobol(
     Args:
         key, space, sigma: As for ``gaussian``.
         num_points, randomisations: The number m of points, in nets of 1, 2, 4, 8, ... points each.
-
-    Raises:
-        InputError: as ``gaussian``; fewer than two nets; more directions than SciPy's 21201.
     """
     from scipy.stats import qmc  # a second to import, and only needed here
 
@@ -181,7 +178,7 @@ def isotropic(
 def grid(space: Subspace, radius: Scalar, num: int) -> SubspaceProbe:
     """``num`` × ``num`` points over [−radius, radius]² along the first two directions.
 
-    Point ``i * num + j`` lies at θ_1 = steps[i], θ_2 = steps[j].
+    Point ``i * num + j`` lies at θ_1 = steps[i], θ_2 = steps[j]. Raises as ``gaussian`` does.
 
     >>> import jax.numpy as jnp, jaxscape as js
     >>> js.grid(js.Subspace(jnp.zeros(2), jnp.eye(2)), radius=1.0, num=2).coordinates.tolist()
@@ -190,9 +187,6 @@ def grid(space: Subspace, radius: Scalar, num: int) -> SubspaceProbe:
     Args:
         space: A subspace of at least two directions; further ones stay at 0.
         radius, num: How far the points go along each of the two, and how many they are.
-
-    Raises:
-        InputError: a subspace of fewer than two directions, or an unusable radius or num.
     """
     check(num, radius)
     if space.dim < 2:

@@ -46,7 +46,6 @@ class Subspace:
     """Of a Hessian subspace: ‖H v_j − λ_j v_j‖."""
 
     def __post_init__(self) -> None:
-        """Take arrays of its own, and check their shapes."""
         vars(self).update({name: owned(value) for name, value in vars(self).items()})
         trees.check_floating(self.origin)
         self.check()
@@ -118,6 +117,8 @@ def random_subspace(
 ) -> Subspace:
     """``dim`` random Gaussian directions through ``params``.
 
+    Raises an ``InputError`` for dim outside 1..P, or nothing to filter-normalise.
+
     >>> import jax, jax.numpy as jnp, jaxscape as js
     >>> params = {"kernel": jnp.full((4, 3), 0.5), "bias": jnp.zeros(3)}
     >>> space = js.random_subspace(jax.random.key(0), params, dim=2, normalization="filter")
@@ -134,9 +135,6 @@ def random_subspace(
         filter_axes: The axis, or tuple of axes, that tells filters apart: -1 in Flax and Haiku, 0
             in Equinox and PyTorch, (0, -1) of dense layers stacked by a scan, (-2, -1) of attention
             heads. Or a pytree of these, each for all arrays below it; None keeps them at 0.
-
-    Raises:
-        InputError: dim outside 1..P, an unknown normalization, or nothing to filter-normalise.
     """
     trees.check_floating(params)
     check_dim(dim, params)
@@ -158,9 +156,9 @@ def _filter_axes(filter_axes: Any, params: Params) -> tuple[tuple[int, ...] | No
         return x is None or isinstance(x, int) or several
 
     def chosen(box: Any, leaf: Any) -> tuple[int, ...] | None:
-        ndim, rule = jnp.ndim(leaf), box()
-        several = rule is not None and ndim >= 2
-        return normalize_axis_tuple(rule, ndim, allow_duplicate=True) if several else None
+        if (rule := box()) is None or (ndim := jnp.ndim(leaf)) < 2:
+            return None
+        return normalize_axis_tuple(rule, ndim, allow_duplicate=True)
 
     try:  # boxed, as JAX would look into a rule that is a tuple or None
         boxes = jax.tree.map(lambda rule: lambda: rule, filter_axes, is_leaf=is_rule)
@@ -225,7 +223,8 @@ def hessian_subspace(
 ) -> Subspace:
     """The orthonormal eigenvectors of ``dim`` leading eigenvalues of the mean loss's Hessian.
 
-    Warns, where not traced, if a relative residual stays above ``tol``.
+    Warns, where not traced, if a relative residual stays above ``tol``. Raises an ``InputError``
+    for dim outside 1..P, krylov_dim out of range, or a loss that is not per sample.
 
     >>> import jax, jax.numpy as jnp, jaxscape as js
     >>> loss = lambda w, x: (x @ w) ** 2 / 2
@@ -238,9 +237,6 @@ def hessian_subspace(
         key, which, tol, krylov_dim: As for ``top_eigenpairs``; krylov_dim = dim + 3 saves memory.
         loss, params, data, batch_size, mesh: As for ``hessian_operator``; w* is ``params``.
         dim: The number d of directions.
-
-    Raises:
-        InputError: dim outside 1..P, krylov_dim out of range, or a loss that is not per sample.
     """
     check_dim(dim, params)
     operator = hessian_operator(loss, params, data, batch_size=batch_size, mesh=mesh)
@@ -292,15 +288,13 @@ def trajectory_subspace(points: Params, dim: int = 2) -> Trajectory:
 
     The right singular vectors of the matrix with rows w_t − w_T, orthonormal, in the order of their
     singular values (Li et al. 2018, section 7, as for ``random_subspace``). The points are a list
-    of T parameters, or one tree of leaves ``[T, ...]``.
+    of T parameters, or one tree of leaves ``[T, ...]``. Raises an ``InputError`` for dim outside
+    1..min(T−1, P), no common number T, or a list that could be either.
 
     >>> import jax.numpy as jnp, jaxscape as js
     >>> found = js.trajectory_subspace([jnp.zeros(3), jnp.ones(3), jnp.array([2.0, 2.0, 5.0])])
     >>> [f"{share:.3f}" for share in found.explained]
     ['0.993', '0.007']
-
-    Raises:
-        InputError: dim outside 1..min(T−1, P), no common number T, or a list that could be either.
     """
     points = working(_stacked(owned(points)))
     trees.check_floating(points)

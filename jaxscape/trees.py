@@ -99,8 +99,7 @@ def check_key(key: Any) -> Key[Array, ""]:
 def check_floating(params: Params) -> None:
     """Raise an ``InputError`` unless every leaf of ``params`` is real floating point."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        dtype = getattr(leaf, "dtype", type(leaf))
-        if not jnp.issubdtype(dtype, jnp.floating):
+        if not jnp.issubdtype(dtype := getattr(leaf, "dtype", type(leaf)), jnp.floating):
             name = jax.tree_util.keystr(path) or "the only leaf"
             said = f"expected floating-point parameters, found {dtype} at {name}; keep such leaves"
             raise InputError(f"{said} out of them (partition), for the loss to put back")
