@@ -248,7 +248,7 @@ def _check_apart(bound: Partial, point: Partial, data: Batch, n: int) -> None:
     meant = hasattr(getattr(bound.func, "function", None), "samples_see_each_other")
     if meant or is_traced(held) or any(isinstance(x, jax.ShapeDtypeStruct) for x in held):
         return
-    rows = np.unique(np.linspace(0, n - 1, 4).astype(int))
+    rows = np.unique(np.linspace(0, n - 1, 4).astype(int))  # the first and last are seen alone too
     with host():
         few, last = jax.tree.map(lambda leaf: jnp.asarray(leaf[rows]), data), len(rows) - 1
     # on a CPU a program that runs once is compiled in half the time without optimisation

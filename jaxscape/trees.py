@@ -28,7 +28,7 @@ def partition(params: Params, mask: Any) -> tuple[Params, Params]:
         whole = jax.tree.broadcast(mask, params)
     except ValueError:
         whole = None
-    kinds = [getattr(x, "aval", np.asarray(x)) for x in jax.tree.leaves(mask)]
+    kinds = [x if hasattr(x, "dtype") else np.asarray(x) for x in jax.tree.leaves(mask)]
     if whole is None or not all(x.dtype == bool and x.ndim == 0 for x in kinds):
         said = "expected a mask of True or False for each array of the parameters, or below a node"
         raise InputError(f"{said}, found {short(mask)}; build it with jax.tree.map over them")
