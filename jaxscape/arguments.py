@@ -1,5 +1,6 @@
 """What a public function says of an argument that its annotation excludes."""
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Sequence
@@ -37,10 +38,15 @@ def explained(function: Function) -> Function:
         except InputError:
             raise
         except Exception as error:
-            said = _first_wrong(function, args, named)
-            if said is None:
-                raise
-            raise InputError(said) from error
+            given: dict[str, Any] = {}
+            with contextlib.suppress(TypeError):  # Python's own message names what is missing
+                given = inspect.signature(function).bind(*args, **named).arguments
+            hints = get_type_hints(inspect.unwrap(function), include_extras=True)
+            for name, value in given.items():
+                if not _fits(value, hint := hints.get(name, Any)):
+                    said = f"expected {name} as {_said(hint)}, found {short(value)}; change {name}"
+                    raise InputError(said) from error
+            raise
 
     return cast(Function, call)
 
@@ -48,22 +54,8 @@ def explained(function: Function) -> Function:
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
     """Raise an ``InputError`` unless the value is one of the choices."""
     if not isinstance(value, str) or value not in choices:
-        raise InputError(
-            f"expected {name} as one of {', '.join(choices)}, found {short(value)}; choose one"
-        )
-
-
-def _first_wrong(function: Callable, args: tuple, named: dict) -> str | None:
-    try:
-        given = inspect.signature(function).bind(*args, **named).arguments
-    except TypeError:  # Python's own message names the argument that is missing or unknown
-        return None
-    hints = get_type_hints(inspect.unwrap(function), include_extras=True)
-    for name, value in given.items():
-        hint = hints.get(name, Any)
-        if not _fits(value, hint):
-            return f"expected {name} as {_said(hint)}, found {short(value)}; change {name}"
-    return None
+        said = f"expected {name} as one of {', '.join(choices)}"
+        raise InputError(f"{said}, found {short(value)}; choose one")
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -77,13 +69,11 @@ def _fits(value: Any, hint: Any) -> bool:
         return bool(leaves) and all(_is_array(leaf, Shaped, "...") for leaf in leaves)
     if origin in (Union, UnionType):
         return any(_fits(value, part) for part in parts)
-    if hint in (int, float):
-        return _is_array(value, hint, "")
     if origin is Sequence:
         several = isinstance(value, list | tuple | range) or hasattr(value, "shape")
         return several and all(_fits(x, parts[0]) for x in np.asarray(value, object).ravel())
-    if hasattr(hint, "dim_str"):  # an array of jaxtyping
-        return _is_array(value, hint.dtype, hint.dim_str)
+    if hint in (int, float) or hasattr(hint, "dim_str"):  # a number, an array of jaxtyping
+        return _is_array(value, getattr(hint, "dtype", hint), getattr(hint, "dim_str", ""))
     if origin is Callable:
         return callable(value) and _takes(value, parts[0])
     return hint is Any or isinstance(value, origin or hint)

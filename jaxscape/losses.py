@@ -30,14 +30,12 @@ def cross_entropy(
 
     Written as log1p(Σ_{c≠y} exp(z_c − z_y)), so that a loss of 1e-6 keeps its digits in float32.
     NaN for a target that is not among the classes 0..c−1. Targets of the logits' shape are
-    probabilities p, of which ℓ_i = log Σ_c exp(z_c) Σ_c p_c − Σ_c p_c z_c.
+    probabilities p, of which ℓ_i = log Σ_c exp(z_c) Σ_c p_c − Σ_c p_c z_c. Raises an ``InputError``
+    for targets of another shape than the logits', with or without their last axis.
 
     >>> loss = cross_entropy(jnp.array([[0.0, 0.0], [20.0, 0.0]]), jnp.array([1, 0]))
     >>> print(f"{loss[0]:.4f} {loss[1]:.3g}")
     0.6931 2.06e-09
-
-    Raises:
-        InputError: targets of another shape than the logits', with or without their last axis.
     """
     z, y = working((jnp.asarray(logits), jnp.asarray(targets)))
     if z.ndim < 2:
@@ -46,10 +44,8 @@ def cross_entropy(
         p = y.astype(z.dtype)
         return jax.nn.logsumexp(z, -1) * p.sum(-1) - jnp.sum(jnp.where(p == 0, 0, p * z), -1)
     if y.shape != z.shape[:-1] or not jnp.issubdtype(y.dtype, jnp.integer):
-        raise InputError(
-            f"expected integer classes of shape {z.shape[:-1]}, or probabilities of shape "
-            f"{z.shape}, found {y.dtype} of shape {y.shape}; reshape them"
-        )
+        said = f"expected integer classes of shape {z.shape[:-1]}, or probabilities of {z.shape}"
+        raise InputError(f"{said}, found {y.dtype} of shape {y.shape}; reshape them")
     own = jnp.arange(z.shape[-1]) == y[..., None]
     margins = z - jnp.sum(jnp.where(own, z, 0), -1, keepdims=True)
     top = jax.lax.stop_gradient(margins.max(-1))  # at least 0, the margin of the own class
@@ -62,13 +58,10 @@ def cross_entropy(
 def squared_error(
     outputs: Float[ArrayLike, "n ..."], targets: Shaped[ArrayLike, "n ..."]
 ) -> Float[Array, "n"]:
-    """ℓ_i = ½‖f(x_i) − y_i‖², summed over all axes but the first.
+    """ℓ_i = ½‖f(x_i) − y_i‖², over all axes but the first; an ``InputError`` if shapes differ.
 
     >>> squared_error(jnp.array([[1.0, 2.0], [0.0, 3.0]]), jnp.zeros((2, 2))).tolist()
     [2.5, 4.5]
-
-    Raises:
-        InputError: outputs and targets of different shapes, which would broadcast.
     """
     found, wanted = _alike("outputs", outputs, targets)
     return 0.5 * jnp.sum((found - wanted).reshape(len(found), -1) ** 2, -1)
@@ -81,14 +74,11 @@ def binary_cross_entropy(
     """ℓ_i = Σ y log(1 + exp(−z)) + (1 − y) log(1 + exp(z)), in nats, over all axes but the first.
 
     The negative log likelihood of independent labels y, anything from 0 to 1 or Boolean, with
-    probabilities sigmoid(z), from the logits z. NaN for a target outside.
+    probabilities sigmoid(z). NaN for a target outside. Raises as ``squared_error`` does.
 
     >>> loss = binary_cross_entropy(jnp.array([0.0, 20.0]), jnp.array([True, True]))
     >>> print(f"{loss[0]:.4f} {loss[1]:.3g}")
     0.6931 2.06e-09
-
-    Raises:
-        InputError: logits and targets of different shapes, which would broadcast.
     """
     z, y = _alike("logits", logits, targets)
     y = y.astype(z.dtype)
@@ -102,20 +92,16 @@ def per_sequence(
 ) -> Float[Array, "n"]:
     """The mean, or the sum, of the losses of each sequence's own tokens, not of its padding.
 
-    A sequence, not a token, is then a sample.
+    A sequence, not a token, is then a sample. Raises as ``squared_error`` does.
 
     >>> tokens = jnp.array([[1.0, 3.0], [5.0, jnp.nan]])
     >>> per_sequence(tokens, jnp.array([[True, True], [True, False]])).tolist()
     [2.0, 5.0]
 
     Args:
-        tokens: The loss of each token, anything (NaN too) where ``mask`` is False.
-        mask: Which tokens are no padding.
+        tokens, mask: The loss of each token, anything (NaN too) where the mask is False.
         mean: Every sequence weighs the same, whatever its length, and one of padding alone is NaN.
             Otherwise every token weighs the same.
-
-    Raises:
-        InputError: token losses and a mask of different shapes, which would broadcast.
     """
     found, own = _alike("token losses", tokens, mask)
     own = own.astype(bool)
@@ -137,21 +123,16 @@ def supervised(
     per_sample: Callable[[Array, Array], Float[Array, "n"]] = cross_entropy,
 ) -> PerSampleLoss:
     """The loss ``per_sample(apply(params, batch["inputs"]), batch["targets"])``."""
-
     return lambda params, batch: per_sample(apply(params, batch["inputs"]), batch["targets"])
 
 
 def coupled(loss: PerSampleLoss) -> PerSampleLoss:
     """The same loss, of samples that may see each other; results then depend on the batch size.
 
-    Without it, a loss whose value for a sample depends on the other samples of its batch is
-    refused: batch normalisation in training mode, dropout with one key for the batch, negatives
-    from the batch.
+    Without it such a loss is refused: batch normalisation in training mode, dropout with one key
+    for the batch, negatives from the batch.
     """
-
-    def meant(params: Params, batch: Batch) -> Float[Array, "n"]:
-        return loss(params, batch)
-
+    meant = functools.partial(loss)
     meant.samples_see_each_other = True  # type: ignore[attr-defined]
     return meant
 
@@ -162,11 +143,9 @@ def ready(
     """The number of samples in ``data``, and the loss as a pytree; see ``bind``.
 
     ``params`` may be shapes alone; ``point()``, a ``Partial``, then gives parameters of these
-    shapes. Without ``apart`` the samples may see each other. A loss that this has given is not
-    looked at again, which with small batches would take longer than their work.
-
-    Raises:
-        InputError: a loss that has no real value for each sample; samples that see each other.
+    shapes. Raises an ``InputError`` for a loss that has no real value for each sample, or, with
+    ``apart``, whose samples see each other. A loss that this has given is not looked at again,
+    which with small batches would take longer than their work.
     """
     n = length_of(data)
     shapes = jax.eval_shape(working, params)
@@ -178,14 +157,13 @@ def ready(
         bound, found = bind(loss, params if is_traced((params, data)) else shapes, data)
     shape = getattr(found, "shape", short(found))
     if shape != (n,):
-        raise InputError(
-            f"expected loss(params, batch) to return one loss per sample, shape ({n},), found "
-            f"shape {shape}; return the losses before any mean or sum over samples"
-        )
+        said = f"expected loss(params, batch) to return one loss per sample, shape ({n},), found"
+        now = "return the losses before any mean or sum over samples"
+        raise InputError(f"{said} shape {shape}; {now}")
     if not jnp.issubdtype(found.dtype, jnp.floating):
         raise InputError(f"expected real losses, found {found.dtype}; return floating-point ones")
-    known = seen or not apart or n == 1 or jax.process_count() > 1
-    if isinstance(bound.func, Remembering) and not known:
+    unknown = apart and not seen and n > 1 and jax.process_count() == 1
+    if unknown and isinstance(bound.func, Remembering):
         _check_apart(bound, point or Partial(working, params), data, n)
     return n, bound
 
@@ -207,19 +185,17 @@ class Remembering:
 
 
 def bind(function: Callable, *args: Any) -> tuple[Partial, Any]:
-    """A function as a pytree, and the shapes of what it gives for ``args``.
+    """A function as a pytree (arrays of a ``Partial`` are leaves), and the shapes of its result.
 
-    Of a ``jax.tree_util.Partial`` the arrays are leaves. What a function closes over becomes a
-    constant of each compiled program; it is looked at anew in each call (``Remembering``), unless
-    this happens under a transformation of JAX.
+    What it closes over becomes a constant of each compiled program; it is looked at anew in each
+    call (``Remembering``), unless this happens under a transformation of JAX.
     """
     own, held, named = function, (), {}
     if isinstance(function, Partial):
         own, held, named = function.func, function.args, function.keywords
-    odd = [x for x in jax.tree.leaves((held, named)) if callable(x)]
-    if odd:
-        found = f"found {short(odd[0])}; close over what is no array"
-        raise InputError(f"expected arrays in a Partial, {found}")
+    for odd in filter(callable, jax.tree.leaves((held, named))):
+        said = f"expected arrays in a Partial, found {short(odd)}"
+        raise InputError(f"{said}; close over what is no array")
     if isinstance(own, jax.stages.Wrapped):  # its own cache would give what it was traced to
         own = getattr(own, "__wrapped__", own)
     inputs = held, named, args
@@ -258,10 +234,7 @@ def _hidden(program: str, call: Callable, inputs: tuple) -> Hashable:
 
 
 def has_forward_mode(function: Callable, *args: Any) -> bool:
-    """Whether ``function``, which takes derivatives in forward mode, can be compiled for ``args``.
-
-    Of a ``jax.custom_vjp`` it cannot.
-    """
+    """Whether ``function`` can take its forward derivatives; of ``jax.custom_vjp`` it cannot."""
     try:
         closed = jax.make_jaxpr(function)(*args)
     except (TypeError, NotImplementedError):
@@ -269,20 +242,18 @@ def has_forward_mode(function: Callable, *args: Any) -> bool:
     return all(e.primitive.name != "custom_lin" for e, _ in equations(closed.jaxpr))
 
 
-APART = 4  # samples, of which two are evaluated among these and alone
-
-
 def _check_apart(bound: Partial, point: Partial, data: Batch, n: int) -> None:
     """Raise an ``InputError`` where a sample's loss depends on those beside it."""
     held = jax.tree.leaves(point)
-    shapes_alone = any(isinstance(x, jax.ShapeDtypeStruct) for x in held)
-    meant = getattr(getattr(bound.func, "function", None), "samples_see_each_other", False)
-    if meant or shapes_alone or is_traced(held):
+    meant = hasattr(getattr(bound.func, "function", None), "samples_see_each_other")
+    if meant or is_traced(held) or any(isinstance(x, jax.ShapeDtypeStruct) for x in held):
         return
-    rows = np.unique(np.linspace(0, n - 1, APART).astype(int))
+    rows = np.unique(np.linspace(0, n - 1, 4).astype(int))  # the first and last are seen alone too
     with host():
         few, last = jax.tree.map(lambda leaf: jnp.asarray(leaf[rows]), data), len(rows) - 1
-    look, found = _compiled(jax.default_backend()), None
+    # on a CPU a program that runs once is compiled in half the time without optimisation
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    look, found = jax.jit(_apart, compiler_options=quick), None
     for groups in ([[0], [last]], [[0, last]]):  # alone, or together where a model refuses that
         with host(), contextlib.suppress(Exception):  # a loss may be of exactly so many samples
             found = found or look(bound, point, few, np.array(groups))
@@ -301,20 +272,10 @@ def _check_apart(bound: Partial, point: Partial, data: Batch, n: int) -> None:
         )
 
 
-@functools.cache
-def _compiled(backend: str) -> Callable:
-    """``_apart``, run once on a few samples: on a CPU compiled in half the time."""
-    quick = {"xla_backend_optimization_level": 0} if backend == "cpu" else None
-    return jax.jit(_apart, compiler_options=quick)
-
-
 def _apart(loss: PerSampleLoss, point: Partial, few: Batch, groups: Int[Array, "g s"]) -> tuple:
-    """The losses of a few samples; those in the groups, among all and in each group alone.
+    """The losses of a few samples; those in the groups, among all and in each group alone."""
 
-    At parameters a little beside the point: at the start of training much may be 0 or alike.
-    """
-
-    def moved(x: Array) -> Array:
+    def moved(x: Array) -> Array:  # a little: at the start of training much may be 0 or alike
         step = jnp.sin(jnp.arange(jnp.size(x), dtype=jnp.result_type(x))).reshape(jnp.shape(x))
         return x + 1e-2 * step
 

@@ -79,6 +79,8 @@ class SingleProbe:
 def gaussian(key: Key[Array, ""], space: Subspace, num_points: int, sigma: Scalar) -> SubspaceProbe:
     """θ ~ N(0, σ² I_d) along all d directions; a key draws the same normals at every sigma.
 
+    Raises an ``InputError`` for num_points < 1, or a sigma that is negative or not finite.
+
     >>> import jax, jax.numpy as jnp, jaxscape as js
     >>> space = js.Subspace(jnp.zeros(3), jnp.eye(3))
     >>> probe = js.gaussian(jax.random.key(0), space, num_points=10_000, sigma=0.1)
@@ -86,12 +88,8 @@ def gaussian(key: Key[Array, ""], space: Subspace, num_points: int, sigma: Scala
     ['0.10', '0.10', '0.10']
 
     Args:
-        key, space: Draws the points; where they lie.
-        num_points: The number m of points.
+        key, space, num_points: Draws the points; where they lie; their number m.
         sigma: The standard deviation σ of the step along each direction.
-
-    Raises:
-        InputError: num_points < 1, or a sigma that is negative or not finite.
     """
     check(num_points, sigma)
     return points(space, sigma * jax.random.normal(check_key(key), (num_points, space.dim)))
@@ -113,7 +111,8 @@ def sobol(
     1998, random linear scrambling with a digital shift), so that every point is Gaussian and the
     means over nets are independent. From these ``delta`` forms its standard error, with
     randomisations − 1 degrees of freedom. Whatever else takes the points as independent, such as
-    ``loss_variance``, gives intervals that are too wide.
+    ``loss_variance``, gives intervals that are too wide. Raises as ``gaussian`` does, and for fewer
+    than two nets or more directions than SciPy's 21201.
 
     >>> import jax, jax.numpy as jnp, jaxscape as js
     >>> space = js.Subspace(jnp.zeros(1), jnp.eye(1))
@@ -123,25 +122,18 @@ def sobol(
 
     Args:
         key, space, sigma: As for ``gaussian``.
-        num_points: The number m of points, ``randomisations`` times 1, 2, 4, 8, ...
-        randomisations: The number of nets.
-
-    Raises:
-        InputError: fewer than two nets, or not of 1, 2, 4, 8, ... points; more directions
-            than SciPy's 21201; a sigma that is negative or not finite.
+        num_points, randomisations: The number m of points, in nets of 1, 2, 4, 8, ... points each.
     """
     from scipy.stats import qmc  # a second to import, and only needed here
 
     check_key(key)
     check(num_points, sigma)
     if not fits(num_points, randomisations):
-        raise InputError(
-            f"expected at least 2 randomisations of 1, 2, 4, 8, ... points each, found "
-            f"{num_points} points in {randomisations}; change one of the two"
-        )
-    if space.dim > qmc.Sobol.MAXDIM:
-        most = f"at most {qmc.Sobol.MAXDIM} directions for Sobol' points"
-        raise InputError(f"expected {most}, found {space.dim}; use gaussian(...)")
+        said = "expected at least 2 randomisations of 1, 2, 4, 8, ... points each"
+        raise InputError(f"{said}, found {num_points} points in {randomisations}; change either")
+    if space.dim > (most := qmc.Sobol.MAXDIM):
+        said = f"expected at most {most} directions for Sobol' points, found {space.dim}"
+        raise InputError(f"{said}; use gaussian(...)")
     net = qmc.Sobol(space.dim, scramble=False, bits=BITS).random(num_points // randomisations)
     keys = jax.random.split(key, randomisations)
     normals = _normals(keys, jnp.asarray(net * 2**BITS, jnp.uint32))
@@ -186,7 +178,7 @@ def isotropic(
 def grid(space: Subspace, radius: Scalar, num: int) -> SubspaceProbe:
     """``num`` × ``num`` points over [−radius, radius]² along the first two directions.
 
-    Point ``i * num + j`` lies at θ_1 = steps[i], θ_2 = steps[j].
+    Point ``i * num + j`` lies at θ_1 = steps[i], θ_2 = steps[j]. Raises as ``gaussian`` does.
 
     >>> import jax.numpy as jnp, jaxscape as js
     >>> js.grid(js.Subspace(jnp.zeros(2), jnp.eye(2)), radius=1.0, num=2).coordinates.tolist()
@@ -194,11 +186,7 @@ def grid(space: Subspace, radius: Scalar, num: int) -> SubspaceProbe:
 
     Args:
         space: A subspace of at least two directions; further ones stay at 0.
-        radius: How far the points go along each direction.
-        num: Points along each direction.
-
-    Raises:
-        InputError: a subspace of fewer than two directions, or an unusable radius or num.
+        radius, num: How far the points go along each of the two, and how many they are.
     """
     check(num, radius)
     if space.dim < 2:
@@ -228,11 +216,7 @@ def line(space: Subspace, radius: Scalar, num: int) -> SubspaceProbe:
 
 @explained
 def points(space: Subspace, coordinates: Float[ArrayLike, "m d"]) -> SubspaceProbe:
-    """The points w(θ) for the given rows θ.
-
-    Raises:
-        InputError: coordinates that are not [m ≥ 1, d], or directions unlike the parameters.
-    """
+    """The points w(θ) for the rows θ; an ``InputError`` unless they are [m ≥ 1, d]."""
     space.check()
     shape = jnp.shape(coordinates)
     if len(shape) != 2 or shape[0] < 1 or shape[1] != space.dim:

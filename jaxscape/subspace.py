@@ -1,7 +1,4 @@
-"""Affine slices of parameter space, w(θ) = w* + Σ_j θ_j v_j, and where their directions come from.
-
-At random, from the Hessian, or from a training run.
-"""
+"""Affine slices w(θ) = w* + Σ_j θ_j v_j: random, of the Hessian, or of a training run."""
 
 import functools
 import warnings
@@ -49,7 +46,6 @@ class Subspace:
     """Of a Hessian subspace: ‖H v_j − λ_j v_j‖."""
 
     def __post_init__(self) -> None:
-        """Take arrays of its own, and check their shapes."""
         vars(self).update({name: owned(value) for name, value in vars(self).items()})
         trees.check_floating(self.origin)
         self.check()
@@ -75,20 +71,14 @@ class Subspace:
         found = [jnp.shape(leaf) for leaf in jax.tree.leaves(self.basis)]
         wanted = [(*found[0][:1], *jnp.shape(x)) for x in jax.tree.leaves(self.origin) if found]
         forms: list[Any] = [jax.tree.structure(x) for x in (self.basis, self.origin)]
-        same = forms[0] == forms[1]
-        if not same or found != wanted or () in found:
-            raise InputError(
-                "expected an array of directions, (d, *shape), for each array of the parameters, "
-                f"{short(wanted)}, found {short(found)}{'' if same else ' in another tree'}; build "
-                "them with jax.tree.map over the parameters"
-            )
+        place = "" if forms[0] == forms[1] else " in another tree"
+        if place or found != wanted or () in found:
+            said = f"expected an array of directions for each of the parameters, {short(wanted)}"
+            raise InputError(f"{said}, found {short(found)}{place}; build them with jax.tree.map")
 
     @explained
     def at(self, coordinates: Float[ArrayLike, "d"]) -> Params:
-        """w(θ) = w* + Σ_j θ_j v_j, all d directions applied.
-
-        In float32 where w* is held in half precision, which would round a small step away.
-        """
+        """w(θ) = w* + Σ_j θ_j v_j, in float32 where half precision would round the step away."""
         if (shape := jnp.shape(coordinates)) != (self.dim,):
             wanted = f"coordinates of shape ({self.dim},), one for each direction"
             raise InputError(f"expected {wanted}, found {shape}; change them")
@@ -104,10 +94,7 @@ class Subspace:
         """The θ at which w(θ) is closest to ``params``, argmin_θ ‖w(θ) − params‖.
 
         Least squares, by the normal equations VVᵀθ = V(params − w*), and the shortest such θ where
-        the directions depend on each other.
-
-        Raises:
-            InputError: ``params`` of another tree or other shapes than the origin.
+        the directions depend on each other. Raises an ``InputError`` for params of another form.
         """
         trees.check_like(params, self.origin, "the point")
         offset = jax.tree.map(jnp.subtract, *working((params, self.origin)))
@@ -130,6 +117,8 @@ def random_subspace(
 ) -> Subspace:
     """``dim`` random Gaussian directions through ``params``.
 
+    Raises an ``InputError`` for dim outside 1..P, or nothing to filter-normalise.
+
     >>> import jax, jax.numpy as jnp, jaxscape as js
     >>> params = {"kernel": jnp.full((4, 3), 0.5), "bias": jnp.zeros(3)}
     >>> space = js.random_subspace(jax.random.key(0), params, dim=2, normalization="filter")
@@ -146,21 +135,15 @@ def random_subspace(
         filter_axes: The axis, or tuple of axes, that tells filters apart: -1 in Flax and Haiku, 0
             in Equinox and PyTorch, (0, -1) of dense layers stacked by a scan, (-2, -1) of attention
             heads. Or a pytree of these, each for all arrays below it; None keeps them at 0.
-
-    Raises:
-        InputError: dim outside 1..P, an unknown normalization, or nothing to filter-normalise.
     """
     trees.check_floating(params)
     check_dim(dim, params)
     check_choice("normalization", normalization, ("unit", "filter", "unit-filter"))
     axes = _filter_axes(filter_axes, params)
-    if normalization != "unit":
-        filters = [w for w, own in zip(jax.tree.leaves(params), axes, strict=True) if own]
-        if not filters or not (is_traced(filters) or any(np.any(w) for w in filters)):
-            raise InputError(
-                "expected filters that are not 0, of arrays of two or more axes that filter_axes "
-                "name, found none; use normalization='unit', or trained parameters"
-            )
+    filters = [w for w, own in zip(jax.tree.leaves(params), axes, strict=True) if own]
+    if normalization != "unit" and not (is_traced(filters) or any(map(np.any, filters))):
+        said = "expected filters that are not 0, of arrays of two or more axes in filter_axes"
+        raise InputError(f"{said}, found none; use normalization='unit', or trained parameters")
     keys = jax.random.split(trees.check_key(key), dim)
     return Subspace(params, _directions(normalization, axes, owned(params), keys))
 
@@ -172,20 +155,19 @@ def _filter_axes(filter_axes: Any, params: Params) -> tuple[tuple[int, ...] | No
         several = isinstance(x, tuple) and bool(x) and all(isinstance(axis, int) for axis in x)
         return x is None or isinstance(x, int) or several
 
-    def chosen(rule: Any, ndim: int) -> tuple[int, ...] | None:
-        if rule is None or ndim < 2:
+    def chosen(box: Any, leaf: Any) -> tuple[int, ...] | None:
+        if (rule := box()) is None or (ndim := jnp.ndim(leaf)) < 2:
             return None
         return normalize_axis_tuple(rule, ndim, allow_duplicate=True)
 
     try:  # boxed, as JAX would look into a rule that is a tuple or None
         boxes = jax.tree.map(lambda rule: lambda: rule, filter_axes, is_leaf=is_rule)
-        every = jax.tree.leaves(jax.tree.broadcast(boxes, params)), jax.tree.leaves(params)
-        return tuple(chosen(box(), jnp.ndim(leaf)) for box, leaf in zip(*every, strict=True))
+        every = jax.tree.leaves(jax.tree.broadcast(boxes, params))
+        return tuple(map(chosen, every, jax.tree.leaves(params)))
     except (ValueError, TypeError):
-        raise InputError(
-            "expected filter_axes as an axis or a tuple of axes that the arrays have, or a tree of "
-            f"these, found {short(filter_axes)}; shape it like the parameters"
-        ) from None
+        said = "expected filter_axes as an axis or axes that the arrays have, or a tree of these"
+        found = f"found {short(filter_axes)}; shape it like the parameters"
+        raise InputError(f"{said}, {found}") from None
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -196,9 +178,9 @@ def _directions(normalization: str, axes: tuple, params: Params, keys: Key[Array
     def direction(key: Key[Array, ""]) -> Params:
         normals = gaussian_like(key, params)
         if normalization != "unit":
-            leaves = zip(jax.tree.leaves(normals), jax.tree.leaves(params), axes, strict=True)
-            scaled = [_filterwise(*each) for each in leaves]
-            normals = jax.tree.unflatten(jax.tree.structure(params), scaled)
+            leaves, tree = jax.tree.flatten(normals)
+            scaled = map(_filterwise, leaves, jax.tree.leaves(params), axes)
+            normals = jax.tree.unflatten(tree, scaled)
         if normalization == "filter":
             return normals
         square = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(normals))
@@ -239,9 +221,10 @@ def hessian_subspace(
     krylov_dim: int | None = None,
     mesh: Mesh | None = None,
 ) -> Subspace:
-    """The eigenvectors of the ``dim`` leading eigenvalues of the Hessian of the mean loss.
+    """The orthonormal eigenvectors of ``dim`` leading eigenvalues of the mean loss's Hessian.
 
-    They are orthonormal. Warns, where not traced, if a relative residual stays above ``tol``.
+    Warns, where not traced, if a relative residual stays above ``tol``. Raises an ``InputError``
+    for dim outside 1..P, krylov_dim out of range, or a loss that is not per sample.
 
     >>> import jax, jax.numpy as jnp, jaxscape as js
     >>> loss = lambda w, x: (x @ w) ** 2 / 2
@@ -251,13 +234,9 @@ def hessian_subspace(
     ['3.00', '1.33']
 
     Args:
-        key, which, tol: As for ``top_eigenpairs``.
+        key, which, tol, krylov_dim: As for ``top_eigenpairs``; krylov_dim = dim + 3 saves memory.
         loss, params, data, batch_size, mesh: As for ``hessian_operator``; w* is ``params``.
         dim: The number d of directions.
-        krylov_dim: As for ``top_eigenpairs``; dim + 3 takes the least memory, for huge networks.
-
-    Raises:
-        InputError: dim outside 1..P, krylov_dim out of range, or a loss that is not per sample.
     """
     check_dim(dim, params)
     operator = hessian_operator(loss, params, data, batch_size=batch_size, mesh=mesh)
@@ -274,11 +253,10 @@ def _check_pairs(pairs: Eigenpairs, operator: Any, tol: float) -> None:
     """Refuse eigenvalues of NaN or of 0 alone; warn of eigenpairs that did not converge."""
     values, lost = np.asarray(pairs.values), ~np.asarray(pairs.converged)
     if not np.isfinite(values).all():
-        bad = nonfinite_samples(operator)
-        names = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
-        where = f"a loss of NaN or infinity for {len(bad)} samples (at positions {names})"
-        if not len(bad):
-            where = "finite losses: a derivative is not, such as that of a norm or a root at 0"
+        where = "finite losses: a derivative is not, such as that of a norm or a root at 0"
+        if len(bad := nonfinite_samples(operator)):
+            names = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
+            where = f"a loss of NaN or infinity for {len(bad)} samples (at positions {names})"
         raise InputError(f"expected a finite Hessian, found {where}; check them, or leave them out")
     if not values.any():
         raise InputError("expected curvature, found eigenvalues all 0; use random_subspace")
@@ -309,24 +287,17 @@ def trajectory_subspace(points: Params, dim: int = 2) -> Trajectory:
     """The ``dim`` leading principal components of w_1, ..., w_T about w_T.
 
     The right singular vectors of the matrix with rows w_t − w_T, orthonormal, in the order of their
-    singular values (Li et al. 2018, section 7, as for ``random_subspace``).
+    singular values (Li et al. 2018, section 7, as for ``random_subspace``). The points are a list
+    of T parameters, or one tree of leaves ``[T, ...]``. Raises an ``InputError`` for dim outside
+    1..min(T−1, P), no common number T, or a list that could be either.
 
     >>> import jax.numpy as jnp, jaxscape as js
     >>> found = js.trajectory_subspace([jnp.zeros(3), jnp.ones(3), jnp.array([2.0, 2.0, 5.0])])
     >>> [f"{share:.3f}" for share in found.explained]
     ['0.993', '0.007']
-
-    Args:
-        points: A list of T parameters, or one tree of leaves ``[T, ...]``.
-        dim: The number d of directions.
-
-    Raises:
-        InputError: dim outside 1..min(T−1, P), points of no common number T, or a list that could
-            be either.
     """
-    points = _stacked(owned(points))
+    points = working(_stacked(owned(points)))
     trees.check_floating(points)
-    points = working(points)
     lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(points)}
     if len(lengths) != 1 or () in lengths:
         found = f"found first axes {sorted(lengths)}; stack them with jax.tree.map"
@@ -334,8 +305,8 @@ def trajectory_subspace(points: Params, dim: int = 2) -> Trajectory:
     ((total,),) = lengths
     most = min(total - 1, trees.num_parameters(points) // total)
     if not 1 <= dim <= most:
-        wanted = f"a dimension from 1 to {most}, fewer than the points of the trajectory"
-        raise InputError(f"expected {wanted}, found {dim}; change dim, or keep more points")
+        said = f"expected a dimension from 1 to {most}, fewer than the points, found {dim}"
+        raise InputError(f"{said}; change dim, or keep more points")
     last = jax.tree.map(lambda leaf: leaf[-1], points)
     rows = jax.vmap(lambda point: ravel_pytree(point)[0])(points)
     left, singular, right = jnp.linalg.svd(rows - rows[-1], full_matrices=False)
@@ -351,17 +322,14 @@ def _stacked(points: Params) -> Params:
         raise InputError("expected a list of parameters, found a dict of numbers; give its values")
     if not isinstance(points, list | tuple) or not points:
         return points
-    leaves = [[jnp.shape(leaf) for leaf in jax.tree.leaves(point)] for point in points]
-    forms = list(zip(map(jax.tree.structure, points), leaves, strict=True))
-    alike = all(form == forms[0] for form in forms)
-    if not alike and all(isinstance(point, dict) for point in points):
-        found = f"found {short(forms[0][0])} and others; keep the same arrays of each"
-        raise InputError(f"expected parameters of one form, {found}")
-    shapes = [shape for each in leaves for shape in each]
-    stacked = len({shape[:1] for shape in shapes}) == 1 and all(len(shape) > 1 for shape in shapes)
-    if alike and stacked:
-        raise InputError(
-            f"expected a list of parameters or one stacked tree, found a list of {len(points)} "
-            "that could be either; stack it with jax.tree.map and jnp.stack"
-        )
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *points) if alike else points
+    shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(point)] for point in points]
+    forms = list(zip(map(jax.tree.structure, points), shapes, strict=True))
+    if any(form != forms[0] for form in forms):
+        if all(isinstance(point, dict) for point in points):
+            found = f"found {short(forms[0][0])} and others; keep the same arrays of each"
+            raise InputError(f"expected parameters of one form, {found}")
+        return points
+    if len({shape[:1] for shape in shapes[0]}) == 1 and all(len(shape) > 1 for shape in shapes[0]):
+        found = f"a list of {len(points)} that could be either; stack it with jnp.stack"
+        raise InputError(f"expected a list of parameters or one stacked tree, found {found}")
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *points)

@@ -28,13 +28,10 @@ def partition(params: Params, mask: Any) -> tuple[Params, Params]:
         whole = jax.tree.broadcast(mask, params)
     except ValueError:
         whole = None
-    flags = [mask] if whole is None else jax.tree.leaves(whole)
-    kinds = [(getattr(own, "dtype", type(own)), getattr(own, "ndim", 0)) for own in flags]
-    if not all(kind in (bool, np.bool_) and ndim == 0 for kind, ndim in kinds):
-        raise InputError(
-            "expected a mask of True or False for each array of the parameters, or for all "
-            f"below a node, found {short(mask)}; build it with jax.tree.map over them"
-        )
+    kinds = [x if hasattr(x, "dtype") else np.asarray(x) for x in jax.tree.leaves(mask)]
+    if whole is None or not all(x.dtype == bool and x.ndim == 0 for x in kinds):
+        said = "expected a mask of True or False for each array of the parameters, or below a node"
+        raise InputError(f"{said}, found {short(mask)}; build it with jax.tree.map over them")
     part = jax.tree.map(lambda leaf, own: leaf if own else None, params, whole)
     rest = jax.tree.map(lambda leaf, own: None if own else leaf, params, whole)
     return part, rest
@@ -67,17 +64,14 @@ def working(tree: Params) -> Params:
 
 
 def owned(tree: Any) -> Any:
-    """The tree with NumPy arrays, and what else NumPy can read, copied into arrays of JAX.
-
-    The caller may write into an array of NumPy while a device still reads it.
-    """
+    """The tree with what NumPy can read copied into arrays of JAX: its owner may write into it."""
 
     def leaf(x: Any) -> Any:
         if isinstance(x, np.ma.MaskedArray):  # JAX refuses it, but would not see its mask here
             raise InputError("expected plain arrays, found a masked one; fill it or leave rows out")
         if hasattr(x, "__array__") and not isinstance(x, jax.Array | np.generic):
             array = np.asarray(x)
-            # copied here and now: JAX may still read what it is given after its call has returned
+            # copied here, as JAX may still read what it is given after its call has returned
             return x if array.dtype.kind in "OSU" else jnp.asarray(np.array(array))
         return x
 
@@ -105,27 +99,22 @@ def check_key(key: Any) -> Key[Array, ""]:
 def check_floating(params: Params) -> None:
     """Raise an ``InputError`` unless every leaf of ``params`` is real floating point."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        dtype = getattr(leaf, "dtype", type(leaf))
-        if not jnp.issubdtype(dtype, jnp.floating):
+        if not jnp.issubdtype(dtype := getattr(leaf, "dtype", type(leaf)), jnp.floating):
             name = jax.tree_util.keystr(path) or "the only leaf"
-            raise InputError(
-                f"expected floating-point parameters, found {dtype} at {name}; "
-                "keep such leaves out of the parameters (partition), for the loss to put back"
-            )
+            said = f"expected floating-point parameters, found {dtype} at {name}; keep such leaves"
+            raise InputError(f"{said} out of them (partition), for the loss to put back")
     if num_parameters(params) == 0:
         raise InputError("expected at least one parameter, found none; pass the trained parameters")
 
 
 def check_like(vector: Params, params: Params, name: str = "the vector") -> None:
     """Raise an ``InputError`` unless ``vector`` has the tree and the shapes of ``params``."""
-    wanted, found = map(jax.tree.structure, (params, vector))
-    sizes, shapes = ([jnp.shape(leaf) for leaf in jax.tree.leaves(x)] for x in (params, vector))
-    if (found, shapes) != (wanted, sizes):
-        raise InputError(
-            f"expected {name} to be shaped like the parameters, {short(wanted)} with "
-            f"{short(sizes)}, found {short(found)} with {short(shapes)}; build it with "
-            "jax.tree.map over them"
-        )
+    trees: list[Any] = [jax.tree.structure(x) for x in (params, vector)]
+    shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(x)] for x in (params, vector)]
+    if trees[0] != trees[1] or shapes[0] != shapes[1]:
+        wanted, found = map("{} with {}".format, map(short, trees), map(short, shapes))
+        said = f"expected {name} to be shaped like the parameters, {wanted}, found {found}"
+        raise InputError(f"{said}; build it with jax.tree.map over them")
 
 
 def short(value: Any) -> str:

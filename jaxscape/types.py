@@ -8,10 +8,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Real
 
 Params: TypeAlias = Annotated[Any, "a pytree of floating-point arrays"]
-"""Any pytree of floating-point arrays: the parameters w, or a direction shaped like them."""
+"""The parameters w, or a direction shaped like them."""
 
 Batch: TypeAlias = Annotated[Any, "a pytree of arrays with a common first axis"]
-"""Any pytree of arrays with a common leading sample axis."""
 
 PerSampleLoss: TypeAlias = Callable[[Params, Batch], Float[Array, "n"]]
 """``loss(params, batch) -> [n]``: one value ℓ_i(w) per sample, never averaged."""
