@@ -91,10 +91,7 @@ def ggn_operator(
     Args:
         model: ``model(params, batch)``, outputs f with a leading axis of n samples.
         output_loss: ``output_loss(f, batch) -> [n]``.
-        params, data, batch_size, count, mesh: As for ``hessian_operator``.
-
-    Raises:
-        InputError: as ``hessian_operator`` does.
+        params, data, batch_size, count, mesh: As for ``hessian_operator``, with its errors.
     """
 
     def loss(weights: Params, batch: Batch) -> Float[Array, "n"]:
