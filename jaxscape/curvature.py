@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from jaxscape import batching, devices, losses
 from jaxscape.arguments import explained
 from jaxscape.batching import are_batches, length_of, segments
-from jaxscape.trees import check_floating, check_like, is_traced, owned, working
+from jaxscape.trees import check_floating, check_like, is_key, is_traced, owned, working
 from jaxscape.types import Batch, InputError, Matvec, Params, PerSampleLoss, Scalar
 
 
@@ -91,10 +91,7 @@ def ggn_operator(
     Args:
         model: ``model(params, batch)``, outputs f with a leading axis of n samples.
         output_loss: ``output_loss(f, batch) -> [n]``.
-        params, data, batch_size, count, mesh: As for ``hessian_operator``.
-
-    Raises:
-        InputError: as ``hessian_operator`` does.
+        params, data, batch_size, count, mesh: As for ``hessian_operator``, with its errors.
     """
 
     def loss(weights: Params, batch: Batch) -> Float[Array, "n"]:
@@ -205,8 +202,7 @@ class OverBatches:
 
 def _filled(batch: Batch, rows: Int[np.ndarray, "b"]) -> Batch:
     """The rows of the batch: by NumPy, as JAX compiles for every length."""
-    plain = lambda x: not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
-    return jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[rows]) if plain(x) else x[rows], batch)
+    return jax.tree.map(lambda x: x[rows] if is_key(x) else jnp.asarray(np.asarray(x)[rows]), batch)
 
 
 def nonfinite_samples(operator: MeanOperator | OverBatches) -> Int[np.ndarray, "bad"]:
@@ -224,10 +220,8 @@ def _build(chunk, few, params, data, batch_size, count, mesh, weight_decay=0.0) 
     """The operator, once its arguments are checked, with its arrays where they are needed."""
     lengths = list(map(length_of, segments(data) if are_batches(data) else [few]))
     if not lengths:
-        raise InputError(
-            "expected batches in every pass, found none in the second; let a function return a new "
-            "iterator each time"
-        )
+        said = "expected batches in every pass, found none in the second"
+        raise InputError(f"{said}; let a function return a new iterator each time")
     n = sum(lengths)
     batching.cut(n, batch_size)
     if count is not None and not is_traced(count) and not 1 <= count <= n:

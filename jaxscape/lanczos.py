@@ -97,7 +97,8 @@ def top_eigenpairs(
     Thick-restart Lanczos (Wu & Simon 2000, "Thick-restart Lanczos method for large symmetric
     eigenvalue problems") with full reorthogonalisation. Pair i is converged when ‖H v_i − λ_i v_i‖
     ≤ tol·|λ_i|. The search also ends at a residual of 10 ε max|θ| (machine epsilon, largest Ritz
-    value by magnitude), which is rounding: an eigenvalue as small as that cannot converge.
+    value by magnitude), which is rounding: an eigenvalue as small as that cannot converge. An
+    argument out of range, or a product of another shape, is an ``InputError``.
 
     Args:
         key: Of the random starting vectors, and of each eigenvector's sign.
@@ -118,9 +119,6 @@ def top_eigenpairs(
         find_repeated: Whether to search on for copies of repeated eigenvalues once all pairs have
             converged, for about a third more products. Without it a copy may be missed. The
             Hessian of a trained network repeats no leading eigenvalue.
-
-    Raises:
-        InputError: an argument out of range, or ``matvec`` returns another shape.
 
     Example:
         >>> import jax, jax.numpy as jnp

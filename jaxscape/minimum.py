@@ -70,15 +70,13 @@ def takeuchi_trace(
 
     Args:
         key: Draws the samples whose gradients are taken.
-        loss, params, data, batch_size: As for ``hessian_operator``, no batches; w is ``params``.
+        loss, params, data, batch_size: As for ``hessian_operator``, with its errors; no batches.
         weight_decay: λ, or several.
         gradient_data: Samples whose gradients are taken in place of those of ``data``. Those of new
             samples are far larger where a network fits its training samples.
-        num_samples: R, from 2 to the number of samples.
-        num_steps: Lanczos steps from each gradient; never more than P.
-
-    Raises:
-        InputError: num_samples or num_steps out of range; what ``hessian_operator`` raises.
+        num_samples: R, from 2 to the number of samples, else an ``InputError``.
+        num_steps: Lanczos steps from each gradient, at least 1, else an ``InputError``; never more
+            than P.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxscape as js

@@ -64,16 +64,15 @@ def prefix_spectra(
 
     Args:
         key: Of the random starting vectors, the same for every k.
-        loss, params, data, batch_size: As for ``hessian_operator``; n samples in order, no batches.
+        loss, params, data, batch_size: As for ``hessian_operator``, with its errors; n samples in
+            order, no batches.
         num: d.
-        ks: Values of k; by default ``geometric(min(n, 10), n)``.
-        reference: Leaves ``[d', ...]``, orthonormal: ``overlap`` is each k's with them.
+        ks: Whole numbers k from 1 to n, else an ``InputError``; by default ``geometric(min(n, 10),
+            n)``.
+        reference: Leaves ``[d', ...]``, orthonormal: ``overlap`` is each k's with them. Leaves
+            unlike the parameters are an ``InputError``.
         keep_vectors: Also return the eigenvectors, K·d·P numbers.
-        which, tol: As for ``top_eigenpairs``.
-
-    Raises:
-        InputError: a k that is no whole number or outside 1..n, a reference unlike the
-            parameters, or what ``hessian_operator`` and ``top_eigenpairs`` raise.
+        which, tol: As for ``top_eigenpairs``, with its errors.
 
     Example:
         >>> import jax, jax.numpy as jnp

@@ -68,11 +68,8 @@ def project(
     mode. Matrix products run at the highest precision.
 
     Args:
-        loss, data, batch_size, mesh: As for ``hessian_operator``; no batches.
+        loss, data, batch_size, mesh: As for ``hessian_operator``, with its errors; no batches.
         space: w(θ) = w* + Σ_j θ_j v_j, of d directions.
-
-    Raises:
-        InputError: a loss that is not one value per sample, no samples, a batch_size below 1.
 
     Example:
         >>> import jax.numpy as jnp, jaxscape as js
@@ -137,10 +134,8 @@ def quadratic_delta(model: Quadratic, sigma: Real[ArrayLike, "*s"]) -> Quadratic
     """Δ_k under the quadratic model, exactly, for every k and each ``sigma``.
 
     ``QuadraticDelta`` has the formula, of which Theorem 1 of Nikitin et al. 2025 is the curvature
-    alone. It holds close to w*: compare it with ``delta`` before believing it.
-
-    Raises:
-        InputError: a sigma that is negative or not finite; one under ``jit`` is not seen.
+    alone. It holds close to w*: compare it with ``delta`` before believing it. A sigma that is
+    negative or not finite is an ``InputError``; one under ``jit`` is not seen.
     """
     if not is_traced(sigma) and not np.all(np.isfinite(given := np.asarray(sigma)) & (given >= 0)):
         raise InputError(

@@ -58,11 +58,9 @@ def spectral_density(
     Args:
         key: Of the random sign vectors.
         matvec, like: H and the shapes of its vectors, as for ``top_eigenpairs``.
-        num_probes: Random vectors, at least 2 for a standard error.
-        num_steps: Lanczos steps from each, 1 ≤ num_steps ≤ P. Memory is num_steps·P numbers.
-
-    Raises:
-        InputError: fewer than 2 probes, or not 1 ≤ num_steps ≤ P.
+        num_probes: Random vectors, at least 2 for a standard error, else an ``InputError``.
+        num_steps: Lanczos steps from each, from 1 to P, else an ``InputError``. Memory is
+            num_steps·P numbers.
 
     Example:
         >>> import jax, jax.numpy as jnp
