@@ -113,11 +113,6 @@ def timed(name: str, what: str) -> Iterator[None]:
     stage(name, what, time.monotonic() - started)
 
 
-def seconds(what: Callable[[], Any], times: int = 1) -> float:
-    """The mean time of a call in seconds, without compilation."""
-    return timer(what, times)()
-
-
 def timer(what: Callable[[], Any], times: int = 1, *, warm: bool = False) -> Callable[[], float]:
     """A function that measures the mean time of a call, compiled beforehand unless ``warm``."""
     call = lambda: jax.block_until_ready(what())  # noqa: E731

@@ -28,7 +28,7 @@ from jaxscape.types import Batch, Params, PerSampleLoss
 
 Name = Literal[
     "fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", "unraveling",
-    "family", "model-error", "convergence", "stages", "bounds", "claims",
+    "family", "model-error", "convergence", "bounds", "claims",
 ]  # fmt: skip
 
 SAMPLES = 9984  # of the reference code of Nikitin et al.: 156 whole batches
@@ -67,7 +67,7 @@ class PaperConfig(RunConfig):
 
     Kiselev and Grabovoy 2024 and, "Curvature-Aligned Probing", 2026:
       unraveling   |L_{k+1} − L_k| over widths and depths, fully connected whatever the model
-      family, model-error, convergence, stages
+      family, model-error, convergence
       bounds       both papers' bounds beside what they bound, for --model mlp alone
 
     All of them, on networks trained as in the code of Nikitin et al.:

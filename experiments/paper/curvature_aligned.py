@@ -1,7 +1,7 @@
 """The experiments of "Curvature-Aligned Probing" (2026), and their figures.
 
 family: the criteria side by side. model_error, convergence: how far the quadratic model is from the
-loss. stages: how the time of three estimators of Δ_k is spent.
+loss.
 """
 
 import functools
@@ -15,11 +15,10 @@ from jaxtyping import Array, Float
 
 import jaxscape as js
 from experiments.common import tables
-from experiments.common.console import progress, seconds
+from experiments.common.console import progress
 from experiments.common.run_folder import Record
 from experiments.paper.bench import TOP, Bench, leading, level, lines, row_of, scaled
 from jaxscape import prefix
-from jaxscape.lab import train
 from jaxscape.lab.style import PREFIX
 from jaxscape.quadratic import Quadratic
 from jaxscape.trees import num_parameters
@@ -27,12 +26,7 @@ from jaxscape.trees import num_parameters
 FAMILY_DIMS, FAMILY_SIGMAS = (1, 4, 16), (1e-4, 1e-3, 1e-2)
 ERROR_DIMS = (1, 2, 4, 8, 16)
 ERROR_SIGMAS = tuple(10.0 ** (exponent / 2) for exponent in range(-8, 1))
-SIGMA = 0.01  # σ of convergence and stages
-ESTIMATORS = {
-    "closed form": ("eigenpairs", "project", "law"),
-    "quadratic Monte-Carlo": ("eigenpairs", "project", "quadratic points"),
-    "direct Monte-Carlo": ("eigenpairs", "direct points"),
-}
+SIGMA = 0.01  # of convergence
 
 
 def family(bench: Bench) -> Record:
@@ -164,37 +158,6 @@ def convergence(bench: Bench) -> Record:
     note, ylabel = "root mean square over disjoint sets of m points", "relative error"
     figure = lines(title, "random points $m$", ylabel, {"": curves}, note)
     return Record(arrays, {"tables": [rows], "notes": [about]}, {"convergence": figure})
-
-
-def stages(bench: Bench) -> Record:
-    """Time per stage of closed form, quadratic and direct Monte-Carlo, in forward passes."""
-    loss, samples = bench.problem.loss, bench.problem.samples
-    products = int(bench.hessian.pairs.matvecs)
-    model, space = project(bench), bench.directions("hessian", TOP)
-    points = SIGMA * bench.normals(bench.config.points, TOP)
-    probe, product = js.points(space, points), js.hessian_operator(loss, space.origin, samples)
-    calls = {
-        "eigenpairs": lambda: product(space.origin),
-        "project": lambda: js.project(loss, space, samples),
-        "law": lambda: js.quadratic_delta(model, SIGMA),
-        "quadratic points": lambda: scaled_increments(modelled_losses(model, points)),
-        "direct points": lambda: js.delta(loss, probe, samples),
-        "forward": lambda: train.mean_loss(loss, space.origin, samples, batch_size=1000),
-    }
-    passes = {stage: seconds(call, times=2) for stage, call in calls.items()}
-    passes["eigenpairs"] *= products
-    forward = passes.pop("forward")
-    passes = {stage: spent / forward for stage, spent in passes.items()}
-    rows = [["estimator", "forward passes", *passes]]
-    for name, used in ESTIMATORS.items():
-        cells = (f"{passes[stage]:.3g}" if stage in used else "" for stage in passes)
-        rows.append([name, f"{sum(passes[stage] for stage in used):.0f}", *cells])
-    notes = [
-        f"{bench.config.points} points, D = {TOP}, {products} Hessian products",
-        "the closed form serves every σ at once, the others one each",
-    ]
-    arrays = {"stage": np.asarray([*passes]), "forward_passes": np.asarray([*passes.values()])}
-    return Record(arrays, {"tables": [rows], "notes": notes}, {})
 
 
 @functools.lru_cache(maxsize=2)

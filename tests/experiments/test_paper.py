@@ -67,10 +67,9 @@ def test_every_figure_has_arrays_pictures_and_a_table(made):
 
 @pytest.mark.slow
 def test_all_figures_are_made(flags, tmp_path):
-    names = [name for name in get_args(benches.Name) if name not in ("stages", "claims")]
+    names = [name for name in get_args(benches.Name) if name != "claims"]
     with drawing.coarsely():
         assert paper.main([*names, *flags, "--out", str(tmp_path / "o")]) == 0
-        assert paper.main(["stages", *flags, "--out", str(tmp_path / "o")]) == 0
     check_folders(tmp_path / "o", names)
     for name, words in (("fig4", "trained as published"), ("family", "of this project")):
         notes = json.loads((tmp_path / "o" / name / "summary.json").read_text())["notes"]

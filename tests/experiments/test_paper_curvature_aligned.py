@@ -128,17 +128,3 @@ def test_estimates_come_closer_to_the_closed_form_as_points_grow(bench, model):
             blocks = [levels[i : i + m].mean() for i in range(0, 16, m)]
             want = np.sqrt(np.mean([(block / closed - 1) ** 2 for block in blocks]))
             np.testing.assert_allclose(error, want, rtol=2e-3)
-
-
-@pytest.mark.slow
-def test_the_time_of_an_estimator_is_the_sum_of_its_stages(bench):
-    found = curvature_aligned.stages(bench)
-    passes = dict(zip(found.arrays["stage"], found.arrays["forward_passes"], strict=True))
-    header, *rows = found.summary["tables"][0]
-    assert header[2:] == list(passes)
-    for name, used in curvature_aligned.ESTIMATORS.items():
-        (row,) = [row for row in rows if row[0] == name]
-        assert [stage for stage, cell in zip(passes, row[2:], strict=True) if cell] == [
-            stage for stage in passes if stage in used
-        ]
-        assert row[1] == f"{sum(passes[stage] for stage in used):.0f}"
