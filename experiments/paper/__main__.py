@@ -19,7 +19,6 @@ FIGURES: dict[str, Callable[[Bench], Record]] = {
     "fig5": nikitin.fig5, "fig6": nikitin.fig6, "fig7": nikitin.fig7, "fig8": nikitin.fig8,
     "fig9": nikitin.fig9, "unraveling": unraveling.unraveling,
     "family": curvature_aligned.family, "model-error": curvature_aligned.model_error,
-    "convergence": curvature_aligned.convergence,
     "bounds": bounds.bounds, "claims": claims.claims,
 }  # fmt: skip
 

@@ -28,7 +28,7 @@ from jaxscape.types import Batch, Params, PerSampleLoss
 
 Name = Literal[
     "fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", "unraveling",
-    "family", "model-error", "convergence", "bounds", "claims",
+    "family", "model-error", "bounds", "claims",
 ]  # fmt: skip
 
 SAMPLES = 9984  # of the reference code of Nikitin et al.: 156 whole batches
@@ -67,7 +67,7 @@ class PaperConfig(RunConfig):
 
     Kiselev and Grabovoy 2024 and, "Curvature-Aligned Probing", 2026:
       unraveling   |L_{k+1} − L_k| over widths and depths, fully connected whatever the model
-      family, model-error, convergence
+      family, model-error
       bounds       both papers' bounds beside what they bound, for --model mlp alone
 
     All of them, on networks trained as in the code of Nikitin et al.:
@@ -88,7 +88,7 @@ class PaperConfig(RunConfig):
     quick: tyro.conf.FlagCreatePairsOff[bool] = False
     """At most 3000 samples, 16 points, grids of 21, 8 networks."""
     points: Annotated[int, at_least(2)] = 64
-    """Random points per curve, at least 2; convergence takes up to four times as many."""
+    """Random points per curve, at least 2."""
     num: Annotated[int, Range(lambda num: num >= 3 and num % 2 == 1, "odd and at least 3")] = 41
     """Grid points along each direction of a surface, odd."""
     radius: Annotated[float, above(0)] = 1.0

@@ -1,7 +1,6 @@
 """The experiments of "Curvature-Aligned Probing" (2026), and their figures.
 
-family: the criteria side by side. model_error, convergence: how far the quadratic model is from the
-loss.
+family: the criteria side by side. model_error: how far the quadratic model is from the loss.
 """
 
 import functools
@@ -26,7 +25,6 @@ from jaxscape.trees import num_parameters
 FAMILY_DIMS, FAMILY_SIGMAS = (1, 4, 16), (1e-4, 1e-3, 1e-2)
 ERROR_DIMS = (1, 2, 4, 8, 16)
 ERROR_SIGMAS = tuple(10.0 ** (exponent / 2) for exponent in range(-8, 1))
-SIGMA = 0.01  # of convergence
 
 
 def family(bench: Bench) -> Record:
@@ -129,35 +127,6 @@ def _errors(bench: Bench) -> dict[str, np.ndarray]:
             advance(1)
     arrays = {"dim": np.asarray(ERROR_DIMS), "sigma": np.asarray(ERROR_SIGMAS)}
     return tables.stacked(rows) | arrays
-
-
-def convergence(bench: Bench) -> Record:
-    """Direct and quadratic Monte-Carlo against the closed form, as points grow."""
-    model, total = project(bench), 4 * bench.config.points
-    points = SIGMA * bench.normals(total, TOP)
-    closed = level(np.asarray(js.quadratic_delta(model, SIGMA).total))
-    counts = np.asarray([2**e for e in range(1, total.bit_length()) if 2**e <= total // 4])
-    arrays, curves = {"points": counts, "closed_form": np.asarray(closed)}, {}
-    few, most = (f"error, {m} points" for m in (counts[0], counts[-1]))
-    rows = [["Monte-Carlo over closed form", few, most, f"all {total} points"]]
-    for name, values in (
-        ("quadratic", modelled_losses(model, points)),
-        ("direct", bench.losses_at(bench.directions("hessian", TOP), points)),
-    ):
-        levels = levels_of(scaled_increments(values))
-        blocks = [levels[: total // m * m].reshape(-1, m).mean(1) for m in counts]  # disjoint
-        error = np.asarray([np.sqrt(np.mean((means / closed - 1) ** 2)) for means in blocks])
-        arrays |= {f"{name}_level": levels, f"{name}_error": error}
-        curves[f"{name} Monte-Carlo"] = counts, error
-        bias, sem = levels.mean() / closed - 1, levels.std(ddof=1) / np.sqrt(total) / closed
-        rows.append([*row_of(name, (error[0], error[-1]), ".1%"), f"{bias:+.1%} ± {sem:.1%}"])
-    first = arrays["quadratic_error"][0]
-    curves["in proportion to 1/√m"] = counts, first * np.sqrt(counts[0] / counts)
-    about = f"σ = {SIGMA:g}, D = {TOP}"
-    title = f"Monte-Carlo against the closed form, {about}"
-    note, ylabel = "root mean square over disjoint sets of m points", "relative error"
-    figure = lines(title, "random points $m$", ylabel, {"": curves}, note)
-    return Record(arrays, {"tables": [rows], "notes": [about]}, {"convergence": figure})
 
 
 @functools.lru_cache(maxsize=2)

@@ -4,14 +4,14 @@ import jax
 import numpy as np
 import papers
 import pytest
-from cases import increments64, law64
+from cases import increments64
 from papers import close
 from sweeps import flax_losses64
 
 import jaxscape as js
 from experiments.paper import curvature_aligned
 from experiments.paper.bench import leading
-from experiments.paper.curvature_aligned import ERROR_DIMS, ERROR_SIGMAS, SIGMA
+from experiments.paper.curvature_aligned import ERROR_DIMS, ERROR_SIGMAS
 
 K = np.arange(1, 300)
 LATE = K >= 100
@@ -70,10 +70,6 @@ def steps64(losses):
     return (increments64(losses) * K)[:, LATE]
 
 
-def law_level(model, sigma):
-    return np.mean((law64(model, sigma)[4] * K**2.0)[LATE])
-
-
 def test_levels_and_errors_of_the_model_are_those_of_a_float64_loop(bench, model):
     found = curvature_aligned.model_error(bench)
     arrays, space = found.arrays, bench.directions("hessian", 16)
@@ -108,23 +104,3 @@ def test_the_last_sigma_within_is_the_one_before_the_first_beyond():
         ([0.05] * 9, ERROR_SIGMAS[-1]),
     ):
         assert curvature_aligned.last_within(np.array(off)) == last
-
-
-@pytest.mark.slow
-def test_estimates_come_closer_to_the_closed_form_as_points_grow(bench, model):
-    arrays = curvature_aligned.convergence(bench).arrays
-    closed = law_level(model, SIGMA)
-    np.testing.assert_allclose(arrays["closed_form"], closed, rtol=1e-4)
-    theta = SIGMA * bench.normals(16, 16).astype(np.float64)
-    assert arrays["points"].tolist() == [2, 4]
-    space = bench.directions("hessian", 16)
-    for name, losses in (
-        ("direct", papers.losses64(bench.problem.samples, space, theta)),
-        ("quadratic", modelled64(model, theta)),
-    ):
-        levels = np.mean(steps64(losses) ** 2, 1)
-        np.testing.assert_allclose(arrays[f"{name}_level"], levels, rtol=1e-4)
-        for m, error in zip((2, 4), arrays[f"{name}_error"], strict=True):
-            blocks = [levels[i : i + m].mean() for i in range(0, 16, m)]
-            want = np.sqrt(np.mean([(block / closed - 1) ** 2 for block in blocks]))
-            np.testing.assert_allclose(error, want, rtol=2e-3)
