@@ -30,9 +30,9 @@ AGREES = 0.1
 LAW_WORDS = """\
 The quadratic law is Δ_k of second-order Taylor expansions at w*. Its ratio to Monte-Carlo is over
 k ≥ 100 (half of a shorter run), weighted by k(k+1); the median is of the ratios at each k. Parts,
-over Monte-Carlo: offset (the loss at w*), gradient, mixed, curvature (Theorem 1 of Nikitin et al.).
-It holds where ratio and median are within 10 % of 1, allowing for the error; "cannot tell": the
-error reaches both sides of that."""
+over Monte-Carlo: offset (the loss at w*), mixed (offset by curvature), gradient, curvature (Theorem
+1 of Nikitin et al.). It holds where ratio and median are within 10 % of 1, allowing for the error;
+"cannot tell": the error reaches both sides of that."""
 
 TREND_WORDS = f"""\
 trend: how a sample's loss changes with its position, in standard errors of random orders; beyond

@@ -35,8 +35,9 @@ CAPTIONS = {
 }
 
 SYMBOLS = """\
-w*: the trained parameters. L_k: the mean loss of the first k samples. Points: random steps from w*
-of standard deviation σ along each direction. Δ_k: the mean over them of (L_{k+1} − L_k)²."""
+w*: the parameters trained on all samples, the same for every k. L_k: the mean loss of the first k
+samples. Points: random steps from w* of standard deviation σ along each direction. Δ_k: the mean
+over them of (L_{k+1} − L_k)². Δ_k and tolerances are squares: 1e-06 is a step of 0.001."""
 """What the answers speak of."""
 WORDS = """\
 K: the k from which on Δ_k stays below the tolerance, in the order of this run; 1: never above it.
@@ -44,8 +45,8 @@ Any order: where K lies in 90 % of the orders of these samples. Not by n: Δ_k o
 samples is not below it yet."""
 """What the printed table of K means."""
 LEVELS = """\
-E S²: variance of a sample's loss, mean over the points; 90 %: of the run's samples over the points
-alone, of new ones over samples too; effective: how many samples it comes from,
+E S²: variance of the loss from sample to sample, mean over the points. Its 90 % interval: of the
+run's samples for other points, of new ones for other samples too; effective: how many samples it comes from,
 for these samples and for new ones; new / own: E S² of new ones over that of these. That Δ_k·k² is
 near E S², and the exponent near 2, is algebra (the order law: mean over all orders)."""
 
