@@ -215,7 +215,7 @@ def trend_of(losses: Float[Array, "n"]) -> Float[Array, ""]:
 
 def _trend(moments: Float[Array, "7"]) -> Float[Array, ""]:
     """The correlation of position and y, over the standard error that it has in random orders."""
-    count = moments[0]
+    count = jnp.maximum(moments[0], 1)  # 0 where all losses are
     x, y, xx, yy, xy = moments[1:6] / count
     scale = jnp.sqrt(jnp.maximum((xx - x**2) * (yy - y**2), 0))
     return jnp.where(scale == 0, 0, (xy - x * y) / scale * jnp.sqrt(count - 1))

@@ -164,7 +164,7 @@ def _filter_axes(filter_axes: Any, params: Params) -> tuple[tuple[int, ...] | No
         boxes = jax.tree.map(lambda rule: lambda: rule, filter_axes, is_leaf=is_rule)
         every = jax.tree.leaves(jax.tree.broadcast(boxes, params))
         return tuple(map(chosen, every, jax.tree.leaves(params)))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         said = "expected filter_axes as an axis or axes that the arrays have, or a tree of these"
         found = f"found {short(filter_axes)}; shape it like the parameters"
         raise InputError(f"{said}, {found}") from None

@@ -70,7 +70,7 @@ def test_filter_axes_of_an_equinox_model_and_of_a_tree():
     np.testing.assert_allclose(jnp.linalg.norm(basis["flax"][0], axis=0), 3**0.5, rtol=1e-5)
     np.testing.assert_allclose(jnp.linalg.norm(basis["torch"]["a"][0], axis=1), 3**0.5, rtol=1e-5)
     assert not basis["torch"]["still"].any()
-    for wrong in (3, (0, 5), {"flax": 0}):
+    for wrong in (3, (0, 5), {"flax": 0}, 2**70):
         with pytest.raises(InputError, match="filter_axes"):
             js.random_subspace(KEY, w, dim=1, normalization="filter", filter_axes=wrong)
 
@@ -230,6 +230,7 @@ def test_an_order_is_seen_among_losses_that_are_nearly_0():
     np.testing.assert_allclose(found, want, rtol=1e-3)
     mixed = RNG.permuted(ordered, axis=1)
     assert 0 < abs(float(js.estimate_loss_variance(js.evidence_of(mixed)).trend)) < 3.3
+    assert float(js.estimate_loss_variance(js.evidence_of(np.zeros((2, 50)))).trend) == 0
 
 
 def test_a_tolerance_that_none_can_meet_is_not_reached():
