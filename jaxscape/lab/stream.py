@@ -19,9 +19,8 @@ PIECE = 2**24  # bytes that ``blocks`` reads at a time
 class Mapped:
     """A memory-mapped array whose rows are converted as they are read.
 
-    Args:
-        stored: what ``np.load(path, mmap_mode="r")`` gives.
-        convert: maps stored rows ``[b, ...]`` to the rows wanted, in new memory.
+    ``convert`` maps rows ``[b, ...]`` of what ``np.load(path, mmap_mode="r")`` gives to the rows
+    wanted, in new memory.
     """
 
     def __init__(
