@@ -128,10 +128,9 @@ def loss_variance(
         if n < 2:
             raise InputError(f"expected at least 2 samples for a variance, found {n}; give more")
         if bad:
-            raise InputError(
-                f"expected finite losses, found NaN or infinity for {bad} of {n} samples; lower "
-                "sigma, or check the samples and the parameters"
-            )
+            found = f"NaN or infinity for {bad} of {n} samples"
+            said = f"expected finite losses, found {found}; lower sigma, or check the samples"
+            raise InputError(f"{said} and the parameters")
         warn_of_rounding(np.asarray(evidence.prefix.mean), np.sqrt(evidence.prefix.variance))
     return estimate_loss_variance(evidence, part, level=level, fixed_points=fixed_points)
 
@@ -162,10 +161,8 @@ def extend(evidence: Evidence, losses: Float[ArrayLike, "m b"]) -> Evidence:
     losses, m = owned(losses), evidence.prefix.mean.size  # the caller may write into a buffer
     losses = jnp.asarray(losses, evidence.prefix.mean.dtype)
     if losses.ndim != 2 or losses.shape[0] != m:
-        raise InputError(
-            f"expected losses of shape ({m}, samples), one row per point, found {losses.shape}; "
-            "evaluate every batch at the same points"
-        )
+        said = f"expected losses of shape ({m}, samples), one row per point, found {losses.shape}"
+        raise InputError(f"{said}; evaluate every batch at the same points")
     return _extend(evidence, losses)
 
 
@@ -201,8 +198,7 @@ def _moments(before: Float[Array, "7"], position: Array, sizes: Array) -> Float[
 @jax.jit
 def trend_of(losses: Float[Array, "n"]) -> Float[Array, ""]:
     """``LossVariance.trend`` of the losses at one point."""
-    none = jnp.zeros(7, losses.dtype)
-    return _trend(_moments(none, jnp.arange(losses.size), jnp.abs(losses)))
+    return _trend(_moments(jnp.zeros(7, losses.dtype), jnp.arange(losses.size), jnp.abs(losses)))
 
 
 def _trend(moments: Float[Array, "7"]) -> Float[Array, ""]:

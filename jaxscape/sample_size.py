@@ -70,9 +70,8 @@ def _common_shape(*arrays: ArrayLike) -> tuple[int, ...]:
     try:
         return jnp.broadcast_shapes(*shapes)
     except ValueError:
-        raise InputError(
-            f"expected arguments that broadcast, found shapes {short(shapes)}; reshape one"
-        ) from None
+        found = f"shapes {short(shapes)}; reshape one"
+        raise InputError(f"expected arguments that broadcast, found {found}") from None
 
 
 class SufficientSize(NamedTuple):
@@ -176,10 +175,8 @@ def random_orders(
     """
     shape, losses = jnp.shape(losses), jnp.asarray(losses)
     if len(shape) != 2 or shape[1] < 2 or num_orders < 1:
-        raise InputError(
-            "expected losses of shape (points, samples) with at least 2 samples, and at least 1 "
-            f"order, found {num_orders} of {shape}; give one row per point"
-        )
+        said = "expected at least 1 order of losses of shape (points, samples), at least 2 samples"
+        raise InputError(f"{said}, found {num_orders} of {shape}; give one row per point")
     m, n = shape
 
     def one(key: Key[Array, ""]) -> Float[Array, "K"]:
@@ -213,7 +210,8 @@ def exceedance_size(
     upper limit the terms get one more, twice as large as the largest, as in
     ``loss_variance.mean_interval``, unless they are all of a run of ``within`` samples. Where
     losses are heavy-tailed, a K far beyond ``count`` comes out too small: it depends on losses
-    rarer than any seen.
+    rarer than any seen. Low, value and high are a ``SufficientSize`` each, shaped like
+    ``tolerance`` and not reached where a term is not finite.
 
     Args:
         terms: The largest of ``count`` terms z, as ``Evidence.delta.largest`` holds them; an
@@ -223,9 +221,6 @@ def exceedance_size(
         tolerance: Of Δ_k, in units of the loss squared.
         level: The chance with which the limits hold K, in 0..1, else an ``InputError``.
         within: n of a run of n samples, which sees no later exceedance: its sum ends at n − 1.
-
-    Returns:
-        Three ``SufficientSize`` shaped like ``tolerance``, not reached where a term is not finite.
     """
     check_level(level)
     if jnp.size(terms) == 0:

@@ -71,13 +71,14 @@ def restore(folder: str | Path, name: str, like: Any) -> Any:
         step = manager.latest_step()
         try:
             stored = manager.item_metadata(step).tree
+            kind = lambda leaf: f"{np.dtype(leaf.dtype)}{list(leaf.shape)}"  # noqa: E731
             for path in expected | stored:
-                wanted, found = (_kind(tree.get(path)) for tree in (expected, stored))
+                pair = expected.get(path), stored.get(path)
+                wanted, found = ("absent" if leaf is None else kind(leaf) for leaf in pair)
                 if wanted != found:
-                    raise InputError(
-                        f"expected {path} to be {wanted}, found {found} in {name!r} of {folder}, "
-                        "a checkpoint of other settings; use those settings or another folder"
-                    )
+                    said = f"expected {path} to be {wanted}, found {found} in {name!r} of {folder}"
+                    where = "a checkpoint of other settings; use those settings or another folder"
+                    raise InputError(f"{said}, {where}")
             device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
             abstract = {
                 path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
@@ -88,15 +89,9 @@ def restore(folder: str | Path, name: str, like: Any) -> Any:
         except InputError:
             raise
         except Exception as error:  # Orbax raises a bare Exception for an unreadable array
-            raise InputError(
-                f"expected a readable checkpoint {name!r} in {folder}, found: {_reason(error)}; "
-                "remove the folder to start afresh"
-            ) from error
+            said = f"expected a readable checkpoint {name!r} in {folder}, found: {_reason(error)}"
+            raise InputError(f"{said}; remove the folder to start afresh") from error
     return jax.tree.unflatten(jax.tree.structure(like), [found[path] for path in expected])
-
-
-def _kind(leaf: Any) -> str:
-    return "absent" if leaf is None else f"{np.dtype(leaf.dtype)}{list(leaf.shape)}"
 
 
 def _flat(name: str, tree: Any) -> dict[str, Any]:

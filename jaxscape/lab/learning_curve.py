@@ -49,9 +49,8 @@ class LearningCurve:
     def at(self, k: Real[np.ndarray, "*k"] | Scalar) -> Interval:
         """E(k) between its limits, which are at least 0."""
         k = np.asarray(k, np.float64)
-        floor, scale, exponent = (
-            part.reshape(-1, *(1,) * k.ndim) for part in (self.floor, self.scale, self.exponent)
-        )
+        parts = self.floor, self.scale, self.exponent
+        floor, scale, exponent = (part.reshape(-1, *(1,) * k.ndim) for part in parts)
         return self._interval(np.maximum(floor + scale * k**-exponent, 0))
 
     def gain(self, k: Scalar, to: Scalar) -> Interval:
@@ -159,10 +158,8 @@ def _check(k, losses, floor: float | None, level: float, num_draws: int) -> None
         raise InputError(f"expected at least 4 different k above 0, found {k}; refit at more k")
     bad = ~np.isfinite(losses) | (losses < 0)
     if bad.any():
-        raise InputError(
-            f"expected finite losses of at least 0, found {losses[bad][0]} at k = "
-            f"{k[bad.any(0)][0]:g}; leave that k out"
-        )
+        found = f"{losses[bad][0]} at k = {k[bad.any(0)][0]:g}; leave that k out"
+        raise InputError(f"expected finite losses of at least 0, found {found}")
     least = losses.mean(0).min()
     if floor is not None and not 0 <= floor <= least:
         raise InputError(f"expected a floor from 0 to {least:g}, found {floor}; change it")

@@ -60,23 +60,18 @@ class CNN(Network):
     def __call__(self, inputs: Float[Array, "n ..."]) -> Float[Array, "n c"]:
         """The outputs before any softmax."""
         if inputs.ndim != 4:
-            raise InputError(
-                f"expected images [n, h, w, c] as inputs, found shape {inputs.shape}; take the mlp"
-            )
+            found = f"shape {inputs.shape}; take the mlp"
+            raise InputError(f"expected images [n, h, w, c] as inputs, found {found}")
         x = inputs
         for block in range(self.layers):
-            channels = max(1, self.hidden * 2**block // 8)
-            x = nn.relu(nn.Dense(channels, use_bias=self.bias)(patches(x)))
+            # the 3×3 neighbourhood of every second pixel, zero outside; a kernel's axes lie flat
+            height, width = x.shape[1:3]
+            padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+            shifts = itertools.product(range(3), range(3))
+            parts = [padded[:, i : i + height : 2, j : j + width : 2] for i, j in shifts]
+            patches, channels = jnp.concatenate(parts, -1), max(1, self.hidden * 2**block // 8)
+            x = nn.relu(nn.Dense(channels, use_bias=self.bias)(patches))
         return nn.Dense(self.num_outputs, use_bias=self.bias)(x.reshape(x.shape[0], -1))
-
-
-def patches(images: Float[Array, "n h w c"]) -> Float[Array, "n half_h half_w 9*c"]:
-    """The 3×3 neighbourhood of every second pixel, zero outside; a kernel's axes (3, 3, c) flat."""
-    height, width = images.shape[1:3]
-    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    shifts = itertools.product(range(3), range(3))
-    parts = [padded[:, i : i + height : 2, j : j + width : 2] for i, j in shifts]
-    return jnp.concatenate(parts, axis=-1)
 
 
 class Transformer(Network):
@@ -93,10 +88,8 @@ class Transformer(Network):
     def __call__(self, inputs: Shaped[Array, "n ..."]) -> Float[Array, "n a c"]:
         """The outputs before any softmax."""
         if inputs.ndim != 2 or not jnp.issubdtype(inputs.dtype, jnp.integer):
-            raise InputError(
-                f"expected integer tokens [n, length], found {inputs.dtype} of shape "
-                f"{inputs.shape}; give the transformer sequences of tokens, or take the mlp"
-            )
+            found = f"{inputs.dtype} of shape {inputs.shape}; give sequences of tokens"
+            raise InputError(f"expected integer tokens [n, length], found {found}, or take the mlp")
         norm = lambda x: nn.LayerNorm(use_bias=self.bias)(x)  # noqa: E731
         dense = lambda width, x: nn.Dense(width, use_bias=self.bias)(x)  # noqa: E731
         length = inputs.shape[1]
@@ -163,7 +156,8 @@ def build(
             raise InputError(f"expected {what} of at least {least}, found {size}; raise it")
     module = ARCHITECTURES[name](num_outputs, hidden, layers, bias, answers)
     first = jax.jit(module.init)
-    return Model(
-        lambda key, inputs: first(key, jnp.asarray(inputs[:1]))["params"],
-        lambda params, inputs: module.apply({"params": params}, inputs),
-    )
+
+    def apply(params: Params, inputs: Any) -> Any:
+        return module.apply({"params": params}, inputs)
+
+    return Model(lambda key, inputs: first(key, jnp.asarray(inputs[:1]))["params"], apply)

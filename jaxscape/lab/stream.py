@@ -86,7 +86,5 @@ def _check_length(array: np.ndarray) -> None:
         return
     wanted, found = array.offset + array.nbytes, Path(array.filename).stat().st_size
     if found < wanted:
-        raise OSError(
-            f"expected {array.filename} to keep its {wanted} bytes while it is read, found "
-            f"{found}; put the file back, and leave it alone until the run is done"
-        )
+        said = f"expected {array.filename} to keep its {wanted} bytes while read, found {found}"
+        raise OSError(f"{said}; put the file back, and leave it alone until the run is done")

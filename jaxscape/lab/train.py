@@ -74,8 +74,7 @@ def fit(
             which are read piece by piece, the next one while the device works.
         epochs: at least 0.
         batch_size: the largest number of samples in a step.
-        learning_rate: above 0.
-        weight_decay: as for ``adam``.
+        learning_rate, weight_decay: as for ``adam``; above 0, and at least 0.
         schedule: the learning rate stays as it is, or falls to 0 at the last step.
         finish: at most so many steps of L-BFGS thereafter, each along all samples of its network
             (Liu and Nocedal 1989); 0 gives the norm of the gradient alone.
@@ -93,9 +92,8 @@ def fit(
         keys, params = _stack((key, params)) if single else (key, params)
     num, shapes = len(keys), [jnp.shape(leaf) for leaf in jax.tree.leaves(params)]
     if num < 1 or any(shape[:1] != (num,) for shape in shapes):
-        raise InputError(
-            f"expected parameters of {num} networks, one per key, found shapes {shapes}; stack them"
-        )
+        found = f"shapes {shapes}; stack them"
+        raise InputError(f"expected parameters of {num} networks, one per key, found {found}")
     few = data.read(np.arange(min(data.n, batch_size))) if stored else data
     n, bound = losses.ready(loss, _first(params), few)
     n = data.n if stored else n
@@ -336,19 +334,14 @@ def _check_finite(
         which = f"{bad.sum()} of {len(bad)} networks"
         if ks is not None:
             which = f"the networks of k = {', '.join(map(str, np.asarray(ks)[bad]))}"
-        raise InputError(
-            f"expected finite training losses and parameters, found NaN or infinity in {which} in "
-            f"{where}; lower it, or look for NaN in the inputs"
-        )
+        found = f"NaN or infinity in {which} in {where}; lower it, or look for NaN in the inputs"
+        raise InputError(f"expected finite training losses and parameters, found {found}")
 
 
 def mean_loss(
     loss: PerSampleLoss, params: Params, data: Batch, *, batch_size: int
 ) -> Float[Array, ""]:
-    """L_n(w) = (1/n) Σ_i ℓ_i(w) in one pass over chunks of at most ``batch_size`` samples.
-
-    Matrix products run at the highest precision.
-    """
+    """L_n(w) = (1/n) Σ_i ℓ_i(w) over chunks of ``batch_size``, with products at full precision."""
     _, bound = losses.ready(loss, params, data, apart=False)
     return _mean(bound, params, data, batch_size)
 
