@@ -121,7 +121,8 @@ def attention(joint: Float[Array, "n t joint_w"], heads: int, asked: int) -> Flo
     """
     n, length, width = joint.shape
     split = joint.reshape(n, length, 3, heads, width // 3 // heads)
-    query, key, value = split[:, -asked:, 0], split[:, :, 1], split[:, :, 2]
+    query, key, value = (split[:, :, part] for part in range(3))
+    query = query[:, -asked:]
     scores = jnp.einsum("nthe,nshe->nhts", query, key) / math.sqrt(query.shape[-1])
     earlier = jnp.tril(jnp.ones((length, length), bool))[-asked:]
     weights = jax.nn.softmax(jnp.where(earlier, scores, -jnp.inf))
