@@ -58,10 +58,10 @@ class LossVariance(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """The terms z met so far: their sum at each point, ``[m]``, and that of their squares."""
+    """The terms z met so far."""
 
-    by_point: Pair
-    squares: Pair
+    by_point: Pair  # their sum at each point, [m]
+    squares: Pair  # the sum of their squares
     largest: Float[Array, "LARGEST"]  # in descending order, then zeros
 
 
@@ -93,15 +93,13 @@ def loss_variance(
 ) -> LossVariance:
     """E_q S², the mean over a probe of the variance of the per-sample loss, with its interval.
 
-    The samples may be a pilot. For statements about samples that w* has not seen, give such.
+    The samples may be a pilot. For statements about samples that w* has not seen, give such. An
+    ``InputError`` tells of fewer than 2 samples, or of a loss that is not finite (not under
+    ``jit``).
 
     Args:
         loss, probe, data, batch_size, point_batch, precision, mesh: As for ``delta``.
         part, level, fixed_points: As for ``estimate_loss_variance``.
-
-    Raises:
-        InputError: fewer than 2 samples; a loss that is NaN or infinite (not seen under ``jit``);
-            what ``evaluate`` and ``estimate_loss_variance`` raise.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxscape as js
@@ -125,23 +123,16 @@ def loss_variance(
     for batch in batches:
         losses = evaluate(loss, probe, batch, keep, precision=precision, **options)
         evidence = jax.block_until_ready(extend(evidence, losses))
-    _check_evidence(evidence)
+    if not is_traced(evidence):
+        n, bad = int(evidence.prefix.num_samples), int(evidence.nonfinite)
+        if n < 2:
+            raise InputError(f"expected at least 2 samples for a variance, found {n}; give more")
+        if bad:
+            found = f"NaN or infinity for {bad} of {n} samples"
+            said = f"expected finite losses, found {found}; lower sigma, or check the samples"
+            raise InputError(f"{said} and the parameters")
+        warn_of_rounding(np.asarray(evidence.prefix.mean), np.sqrt(evidence.prefix.variance))
     return estimate_loss_variance(evidence, part, level=level, fixed_points=fixed_points)
-
-
-def _check_evidence(evidence: Evidence) -> None:
-    """Raise an ``InputError`` for too few samples or losses that are not finite."""
-    if is_traced(evidence):
-        return
-    n, bad = int(evidence.prefix.num_samples), int(evidence.nonfinite)
-    if n < 2:
-        raise InputError(f"expected at least 2 samples for a variance, found {n}; give more")
-    if bad:
-        raise InputError(
-            f"expected finite losses, found NaN or infinity for {bad} of {n} samples; lower "
-            "sigma, or check the samples and the parameters"
-        )
-    warn_of_rounding(np.asarray(evidence.prefix.mean), np.sqrt(evidence.prefix.variance))
 
 
 @explained
@@ -170,10 +161,8 @@ def extend(evidence: Evidence, losses: Float[ArrayLike, "m b"]) -> Evidence:
     losses, m = owned(losses), evidence.prefix.mean.size  # the caller may write into a buffer
     losses = jnp.asarray(losses, evidence.prefix.mean.dtype)
     if losses.ndim != 2 or losses.shape[0] != m:
-        raise InputError(
-            f"expected losses of shape ({m}, samples), one row per point, found {losses.shape}; "
-            "evaluate every batch at the same points"
-        )
+        said = f"expected losses of shape ({m}, samples), one row per point, found {losses.shape}"
+        raise InputError(f"{said}; evaluate every batch at the same points")
     return _extend(evidence, losses)
 
 
@@ -209,8 +198,7 @@ def _moments(before: Float[Array, "7"], position: Array, sizes: Array) -> Float[
 @jax.jit
 def trend_of(losses: Float[Array, "n"]) -> Float[Array, ""]:
     """``LossVariance.trend`` of the losses at one point."""
-    none = jnp.zeros(7, losses.dtype)
-    return _trend(_moments(none, jnp.arange(losses.size), jnp.abs(losses)))
+    return _trend(_moments(jnp.zeros(7, losses.dtype), jnp.arange(losses.size), jnp.abs(losses)))
 
 
 def _trend(moments: Float[Array, "7"]) -> Float[Array, ""]:
@@ -239,14 +227,12 @@ def estimate_loss_variance(
 
     Args:
         evidence: Of ``evidence_of``, or of ``extend`` for samples that stream in.
-        part: "delta" for Δ, "centered" for centered delta.
-        level: The probability with which the interval holds E_q S² of all samples from which those
-            met are a random selection; it is wide where ``effective`` is below ``TRUSTED``.
+        part: "delta" for Δ, "centered" for centered delta, else an ``InputError``.
+        level: The probability (in 0..1, else an ``InputError``) with which the interval holds E_q
+            S² of all samples from which those met are a random selection; it is wide where
+            ``effective`` is below ``TRUSTED``.
         fixed_points: Whether E_q is the mean over these very points. Otherwise the interval allows
-            for the spread of the m points as well.
-
-    Raises:
-        InputError: an unknown part, one point whose spread is asked for, a level outside 0..1.
+            for the spread of the m points as well; an ``InputError`` where m is 1.
     """
     _check(part, level, evidence.delta.by_point[0].size, fixed_points)
     tally: Tally = getattr(evidence, part)
@@ -346,8 +332,7 @@ def two_sided(level: float, freedom: Real[ArrayLike, "*s"]) -> Float[Array, "*s"
     start = jnp.full_like(freedom, -3.0), jnp.full_like(freedom, 15.0)
     low, high = jax.lax.fori_loop(0, 40, halve, start)
     z = ndtri((1 + level) / 2)
-    first = (z**3 + z) / 4
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
     third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
     many = z + (first + (second + third / freedom) / freedom) / freedom
     t = jnp.where(freedom < 30, 10 ** ((low + high) / 2), many)

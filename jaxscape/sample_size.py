@@ -70,9 +70,8 @@ def _common_shape(*arrays: ArrayLike) -> tuple[int, ...]:
     try:
         return jnp.broadcast_shapes(*shapes)
     except ValueError:
-        raise InputError(
-            f"expected arguments that broadcast, found shapes {short(shapes)}; reshape one"
-        ) from None
+        found = f"shapes {short(shapes)}; reshape one"
+        raise InputError(f"expected arguments that broadcast, found {found}") from None
 
 
 class SufficientSize(NamedTuple):
@@ -169,19 +168,15 @@ def random_orders(
 
     Args:
         key: Of the orders.
-        losses: ℓ_i(w) of n samples at m points, as ``evaluate`` with ``reductions.losses(m)`` gives
-            them. For centered delta give √(m/(m−1)) (ℓ_i − mean of ℓ_i over the points).
-        num_orders: R.
-
-    Raises:
-        InputError: losses that are not [m, n ≥ 2], or fewer than one order.
+        losses: ℓ_i(w) of n ≥ 2 samples at m points, else an ``InputError``; as ``evaluate`` with
+            ``reductions.losses(m)`` gives them. For centered delta give √(m/(m−1)) (ℓ_i − mean of
+            ℓ_i over the points).
+        num_orders: R, at least 1, else an ``InputError``.
     """
     shape, losses = jnp.shape(losses), jnp.asarray(losses)
     if len(shape) != 2 or shape[1] < 2 or num_orders < 1:
-        raise InputError(
-            "expected losses of shape (points, samples) with at least 2 samples, and at least 1 "
-            f"order, found {num_orders} of {shape}; give one row per point"
-        )
+        said = "expected at least 1 order of losses of shape (points, samples), at least 2 samples"
+        raise InputError(f"{said}, found {num_orders} of {shape}; give one row per point")
     m, n = shape
 
     def one(key: Key[Array, ""]) -> Float[Array, "K"]:
@@ -215,22 +210,17 @@ def exceedance_size(
     upper limit the terms get one more, twice as large as the largest, as in
     ``loss_variance.mean_interval``, unless they are all of a run of ``within`` samples. Where
     losses are heavy-tailed, a K far beyond ``count`` comes out too small: it depends on losses
-    rarer than any seen.
+    rarer than any seen. Low, value and high are a ``SufficientSize`` each, shaped like
+    ``tolerance`` and not reached where a term is not finite.
 
     Args:
-        terms: The largest of ``count`` terms z, as ``Evidence.delta.largest`` holds them. Others
-            count as 0 for the lower limit, else as the smallest of these: too wide a limit where
-            they reach the tolerance at K.
+        terms: The largest of ``count`` terms z, as ``Evidence.delta.largest`` holds them; an
+            ``InputError`` where there are none. Others count as 0 for the lower limit, else as the
+            smallest of these: too wide a limit where they reach the tolerance at K.
         count: How many terms there are, one less than the samples.
         tolerance: Of Δ_k, in units of the loss squared.
-        level: The chance with which the limits hold K.
+        level: The chance with which the limits hold K, in 0..1, else an ``InputError``.
         within: n of a run of n samples, which sees no later exceedance: its sum ends at n − 1.
-
-    Returns:
-        Three ``SufficientSize`` shaped like ``tolerance``, not reached where a term is not finite.
-
-    Raises:
-        InputError: no terms, or a level not between 0 and 1.
     """
     check_level(level)
     if jnp.size(terms) == 0:
@@ -310,14 +300,10 @@ def monitor(
     samples only, such as fresh ones, ``decide(state, total)`` compares K with their total number.
 
     Args:
-        num_points: m, the rows of the losses.
-        tolerance: Of Δ_k, in units of the loss squared.
-        level: The probability with which each interval holds its K.
-        at_least: The smallest count to stop at.
+        num_points: m ≥ 1, the rows of the losses.
+        tolerance, level: As for ``exceedance_size``; an ``InputError`` for a tolerance not above 0.
+        at_least: The smallest count to stop at, 1 or more.
         dtype: Of the losses, which are cast to it.
-
-    Raises:
-        InputError: num_points or at_least below 1, a tolerance not above 0, a level outside 0..1.
 
     Example:
         >>> import jax, jaxscape as js

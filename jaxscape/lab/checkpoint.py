@@ -29,13 +29,10 @@ def save(folder: str | Path, name: str, tree: Any) -> None:
     removed when it is complete: a process killed at any instant leaves one of the two whole.
 
     Args:
-        folder: made where it is missing.
+        folder: made where it is missing; an ``OSError`` where it cannot be written (a full disk).
         name: of a subfolder.
         tree: JAX or NumPy arrays with at least one entry each, which every process has whole;
             random keys as ``jax.random.key_data``.
-
-    Raises:
-        OSError: it cannot be written (a full disk, an unwritable folder).
     """
     try:
         if jax.process_count() > 1:
@@ -62,13 +59,10 @@ def restore(folder: str | Path, name: str, like: Any) -> Any:
     """The item ``name`` of ``folder``, bit-identical to what was saved.
 
     Args:
-        folder, name: as it was saved.
+        folder, name: as it was saved; an ``InputError`` where it is missing or cannot be read.
         like: a pytree of arrays or ``jax.ShapeDtypeStruct`` with the structure, shapes and dtypes
-            that are expected; where a leaf has a sharding, the array is placed by it.
-
-    Raises:
-        InputError: there is no such item, it differs from ``like`` (a checkpoint of other
-            settings), or it cannot be read.
+            that are expected, else an ``InputError`` (a checkpoint of other settings); where a
+            leaf has a sharding, the array is placed by it.
     """
     if not exists(folder, name):
         raise InputError(f"expected a checkpoint {name!r} in {folder}, found none; save it first")
@@ -76,7 +70,15 @@ def restore(folder: str | Path, name: str, like: Any) -> Any:
     with _manager(folder, name, read_only=True) as manager:
         step = manager.latest_step()
         try:
-            _check(folder, name, manager.item_metadata(step).tree, expected)
+            stored = manager.item_metadata(step).tree
+            kind = lambda leaf: f"{np.dtype(leaf.dtype)}{list(leaf.shape)}"  # noqa: E731
+            for path in expected | stored:
+                pair = expected.get(path), stored.get(path)
+                wanted, found = ("absent" if leaf is None else kind(leaf) for leaf in pair)
+                if wanted != found:
+                    said = f"expected {path} to be {wanted}, found {found} in {name!r} of {folder}"
+                    where = "a checkpoint of other settings; use those settings or another folder"
+                    raise InputError(f"{said}, {where}")
             device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
             abstract = {
                 path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
@@ -87,23 +89,9 @@ def restore(folder: str | Path, name: str, like: Any) -> Any:
         except InputError:
             raise
         except Exception as error:  # Orbax raises a bare Exception for an unreadable array
-            raise InputError(
-                f"expected a readable checkpoint {name!r} in {folder}, found: {_reason(error)}; "
-                "remove the folder to start afresh"
-            ) from error
+            said = f"expected a readable checkpoint {name!r} in {folder}, found: {_reason(error)}"
+            raise InputError(f"{said}; remove the folder to start afresh") from error
     return jax.tree.unflatten(jax.tree.structure(like), [found[path] for path in expected])
-
-
-def _check(folder: str | Path, name: str, stored: dict, expected: dict) -> None:
-    """Raise an ``InputError`` that names the first leaf that differs."""
-    kind = lambda leaf: f"{np.dtype(leaf.dtype)}{list(leaf.shape)}"  # noqa: E731
-    for path in expected | stored:
-        wanted, found = (kind(x[path]) if path in x else "absent" for x in (expected, stored))
-        if wanted != found:
-            raise InputError(
-                f"expected {path} to be {wanted}, found {found} in checkpoint {name!r} of "
-                f"{folder}, a checkpoint of other settings; use those settings or another folder"
-            )
 
 
 def _flat(name: str, tree: Any) -> dict[str, Any]:
@@ -115,8 +103,7 @@ def _flat(name: str, tree: Any) -> dict[str, Any]:
 def _reason(error: Exception) -> str:
     """One short line; of TensorStore's long ones the system's own words."""
     code = re.search(r"os_error_code='(\d+)'", str(error))
-    number = int(code[1]) if code else getattr(error, "errno", None)
-    if number:
+    if number := int(code[1]) if code else getattr(error, "errno", None):
         return os.strerror(number)
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, Real
 
 from jaxscape.arguments import explained
-from jaxscape.loss_variance import Interval
+from jaxscape.loss_variance import Interval, check_level
 from jaxscape.types import InputError, Scalar
 
 EXPONENTS = 0.02, 4.0  # the least and the largest b that is looked for
@@ -49,9 +49,8 @@ class LearningCurve:
     def at(self, k: Real[np.ndarray, "*k"] | Scalar) -> Interval:
         """E(k) between its limits, which are at least 0."""
         k = np.asarray(k, np.float64)
-        floor, scale, exponent = (
-            part.reshape(-1, *(1,) * k.ndim) for part in (self.floor, self.scale, self.exponent)
-        )
+        parts = self.floor, self.scale, self.exponent
+        floor, scale, exponent = (part.reshape(-1, *(1,) * k.ndim) for part in parts)
         return self._interval(np.maximum(floor + scale * k**-exponent, 0))
 
     def gain(self, k: Scalar, to: Scalar) -> Interval:
@@ -78,12 +77,12 @@ class LearningCurve:
             ratio = np.where(allowed > 0, self.scale / allowed, np.inf)
             found = self._interval(np.maximum(np.floor(ratio ** (1 / self.exponent)) + 1, 1))
         flat = self._interval(self.exponent).low <= EXPONENTS[0]  # b = 0 in all but name
-        if unknown or flat or self._interval(self.scale).low == 0:
-            return Size(found, "cannot tell")
-        if found.low > by or np.isinf(found.low):
-            return Size(found, "not by")
-        sure = found.high <= by and np.isfinite(found.high)
-        return Size(found, "reached" if sure else "cannot tell")
+        if not (unknown or flat or self._interval(self.scale).low == 0):
+            if found.low > by or np.isinf(found.low):
+                return Size(found, "not by")
+            if found.high <= by and np.isfinite(found.high):
+                return Size(found, "reached")
+        return Size(found, "cannot tell")
 
     def _interval(self, draws: Float[np.ndarray, "draws *k"]) -> Interval:
         ends = (1 - self.level) / 2, (1 + self.level) / 2
@@ -111,14 +110,12 @@ def fit(
 
     Args:
         key: Draws the errors.
-        k: At least 4 different numbers of samples.
-        losses: Test losses, or errors, of a network refitted on the first k samples of each order.
+        k: At least 4 different numbers of samples, else an ``InputError``.
+        losses: Test losses, or errors, of a network refitted on the first k samples of each order;
+            finite and not negative, else an ``InputError``.
         floor: c, where it is known: 0 of the generalisation gap, test less training losses.
         level: Of the intervals.
         num_draws: Draws around the estimate, at least 100.
-
-    Raises:
-        InputError: too few values, losses that are negative or not finite, a setting out of range.
 
     Example:
         >>> import jax, numpy as np
@@ -155,26 +152,20 @@ def fit(
 
 def _check(k, losses, floor: float | None, level: float, num_draws: int) -> None:
     if not len(losses) or losses.shape[1] != len(k):
-        raise InputError(
-            f"expected losses [orders, g] of k [g], found shapes {losses.shape} and {k.shape}; "
-            "give a row per order"
-        )
+        found = f"{losses.shape} of k {k.shape}; give a row per order"
+        raise InputError(f"expected losses [orders, g] of k [g], found {found}")
     if len(np.unique(k)) < 4 or not (np.isfinite(k) & (k > 0)).all():
         raise InputError(f"expected at least 4 different k above 0, found {k}; refit at more k")
     bad = ~np.isfinite(losses) | (losses < 0)
     if bad.any():
-        raise InputError(
-            f"expected finite losses of at least 0, found {losses[bad][0]} at k = "
-            f"{k[bad.any(0)][0]:g}; leave that k out"
-        )
+        found = f"{losses[bad][0]} at k = {k[bad.any(0)][0]:g}; leave that k out"
+        raise InputError(f"expected finite losses of at least 0, found {found}")
     least = losses.mean(0).min()
     if floor is not None and not 0 <= floor <= least:
         raise InputError(f"expected a floor from 0 to {least:g}, found {floor}; change it")
-    if not 0 < level < 1 or num_draws < 100:
-        raise InputError(
-            f"expected a level between 0 and 1 and at least 100 draws, found {level} and "
-            f"{num_draws}; change them"
-        )
+    check_level(level)
+    if num_draws < 100:
+        raise InputError(f"expected at least 100 draws, found {num_draws}; raise num_draws")
 
 
 def _scatter(k: Float[np.ndarray, "g"], losses: Float[np.ndarray, "orders g"]) -> np.ndarray:

@@ -12,8 +12,7 @@ from jaxtyping import Array, Float, Shaped
 
 from jaxscape.types import InputError, Params
 
-HEADS = 4
-"""Attention heads of a transformer, or as many of them as divide its width."""
+HEADS = 4  # attention heads of a transformer, or as many of them as divide its width
 
 
 class Model(NamedTuple):
@@ -27,7 +26,7 @@ class Model(NamedTuple):
 
 
 class Network(nn.Module):
-    """The number of outputs, width and number of hidden layers; ``answers`` as of ``build``."""
+    """The arguments of ``build``."""
 
     num_outputs: int
     hidden: int
@@ -61,23 +60,18 @@ class CNN(Network):
     def __call__(self, inputs: Float[Array, "n ..."]) -> Float[Array, "n c"]:
         """The outputs before any softmax."""
         if inputs.ndim != 4:
-            raise InputError(
-                f"expected images [n, h, w, c] as inputs, found shape {inputs.shape}; take the mlp"
-            )
+            found = f"shape {inputs.shape}; take the mlp"
+            raise InputError(f"expected images [n, h, w, c] as inputs, found {found}")
         x = inputs
         for block in range(self.layers):
-            channels = max(1, self.hidden * 2**block // 8)
-            x = nn.relu(nn.Dense(channels, use_bias=self.bias)(patches(x)))
+            # the 3×3 neighbourhood of every second pixel, zero outside; a kernel's axes lie flat
+            height, width = x.shape[1:3]
+            padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+            shifts = itertools.product(range(3), range(3))
+            parts = [padded[:, i : i + height : 2, j : j + width : 2] for i, j in shifts]
+            patches, channels = jnp.concatenate(parts, -1), max(1, self.hidden * 2**block // 8)
+            x = nn.relu(nn.Dense(channels, use_bias=self.bias)(patches))
         return nn.Dense(self.num_outputs, use_bias=self.bias)(x.reshape(x.shape[0], -1))
-
-
-def patches(images: Float[Array, "n h w c"]) -> Float[Array, "n half_h half_w 9*c"]:
-    """The 3×3 neighbourhood of every second pixel, zero outside; a kernel's axes (3, 3, c) flat."""
-    height, width = images.shape[1:3]
-    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    shifts = itertools.product(range(3), range(3))
-    parts = [padded[:, i : i + height : 2, j : j + width : 2] for i, j in shifts]
-    return jnp.concatenate(parts, axis=-1)
 
 
 class Transformer(Network):
@@ -94,23 +88,20 @@ class Transformer(Network):
     def __call__(self, inputs: Shaped[Array, "n ..."]) -> Float[Array, "n a c"]:
         """The outputs before any softmax."""
         if inputs.ndim != 2 or not jnp.issubdtype(inputs.dtype, jnp.integer):
-            raise InputError(
-                f"expected integer tokens [n, length], found {inputs.dtype} of shape "
-                f"{inputs.shape}; give the transformer sequences of tokens, or take the mlp"
-            )
+            found = f"{inputs.dtype} of shape {inputs.shape}; give sequences of tokens"
+            raise InputError(f"expected integer tokens [n, length], found {found}, or take the mlp")
         norm = lambda x: nn.LayerNorm(use_bias=self.bias)(x)  # noqa: E731
         dense = lambda width, x: nn.Dense(width, use_bias=self.bias)(x)  # noqa: E731
         length = inputs.shape[1]
         asked = length if self.answers is None else self.answers
-        start = nn.initializers.normal(0.02)
-        positions = self.param("positions", start, (length, self.hidden))
+        shape = length, self.hidden
+        positions = self.param("positions", nn.initializers.normal(0.02), shape)
         tokens = nn.Embed(self.num_outputs, self.hidden)(jnp.arange(self.num_outputs))
         x = tokens[inputs] + positions
         for layer in range(self.layers):
-            # ``joint`` holds queries, keys and values of every token, [n, t, 3 * hidden]
+            # ``joint`` holds queries, keys and values of every token, [n, t, 3 * hidden]; in the
+            # first block they depend on token and position alone, often fewer pairs than tokens
             if layer == 0 and self.num_outputs <= len(inputs):
-                # in the first block they depend on token and position alone: there are fewer
-                # such pairs than tokens in the batch
                 table = dense(3 * self.hidden, norm(tokens + positions[:, None]))
                 joint = table[jnp.arange(length), inputs]
             else:
@@ -124,10 +115,9 @@ class Transformer(Network):
 
 
 def attention(joint: Float[Array, "n t joint_w"], heads: int, asked: int) -> Float[Array, "n a w"]:
-    """Causal scaled dot-product attention of the last ``asked`` tokens.
+    """Causal attention of the last ``asked`` tokens, from queries, keys and values side by side.
 
-    ``joint`` holds queries, keys and values side by side. Vaswani et al. 2017, "Attention is all
-    you need", section 3.2.
+    Scaled dot products (Vaswani et al. 2017, "Attention is all you need", section 3.2).
     """
     n, length, width = joint.shape
     split = joint.reshape(n, length, 3, heads, width // 3 // heads)
@@ -152,15 +142,12 @@ def build(
     10 outputs the default mlp has 269,322 parameters, the default cnn 50,186.
 
     Args:
-        name: "mlp", "cnn" or "transformer".
-        num_outputs: classes, or different tokens.
-        hidden: width of each layer.
-        layers: number of hidden layers or blocks.
+        name: "mlp", "cnn" or "transformer", else an ``InputError``.
+        num_outputs: classes, or different tokens; at least 1, else an ``InputError``.
+        hidden: width of each layer, likewise.
+        layers: number of hidden layers or blocks, at least 0.
         bias: False leaves every layer its weights alone.
         answers: of how many last tokens a transformer gives outputs, by default of all.
-
-    Raises:
-        InputError: an unknown name or a size out of range.
     """
     if name not in ARCHITECTURES:
         raise InputError(f"expected a model among {list(ARCHITECTURES)}, found {name!r}; name one")
@@ -171,10 +158,7 @@ def build(
     module = ARCHITECTURES[name](num_outputs, hidden, layers, bias, answers)
     first = jax.jit(module.init)
 
-    def init(key: jax.Array, inputs: Any) -> Params:
-        return first(key, jnp.asarray(inputs[:1]))["params"]
-
     def apply(params: Params, inputs: Any) -> Any:
         return module.apply({"params": params}, inputs)
 
-    return Model(init, apply)
+    return Model(lambda key, inputs: first(key, jnp.asarray(inputs[:1]))["params"], apply)

@@ -19,9 +19,8 @@ PIECE = 2**24  # bytes that ``blocks`` reads at a time
 class Mapped:
     """A memory-mapped array whose rows are converted as they are read.
 
-    Args:
-        stored: what ``np.load(path, mmap_mode="r")`` gives.
-        convert: maps stored rows ``[b, ...]`` to the rows wanted, in new memory.
+    ``convert`` maps rows ``[b, ...]`` of what ``np.load(path, mmap_mode="r")`` gives to the rows
+    wanted, in new memory.
     """
 
     def __init__(
@@ -87,7 +86,5 @@ def _check_length(array: np.ndarray) -> None:
         return
     wanted, found = array.offset + array.nbytes, Path(array.filename).stat().st_size
     if found < wanted:
-        raise OSError(
-            f"expected {array.filename} to keep its {wanted} bytes while it is read, found "
-            f"{found}; put the file back, and leave it alone until the run is done"
-        )
+        said = f"expected {array.filename} to keep its {wanted} bytes while read, found {found}"
+        raise OSError(f"{said}; put the file back, and leave it alone until the run is done")

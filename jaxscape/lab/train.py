@@ -19,25 +19,19 @@ from jaxscape.batching import cut, host, length_of, taker
 from jaxscape.lab import stream
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss, Scalar
 
-CACHE = 32 * 2**20
-"""Bytes of optimiser's state that a CPU keeps in its cache."""
-PIECE = 4000
-"""Stored samples that are read at a time, those of one step at least."""
-CHUNK = 1000
-"""Samples at a time of L-BFGS, which takes the gradient of them all."""
+CACHE = 32 * 2**20  # bytes of optimiser's state that a CPU keeps in its cache
+PIECE = 4000  # stored samples that are read at a time, those of one step at least
+CHUNK = 1000  # samples at a time of L-BFGS, which takes the gradient of them all
 
-Rates = tuple[float, float, int | None]
-"""The arguments of ``adam``."""
+Rates = tuple[float, float, int | None]  # the arguments of ``adam``
 
 
 class Fitted(NamedTuple):
-    """Parameters at the end, leaves ``[R, ...]`` where there were R keys.
-
-    With the mean training loss during each epoch, each sample at the parameters of its step.
-    """
+    """Parameters at the end, leaves ``[R, ...]`` where there were R keys."""
 
     params: Params
     epoch_losses: Float[np.ndarray, "epochs *R"]
+    """Mean training losses, of each sample at the parameters of its step."""
     gradient_norm: Float[np.ndarray, "*R"] | None = None
     """‖∇L_k + λw‖ at the end, 0 at a minimum; None unless ``finish`` was given."""
 
@@ -69,7 +63,8 @@ def fit(
 
     An epoch takes ⌈n / batch_size⌉ steps through all samples, shuffled; with ``ks`` as many through
     samples drawn with replacement. The same key gives the same parameters, bit for bit, on the same
-    machine. A network among R does not depend on the others beyond rounding.
+    machine. A network among R does not depend on the others beyond rounding. An ``InputError``
+    tells of a setting out of range, and of a loss or a parameter that is no longer finite.
 
     Args:
         key: one key for one network, or R keys for R networks side by side.
@@ -79,8 +74,7 @@ def fit(
             which are read piece by piece, the next one while the device works.
         epochs: at least 0.
         batch_size: the largest number of samples in a step.
-        learning_rate: above 0.
-        weight_decay: as for ``adam``.
+        learning_rate, weight_decay: as for ``adam``; above 0, and at least 0.
         schedule: the learning rate stays as it is, or falls to 0 at the last step.
         finish: at most so many steps of L-BFGS thereafter, each along all samples of its network
             (Liu and Nocedal 1989); 0 gives the norm of the gradient alone.
@@ -89,10 +83,6 @@ def fit(
             ``group_size``.
         on_epoch: called as ``on_epoch(number, params)`` after each epoch, from 1 on, and once more
             after a ``finish`` above 0.
-
-    Raises:
-        InputError: a setting out of range, parameters that do not hold one network per key, a loss
-            that is not per sample, or a loss or parameter that is no longer finite.
     """
     _check_settings(epochs, learning_rate, weight_decay, schedule, finish, together)
     single, stored = key.ndim == 0, isinstance(data, stream.Stored)
@@ -102,13 +92,15 @@ def fit(
         keys, params = _stack((key, params)) if single else (key, params)
     num, shapes = len(keys), [jnp.shape(leaf) for leaf in jax.tree.leaves(params)]
     if num < 1 or any(shape[:1] != (num,) for shape in shapes):
-        raise InputError(
-            f"expected parameters of {num} networks, one per key, found shapes {shapes}; stack them"
-        )
+        found = f"shapes {shapes}; stack them"
+        raise InputError(f"expected parameters of {num} networks, one per key, found {found}")
     few = data.read(np.arange(min(data.n, batch_size))) if stored else data
     n, bound = losses.ready(loss, _first(params), few)
     n = data.n if stored else n
-    seen = None if ks is None else _check_ks(np.asarray(ks), num, n)
+    if ks is not None and (np.shape(ks) != (num,) or np.min(ks) < 1 or np.max(ks) > n):
+        found = f"found {np.asarray(ks).tolist()}; change ks"
+        raise InputError(f"expected {num} values of k from 1 to {n}, one per key, {found}")
+    seen = None if ks is None else jnp.asarray(ks, jnp.int32)
     together = min(num, together or group_size(jax.default_backend(), params))
     last = epochs * len(cut(n, batch_size).starts) if schedule == "cosine" else None
     rates = learning_rate, weight_decay, last
@@ -154,8 +146,8 @@ def adam(
     decoupled decay of AdamW shrinks w beside Adam's step and has no such loss. With ``last``, the
     learning rate falls to 0 at that step, as half a cosine does.
     """
-    falls = optax.cosine_decay_schedule(learning_rate, max(1, last)) if last is not None else None
-    steps = optax.adam(learning_rate if falls is None else falls)
+    falls = None if last is None else optax.cosine_decay_schedule(learning_rate, max(1, last))
+    steps = optax.adam(falls or learning_rate)
     return optax.chain(optax.add_decayed_weights(weight_decay), steps) if weight_decay else steps
 
 
@@ -332,14 +324,6 @@ def _check_settings(
             raise InputError(f"expected {what}, found {value}; change it")
 
 
-def _check_ks(ks: np.ndarray, num: int, n: int) -> Int[Array, "R"]:
-    if ks.shape != (num,) or ks.min() < 1 or ks.max() > n:
-        raise InputError(
-            f"expected {num} values of k from 1 to {n}, one per key, found {ks.tolist()}; change ks"
-        )
-    return jnp.asarray(ks, jnp.int32)
-
-
 def _check_finite(
     params: Params, means: Float[np.ndarray, "R"], ks: Int[Array, "R"] | None, where: str
 ) -> None:
@@ -350,19 +334,14 @@ def _check_finite(
         which = f"{bad.sum()} of {len(bad)} networks"
         if ks is not None:
             which = f"the networks of k = {', '.join(map(str, np.asarray(ks)[bad]))}"
-        raise InputError(
-            f"expected finite training losses and parameters, found NaN or infinity in {which} in "
-            f"{where}; lower it, or look for NaN in the inputs"
-        )
+        found = f"NaN or infinity in {which} in {where}; lower it, or look for NaN in the inputs"
+        raise InputError(f"expected finite training losses and parameters, found {found}")
 
 
 def mean_loss(
     loss: PerSampleLoss, params: Params, data: Batch, *, batch_size: int
 ) -> Float[Array, ""]:
-    """L_n(w) = (1/n) Σ_i ℓ_i(w) in one pass over chunks of at most ``batch_size`` samples.
-
-    Matrix products run at the highest precision.
-    """
+    """L_n(w) = (1/n) Σ_i ℓ_i(w) over chunks of ``batch_size``, with products at full precision."""
     _, bound = losses.ready(loss, params, data, apart=False)
     return _mean(bound, params, data, batch_size)
 
