@@ -22,7 +22,7 @@ from jaxscape.arguments import check_choice, explained
 from jaxscape.batching import check_eager
 from jaxscape.curvature import OverBatches
 from jaxscape.losses import bind
-from jaxscape.trees import check_floating, check_key, check_like, num_parameters, working
+from jaxscape.trees import check_floating, check_key, check_like, length, num_parameters, working
 from jaxscape.types import InputError, Matvec, Params, Scalar
 
 
@@ -246,14 +246,10 @@ def _restart(state: State, options: Options) -> State:
     rows = dot(1.5 * jnp.eye(len(rows), dtype=rows.dtype) - 0.5 * dot(basis, basis.T), rows)
     basis, images = dot(rows, state.basis), dot(rows, state.images)
     projected = dot(basis, images.T)
-    return state._replace(
-        basis=basis,
-        images=images,
-        projected=(projected + projected.T) / 2,
-        size=size,
-        ritz=state.ritz._replace(coefficients=jnp.eye(len(rows), dtype=rows.dtype)),
-        restarts=state.restarts + 1,
-    )
+    ritz = state.ritz._replace(coefficients=jnp.eye(len(rows), dtype=rows.dtype))
+    state = state._replace(ritz=ritz, restarts=state.restarts + 1, size=size)
+    projected = (projected + projected.T) / 2
+    return state._replace(basis=basis, images=images, projected=projected)
 
 
 @step
@@ -284,18 +280,12 @@ def _absorb(state: State, vector: Array, image: Array, tol: Scalar, options: Opt
     images = state.images.at[state.size].set(image)
     row = dot(basis, image)
     projected = state.projected.at[state.size].set(row).at[:, state.size].set(row)
-    found = _rayleigh_ritz(basis, images, projected, state.size + 1, tol, options)
+    size, last = state.size + 1, image - dot(row, basis)
+    found = _rayleigh_ritz(basis, images, projected, size, tol, options)
     quiet = jnp.where(state.searched > 0, found.nearly.all(), found.converged.all())
-    return state._replace(
-        basis=basis,
-        images=images,
-        projected=projected,
-        size=state.size + 1,
-        last=image - dot(row, basis),
-        ritz=found,
-        searched=jnp.where(quiet, state.searched + 1, 0),
-        matvecs=state.matvecs + 1,
-    )
+    searched = jnp.where(quiet, state.searched + 1, 0)
+    state = state._replace(basis=basis, images=images, projected=projected, size=size, last=last)
+    return state._replace(ritz=found, searched=searched, matvecs=state.matvecs + 1)
 
 
 def _rayleigh_ritz(
@@ -361,13 +351,6 @@ def orthonormalise(vector: Float[Array, "p"], basis: Float[Array, "r p"]) -> tup
         vector /= jnp.maximum(norm, tiny)
         share *= norm
     return vector, share
-
-
-def length(vectors: Float[Array, "*rows p"]) -> Float[Array, "*rows"]:
-    """The Euclidean norm over the last axis, whose squares neither underflow nor overflow."""
-    largest = jnp.max(jnp.abs(vectors), -1, keepdims=True)
-    scale = jnp.where(largest > 0, largest, 1)
-    return scale[..., 0] * jnp.linalg.norm(vectors / scale, axis=-1)
 
 
 def dot(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxscape.arguments import explained
-from jaxscape.lanczos import compiled, dot, flatten, hoist, length, orthonormalise, step
-from jaxscape.trees import check_floating, num_parameters, working
+from jaxscape.lanczos import compiled, dot, flatten, hoist, orthonormalise, step
+from jaxscape.trees import check_floating, length, num_parameters, working
 from jaxscape.types import InputError, Matvec, Params
 
 
