@@ -4,8 +4,7 @@ Let w_N minimise L_N + (λ/2)‖w‖², λ the weight decay, H the Hessian there
 the per-sample gradients. For k of the N samples at random, to first order, w_k − w_N is
 −H⁻¹(∇L_k − ∇L_N)(w_N), so that E[L_N(w_k) − L_N(w_N)] = ½ (1/k − 1/N) T with T = tr(H⁻¹C), and the
 generalisation gap is T/N (Takeuchi 1976; Thomas et al. 2020, "On the interplay between noise and
-curvature"). Whether a network is so close to a minimum that this holds is to be seen from
-``excess_law_holds``, and from networks refitted at a few k.
+curvature"). ``excess_law_holds`` and networks refitted at a few k show whether this holds.
 """
 
 import warnings
@@ -75,8 +74,7 @@ def takeuchi_trace(
         gradient_data: Samples whose gradients are taken in place of those of ``data``. Those of new
             samples are far larger where a network fits its training samples.
         num_samples: R, from 2 to the number of samples, else an ``InputError``.
-        num_steps: Lanczos steps from each gradient, at least 1, else an ``InputError``; never more
-            than P.
+        num_steps: Lanczos steps from each gradient, at least 1, else an ``InputError``; at most P.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxscape as js
@@ -90,10 +88,10 @@ def takeuchi_trace(
     """
     samples = data if gradient_data is None else gradient_data
     options = weight_decay, num_samples, num_steps, batch_size
-    return _run(_takeuchi, "T means nothing", key, loss, params, data, samples, options)
+    return _run(_takeuchi, key, loss, params, data, samples, options)
 
 
-def _run(program: Callable, hence: str, key, loss, params, data, samples, options: tuple) -> Any:
+def _run(program: Callable, key, loss, params, data, samples, options: tuple) -> Any:
     """What ``program`` finds; arguments, numbers and the smallest Ritz value are checked."""
     weight_decay, num_samples, num_steps, batch_size = options
     length_of(data)  # arrays, not batches: they are read thousands of times
@@ -114,7 +112,7 @@ def _run(program: Callable, hence: str, key, loss, params, data, samples, option
     if smallest <= -decay.min():
         warnings.warn(
             f"H has a Ritz value of {smallest:.2g}, at or below −λ = {0 - decay.min():.2g}: the "
-            f"parameters are at no minimum, and {hence}; train on with more weight decay",
+            "parameters are at no minimum, and T means nothing; train on with more weight decay",
             stacklevel=4,
         )
     elif not jnp.isfinite(found[0]).all():
@@ -130,18 +128,17 @@ def _krylov(
     operator: MeanOperator, loss: Partial, data: Batch, rows: Array, steps: int, read: Callable
 ) -> Any:
     """``read(g, T, V)`` of g = g_i − ḡ and of its Krylov space, for the sample in each row."""
-    params, chunks = operator.params, cut(length_of(data), operator.batch_size)
-    take = taker(data)
+    params, take = operator.params, taker(data)
+    chunks = cut(length_of(data), operator.batch_size)
     product, _, flat = flatten(operator, params)
 
     def gradient(batch: Batch, weight: ArrayLike = 1.0) -> Array:
+        total = lambda w: jnp.sum(jnp.where(weight, loss(w, batch), 0))  # noqa: E731
         with jax.default_matmul_precision("highest"):
-            found = jax.grad(lambda w: jnp.sum(jnp.where(weight, loss(w, batch), 0)))(params)
-        return ravel_pytree(found)[0]
+            return ravel_pytree(jax.grad(total)(params))[0]
 
     def add(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
-        start, fresh = chunk
-        return total + gradient(take(start, chunks.size), fresh), None
+        return total + gradient(take(chunk[0], chunks.size), chunk[1]), None
 
     pairs = jnp.asarray(chunks.starts), chunks.computed()[1]
     mean = jax.lax.scan(add, jnp.zeros_like(flat), pairs)[0] / length_of(data)
@@ -179,8 +176,7 @@ def _takeuchi(operator, loss, data: Batch, rows, decay: Array, steps: int) -> tu
     sem = n / (n - 1) * terms.std(0, ddof=1) * jnp.sqrt((1 - count / n) / count)
     effective = jnp.sum(jnp.abs(terms), 0) ** 2 / jnp.sum(terms**2, 0)
     change = jnp.abs(value - earlier) / jnp.where(value == 0, 1, value)
-    least = smallest.min()
-    return TakeuchiTrace(value, sem, effective, least, change), least
+    return TakeuchiTrace(value, sem, effective, smallest.min(), change), smallest.min()
 
 
 class Regime(NamedTuple):
@@ -290,8 +286,7 @@ def influence_subspace(
     if dim > num_samples:
         raise InputError(f"expected dim of at most num_samples, {num_samples}, found {dim}")
     program, options = partial(_influences, dim), (weight_decay, num_samples, num_steps, batch_size)
-    hence = "the directions mean little"
-    values, basis = _run(program, hence, key, loss, params, data, data, options)
+    values, basis = _run(program, key, loss, params, data, data, options)
     return Subspace(params, basis, values)
 
 

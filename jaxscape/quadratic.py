@@ -18,8 +18,6 @@ from jaxscape.subspace import Subspace
 from jaxscape.trees import is_traced, owned, working
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
-BATCH_SIZE = 100  # per chunk: d² second derivatives of its activations stay within a CPU's cache
-
 
 class Quadratic(NamedTuple):
     """ℓ_i(w(θ)) ≈ c_i + g_iᵀθ + ½ θᵀH_iθ for each of n samples, in the order of the data.
@@ -58,7 +56,7 @@ def project(
     space: Subspace,
     data: Batch,
     *,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int = 100,
     mesh: Mesh | None = None,
 ) -> Quadratic:
     """Value, gradient and Hessian in the subspace of every sample's loss at its origin.
@@ -68,7 +66,8 @@ def project(
     mode. Matrix products run at the highest precision.
 
     Args:
-        loss, data, batch_size, mesh: As for ``hessian_operator``, with its errors; no batches.
+        loss, data, batch_size, mesh: As for ``hessian_operator``, with its errors; no batches. Of
+            100 samples d² second derivatives of the activations stay within a CPU's cache.
         space: w(θ) = w* + Σ_j θ_j v_j, of d directions.
 
     Example:
@@ -138,9 +137,8 @@ def quadratic_delta(model: Quadratic, sigma: Real[ArrayLike, "*s"]) -> Quadratic
     negative or not finite is an ``InputError``; one under ``jit`` is not seen.
     """
     if not is_traced(sigma) and not np.all(np.isfinite(given := np.asarray(sigma)) & (given >= 0)):
-        raise InputError(
-            f"expected a finite sigma of at least 0, found {given.tolist()}; change it"
-        )
+        found = given.tolist()
+        raise InputError(f"expected a finite sigma of at least 0, found {found}; change it")
     dtype = model.value.dtype
     whole = advance(begin(model.gradient.shape[1], dtype), model, jnp.asarray(sigma, dtype))[1]
     return jax.tree.map(lambda part: part[..., 1:], whole)
