@@ -1,6 +1,5 @@
 """The Hessian and the Gauss-Newton matrix of a mean loss, as operators on pytrees."""
 
-import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, no_type_check
@@ -165,13 +164,10 @@ class MeanOperator:
 class OverBatches:
     """The same over batches, which each product reads anew on the host: nothing for ``jit``."""
 
-    mean: MeanOperator
-    """Without data, ``count`` and ``weight_decay`` those of all batches."""
+    mean: MeanOperator  # without data, ``count`` and ``weight_decay`` those of all batches
     batches: Any
-    length: int
-    """Samples of the longest batch."""
-    num: int
-    """Samples of all batches."""
+    length: int  # samples of the longest batch
+    num: int  # samples of all batches
 
     def __call__(self, vector: Params) -> Params:
         """The product with ``vector``, a pytree shaped like the parameters."""
@@ -194,10 +190,9 @@ class OverBatches:
             yield replace(self.mean, data=batch, count=jnp.clip(self.mean.count - seen, 0, here))
             seen += here
         if seen != self.num:
-            raise InputError(
-                f"expected the same {self.num} samples in every pass over the batches, found "
-                f"{seen}; keep the data still, and let a function return a new iterator each time"
-            )
+            said = f"expected the same {self.num} samples in every pass over the batches, found"
+            now = "keep the data still, and let a function return a new iterator each time"
+            raise InputError(f"{said} {seen}; {now}")
 
 
 def _filled(batch: Batch, rows: Int[np.ndarray, "b"]) -> Batch:
@@ -209,7 +204,7 @@ def nonfinite_samples(operator: MeanOperator | OverBatches) -> Int[np.ndarray, "
     """Positions of the samples whose loss at the operator's parameters is NaN or infinite."""
 
     def bad(part: MeanOperator) -> np.ndarray:
-        at = functools.partial(part.chunk.args[0], part.params)
+        at = Partial(part.chunk.args[0], part.params)
         return ~np.isfinite(batching.in_chunks(at, part.data, part.batch_size)[: part.count])
 
     parts = operator.parts() if isinstance(operator, OverBatches) else [operator]

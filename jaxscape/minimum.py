@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Key, Real
 
@@ -97,9 +96,7 @@ def _run(program: Callable, key, loss, params, data, samples, options: tuple) ->
     length_of(data)  # arrays, not batches: they are read thousands of times
     n = length_of(samples)
     if not 2 <= num_samples <= n:
-        raise InputError(
-            f"expected num_samples from 2 to {n} (the samples), found {num_samples}; change it"
-        )
+        raise InputError(f"expected num_samples from 2 to {n}, found {num_samples}; change it")
     if num_steps < 1:
         raise InputError(f"expected num_steps of at least 1, found {num_steps}; raise it")
     rows = jax.random.choice(check_key(key), n, (num_samples,), replace=False)
@@ -112,7 +109,7 @@ def _run(program: Callable, key, loss, params, data, samples, options: tuple) ->
     if smallest <= -decay.min():
         warnings.warn(
             f"H has a Ritz value of {smallest:.2g}, at or below −λ = {0 - decay.min():.2g}: the "
-            "parameters are at no minimum, and T means nothing; train on with more weight decay",
+            "parameters are at no minimum, and the result means little; train on, or raise λ",
             stacklevel=4,
         )
     elif not jnp.isfinite(found[0]).all():
@@ -125,7 +122,12 @@ def _run(program: Callable, key, loss, params, data, samples, options: tuple) ->
 
 
 def _krylov(
-    operator: MeanOperator, loss: Partial, data: Batch, rows: Array, steps: int, read: Callable
+    operator: MeanOperator,
+    loss: PerSampleLoss,
+    data: Batch,
+    rows: Array,
+    steps: int,
+    read: Callable,
 ) -> Any:
     """``read(g, T, V)`` of g = g_i − ḡ and of its Krylov space, for the sample in each row."""
     params, take = operator.params, taker(data)

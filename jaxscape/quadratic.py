@@ -172,5 +172,4 @@ def advance(
     total = offset + mixed + gradient + curvature
     centered = gradient + s**4 / 2 * frobenius
     diagonal = s**4 / 4 * (2 * (diagonal**2).sum(0) + trace**2)
-    law = QuadraticDelta(offset, mixed, gradient, curvature, total, centered, diagonal)
-    return after, law
+    return after, QuadraticDelta(offset, mixed, gradient, curvature, total, centered, diagonal)

@@ -72,9 +72,7 @@ def spectral_density(
     """
     like, p = _checked(like, num_probes), num_parameters(like)
     if not 1 <= num_steps <= p:
-        raise InputError(
-            f"expected 1 <= num_steps <= {p} (the parameters), found {num_steps}; change it"
-        )
+        raise InputError(f"expected 1 <= num_steps <= {p}, found {num_steps}; change num_steps")
     keys = jax.random.split(key, num_probes)
     return _density(hoist(matvec, like), like, keys, num_steps=num_steps)
 
