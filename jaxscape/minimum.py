@@ -122,12 +122,7 @@ def _run(program: Callable, key, loss, params, data, samples, options: tuple) ->
 
 
 def _krylov(
-    operator: MeanOperator,
-    loss: PerSampleLoss,
-    data: Batch,
-    rows: Array,
-    steps: int,
-    read: Callable,
+    operator: MeanOperator, loss, data: Batch, rows: Array, steps: int, read: Callable
 ) -> Any:
     """``read(g, T, V)`` of g = g_i − ḡ and of its Krylov space, for the sample in each row."""
     params, take = operator.params, taker(data)
@@ -287,8 +282,8 @@ def influence_subspace(
     check_dim(dim, params)
     if dim > num_samples:
         raise InputError(f"expected dim of at most num_samples, {num_samples}, found {dim}")
-    program, options = partial(_influences, dim), (weight_decay, num_samples, num_steps, batch_size)
-    values, basis = _run(program, key, loss, params, data, data, options)
+    options = weight_decay, num_samples, num_steps, batch_size
+    values, basis = _run(partial(_influences, dim), key, loss, params, data, data, options)
     return Subspace(params, basis, values)
 
 

@@ -84,8 +84,7 @@ def prefix_spectra(
     """
     n = length_of(data)
     wanted = geometric(min(n, 10), n) if ks is None else np.asarray(ks)
-    within = wanted.ndim == 1 and wanted.size and np.all((wanted >= 1) & (wanted <= n))
-    if not within or np.any(wanted != np.rint(wanted)):
+    if wanted.ndim != 1 or not wanted.size or not np.isin(wanted, np.arange(1, n + 1)).all():
         found = wanted.tolist()
         raise InputError(f"expected whole values of k from 1 to {n}, found {found}; change ks")
     if reference is not None:
@@ -100,11 +99,9 @@ def prefix_spectra(
 def _solve_each(loss, params, data, ks, key, reference, num, keep_vectors, which, tol, batch_size):
     def one(k: Int[Array, ""]) -> PrefixSpectra:
         operator = hessian_operator(loss, params, data, batch_size=batch_size, count=k)
-        pairs = top_eigenpairs(key, operator, params, num, which=which, tol=tol)
-        values, vectors, residuals, converged, matvecs = pairs
+        values, vectors, *rest = top_eigenpairs(key, operator, params, num, which=which, tol=tol)
         along = None if reference is None else overlap(vectors, reference)
-        kept = vectors if keep_vectors else None
-        return PrefixSpectra(k, values, residuals, converged, matvecs, along, kept)
+        return PrefixSpectra(k, values, *rest, along, vectors if keep_vectors else None)
 
     return jax.lax.map(one, ks)
 
@@ -115,8 +112,8 @@ def overlap(first: Params, second: Params) -> Float[Array, ""]:
     The mean squared cosine of the principal angles: 1 where the span of V lies in that of W, d'/P
     on average for a random V.
     """
-    rows = [jax.vmap(lambda v: ravel_pytree(v)[0])(basis) for basis in (first, second)]
-    return jnp.sum(dot(rows[0], rows[1].T) ** 2) / len(rows[0])
+    v, w = (jax.vmap(lambda v: ravel_pytree(v)[0])(basis) for basis in (first, second))
+    return jnp.sum(dot(v, w.T) ** 2) / len(v)
 
 
 @explained

@@ -126,8 +126,8 @@ def _delta_finalize(by_point: Any, by_sample: _Spread, prefix: Prefix) -> Delta:
     mean = rest.square.mean * scale * scale
     sem = rest.square.spread / jnp.sqrt(freedom * m) * scale * scale
     centered = (rest.innovation.spread * scale) ** 2 / freedom
-    first = rest.absolute * scale
-    return Delta(k, mean, sem, centered, first, prefix.variance, by_sample.nonfinite, prefix.mean)
+    bad, first_order = by_sample.nonfinite, rest.absolute * scale
+    return Delta(k, mean, sem, centered, first_order, prefix.variance, bad, prefix.mean)
 
 
 delta = Reduction(_delta_init, _delta_update, _delta_finalize, _merge_spreads)
