@@ -225,8 +225,7 @@ def _build(chunk, few, params, data, batch_size, count, mesh, weight_decay=0.0) 
     first = jnp.asarray(n if count is None else count, jnp.int32)
     decay = jnp.asarray(weight_decay, jnp.result_type(float))
     held = jax.tree.map(jnp.asarray, working(owned(params))), first, decay, chunk
-    if mesh is not None:
-        held = devices.place(held, mesh)
+    held = held if mesh is None else devices.place(held, mesh)
     if are_batches(data):
         return OverBatches(MeanOperator(*held, None, *options), data, max(lengths), n)
     data = jax.tree.map(jnp.asarray, owned(data)) if mesh is None else devices.share(data, mesh)
@@ -264,6 +263,5 @@ def _sum(operator: MeanOperator, vector: Params) -> Params:
         return jax.tree.map(jnp.add, total, product)
 
     with jax.default_matmul_precision("highest"):
-        zeros = jax.tree.map(jnp.zeros_like, operator.params)
         needed = (operator.count + chunks.size - 1) // chunks.size
-        return jax.lax.fori_loop(0, needed, add, zeros)
+        return jax.lax.fori_loop(0, needed, add, jax.tree.map(jnp.zeros_like, operator.params))

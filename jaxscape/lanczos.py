@@ -137,12 +137,10 @@ def top_eigenpairs(
         raise InputError(f"expected max_restarts of at least 0, found {max_restarts}; raise it")
     if not (least := min(num + 3, p)) <= dim <= p:
         raise InputError(f"expected {least} <= krylov_dim <= {p}, found {dim}; change krylov_dim")
-    like = working(like)
-    leaves, tree = jax.tree.flatten(like)
     # without the values, which may lie on other devices than the operator
-    shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in leaves)
-    options = Options(num, which, dim, find_repeated, (tree, shapes))
-    return _solve(hoist(matvec, like), key, tol, max_restarts, options)
+    shapes, tree = jax.tree.flatten(jax.eval_shape(working, like))
+    options = Options(num, which, dim, find_repeated, (tree, tuple(shapes)))
+    return _solve(hoist(matvec, working(like)), key, tol, max_restarts, options)
 
 
 class _Host:
@@ -223,8 +221,8 @@ def _empty(flat: Float[Array, "p"], key: Key[Array, ""], options: Options) -> St
     converged, pending, nearly = (zeros(num, dtype=bool) for _ in range(3))
     ritz = Ritz(zeros(dim), zeros(dim, dim), zeros(num), converged, pending, nearly, zeros())
     basis = zeros(dim, p), zeros(dim, p), zeros(dim, dim), count(), zeros(p)
-    restarts = count() - 1  # the first cycle starts without one
-    return State(*basis, ritz, count(), restarts, count(), jnp.copy(key))
+    # -1 restarts, as the first cycle is none
+    return State(*basis, ritz, count(), count() - 1, count(), jnp.copy(key))
 
 
 @step
@@ -240,8 +238,7 @@ def _restart(state: State, options: Options) -> State:
     projected = dot(basis, images.T)
     ritz = state.ritz._replace(coefficients=jnp.eye(len(rows), dtype=rows.dtype))
     state = state._replace(ritz=ritz, restarts=state.restarts + 1, size=size)
-    projected = (projected + projected.T) / 2
-    return state._replace(basis=basis, images=images, projected=projected)
+    return state._replace(basis=basis, images=images, projected=(projected + projected.T) / 2)
 
 
 @step
@@ -293,8 +290,7 @@ def _rayleigh_ritz(
     values, coefficients = values[order], columns.T[order]
 
     wanted, present = coefficients[:num], rows[:num] < size
-    gaps = dot(wanted, images) - values[:num, None] * dot(wanted, basis)
-    residuals = length(gaps)
+    residuals = length(dot(wanted, images) - values[:num, None] * dot(wanted, basis))
     rounding = 10 * jnp.finfo(values.dtype).eps * norm
     limits = jnp.maximum(tol * jnp.abs(values[:num]), rounding)
     small, nearly = residuals <= limits, residuals <= SLACK * limits
@@ -368,22 +364,17 @@ def hoist(matvec: Matvec, like: Params) -> Matvec:
     is_partial = isinstance(matvec, jax.tree_util.Partial)
     if isinstance(matvec, OverBatches) or not (is_partial or jax.tree_util.all_leaves([matvec])):
         return matvec
-    try:  # a method's object may have changed since a partial of it was compiled
-        return bind(matvec, like)[0] if is_partial else _hoisted(matvec, like)
-    except jax.errors.TracerArrayConversionError:  # an operator of NumPy's or SciPy's arrays
-        return _on_host(matvec, like)
 
-
-def _on_host(matvec: Matvec, like: Params) -> Matvec:
-    """The product with a vector of NumPy, as an operation of a compiled program."""
-
-    def product(vector: Params) -> Params:
+    def on_host(vector: Params) -> Params:
         image = matvec(jax.tree.map(np.asarray, vector))
         check_like(image, like, "the operator's product")
         return jax.tree.map(lambda x, own: np.asarray(x, own.dtype), image, vector)
 
-    product(like)  # here an error still has its own words
-    return jax.tree_util.Partial(lambda vector: jax.pure_callback(product, vector, vector))
+    try:  # a method's object may have changed since a partial of it was compiled
+        return bind(matvec, like)[0] if is_partial else _hoisted(matvec, like)
+    except jax.errors.TracerArrayConversionError:  # an operator of NumPy's or SciPy's arrays
+        on_host(like)  # here an error still has its own words
+        return jax.tree_util.Partial(lambda vector: jax.pure_callback(on_host, vector, vector))
 
 
 def _hoisted(matvec: Matvec, like: Params) -> Matvec:

@@ -200,11 +200,9 @@ def excess_law_holds(
     gradients, or changes by more than 10 % in the last Lanczos steps.
 
     Args:
-        found: From ``takeuchi_trace``.
+        found, weight_decay: T from ``takeuchi_trace``, and its λ.
         n: The number of samples that the network was trained on.
-        gap: Mean loss of new samples less that of those n.
-        gap_sem: Its standard error.
-        weight_decay: λ, as in ``found``.
+        gap, gap_sem: Mean loss of new samples less that of those n, and its standard error.
 
     >>> found = TakeuchiTrace(*map(jnp.asarray, (30.0, 2.0, 40.0, 1e-3, 0.01)))
     >>> [bool(excess_law_holds(found, 1000, gap).holds) for gap in (0.033, 0.3)]
@@ -233,8 +231,7 @@ def takeuchi_trace_in(
     Along eigenvectors Σ_j v_jᵀCv_j / (λ_j + λ). Exact over all n samples, at n·d² numbers.
 
     Args:
-        space: d orthonormal directions through w.
-        loss, data, batch_size: As for ``project``.
+        space, loss, data, batch_size: As for ``project``, of d orthonormal directions.
         weight_decay: λ.
     """
     model = project(loss, space, data, batch_size=batch_size)

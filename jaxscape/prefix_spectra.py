@@ -67,10 +67,8 @@ def prefix_spectra(
         loss, params, data, batch_size: As for ``hessian_operator``, with its errors; n samples in
             order, no batches.
         num: d.
-        ks: Whole numbers k from 1 to n, else an ``InputError``; by default ``geometric(min(n, 10),
-            n)``.
-        reference: Leaves ``[d', ...]``, orthonormal: ``overlap`` is each k's with them. Leaves
-            unlike the parameters are an ``InputError``.
+        ks: Whole numbers in 1..n, else an ``InputError``; by default ``geometric(min(n, 10), n)``.
+        reference: Orthonormal leaves ``[d', ...]``, for ``overlap``; others: an ``InputError``.
         keep_vectors: Also return the eigenvectors, K·d·P numbers.
         which, tol: As for ``top_eigenpairs``, with its errors.
 
