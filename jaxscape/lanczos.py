@@ -47,7 +47,7 @@ class Ritz(NamedTuple):
     residuals: Float[Array, "num"]
     converged: Bool[Array, "num"]
     pending: Bool[Array, "num"]  # present in the basis, not yet converged
-    nearly: Bool[Array, "num"]  # present, with a residual of at most ``SLACK`` times the limit
+    nearly: Bool[Array, "num"]  # present, with a residual of at most 4 times the limit
     rounding: Float[Array, ""]  # residuals below this are noise
 
 
@@ -293,7 +293,7 @@ def _rayleigh_ritz(
     residuals = length(dot(wanted, images) - values[:num, None] * dot(wanted, basis))
     rounding = 10 * jnp.finfo(values.dtype).eps * norm
     limits = jnp.maximum(tol * jnp.abs(values[:num]), rounding)
-    small, nearly = residuals <= limits, residuals <= SLACK * limits
+    small, nearly = residuals <= limits, residuals <= 4 * limits
     states = small & present, ~small & present, nearly & present
     return Ritz(values, coefficients, residuals, *states, rounding)
 
@@ -304,9 +304,7 @@ def _rayleigh_ritz(
 # That pair is refined, and the search starts anew, until enough products have brought none. A copy
 # may be missed: of a threefold eigenvalue 1 above 300 others spread up to 0.999, 1 time in 200.
 # The search disturbs the converged pairs a little. To stop for that would throw away its Krylov
-# space, sometimes just before it shows a copy.
-
-SLACK = 4  # how far above its limit a residual may rise before the search starts anew
+# space, sometimes just before it shows a copy: it goes on while they are ``nearly`` converged.
 
 
 def _searched_enough(state: State) -> Bool[Array, ""]:

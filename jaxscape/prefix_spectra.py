@@ -97,9 +97,10 @@ def prefix_spectra(
 def _solve_each(loss, params, data, ks, key, reference, num, keep_vectors, which, tol, batch_size):
     def one(k: Int[Array, ""]) -> PrefixSpectra:
         operator = hessian_operator(loss, params, data, batch_size=batch_size, count=k)
-        values, vectors, *rest = top_eigenpairs(key, operator, params, num, which=which, tol=tol)
-        along = None if reference is None else overlap(vectors, reference)
-        return PrefixSpectra(k, values, *rest, along, vectors if keep_vectors else None)
+        pairs = top_eigenpairs(key, operator, params, num, which=which, tol=tol)
+        along = None if reference is None else overlap(pairs.vectors, reference)
+        kept = pairs.vectors if keep_vectors else None
+        return PrefixSpectra(k, pairs.values, *pairs[2:], along, kept)
 
     return jax.lax.map(one, ks)
 

@@ -78,7 +78,7 @@ def owned(tree: Any) -> Any:
     return jax.tree.map(leaf, tree)
 
 
-def length(vectors: Float[Array, "..."], axis: int = -1) -> Float[Array, "..."]:
+def length(vectors: Float[Array | np.ndarray, "..."], axis: int = -1) -> Float[Array, "..."]:
     """The Euclidean norm over an axis, whose squares neither underflow nor overflow."""
     largest = jnp.max(jnp.abs(vectors), axis, keepdims=True)
     scale = jnp.where(largest > 0, largest, 1)
