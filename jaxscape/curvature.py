@@ -225,7 +225,8 @@ def _build(chunk, few, params, data, batch_size, count, mesh, weight_decay=0.0) 
     first = jnp.asarray(n if count is None else count, jnp.int32)
     decay = jnp.asarray(weight_decay, jnp.result_type(float))
     held = jax.tree.map(jnp.asarray, working(owned(params))), first, decay, chunk
-    held = held if mesh is None else devices.place(held, mesh)
+    if mesh is not None:
+        held = devices.place(held, mesh)
     if are_batches(data):
         return OverBatches(MeanOperator(*held, None, *options), data, max(lengths), n)
     data = jax.tree.map(jnp.asarray, owned(data)) if mesh is None else devices.share(data, mesh)

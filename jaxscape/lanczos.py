@@ -179,9 +179,7 @@ def compiled(function: Callable, **options: Any) -> Callable:
 
 
 @compiled
-def _solve(
-    loops: Any, matvec: Matvec, key: Array, tol: Scalar, max_restarts: Scalar, options: Options
-) -> Eigenpairs:
+def _solve(loops, matvec: Matvec, key: Array, tol, max_restarts, options: Options) -> Eigenpairs:
     tree, shapes = options.like
     zeros = tree.unflatten(jnp.zeros(x.shape, x.dtype) for x in shapes)
     product, unravel, flat = flatten(matvec, zeros)
@@ -274,9 +272,7 @@ def _absorb(state: State, vector: Array, image: Array, tol: Scalar, options: Opt
     return state._replace(ritz=found, searched=searched, matvecs=state.matvecs + 1)
 
 
-def _rayleigh_ritz(
-    basis: Array, images: Array, projected: Array, size: Array, tol: Scalar, options: Options
-) -> Ritz:
+def _rayleigh_ritz(basis, images, projected, size: Array, tol: Scalar, options: Options) -> Ritz:
     """The eigenpairs of T over its first ``size`` rows, with the true residuals of the wanted."""
     # Unused rows get a value below all others: eigh puts them first, unmixed with the used.
     rows, num = jnp.arange(len(projected)), options.num

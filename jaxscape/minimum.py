@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Key, Real
 from jaxscape import losses
 from jaxscape.arguments import explained
 from jaxscape.batching import cut, length_of, taker
-from jaxscape.curvature import MeanOperator, hessian_operator, nonfinite_samples
+from jaxscape.curvature import hessian_operator, nonfinite_samples
 from jaxscape.lanczos import dot, flatten
 from jaxscape.loss_variance import TRUSTED
 from jaxscape.quadratic import project
@@ -121,9 +121,7 @@ def _run(program: Callable, key, loss, params, data, samples, options: tuple) ->
     return found
 
 
-def _krylov(
-    operator: MeanOperator, loss, data: Batch, rows: Array, steps: int, read: Callable
-) -> Any:
+def _krylov(operator, loss, data: Batch, rows: Array, steps: int, read: Callable) -> Any:
     """``read(g, T, V)`` of g = g_i − ḡ and of its Krylov space, for the sample in each row."""
     params, take = operator.params, taker(data)
     chunks = cut(length_of(data), operator.batch_size)

@@ -5,7 +5,6 @@ difference of two nearly equal means. The running mean carries its rounding erro
 unevaluated sum high + low of two floats (a ``Pair``).
 """
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -108,9 +107,9 @@ def increments(losses: Float[ArrayLike, "*rows n"]) -> Float[Array, "*rows n-1"]
 
 def _of_whole(losses: ArrayLike, wanted: Callable[[Steps], Array]) -> Array:
     losses = jnp.asarray(losses)
-    *rows, n = losses.shape
-    empty = start(math.prod(rows), losses.dtype)
-    return wanted(extend(empty, losses.reshape(-1, n), jnp.ones(n, bool))[1]).reshape(*rows, -1)
+    flat = losses.reshape(-1, losses.shape[-1])
+    steps = extend(start(len(flat), flat.dtype), flat, jnp.ones(flat.shape[1], bool))[1]
+    return wanted(steps).reshape(*losses.shape[:-1], -1)
 
 
 def two_sum(a: Array, b: Array) -> Pair:
