@@ -185,8 +185,7 @@ def _solve(loops, matvec: Matvec, key: Array, tol, max_restarts, options: Option
     product, unravel, flat = flatten(matvec, zeros)
 
     def unfinished(state: State) -> Bool[Array, ""]:
-        searched = _searched_enough(state) | (not options.find_repeated)
-        done = state.ritz.converged.all() & searched
+        done = state.ritz.converged.all() & (_searched_enough(state) | (not options.find_repeated))
         return ~done & (state.size < flat.size) & jnp.isfinite(state.projected).all()
 
     def grow(state: State) -> State:
