@@ -1,6 +1,5 @@
 """The Hessian and the Gauss-Newton matrix of a mean loss, as operators on pytrees."""
 
-import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, no_type_check
@@ -144,20 +143,16 @@ class MeanOperator:
 
     def __call__(self, vector: Params) -> Params:
         """The product with ``vector``, a pytree shaped like the parameters."""
-        vector = self.taken(vector)
-        return self.given(_total(self, vector), vector)
+        return self.product(vector, lambda vector: _total(self, vector))
 
-    def taken(self, vector: Params) -> Params:
-        """The vector, checked, in the types and on the devices of the parameters."""
+    def product(self, vector: Params, total: Callable[[Params], Params]) -> Params:
+        """The product, from ``total(vector)`` over the first k samples, divided by k once."""
         check_like(vector, self.params)
         vector = jax.tree.map(lambda leaf, own: jnp.asarray(leaf, own.dtype), vector, self.params)
-        return vector if self.mesh is None else devices.place(vector, self.mesh)
-
-    def given(self, total: Params, vector: Params) -> Params:
-        """The product, from the sum over the first k samples, which is divided by k once."""
+        vector = vector if self.mesh is None else devices.place(vector, self.mesh)
         k, decay = self.count, self.weight_decay
         mean = lambda x, v: x / k.astype(x.dtype) + decay.astype(v.dtype) * v  # noqa: E731
-        found = jax.tree.map(mean, total, vector)
+        found = jax.tree.map(mean, total(vector), vector)
         return found if self.mesh is None else devices.local(found)
 
 
@@ -165,23 +160,23 @@ class MeanOperator:
 class OverBatches:
     """The same over batches, which each product reads anew on the host: nothing for ``jit``."""
 
-    mean: MeanOperator
-    """Without data, ``count`` and ``weight_decay`` those of all batches."""
+    mean: MeanOperator  # without data, ``count`` and ``weight_decay`` those of all batches
     batches: Any
-    length: int
-    """Samples of the longest batch."""
-    num: int
-    """Samples of all batches."""
+    length: int  # samples of the longest batch
+    num: int  # samples of all batches
 
     def __call__(self, vector: Params) -> Params:
         """The product with ``vector``, a pytree shaped like the parameters."""
         batching.check_eager()
-        vector = self.mean.taken(vector)
+        return self.mean.product(vector, self.total)
+
+    def total(self, vector: Params) -> Params:
+        """The sum over the batches, two at a time: one at work, one being read."""
         total = jax.tree.map(jnp.zeros_like, vector)
-        for part in self.parts():  # two batches at a time: one at work, one being read
+        for part in self.parts():
             jax.block_until_ready(total)
             total = jax.tree.map(jnp.add, total, _total(part, vector))
-        return self.mean.given(total, vector)
+        return total
 
     def parts(self) -> Iterator[MeanOperator]:
         """The operator of each batch, filled up to ``length``, ``count`` its own samples."""
@@ -194,10 +189,9 @@ class OverBatches:
             yield replace(self.mean, data=batch, count=jnp.clip(self.mean.count - seen, 0, here))
             seen += here
         if seen != self.num:
-            raise InputError(
-                f"expected the same {self.num} samples in every pass over the batches, found "
-                f"{seen}; keep the data still, and let a function return a new iterator each time"
-            )
+            said = f"expected the same {self.num} samples in every pass over the batches, found"
+            now = "keep the data still, and let a function return a new iterator each time"
+            raise InputError(f"{said} {seen}; {now}")
 
 
 def _filled(batch: Batch, rows: Int[np.ndarray, "b"]) -> Batch:
@@ -207,13 +201,11 @@ def _filled(batch: Batch, rows: Int[np.ndarray, "b"]) -> Batch:
 
 def nonfinite_samples(operator: MeanOperator | OverBatches) -> Int[np.ndarray, "bad"]:
     """Positions of the samples whose loss at the operator's parameters is NaN or infinite."""
-
-    def bad(part: MeanOperator) -> np.ndarray:
-        at = functools.partial(part.chunk.args[0], part.params)
-        return ~np.isfinite(batching.in_chunks(at, part.data, part.batch_size)[: part.count])
-
-    parts = operator.parts() if isinstance(operator, OverBatches) else [operator]
-    return np.flatnonzero(np.concatenate([bad(part) for part in parts]))
+    found = []
+    for part in operator.parts() if isinstance(operator, OverBatches) else [operator]:
+        at = Partial(part.chunk.args[0], part.params)
+        found.append(batching.in_chunks(at, part.data, part.batch_size)[: part.count])
+    return np.flatnonzero(~np.isfinite(np.concatenate(found)))
 
 
 def _build(chunk, few, params, data, batch_size, count, mesh, weight_decay=0.0) -> Matvec:
@@ -272,6 +264,5 @@ def _sum(operator: MeanOperator, vector: Params) -> Params:
         return jax.tree.map(jnp.add, total, product)
 
     with jax.default_matmul_precision("highest"):
-        zeros = jax.tree.map(jnp.zeros_like, operator.params)
         needed = (operator.count + chunks.size - 1) // chunks.size
-        return jax.lax.fori_loop(0, needed, add, zeros)
+        return jax.lax.fori_loop(0, needed, add, jax.tree.map(jnp.zeros_like, operator.params))

@@ -2,8 +2,7 @@
 
 ``_solve`` is the compiled loop: a basis grows by one vector (``_propose``) and its product
 (``_absorb``) at a time, and shrinks to its leading Ritz vectors when it is full (``_restart``). Of
-an operator over batches the host goes through the same loop (``_Host``), each step compiled. What
-follows the search for repeated eigenvalues also serves ``quadrature``.
+an operator over batches the host goes through the same loop (``_Host``), each step compiled.
 """
 
 import math
@@ -22,7 +21,7 @@ from jaxscape.arguments import check_choice, explained
 from jaxscape.batching import check_eager
 from jaxscape.curvature import OverBatches
 from jaxscape.losses import bind
-from jaxscape.trees import check_floating, check_key, check_like, num_parameters, working
+from jaxscape.trees import check_floating, check_key, check_like, length, num_parameters, working
 from jaxscape.types import InputError, Matvec, Params, Scalar
 
 
@@ -48,7 +47,7 @@ class Ritz(NamedTuple):
     residuals: Float[Array, "num"]
     converged: Bool[Array, "num"]
     pending: Bool[Array, "num"]  # present in the basis, not yet converged
-    nearly: Bool[Array, "num"]  # present, with a residual of at most ``SLACK`` times the limit
+    nearly: Bool[Array, "num"]  # present, with a residual of at most 4 times the limit
     rounding: Float[Array, ""]  # residuals below this are noise
 
 
@@ -105,20 +104,16 @@ def top_eigenpairs(
         matvec: H. A pytree (``hessian_operator``, or ``jax.tree_util.Partial(f, arrays)``) is
             compiled once per set of shapes; a plain closure once per call. One of NumPy's arrays is
             called from the compiled program, one over batches from the host.
-        like: A pytree with the structure, shapes and types of an eigenvector, half precision
-            raised to float32; values are not read.
+        like: A pytree like an eigenvector, half precision raised to float32; values are not read.
         num: How many, 1 ≤ num ≤ P.
         which: Algebraically "largest" (descending) or "smallest" (ascending), or by "magnitude"
             (descending, sign kept).
         tol: Relative residual that counts as converged.
-        max_restarts: Afterwards, or when a product is not finite, the best pairs so far are
-            returned, some not ``converged``.
-        krylov_dim: Vectors kept, min(num + 3, P) ≤ krylov_dim ≤ P; by default min(2·num + 20, P).
-            Memory is 2·krylov_dim·P numbers, and as many for a restart. Few vectors leave no room
-            to search for repeated eigenvalues.
-        find_repeated: Whether to search on for copies of repeated eigenvalues once all pairs have
-            converged, for about a third more products. Without it a copy may be missed. The
-            Hessian of a trained network repeats no leading eigenvalue.
+        max_restarts: Afterwards, or when a product is not finite, the best pairs are returned.
+        krylov_dim: Vectors kept, from min(num + 3, P), which leaves no room to search for repeated
+            eigenvalues, to P; by default min(2·num + 20, P). Memory is 4·krylov_dim·P numbers.
+        find_repeated: Whether to search on, for about a third more products, for copies of repeated
+            eigenvalues. The Hessian of a trained network repeats no leading one.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -140,16 +135,12 @@ def top_eigenpairs(
         raise InputError(f"expected a finite tol above 0, found {tol}; 1e-4 suits float32")
     if max_restarts < 0:
         raise InputError(f"expected max_restarts of at least 0, found {max_restarts}; raise it")
-    if not min(num + 3, p) <= dim <= p:
-        raise InputError(
-            f"expected {min(num + 3, p)} <= krylov_dim <= {p}, found {dim}; change krylov_dim"
-        )
-    like = working(like)
-    leaves, tree = jax.tree.flatten(like)
-    # Without the values, which may lie on other devices than the operator.
-    shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in leaves)
-    options = Options(num, which, dim, find_repeated, (tree, shapes))
-    return _solve(hoist(matvec, like), key, tol, max_restarts, options)
+    if not (least := min(num + 3, p)) <= dim <= p:
+        raise InputError(f"expected {least} <= krylov_dim <= {p}, found {dim}; change krylov_dim")
+    # without the values, which may lie on other devices than the operator
+    shapes, tree = jax.tree.flatten(jax.eval_shape(working, like))
+    options = Options(num, which, dim, find_repeated, (tree, tuple(shapes)))
+    return _solve(hoist(matvec, working(like)), key, tol, max_restarts, options)
 
 
 class _Host:
@@ -188,16 +179,13 @@ def compiled(function: Callable, **options: Any) -> Callable:
 
 
 @compiled
-def _solve(
-    loops: Any, matvec: Matvec, key: Array, tol: Scalar, max_restarts: Scalar, options: Options
-) -> Eigenpairs:
+def _solve(loops, matvec: Matvec, key: Array, tol, max_restarts, options: Options) -> Eigenpairs:
     tree, shapes = options.like
     zeros = tree.unflatten(jnp.zeros(x.shape, x.dtype) for x in shapes)
     product, unravel, flat = flatten(matvec, zeros)
 
     def unfinished(state: State) -> Bool[Array, ""]:
-        searched = _searched_enough(state.searched, state.matvecs, flat.size)
-        done = state.ritz.converged.all() & (searched | (not options.find_repeated))
+        done = state.ritz.converged.all() & (_searched_enough(state) | (not options.find_repeated))
         return ~done & (state.size < flat.size) & jnp.isfinite(state.projected).all()
 
     def grow(state: State) -> State:
@@ -209,16 +197,15 @@ def _solve(
         return loops.while_loop(room, grow, _restart(state, options))
 
     # Two nested loops, so that the product is compiled once and no step copies the basis.
-    start, more = _empty(flat, key, options), lambda s: unfinished(s) & (s.restarts < max_restarts)
-    end = loops.while_loop(more, cycle, start)
+    more = lambda s: unfinished(s) & (s.restarts < max_restarts)  # noqa: E731
+    end = loops.while_loop(more, cycle, _empty(flat, key, options))
     found, num = end.ritz, options.num
     vectors = dot(found.coefficients[:num], end.basis)
     # Each with the sign that points along one random vector. It would otherwise depend on rounding,
     # and so on the number of devices, and so would the points of a probe along the vectors.
     direction = jax.random.normal(jax.random.fold_in(key, flat.size), flat.shape, flat.dtype)
     signs = jnp.where(dot(vectors, direction) < 0, -1, 1).astype(flat.dtype)
-    vectors = jax.vmap(unravel)(signs[:, None] * vectors)
-    values = found.values[:num]
+    vectors, values = jax.vmap(unravel)(signs[:, None] * vectors), found.values[:num]
     # A residual below rounding ends the search, but says nothing of a far smaller eigenvalue.
     converged = found.converged & (found.residuals <= tol * jnp.abs(values))
     return Eigenpairs(values, vectors, found.residuals, converged, end.matvecs)
@@ -231,8 +218,8 @@ def _empty(flat: Float[Array, "p"], key: Key[Array, ""], options: Options) -> St
     converged, pending, nearly = (zeros(num, dtype=bool) for _ in range(3))
     ritz = Ritz(zeros(dim), zeros(dim, dim), zeros(num), converged, pending, nearly, zeros())
     basis = zeros(dim, p), zeros(dim, p), zeros(dim, dim), count(), zeros(p)
-    restarts = count() - 1  # the first cycle starts without one
-    return State(*basis, ritz, count(), restarts, count(), jnp.copy(key))
+    # -1 restarts, as the first cycle is none
+    return State(*basis, ritz, count(), count() - 1, count(), jnp.copy(key))
 
 
 @step
@@ -246,22 +233,14 @@ def _restart(state: State, options: Options) -> State:
     rows = dot(1.5 * jnp.eye(len(rows), dtype=rows.dtype) - 0.5 * dot(basis, basis.T), rows)
     basis, images = dot(rows, state.basis), dot(rows, state.images)
     projected = dot(basis, images.T)
-    return state._replace(
-        basis=basis,
-        images=images,
-        projected=(projected + projected.T) / 2,
-        size=size,
-        ritz=state.ritz._replace(coefficients=jnp.eye(len(rows), dtype=rows.dtype)),
-        restarts=state.restarts + 1,
-    )
+    ritz = state.ritz._replace(coefficients=jnp.eye(len(rows), dtype=rows.dtype))
+    state = state._replace(ritz=ritz, restarts=state.restarts + 1, size=size)
+    return state._replace(basis=basis, images=images, projected=(projected + projected.T) / 2)
 
 
 @step
 def _propose(state: State) -> tuple[State, Float[Array, "p"]]:
-    """The next basis vector, along the worst residual of a wanted pair: that of a Krylov space.
-
-    In the search for repeated eigenvalues: noise, then the Krylov space that it starts.
-    """
+    """The next basis vector: the worst residual of a wanted pair, or noise and its Krylov space."""
     key, noise_key = jax.random.split(state.key)
     noise = jax.random.normal(noise_key, state.last.shape, state.last.dtype)
     ritz = state.ritz
@@ -270,7 +249,7 @@ def _propose(state: State) -> tuple[State, Float[Array, "p"]]:
     residual = dot(row, state.images) - ritz.values[worst] * dot(row, state.basis)
     searching = (state.searched > 1) & (length(state.last) > ritz.rounding)
     elsewhere = jnp.where(searching, state.last, noise)
-    refine = (state.searched == 0) | _searched_enough(state.searched, state.matvecs, len(noise))
+    refine = (state.searched == 0) | _searched_enough(state)
     direction = jnp.where(ritz.pending.any() & refine, residual, elsewhere)
     vector, share = orthonormalise(direction, state.basis)
     other = lambda: orthonormalise(noise, state.basis)[0]  # noqa: E731
@@ -284,23 +263,15 @@ def _absorb(state: State, vector: Array, image: Array, tol: Scalar, options: Opt
     images = state.images.at[state.size].set(image)
     row = dot(basis, image)
     projected = state.projected.at[state.size].set(row).at[:, state.size].set(row)
-    found = _rayleigh_ritz(basis, images, projected, state.size + 1, tol, options)
+    size, last = state.size + 1, image - dot(row, basis)
+    found = _rayleigh_ritz(basis, images, projected, size, tol, options)
     quiet = jnp.where(state.searched > 0, found.nearly.all(), found.converged.all())
-    return state._replace(
-        basis=basis,
-        images=images,
-        projected=projected,
-        size=state.size + 1,
-        last=image - dot(row, basis),
-        ritz=found,
-        searched=jnp.where(quiet, state.searched + 1, 0),
-        matvecs=state.matvecs + 1,
-    )
+    searched = jnp.where(quiet, state.searched + 1, 0)
+    state = state._replace(basis=basis, images=images, projected=projected, size=size, last=last)
+    return state._replace(ritz=found, searched=searched, matvecs=state.matvecs + 1)
 
 
-def _rayleigh_ritz(
-    basis: Array, images: Array, projected: Array, size: Array, tol: Scalar, options: Options
-) -> Ritz:
+def _rayleigh_ritz(basis, images, projected, size: Array, tol: Scalar, options: Options) -> Ritz:
     """The eigenpairs of T over its first ``size`` rows, with the true residuals of the wanted."""
     # Unused rows get a value below all others: eigh puts them first, unmixed with the used.
     rows, num = jnp.arange(len(projected)), options.num
@@ -314,11 +285,10 @@ def _rayleigh_ritz(
     values, coefficients = values[order], columns.T[order]
 
     wanted, present = coefficients[:num], rows[:num] < size
-    gaps = dot(wanted, images) - values[:num, None] * dot(wanted, basis)
-    residuals = length(gaps)
+    residuals = length(dot(wanted, images) - values[:num, None] * dot(wanted, basis))
     rounding = 10 * jnp.finfo(values.dtype).eps * norm
     limits = jnp.maximum(tol * jnp.abs(values[:num]), rounding)
-    small, nearly = residuals <= limits, residuals <= SLACK * limits
+    small, nearly = residuals <= limits, residuals <= 4 * limits
     states = small & present, ~small & present, nearly & present
     return Ritz(values, coefficients, residuals, *states, rounding)
 
@@ -329,13 +299,11 @@ def _rayleigh_ritz(
 # That pair is refined, and the search starts anew, until enough products have brought none. A copy
 # may be missed: of a threefold eigenvalue 1 above 300 others spread up to 0.999, 1 time in 200.
 # The search disturbs the converged pairs a little. To stop for that would throw away its Krylov
-# space, sometimes just before it shows a copy.
-
-SLACK = 4  # how far above its limit a residual may rise before the search starts anew
+# space, sometimes just before it shows a copy: it goes on while they are ``nearly`` converged.
 
 
-def _searched_enough(searched: Int[Array, ""], matvecs: Int[Array, ""], p: int) -> Bool[Array, ""]:
-    """Whether ``searched`` of ``matvecs`` products are enough of a search in ``p`` dimensions.
+def _searched_enough(state: State) -> Bool[Array, ""]:
+    """Whether the last ``searched`` products are enough of a search.
 
     A third of the products before it, as a fixed number misses copies where convergence is slow;
     but at least as many as find, with probability 0.99, an eigenvalue far above the rest: k Lanczos
@@ -343,8 +311,9 @@ def _searched_enough(searched: Int[Array, ""], matvecs: Int[Array, ""], p: int) 
     a probability of 1.648·√P·exp(−√ε·(2k − 1)) (Kuczynski & Wozniakowski 1992, "Estimating the
     largest eigenvalue by the power and Lanczos algorithms with a random start"), here ε = 1/2.
     """
-    fewest = math.ceil((1 + math.log(1.648 * math.sqrt(p) / 0.01) / math.sqrt(0.5)) / 2)
-    return searched > jnp.maximum(fewest, (matvecs - searched) // 3)
+    bound = math.log(1.648 * math.sqrt(state.last.size) / 0.01)
+    fewest = math.ceil((1 + bound / math.sqrt(0.5)) / 2)
+    return state.searched > jnp.maximum(fewest, (state.matvecs - state.searched) // 3)
 
 
 def orthonormalise(vector: Float[Array, "p"], basis: Float[Array, "r p"]) -> tuple[Array, Array]:
@@ -361,13 +330,6 @@ def orthonormalise(vector: Float[Array, "p"], basis: Float[Array, "r p"]) -> tup
         vector /= jnp.maximum(norm, tiny)
         share *= norm
     return vector, share
-
-
-def length(vectors: Float[Array, "*rows p"]) -> Float[Array, "*rows"]:
-    """The Euclidean norm over the last axis, whose squares neither underflow nor overflow."""
-    largest = jnp.max(jnp.abs(vectors), -1, keepdims=True)
-    scale = jnp.where(largest > 0, largest, 1)
-    return scale[..., 0] * jnp.linalg.norm(vectors / scale, axis=-1)
 
 
 def dot(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -388,30 +350,24 @@ def flatten(matvec: Matvec, like: Params) -> tuple[Callable, Callable, Float[Arr
 
 
 def hoist(matvec: Matvec, like: Params) -> Matvec:
-    """The same operator as a pytree, so that ``jit`` takes what it closes over as arguments.
+    """The same operator as a pytree, of which one compiled program serves all of a kind.
 
-    A compiled program serves all pytrees of a kind. A plain closure is traced here, each time, so
-    that no array becomes a constant of a compiled program nor outlives the call.
+    A plain closure is traced here, each time: no array that it holds is a constant of a program.
     """
     is_partial = isinstance(matvec, jax.tree_util.Partial)
     if isinstance(matvec, OverBatches) or not (is_partial or jax.tree_util.all_leaves([matvec])):
         return matvec
-    try:  # a method's object may have changed since a partial of it was compiled
-        return bind(matvec, like)[0] if is_partial else _hoisted(matvec, like)
-    except jax.errors.TracerArrayConversionError:  # an operator of NumPy's or SciPy's arrays
-        return _on_host(matvec, like)
 
-
-def _on_host(matvec: Matvec, like: Params) -> Matvec:
-    """The product with a vector of NumPy, as an operation of a compiled program."""
-
-    def product(vector: Params) -> Params:
+    def on_host(vector: Params) -> Params:
         image = matvec(jax.tree.map(np.asarray, vector))
         check_like(image, like, "the operator's product")
         return jax.tree.map(lambda x, own: np.asarray(x, own.dtype), image, vector)
 
-    product(like)  # here an error still has its own words
-    return jax.tree_util.Partial(lambda vector: jax.pure_callback(product, vector, vector))
+    try:  # a method's object may have changed since a partial of it was compiled
+        return bind(matvec, like)[0] if is_partial else _hoisted(matvec, like)
+    except jax.errors.TracerArrayConversionError:  # an operator of NumPy's or SciPy's arrays
+        on_host(like)  # here an error still has its own words
+        return jax.tree_util.Partial(lambda vector: jax.pure_callback(on_host, vector, vector))
 
 
 def _hoisted(matvec: Matvec, like: Params) -> Matvec:
@@ -422,6 +378,6 @@ def _hoisted(matvec: Matvec, like: Params) -> Matvec:
         leaves = jax.core.eval_jaxpr(closed.jaxpr, consts, *jax.tree.leaves(vector))
         return jax.tree.unflatten(jax.tree.structure(shape), leaves)
 
-    # ``apply`` must not keep the constants alive: it reaches ``closed`` for its equations only.
+    # ``apply`` keeps no constant alive: it reaches ``closed`` for its equations only.
     consts, closed = closed.consts, closed.replace(consts=[None] * len(closed.consts))
     return jax.tree_util.Partial(apply, consts)

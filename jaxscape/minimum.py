@@ -4,8 +4,7 @@ Let w_N minimise L_N + (λ/2)‖w‖², λ the weight decay, H the Hessian there
 the per-sample gradients. For k of the N samples at random, to first order, w_k − w_N is
 −H⁻¹(∇L_k − ∇L_N)(w_N), so that E[L_N(w_k) − L_N(w_N)] = ½ (1/k − 1/N) T with T = tr(H⁻¹C), and the
 generalisation gap is T/N (Takeuchi 1976; Thomas et al. 2020, "On the interplay between noise and
-curvature"). Whether a network is so close to a minimum that this holds is to be seen from
-``excess_law_holds``, and from networks refitted at a few k.
+curvature"). ``excess_law_holds`` and networks refitted at a few k show whether this holds.
 """
 
 import warnings
@@ -16,14 +15,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Key, Real
 
 from jaxscape import losses
 from jaxscape.arguments import explained
 from jaxscape.batching import cut, length_of, taker
-from jaxscape.curvature import MeanOperator, hessian_operator, nonfinite_samples
+from jaxscape.curvature import hessian_operator, nonfinite_samples
 from jaxscape.lanczos import dot, flatten
 from jaxscape.loss_variance import TRUSTED
 from jaxscape.quadratic import project
@@ -75,8 +73,7 @@ def takeuchi_trace(
         gradient_data: Samples whose gradients are taken in place of those of ``data``. Those of new
             samples are far larger where a network fits its training samples.
         num_samples: R, from 2 to the number of samples, else an ``InputError``.
-        num_steps: Lanczos steps from each gradient, at least 1, else an ``InputError``; never more
-            than P.
+        num_steps: Lanczos steps from each gradient, at least 1, else an ``InputError``; at most P.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxscape as js
@@ -90,18 +87,16 @@ def takeuchi_trace(
     """
     samples = data if gradient_data is None else gradient_data
     options = weight_decay, num_samples, num_steps, batch_size
-    return _run(_takeuchi, "T means nothing", key, loss, params, data, samples, options)
+    return _run(_takeuchi, key, loss, params, data, samples, options)
 
 
-def _run(program: Callable, hence: str, key, loss, params, data, samples, options: tuple) -> Any:
+def _run(program: Callable, key, loss, params, data, samples, options: tuple) -> Any:
     """What ``program`` finds; arguments, numbers and the smallest Ritz value are checked."""
     weight_decay, num_samples, num_steps, batch_size = options
     length_of(data)  # arrays, not batches: they are read thousands of times
     n = length_of(samples)
     if not 2 <= num_samples <= n:
-        raise InputError(
-            f"expected num_samples from 2 to {n} (the samples), found {num_samples}; change it"
-        )
+        raise InputError(f"expected num_samples from 2 to {n}, found {num_samples}; change it")
     if num_steps < 1:
         raise InputError(f"expected num_steps of at least 1, found {num_steps}; raise it")
     rows = jax.random.choice(check_key(key), n, (num_samples,), replace=False)
@@ -114,7 +109,7 @@ def _run(program: Callable, hence: str, key, loss, params, data, samples, option
     if smallest <= -decay.min():
         warnings.warn(
             f"H has a Ritz value of {smallest:.2g}, at or below −λ = {0 - decay.min():.2g}: the "
-            f"parameters are at no minimum, and {hence}; train on with more weight decay",
+            "parameters are at no minimum, and the result means little; train on, or raise λ",
             stacklevel=4,
         )
     elif not jnp.isfinite(found[0]).all():
@@ -126,22 +121,19 @@ def _run(program: Callable, hence: str, key, loss, params, data, samples, option
     return found
 
 
-def _krylov(
-    operator: MeanOperator, loss: Partial, data: Batch, rows: Array, steps: int, read: Callable
-) -> Any:
+def _krylov(operator, loss, data: Batch, rows: Array, steps: int, read: Callable) -> Any:
     """``read(g, T, V)`` of g = g_i − ḡ and of its Krylov space, for the sample in each row."""
-    params, chunks = operator.params, cut(length_of(data), operator.batch_size)
-    take = taker(data)
+    params, take = operator.params, taker(data)
+    chunks = cut(length_of(data), operator.batch_size)
     product, _, flat = flatten(operator, params)
 
     def gradient(batch: Batch, weight: ArrayLike = 1.0) -> Array:
+        total = lambda w: jnp.sum(jnp.where(weight, loss(w, batch), 0))  # noqa: E731
         with jax.default_matmul_precision("highest"):
-            found = jax.grad(lambda w: jnp.sum(jnp.where(weight, loss(w, batch), 0)))(params)
-        return ravel_pytree(found)[0]
+            return ravel_pytree(jax.grad(total)(params))[0]
 
     def add(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
-        start, fresh = chunk
-        return total + gradient(take(start, chunks.size), fresh), None
+        return total + gradient(take(chunk[0], chunks.size), chunk[1]), None
 
     pairs = jnp.asarray(chunks.starts), chunks.computed()[1]
     mean = jax.lax.scan(add, jnp.zeros_like(flat), pairs)[0] / length_of(data)
@@ -179,8 +171,7 @@ def _takeuchi(operator, loss, data: Batch, rows, decay: Array, steps: int) -> tu
     sem = n / (n - 1) * terms.std(0, ddof=1) * jnp.sqrt((1 - count / n) / count)
     effective = jnp.sum(jnp.abs(terms), 0) ** 2 / jnp.sum(terms**2, 0)
     change = jnp.abs(value - earlier) / jnp.where(value == 0, 1, value)
-    least = smallest.min()
-    return TakeuchiTrace(value, sem, effective, least, change), least
+    return TakeuchiTrace(value, sem, effective, smallest.min(), change), smallest.min()
 
 
 class Regime(NamedTuple):
@@ -207,11 +198,9 @@ def excess_law_holds(
     gradients, or changes by more than 10 % in the last Lanczos steps.
 
     Args:
-        found: From ``takeuchi_trace``.
+        found, weight_decay: T from ``takeuchi_trace``, and its λ.
         n: The number of samples that the network was trained on.
-        gap: Mean loss of new samples less that of those n.
-        gap_sem: Its standard error.
-        weight_decay: λ, as in ``found``.
+        gap, gap_sem: Mean loss of new samples less that of those n, and its standard error.
 
     >>> found = TakeuchiTrace(*map(jnp.asarray, (30.0, 2.0, 40.0, 1e-3, 0.01)))
     >>> [bool(excess_law_holds(found, 1000, gap).holds) for gap in (0.033, 0.3)]
@@ -240,8 +229,7 @@ def takeuchi_trace_in(
     Along eigenvectors Σ_j v_jᵀCv_j / (λ_j + λ). Exact over all n samples, at n·d² numbers.
 
     Args:
-        space: d orthonormal directions through w.
-        loss, data, batch_size: As for ``project``.
+        space, loss, data, batch_size: As for ``project``, of d orthonormal directions.
         weight_decay: λ.
     """
     model = project(loss, space, data, batch_size=batch_size)
@@ -289,9 +277,8 @@ def influence_subspace(
     check_dim(dim, params)
     if dim > num_samples:
         raise InputError(f"expected dim of at most num_samples, {num_samples}, found {dim}")
-    program, options = partial(_influences, dim), (weight_decay, num_samples, num_steps, batch_size)
-    hence = "the directions mean little"
-    values, basis = _run(program, hence, key, loss, params, data, data, options)
+    options = weight_decay, num_samples, num_steps, batch_size
+    values, basis = _run(partial(_influences, dim), key, loss, params, data, data, options)
     return Subspace(params, basis, values)
 
 

@@ -5,9 +5,8 @@ difference of two nearly equal means. The running mean carries its rounding erro
 unevaluated sum high + low of two floats (a ``Pair``).
 """
 
-import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,6 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 Pair = tuple[Array, Array]
-
 RUN = 16  # how many terms ``cumsum`` adds one after another
 
 
@@ -25,7 +23,7 @@ class Prefix(NamedTuple):
     num_samples: Int[Array, ""]
     mean: Float[Array, "m"]  # L_k(w), rounded
     residue: Float[Array, "m"]  # what that left out
-    squares: tuple[Float[Array, "m"], Float[Array, "m"]]  # Σ_i (ℓ_i − L_k)², as a pair
+    squares: Pair  # Σ_i (ℓ_i − L_k)² of each point
 
     @property
     def variance(self) -> Float[Array, "m"]:
@@ -77,7 +75,11 @@ def extend(
     before = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (1, 0)))[:, :-1], sums)
     total = jax.tree.map(lambda x: x[:, -1], sums)
     if axis is not None:
-        (earlier, behind), (met, total) = _exchange(met, total, axis)
+        counts, totals = jax.lax.all_gather((met, total), axis, axis=-1)
+        running, here = (jnp.cumsum(counts), cumsum(totals)), jax.lax.axis_index(axis)
+        # over the devices before this one, and over all
+        earlier, behind = jax.tree.map(lambda x: jnp.where(here > 0, x[..., here - 1], 0), running)
+        met, total = jax.tree.map(lambda x: x[..., -1], running)
         k, before = k + earlier, add(before, jax.tree.map(lambda x: x[:, None], behind))
     count = prefix.num_samples + met
     # L_k − L, 0 at k = 0; the innovation is the deviation less that
@@ -93,14 +95,6 @@ def extend(
     return Prefix(count, mean, residue, squares), steps
 
 
-def _exchange(count: Int[Array, ""], total: Pair, axis: str) -> tuple[Any, Any]:
-    """Counts and totals, summed over the devices before this one along ``axis``, and over all."""
-    counts, totals = jax.lax.all_gather((count, total), axis, axis=-1)
-    running, here = (jnp.cumsum(counts), cumsum(totals)), jax.lax.axis_index(axis)
-    before = jax.tree.map(lambda x: jnp.where(here > 0, x[..., here - 1], 0), running)
-    return before, jax.tree.map(lambda x: x[..., -1], running)
-
-
 def means(losses: Float[ArrayLike, "*rows n"]) -> Float[Array, "*rows n"]:
     """L_1, ..., L_n of stored per-sample losses along the last axis."""
     return _of_whole(losses, lambda steps: steps.mean + steps.increment)
@@ -113,9 +107,9 @@ def increments(losses: Float[ArrayLike, "*rows n"]) -> Float[Array, "*rows n-1"]
 
 def _of_whole(losses: ArrayLike, wanted: Callable[[Steps], Array]) -> Array:
     losses = jnp.asarray(losses)
-    *rows, n = losses.shape
-    empty = start(math.prod(rows), losses.dtype)
-    return wanted(extend(empty, losses.reshape(-1, n), jnp.ones(n, bool))[1]).reshape(*rows, -1)
+    flat = losses.reshape(-1, losses.shape[-1])
+    steps = extend(start(len(flat), flat.dtype), flat, jnp.ones(flat.shape[1], bool))[1]
+    return wanted(steps).reshape(*losses.shape[:-1], -1)
 
 
 def two_sum(a: Array, b: Array) -> Pair:

@@ -67,10 +67,8 @@ def prefix_spectra(
         loss, params, data, batch_size: As for ``hessian_operator``, with its errors; n samples in
             order, no batches.
         num: d.
-        ks: Whole numbers k from 1 to n, else an ``InputError``; by default ``geometric(min(n, 10),
-            n)``.
-        reference: Leaves ``[d', ...]``, orthonormal: ``overlap`` is each k's with them. Leaves
-            unlike the parameters are an ``InputError``.
+        ks: Whole numbers in 1..n, else an ``InputError``; by default ``geometric(min(n, 10), n)``.
+        reference: Orthonormal leaves ``[d', ...]``, for ``overlap``; others: an ``InputError``.
         keep_vectors: Also return the eigenvectors, K·d·P numbers.
         which, tol: As for ``top_eigenpairs``, with its errors.
 
@@ -84,8 +82,7 @@ def prefix_spectra(
     """
     n = length_of(data)
     wanted = geometric(min(n, 10), n) if ks is None else np.asarray(ks)
-    within = wanted.ndim == 1 and wanted.size and np.all((wanted >= 1) & (wanted <= n))
-    if not within or np.any(wanted != np.rint(wanted)):
+    if wanted.ndim != 1 or not wanted.size or not np.isin(wanted, np.arange(1, n + 1)).all():
         found = wanted.tolist()
         raise InputError(f"expected whole values of k from 1 to {n}, found {found}; change ks")
     if reference is not None:
@@ -101,10 +98,9 @@ def _solve_each(loss, params, data, ks, key, reference, num, keep_vectors, which
     def one(k: Int[Array, ""]) -> PrefixSpectra:
         operator = hessian_operator(loss, params, data, batch_size=batch_size, count=k)
         pairs = top_eigenpairs(key, operator, params, num, which=which, tol=tol)
-        values, vectors, residuals, converged, matvecs = pairs
-        along = None if reference is None else overlap(vectors, reference)
-        kept = vectors if keep_vectors else None
-        return PrefixSpectra(k, values, residuals, converged, matvecs, along, kept)
+        along = None if reference is None else overlap(pairs.vectors, reference)
+        kept = pairs.vectors if keep_vectors else None
+        return PrefixSpectra(k, pairs.values, *pairs[2:], along, kept)
 
     return jax.lax.map(one, ks)
 
@@ -115,8 +111,8 @@ def overlap(first: Params, second: Params) -> Float[Array, ""]:
     The mean squared cosine of the principal angles: 1 where the span of V lies in that of W, d'/P
     on average for a random V.
     """
-    rows = [jax.vmap(lambda v: ravel_pytree(v)[0])(basis) for basis in (first, second)]
-    return jnp.sum(dot(rows[0], rows[1].T) ** 2) / len(rows[0])
+    v, w = (jax.vmap(lambda v: ravel_pytree(v)[0])(basis) for basis in (first, second))
+    return jnp.sum(dot(v, w.T) ** 2) / len(v)
 
 
 @explained

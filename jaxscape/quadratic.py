@@ -9,16 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, Real
+from jaxtyping import Array, Float, Real
 
 from jaxscape import batching, devices, losses, prefix
 from jaxscape.arguments import explained
-from jaxscape.prefix import Prefix
 from jaxscape.subspace import Subspace
 from jaxscape.trees import is_traced, owned, working
-from jaxscape.types import Batch, InputError, Params, PerSampleLoss
-
-BATCH_SIZE = 100  # per chunk: d² second derivatives of its activations stay within a CPU's cache
+from jaxscape.types import Batch, InputError, Params, PerSampleLoss, Scalar
 
 
 class Quadratic(NamedTuple):
@@ -44,7 +41,7 @@ class QuadraticDelta(NamedTuple):
     mixed: Float[Array, "*s n-1"]
     gradient: Float[Array, "*s n-1"]
     curvature: Float[Array, "*s n-1"]
-    """Theorem 1 of Nikitin et al. 2025."""
+    """Alone Theorem 1 of Nikitin et al. 2025."""
     total: Float[Array, "*s n-1"]
     centered: Float[Array, "*s n-1"]
     """Δ̃_k = σ²‖b‖² + (σ⁴/2)‖A‖²_F."""
@@ -58,7 +55,7 @@ def project(
     space: Subspace,
     data: Batch,
     *,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int = 100,
     mesh: Mesh | None = None,
 ) -> Quadratic:
     """Value, gradient and Hessian in the subspace of every sample's loss at its origin.
@@ -68,7 +65,8 @@ def project(
     mode. Matrix products run at the highest precision.
 
     Args:
-        loss, data, batch_size, mesh: As for ``hessian_operator``, with its errors; no batches.
+        loss, data, batch_size, mesh: As for ``hessian_operator``, with its errors; no batches. Of
+            100 samples d² second derivatives of the activations stay within a CPU's cache.
         space: w(θ) = w* + Σ_j θ_j v_j, of d directions.
 
     Example:
@@ -133,28 +131,26 @@ def _project(loss, space, data, *, batch_size, forward=True, mesh: Mesh | None =
 def quadratic_delta(model: Quadratic, sigma: Real[ArrayLike, "*s"]) -> QuadraticDelta:
     """Δ_k under the quadratic model, exactly, for every k and each ``sigma``.
 
-    ``QuadraticDelta`` has the formula, of which Theorem 1 of Nikitin et al. 2025 is the curvature
-    alone. It holds close to w*: compare it with ``delta`` before believing it. A sigma that is
-    negative or not finite is an ``InputError``; one under ``jit`` is not seen.
+    ``QuadraticDelta`` has the formula. It holds close to w*: compare it with ``delta`` before
+    believing it. A sigma below 0 or not finite is an ``InputError``, unless under ``jit``.
     """
     if not is_traced(sigma) and not np.all(np.isfinite(given := np.asarray(sigma)) & (given >= 0)):
-        raise InputError(
-            f"expected a finite sigma of at least 0, found {given.tolist()}; change it"
-        )
+        found = given.tolist()
+        raise InputError(f"expected a finite sigma of at least 0, found {found}; change it")
     dtype = model.value.dtype
     whole = advance(begin(model.gradient.shape[1], dtype), model, jnp.asarray(sigma, dtype))[1]
     return jax.tree.map(lambda part: part[..., 1:], whole)
 
 
-def begin(dim: int, dtype=jnp.float32) -> Prefix:
+def begin(dim: int, dtype=jnp.float32) -> prefix.Prefix:
     """The prefix means of value, gradient and Hessian before the first sample."""
     return prefix.start(1 + dim + dim * (dim + 1) // 2, dtype)
 
 
 @jax.jit
 def advance(
-    before: Prefix, model: Quadratic, sigma: Float[Array, "*s"], skip: Int[Array, ""] | int = 0
-) -> tuple[Prefix, QuadraticDelta]:
+    before: prefix.Prefix, model: Quadratic, sigma: Float[Array, "*s"], skip: Scalar = 0
+) -> tuple[prefix.Prefix, QuadraticDelta]:
     """Carry the law on over n further samples, of which the first ``skip`` have been met already.
 
     Entry i of the law's parts ``[*s, n]`` is of the k samples before sample i.
@@ -174,5 +170,4 @@ def advance(
     total = offset + mixed + gradient + curvature
     centered = gradient + s**4 / 2 * frobenius
     diagonal = s**4 / 4 * (2 * (diagonal**2).sum(0) + trace**2)
-    law = QuadraticDelta(offset, mixed, gradient, curvature, total, centered, diagonal)
-    return after, law
+    return after, QuadraticDelta(offset, mixed, gradient, curvature, total, centered, diagonal)

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxscape.arguments import explained
-from jaxscape.lanczos import compiled, dot, flatten, hoist, length, orthonormalise, step
-from jaxscape.trees import check_floating, num_parameters, working
+from jaxscape.lanczos import compiled, dot, flatten, hoist, orthonormalise, step
+from jaxscape.trees import check_floating, length, num_parameters, working
 from jaxscape.types import InputError, Matvec, Params
 
 
@@ -59,8 +59,7 @@ def spectral_density(
         key: Of the random sign vectors.
         matvec, like: H and the shapes of its vectors, as for ``top_eigenpairs``.
         num_probes: Random vectors, at least 2 for a standard error, else an ``InputError``.
-        num_steps: Lanczos steps from each, from 1 to P, else an ``InputError``. Memory is
-            num_steps·P numbers.
+        num_steps: Lanczos steps from each, 1 to P, else an ``InputError``; at num_steps·P numbers.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -70,13 +69,10 @@ def spectral_density(
         >>> rule.nodes.shape, round(float(jnp.sum(rule.nodes * rule.weights) / 8), 3)
         ((8, 10), 5.5)
     """
-    like, p = _checked(like, num_probes), num_parameters(like)
+    held, p = _prepared(key, matvec, like, num_probes), num_parameters(like)
     if not 1 <= num_steps <= p:
-        raise InputError(
-            f"expected 1 <= num_steps <= {p} (the parameters), found {num_steps}; change it"
-        )
-    keys = jax.random.split(key, num_probes)
-    return _density(hoist(matvec, like), like, keys, num_steps=num_steps)
+        raise InputError(f"expected 1 <= num_steps <= {p}, found {num_steps}; change num_steps")
+    return _density(*held, num_steps=num_steps)
 
 
 @explained
@@ -94,8 +90,7 @@ def trace(key: Key[Array, ""], matvec: Matvec, like: Params, *, num_probes: int)
         >>> trace(jax.random.key(0), matvec, jnp.zeros(5), num_probes=2)
         Estimate(mean=Array(10., dtype=float32), sem=Array(0., dtype=float32))
     """
-    like = _checked(like, num_probes)
-    return _trace(hoist(matvec, like), like, jax.random.split(key, num_probes))
+    return _trace(*_prepared(key, matvec, like, num_probes))
 
 
 @compiled
@@ -153,8 +148,9 @@ def _estimate(values: Float[Array, "probes ..."]) -> Estimate:
     return Estimate(values.mean(0), values.std(0, ddof=1) / math.sqrt(len(values)))
 
 
-def _checked(like: Params, probes: int) -> Params:
+def _prepared(key: Array, matvec: Matvec, like: Params, probes: int) -> tuple:
     check_floating(like)
     if probes < 2:
         raise InputError(f"expected at least 2 probes, found {probes}; one has no standard error")
-    return working(like)
+    like = working(like)
+    return hoist(matvec, like), like, jax.random.split(key, probes)

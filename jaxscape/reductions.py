@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxscape.prefix import Prefix, Steps
+from jaxscape.trees import length
 from jaxscape.types import Probe
 
 State = tuple[Any, Any]  # by point, by sample
@@ -95,7 +96,7 @@ def _delta_update(state: tuple[Any, _Spread], steps: Steps, index: Array, weight
     mean = lambda values: jnp.sum(own * values, 0) / weight.sum()  # noqa: E731
 
     def moments(values: Float[Array, "t b"]) -> _Moments:
-        return _Moments(mean(values), _norm(jnp.sqrt(own) * (values - mean(values))))
+        return _Moments(mean(values), length(jnp.sqrt(own) * (values - mean(values)), 0))
 
     both = moments(steps.innovation), moments(steps.innovation**2)
     new = _Spread(total, *both, mean(abs(steps.innovation)), bad.sum(0, dtype=jnp.int32))
@@ -110,18 +111,11 @@ def _merge_spreads(old: _Spread, new: _Spread) -> _Spread:
     def moments(a: _Moments, b: _Moments) -> _Moments:
         gap = b.mean - a.mean
         between = abs(gap) * jnp.sqrt(old.weight * new.weight / total)
-        return _Moments(a.mean + gap * share, _norm(jnp.stack([a.spread, b.spread, between])))
+        return _Moments(a.mean + gap * share, length(jnp.stack([a.spread, b.spread, between]), 0))
 
     both = moments(old.innovation, new.innovation), moments(old.square, new.square)
     absolute = old.absolute + (new.absolute - old.absolute) * share
     return _Spread(total, *both, absolute, old.nonfinite + new.nonfinite)
-
-
-def _norm(x: Float[Array | np.ndarray, "t *b"]) -> Float[Array, "*b"]:
-    """The Euclidean norm over the first axis, whose squares neither underflow nor overflow."""
-    largest = jnp.max(jnp.abs(x), 0)
-    scale = jnp.where(largest > 0, largest, 1)
-    return scale * jnp.sqrt(jnp.sum((x / scale) ** 2, 0))
 
 
 def _delta_finalize(by_point: Any, by_sample: _Spread, prefix: Prefix) -> Delta:
@@ -132,8 +126,8 @@ def _delta_finalize(by_point: Any, by_sample: _Spread, prefix: Prefix) -> Delta:
     mean = rest.square.mean * scale * scale
     sem = rest.square.spread / jnp.sqrt(freedom * m) * scale * scale
     centered = (rest.innovation.spread * scale) ** 2 / freedom
-    first = rest.absolute * scale
-    return Delta(k, mean, sem, centered, first, prefix.variance, by_sample.nonfinite, prefix.mean)
+    bad, first_order = by_sample.nonfinite, rest.absolute * scale
+    return Delta(k, mean, sem, centered, first_order, prefix.variance, bad, prefix.mean)
 
 
 delta = Reduction(_delta_init, _delta_update, _delta_finalize, _merge_spreads)
@@ -148,11 +142,10 @@ def delta_of(probe: Probe) -> Reduction:
 
 @functools.lru_cache  # the same reduction is the same compiled program
 def _grouped_delta(num_points: int, groups: int) -> Reduction:
-    """Mean over all points, errors from the spread of the means over equal groups in a row."""
+    """``delta`` with errors from means of the innovation and its square over groups in a row."""
     size = num_points // groups
 
     def init(t: int, b: int) -> State:
-        # as for ``delta``; then means over each group of the innovation, and of its square
         zeros = jnp.zeros((b, groups), jnp.float32)
         return (), (delta.init(t, b)[1], zeros, zeros)
 
@@ -171,7 +164,7 @@ def _grouped_delta(num_points: int, groups: int) -> Reduction:
 
         def error(means: Float[Array | np.ndarray, "n groups"]) -> Float[Array, "n-1"]:
             deviations = means[1:] - means[1:].mean(1, keepdims=True)
-            return _norm(deviations.T) / jnp.sqrt(groups * (groups - 1.0))
+            return length(deviations.T, 0) / jnp.sqrt(groups * (groups - 1.0))
 
         # E_q[δ²] − (E_q δ)²: the square of a mean is too large by its squared standard error
         excess = (error(innovation) * scale) ** 2
@@ -194,7 +187,7 @@ def surface(ks: tuple[int, ...]) -> Reduction:
         return (unseen, unseen), ()
 
     def update(state: State, steps: Steps, index: Array, weight: Array) -> State:
-        (loss, increment), () = state
+        loss, increment = state[0]
         loss = pick(loss, steps.mean + steps.increment, steps.k + 1, steps.fresh)
         return (loss, pick(increment, steps.increment, steps.k, steps.fresh)), ()
 
@@ -213,9 +206,7 @@ def surface(ks: tuple[int, ...]) -> Reduction:
 @functools.lru_cache
 def losses(num_points: int) -> Reduction:
     """The per-sample losses ℓ_i(w) themselves, ``[m, n]``: memory grows with both."""
-
-    def init(t: int, b: int) -> State:
-        return (), jnp.zeros((b, num_points), jnp.float32)
+    init = lambda t, b: ((), jnp.zeros((b, num_points), jnp.float32))  # noqa: E731
 
     def update(state: State, steps: Steps, index: Array, weight: Array) -> State:
         own = jnp.where(weight[:, None] > 0, steps.losses, 0)

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key
 
 from jaxscape.types import InputError, Params
 
@@ -76,6 +76,13 @@ def owned(tree: Any) -> Any:
         return x
 
     return jax.tree.map(leaf, tree)
+
+
+def length(vectors: Float[Array | np.ndarray, "..."], axis: int = -1) -> Float[Array, "..."]:
+    """The Euclidean norm over an axis, whose squares neither underflow nor overflow."""
+    largest = jnp.max(jnp.abs(vectors), axis, keepdims=True)
+    scale = jnp.where(largest > 0, largest, 1)
+    return jnp.squeeze(scale, axis) * jnp.linalg.norm(vectors / scale, axis=axis)
 
 
 def is_traced(tree: Any) -> bool:

@@ -171,10 +171,10 @@ def test_numbers_that_are_not_finite_are_told_and_equal_gradients_are_zero():
 
 def test_parameters_at_no_minimum_are_told():
     w = {"in": 0.3 * jax.random.normal(KEY, (P, 3)), "b": jnp.ones(3), "out": jnp.ones(3)}
-    with pytest.warns(UserWarning, match="at no minimum, and the directions mean little"):
+    with pytest.warns(UserWarning, match="at no minimum, and the result means little"):
         js.influence_subspace(KEY, network, w, DATA, 2, num_samples=20)
     for decay in (0.0, np.array([100.0, 0.0])):  # one of which is enough
-        with pytest.warns(UserWarning, match="at no minimum, and T means nothing") as told:
+        with pytest.warns(UserWarning, match="at no minimum, and the result means little") as told:
             js.takeuchi_trace(KEY, network, w, DATA, weight_decay=decay, num_samples=20)
         assert len(told) == 1
         assert "\n" not in str(told[0].message)
