@@ -34,15 +34,14 @@ CAPTIONS = {
     "eigenvalues": "The largest eigenvalues of the Hessian over all samples; bars are residuals.",
 }
 
-SYMBOLS = """\
-w*: the trained parameters. L_k: the mean loss of the first k samples. Points: random steps from w*
-of standard deviation σ along each direction. Δ_k: the mean over them of (L_{k+1} − L_k)²."""
-"""What the answers speak of."""
 WORDS = """\
+w*: the trained parameters. L_k: the mean loss of the first k samples. Points: random steps from w*
+of standard deviation σ along each direction. Δ_k: the mean over them of (L_{k+1} − L_k)².
+
 K: the k from which on Δ_k stays below the tolerance, in the order of this run; 1: never above it.
 Any order: where K lies in 90 % of the orders of these samples. Not by n: Δ_k of the last of all n
 samples is not below it yet."""
-"""What the printed table of K means."""
+"""What the answers and the printed table of K speak of."""
 LEVELS = """\
 E S²: variance of a sample's loss, mean over the points; 90 %: of the run's samples over the points
 alone, of new ones over samples too; effective: how many samples it comes from,
@@ -55,7 +54,7 @@ def tell(record: Record) -> None:
     found = record.summary
     levels, sizes, laws = tables_of(found)
     print("\n" + ", ".join(f"{name} {value}" for name, value in network(found)))
-    for text in ("\n".join(verdicts(found)), SYMBOLS, WORDS):
+    for text in ("\n".join(verdicts(found)), WORDS):
         print(f"\n{text}")
     texts = {MARK: [row[:4] for row in sizes], LEVELS: levels, tables.LAW_WORDS: laws}
     for words, table in texts.items():
@@ -213,7 +212,7 @@ def figures_of(arrays: dict[str, np.ndarray], found: dict[str, Any]) -> dict[str
         }
         parts = {p: arrays[f"law_{p}"] for p in ("offset", "gradient", "curvature", "mixed")}
         figures["law"] = plot.law(k, delta, theory, **common)
-        words = [tables.verdict_of(entry) for entry in found["sigmas"]]
+        words = [tables.VERDICTS[entry.get("law_holds", "")] for entry in found["sigmas"]]
         titles = [f"{label} (law: {word})" for label, word in zip(labels, words, strict=True)]
         figures["law_parts"] = plot.law_parts(k, parts, titles)
     if len(arrays["eigenvalues"]):
