@@ -88,7 +88,6 @@ def _find(problem: Problem, config: SurfaceConfig, work: Path) -> Record:
             raise InputError("expected a trajectory that moves, found one that stays; train")
         print(f"trajectory: the plane holds {explained.sum():.0%} of its squared distances")
         steps = surfaces.around(path, config.num) if config.radius is None else steps
-    assert space is not None
     with console.timed("surface", f"{config.num} by {config.num} points"):
         found = surfaces.evaluate(problem, space, steps, config.ks or (1, math.isqrt(n), n))
     summary, words = surfaces.summarise(found), surfaces.WORDS[config.subspace]
@@ -112,7 +111,6 @@ def _beside(problem: Problem, config: SurfaceConfig, store: Path) -> Record:
         space, _ = prepare.directions(
             problem, params, kind, 2, store / kind, weight_decay=config.weight_decay
         )
-        assert space is not None
         model = js.project(problem.loss, space, problem.samples)
         rise, trace = RISE * float(model.value.mean()), abs(float(model.hessian.mean(0).trace()))
         radii.append(math.sqrt(4 * rise / trace) if trace else 1.0)  # in mean over the rim
@@ -144,15 +142,16 @@ def moves(loss: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _moves_figure(found: dict[str, np.ndarray], unit: str) -> Figure:
-    """L_k − L_N, a row per plane and a column per k, all in the same colours."""
+    """L_k − L_N, a row per plane and a column per k, each plane in colours of its own."""
     change, names = found["change"], [f"k = {k:,}" for k in found["k"][:-1]]
     title = "$L_k - L_N$, less that at $w^*$: where do more samples reshape the surface?"
     along = r"$\theta_1$ / radius", r"$\theta_2$ / radius"
     figure, panels = canvas(title, *along, names * len(PLANES), columns=len(names))
-    steps, most = np.linspace(-1, 1, change.shape[-1]), np.nanmax(np.abs(change)) or 1.0
-    look: dict[str, Any] = {"cmap": "PuOr", "vmin": -most, "vmax": most, "shading": "gouraud"}
+    steps = np.linspace(-1, 1, change.shape[-1])
+    look: dict[str, Any] = {"cmap": "PuOr", "shading": "gouraud", "rasterized": True}
     for axes, (p, i) in zip(panels, np.ndindex(change.shape[:2]), strict=True):
-        mesh = axes.pcolormesh(steps, steps, change[p, i].T, rasterized=True, **look)
+        most = np.nanmax(np.abs(change[p])) or 1.0
+        mesh = axes.pcolormesh(steps, steps, change[p, i].T, vmin=-most, vmax=most, **look)
         axes.contour(steps, steps, found["loss"][p, -1].T, 8, colors="0.4", linewidths=0.6)
         axes.plot(0, 0, "k+", ms=11, mew=1.6, label="$w^*$; grey lines: equal $L_N$")
         axes.plot(*found["lowest"][p, i], "ko", ms=6, label="lowest $L_k$")
@@ -160,7 +159,8 @@ def _moves_figure(found: dict[str, np.ndarray], unit: str) -> Figure:
         axes.grid(False)
         if i == 0:
             axes.set_ylabel(f"{PLANES[p]} plane, radius {found['radius'][p]:.2g}\n{along[1]}")
-    figure.colorbar(mesh, ax=list(panels), label=unit, shrink=0.6)
+        if i == len(names) - 1:  # the row is whole
+            figure.colorbar(mesh, ax=list(panels[p * len(names) :][: len(names)]), label=unit)
     legend(figure, "")
     return figure
 

@@ -69,9 +69,8 @@ class Problem:
 
     def parts(self) -> Iterator[Batch]:
         """All samples part by part, in the order of the files."""
-        split = {"inputs": self.dataset.train_inputs, "targets": self.dataset.train_targets}
-        rows = np.split(np.sort(self.order), range(PART, len(self.order), PART))
-        return (stream.take(split, part) for part in rows)
+        parts = np.split(np.argsort(self.order), range(PART, len(self.order), PART))
+        return map(self.read, parts)
 
     @functools.cached_property
     def fresh(self) -> "Problem | None":

@@ -44,7 +44,8 @@ def trend(value: float | None) -> str:
     return "-" if value is None else f"{value:+.1f}" + "!" * (abs(value) > TREND)
 
 
-VERDICTS = {True: "holds", False: "does not hold", None: "cannot tell"}
+VERDICTS = {True: "holds", False: "does not hold", None: "cannot tell", "": "not computed"}
+"""Whether the quadratic law holds at a sigma: ``law_holds`` of ``agreement``, "" without one."""
 
 
 def late(k: Int[np.ndarray, "K"]) -> Bool[np.ndarray, "K"]:
@@ -145,11 +146,6 @@ def agreement(
     }
 
 
-def verdict_of(entry: dict[str, Any]) -> str:
-    """Whether the quadratic law holds at a sigma, in words."""
-    return VERDICTS[entry["law_holds"]] if "law_holds" in entry else "not computed"
-
-
 def law_table(entries: Sequence[dict[str, Any]]) -> list[list[str]]:
     """The numbers of ``agreement`` per sigma; of each part its mean over that of Monte-Carlo."""
     rows = [["sigma", "law / Monte-Carlo", "effective samples", "median over k", *PARTS]]
@@ -162,7 +158,7 @@ def law_table(entries: Sequence[dict[str, Any]]) -> list[list[str]]:
             cells.append(f"{entry['law_over_monte_carlo_effective']:,.0f}")
             cells.append(f"{entry['law_over_monte_carlo_median']:.3g}")
             cells += [f"{entry['law_parts'][part] * ratio:.2g}" for part in PARTS]
-        rows.append([f"{entry['sigma']:.3g}", *cells, verdict_of(entry)])
+        rows.append([f"{entry['sigma']:.3g}", *cells, VERDICTS[entry.get("law_holds", "")]])
     return rows
 
 

@@ -34,21 +34,20 @@ CAPTIONS = {
     "eigenvalues": "The largest eigenvalues of the Hessian over all samples; bars are residuals.",
 }
 
-SYMBOLS = """\
+WORDS = """\
 w*: the parameters trained on all samples, the same for every k. L_k: the mean loss of the first k
 samples. Points: random steps from w* of standard deviation σ along each direction. Δ_k: the mean
-over them of (L_{k+1} − L_k)². Δ_k and tolerances are squares: 1e-06 is a step of 0.001."""
-"""What the answers speak of."""
-WORDS = """\
+over them of (L_{k+1} − L_k)². Δ_k and tolerances are squares: 1e-06 is a step of 0.001.
+
 K: the k from which on Δ_k stays below the tolerance, in the order of this run; 1: never above it.
 Any order: where K lies in 90 % of the orders of these samples. Not by n: Δ_k of the last of all n
 samples is not below it yet."""
-"""What the printed table of K means."""
+"""What the answers and the printed table of K speak of."""
 LEVELS = """\
-E S²: variance of the loss from sample to sample, mean over the points. Its 90 % interval: of the
-run's samples for other points, of new ones for other samples too; effective: how many samples it comes from,
-for these samples and for new ones; new / own: E S² of new ones over that of these. That Δ_k·k² is
-near E S², and the exponent near 2, is algebra (the order law: mean over all orders)."""
+E S²: variance of the loss from sample to sample, mean over the points; 90 %: of the run's samples
+for other points, of new ones for other samples too; effective: how many samples it comes from, for
+these samples and for new ones; new / own: E S² of new ones over that of these. That Δ_k·k² is near
+E S², and the exponent near 2, is algebra (the order law: mean over all orders)."""
 
 
 def tell(record: Record) -> None:
@@ -56,7 +55,7 @@ def tell(record: Record) -> None:
     found = record.summary
     levels, sizes, laws = tables_of(found)
     print("\n" + ", ".join(f"{name} {value}" for name, value in network(found)))
-    for text in ("\n".join(verdicts(found)), SYMBOLS, WORDS):
+    for text in ("\n".join(verdicts(found)), WORDS):
         print(f"\n{text}")
     texts = {MARK: [row[:4] for row in sizes], LEVELS: levels, tables.LAW_WORDS: laws}
     for words, table in texts.items():
@@ -214,7 +213,7 @@ def figures_of(arrays: dict[str, np.ndarray], found: dict[str, Any]) -> dict[str
         }
         parts = {p: arrays[f"law_{p}"] for p in ("offset", "gradient", "curvature", "mixed")}
         figures["law"] = plot.law(k, delta, theory, **common)
-        words = [tables.verdict_of(entry) for entry in found["sigmas"]]
+        words = [tables.VERDICTS[entry.get("law_holds", "")] for entry in found["sigmas"]]
         titles = [f"{label} (law: {word})" for label, word in zip(labels, words, strict=True)]
         figures["law_parts"] = plot.law_parts(k, parts, titles)
     if len(arrays["eigenvalues"]):
