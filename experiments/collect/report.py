@@ -219,7 +219,7 @@ def monitor(arrays: Arrays, tolerance: float) -> Figure:
     ``exceedance`` [C, 3], infinite where beyond all numbers; ``stopped_k`` where it stopped.
     """
     title = "What the monitor predicted around the network of the time"
-    figure, (axes,) = canvas(title, PREFIX, "$K$ (samples)")
+    figure, (axes,) = canvas(title, "samples met", "$K$ (samples)")
     names = {"exceedance": "$K$ by Definition 4, over orders", "law": "$K$ of the order law"}
     met = arrays["look_k"]
     for row, (name, label) in enumerate(names.items()):

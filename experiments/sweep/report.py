@@ -123,7 +123,7 @@ def _trust(entry: dict[str, Any]) -> str:
     """From how many samples E S² comes, and so how far the numbers can be trusted."""
     names = {"effective_samples": "these", "fresh_effective_samples": "new ones"}
     counts = {words: entry[name] or 0 for name, words in names.items() if name in entry}
-    said = ", ".join(f"{count:,.0f} of {words}" for words, count in counts.items())
+    said = ", ".join(f"{int(count):,} of {words}" for words, count in counts.items())
     good = "good" if min(counts.values()) >= TRUSTED else "little"
     return f"Trust in E S²: {good} (effective sample size {said}; {TRUSTED} or more is good)."
 
@@ -165,7 +165,7 @@ def _level_cells(entry: dict[str, Any], whose: str) -> list[str]:
     limits = ["any" if x is None else f"{x:.3g}" for x in entry[f"{whose}order_law_k2_ci"]]
     effective = entry[f"{whose}effective_samples"]
     level = f"{entry[f'{whose}order_law_k2']:.4g}, {' to '.join(limits)}"
-    return [level, "-" if effective is None else f"{effective:,.0f}"]
+    return [level, "-" if effective is None else f"{int(effective):,}"]
 
 
 def sizes_table(entries: list[dict[str, Any]], n: int) -> list[list[str]]:

@@ -94,7 +94,7 @@ class LearningCurve:
 def fit(
     key: Key[Array, ""],
     k: Real[np.ndarray, "g"],
-    losses: Real[np.ndarray, "orders _"],
+    losses: Real[np.ndarray, "orders K"],
     *,
     floor: float | None = None,
     level: float = 0.9,
