@@ -19,7 +19,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int
 
-from jaxscape.trees import owned, short
+from jaxscape.trees import check_unmasked, owned, short
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
 
@@ -130,14 +130,14 @@ def first_of(data: Any) -> Batch:
     if not are_batches(data):
         return data
     check_eager()
-    found = f"{type(data).__name__}, which one pass uses up"
+    found = f"{type(data).__name__}, which one pass uses up; pass the function that makes it"
     if not isinstance(data, Iterator):
         for batch in segments(data):
             return batch
-        found = "none"
+        found = "none; check the loader"
     raise InputError(
         "expected at least one batch that can be read again: a list, a loader, a function that "
-        f"returns an iterator, found {found}; pass the function that makes it"
+        f"returns an iterator, found {found}"
     )
 
 
@@ -145,8 +145,8 @@ def check_eager() -> None:
     """Raise an ``InputError`` while JAX traces, when no batch can be read."""
     if not is_eager():
         raise InputError(
-            "expected operators over batches outside of jit, vmap and loops, found one inside; use "
-            "it there, hand it itself (no function around it) to top_eigenpairs, or give arrays"
+            "expected operators over batches outside of jit, vmap and loops, found one; call it "
+            "outside, hand it itself (no function around it) to top_eigenpairs, or give arrays"
         )
 
 
@@ -162,6 +162,8 @@ def length_of(data: Batch) -> int:
         said = f"expected arrays, found batches ({type(data).__name__}), which sweeps and operators"
         raise InputError(f"{said} take; concatenate them first")
     leaves = jax.tree.leaves(data)
+    for leaf in leaves:
+        check_unmasked(leaf)
     firsts: list[tuple] = [getattr(leaf, "shape", ())[:1] for leaf in leaves]
     if len(set(firsts)) != 1 or firsts[0] == ():
         found = short([getattr(leaf, "shape", type(leaf).__name__) for leaf in leaves])

@@ -366,7 +366,8 @@ def hoist(matvec: Matvec, like: Params) -> Matvec:
     try:  # a method's object may have changed since a partial of it was compiled
         return bind(matvec, like)[0] if is_partial else _hoisted(matvec, like)
     except jax.errors.TracerArrayConversionError:  # an operator of NumPy's or SciPy's arrays
-        on_host(like)  # here an error still has its own words
+        shape = lambda x: np.zeros(x.shape, x.dtype)  # noqa: E731  # ``like`` may be traced
+        on_host(jax.tree.map(shape, like))  # here an error still has its own words
         return jax.tree_util.Partial(lambda vector: jax.pure_callback(on_host, vector, vector))
 
 

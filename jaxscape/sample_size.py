@@ -93,6 +93,9 @@ def sufficient_size(delta: Float[Array, "*r K"], tolerance: Float[Array, "*t"]) 
     >>> sufficient_size(jnp.array([9.0, 1.0, 9.0, 1.0]), jnp.array([2.0, 0.5]))
     SufficientSize(k=Array([ 4, -1], dtype=int32), reached=Array([ True, False], dtype=bool))
     """
+    if isinstance(delta, tuple):
+        found = f"found {type(delta).__name__}; give its .mean or .centered"
+        raise InputError(f"expected the values of Δ_k, {found}")
     exceeds = ~(delta < jnp.asarray(tolerance)[..., None])
     k = jnp.arange(1, delta.shape[-1] + 1)
     last = jnp.max(jnp.where(exceeds, k, 0), -1)

@@ -98,7 +98,7 @@ class Subspace:
         """
         trees.check_like(params, self.origin, "the point")
         offset = jax.tree.map(jnp.subtract, *working((params, self.origin)))
-        gram = along = jnp.zeros(())
+        gram = along = jnp.zeros((), jax.tree.leaves(offset)[0].dtype)
         pairs = zip(*map(jax.tree.leaves, (working(self.basis), offset)), strict=True)
         for directions, step in pairs:
             rows = directions.reshape(self.dim, -1)
@@ -143,7 +143,7 @@ def random_subspace(
     filters = [w for w, own in zip(jax.tree.leaves(params), axes, strict=True) if own]
     if normalization != "unit" and not (is_traced(filters) or any(map(np.any, filters))):
         said = "expected filters that are not 0, of arrays of two or more axes in filter_axes"
-        raise InputError(f"{said}, found none; use normalization='unit', or trained parameters")
+        raise InputError(f"{said}, found none; name axes, use trained parameters or 'unit'")
     keys = jax.random.split(trees.check_key(key), dim)
     return Subspace(params, _directions(normalization, axes, owned(params), keys))
 
@@ -166,7 +166,7 @@ def _filter_axes(filter_axes: Any, params: Params) -> tuple[tuple[int, ...] | No
         return tuple(map(chosen, every, jax.tree.leaves(params)))
     except (ValueError, TypeError, OverflowError):
         said = "expected filter_axes as an axis or axes that the arrays have, or a tree of these"
-        found = f"found {short(filter_axes)}; shape it like the parameters"
+        found = f"found {short(filter_axes)}; change it, or shape it like the parameters"
         raise InputError(f"{said}, {found}") from None
 
 
@@ -305,8 +305,8 @@ def trajectory_subspace(points: Params, dim: int = 2) -> Trajectory:
     ((total,),) = lengths
     most = min(total - 1, trees.num_parameters(points) // total)
     if not 1 <= dim <= most:
-        said = f"expected a dimension from 1 to {most}, fewer than the points, found {dim}"
-        raise InputError(f"{said}; change dim, or keep more points")
+        said = f"expected a dimension from 1 to {most}, below the points, at most the parameters"
+        raise InputError(f"{said}, found {dim}; change dim, or keep more points")
     last = jax.tree.map(lambda leaf: leaf[-1], points)
     rows = jax.vmap(lambda point: ravel_pytree(point)[0])(points)
     left, singular, right = jnp.linalg.svd(rows - rows[-1], full_matrices=False)
@@ -320,8 +320,10 @@ def _stacked(points: Params) -> Params:
     """A list of parameters stacked along a new first axis; a tree that is so already as it is."""
     if isinstance(points, dict) and all(isinstance(key, int) for key in points):
         raise InputError("expected a list of parameters, found a dict of numbers; give its values")
-    if not isinstance(points, list | tuple) or not points:
+    if not isinstance(points, list | tuple):
         return points
+    if len(points) < 2:
+        raise InputError(f"expected at least 2 parameters, found {len(points)}; give more")
     shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(point)] for point in points]
     forms = list(zip(map(jax.tree.structure, points), shapes, strict=True))
     if any(form != forms[0] for form in forms):

@@ -206,6 +206,11 @@ def evaluate(
         InputError: a loss that is not one value per sample, no samples, a size below 1, points on
             several devices for a reduction without ``merge``.
     """
+    if not isinstance(probe, Probe):
+        raise InputError(
+            f"expected a probe, the points to look at, found {type(probe).__name__}; make one: "
+            "js.gaussian(key, space, num_points, sigma), js.grid(space, radius, num), js.single(w)"
+        )
     options: dict[str, Any] = {"batch_size": batch_size, "point_batch": point_batch, "mesh": mesh}
     carry, rows = begin(probe, reduction), []
     for segment in batching.segments(data):

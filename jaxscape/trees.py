@@ -63,12 +63,17 @@ def working(tree: Params) -> Params:
     return jax.tree.map(leaf, tree)
 
 
+def check_unmasked(leaf: Any) -> None:
+    """Raise an ``InputError`` for an array of NumPy with a mask."""
+    if isinstance(leaf, np.ma.MaskedArray):
+        raise InputError("expected plain arrays, found a masked one; fill it or leave rows out")
+
+
 def owned(tree: Any) -> Any:
     """The tree with what NumPy can read copied into arrays of JAX: its owner may write into it."""
 
     def leaf(x: Any) -> Any:
-        if isinstance(x, np.ma.MaskedArray):  # JAX refuses it, but would not see its mask here
-            raise InputError("expected plain arrays, found a masked one; fill it or leave rows out")
+        check_unmasked(x)  # JAX refuses it, but would not see its mask here
         if hasattr(x, "__array__") and not isinstance(x, jax.Array | np.generic):
             array = np.asarray(x)
             # copied here, as JAX may still read what it is given after its call has returned

@@ -478,6 +478,20 @@ def test_a_wrong_argument_is_one_short_line():
         assert "expected" in said, name
 
 
+def test_a_wrong_argument_says_what_to_do():
+    with pytest.raises(InputError, match="make one: js"):
+        js.delta(loss, SPACE, DATA)
+    with pytest.raises(InputError, match=r"found Delta; give its \.mean"):
+        js.sufficient_size(js.delta(loss, PROBE, DATA), 1e-3)
+    masked = {"x": np.ma.masked_array(X, X > 1), "y": Y}
+    for call in (js.hessian_operator, lambda *args: js.project(loss, SPACE, masked)):
+        with pytest.raises(InputError, match="found a masked one"):
+            call(loss, P, masked)
+    for few in ([], [P]):
+        with pytest.raises(InputError, match="at least 2 parameters"):
+            js.trajectory_subspace(few)
+
+
 def test_one_k_is_a_k_and_python_numbers_are_parameters():
     sheet = js.surface(loss, PROBE, DATA, ks=60)
     np.testing.assert_allclose(sheet.loss[0], losses64().mean(1), rtol=1e-5)

@@ -176,6 +176,10 @@ def test_an_operator_of_numpy_has_its_eigenpairs():
     for matvec in (lambda v: matrix @ np.asarray(v), lambda v: np.einsum("ab,b->a", matrix, v)):
         found = js.top_eigenpairs(KEY, matvec, np.zeros(8, np.float32), 2)
         np.testing.assert_allclose(found.values, [7, 6], rtol=1e-4)
+    inside = jax.jit(
+        lambda w: js.top_eigenpairs(KEY, lambda v: matrix @ np.asarray(v), w, 2).values
+    )
+    np.testing.assert_allclose(inside(jnp.zeros(8)), [7, 6], rtol=1e-4)
     with pytest.raises(InputError, match="product"):
         js.top_eigenpairs(KEY, lambda v: matrix[:3] @ np.asarray(v), np.zeros(8, np.float32), 2)
 
