@@ -1,5 +1,6 @@
 """Networks refitted on the first k samples, and the landscape around that of all of them."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,8 @@ def _minima(
     found: list[Arrays] = []
     rows = [*prediction.pilots(ks), len(ks) - 1]
     starts = min(config.starts, len(test["targets"]))
-    with console.progress("minima", len(rows), "networks") as advance:
+    with console.progress("minima", len(rows), "networks") as advance, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "H has a Ritz value")  # the report says it of each
         for row in rows:
             own = jax.tree.map(lambda x, k=ks[row]: x[:k], problem.samples)
             trace = js.takeuchi_trace(

@@ -18,10 +18,7 @@ from experiments.refit import __main__ as refit
 from experiments.refit import compare, prediction
 from jaxscape.lab import checkpoint, learning_curve
 
-pytestmark = [
-    pytest.mark.usefixtures("in_haste"),
-    pytest.mark.filterwarnings("ignore:H has a Ritz value"),  # few steps lead to no minimum
-]
+pytestmark = pytest.mark.usefixtures("in_haste")
 
 
 @pytest.fixture(scope="module")
