@@ -21,12 +21,11 @@
 # 1. [Open Colab](https://colab.research.google.com), *File → Upload notebook*, choose this file.
 # 2. *Runtime → Change runtime type*, and pick a TPU.
 # 3. Set `REPOSITORY` below to the address of your copy of jaxscape. Or upload a zip of it in the
-#    file pane, and unpack it (`!unzip -q FILE.zip -d checkout`) such that `checkout/pyproject.toml`
-#    is there.
+#    file pane, and unpack it (`!unzip -q FILE.zip`) and rename the folder inside it to `checkout`.
 # 4. *Runtime → Run all*.
 #
-# The first run compiles its programs, for a minute or two of a CPU core. A second one in the same
-# session reads them from disk. Training multiplies at the TPU's default precision, so it finds
+# The first run compiles its programs, for a minute or two of a CPU core. For a second run
+# in the same session change `OUT`: it reads the programs from disk. Training multiplies at the TPU's default precision, so it finds
 # another network than a CPU would.
 #
 # On a machine of your own, with jaxscape installed from a checkout, it runs as it is: on whatever
@@ -84,10 +83,10 @@ print("seconds:", ", ".join(f"{stage} {s:.0f}" for stage, s in summary["seconds"
 # at hand.
 #
 # **Products in float32.** A TPU multiplies in bfloat16 unless told otherwise, with eight
-# significant bits: too few for the difference of two losses. Nothing need be done about it.
+# significant bits: too few for the difference of two losses. You need not do anything:
 # `sweep` takes `--precision`, whose default `highest` makes each product of six in bfloat16, which
-# is as good as float32; `high` makes it of three, and `default` takes one, to see what it would
-# have mattered. Curvature is always at `highest`, and so are the other commands. Training alone is
+# is as good as float32; `high` makes it of three, and `default` takes one, to see the
+# difference. Curvature is always at `highest`, and so are the other commands. Training alone is
 # left at the device's default, which gives another network, not a wrong curve. In code of your own
 # `js.delta(..., precision="highest")` is the default too.
 #

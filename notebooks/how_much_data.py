@@ -44,7 +44,7 @@ DATASET = "auto"  # MNIST where it is on disk or can be downloaded, else digits 
 PILOT_KS = (250, 354, 500, 707, 1000, 1414, 2000)  # samples that pilots are trained on
 ORDERS = 3  # times that each pilot is trained, on other samples
 LATER_KS = (4000, 8000, 16_000, 60_000)  # where its forecast is put to the test
-STEPS = 1500  # of training at least; more than fifteen passes over the samples take more
+STEPS = 1500  # of training; fifteen passes over the samples where those are more
 TRAINED = 10_000  # samples that you have, and train on
 FRESH = 50_000  # samples that one could collect
 PILOT = 1000  # those that one collects to begin with
@@ -58,7 +58,7 @@ EPSILON = 0.2  # of the distance from the landscape of the population, in nats
 # ## The network: pilots and their learning curve
 #
 # Every network is trained from the same start until its learning rate has come down to 0, with a
-# little weight decay, so that it ends near its minimum. All pilots of one order run side by side.
+# weight decay of 0.001, so that it ends near its minimum. All pilots of one order run side by side.
 
 # %%
 source = data.load(DATASET)
@@ -104,8 +104,9 @@ print(source.note or source.label)
 print(f"E(k) = {curve.scale[0]:.3g} k^-{curve.exponent[0]:.2g}")
 
 # %% [markdown]
-# Those are ten lines of library: `train.fit` with `ks`, `learning_curve.fit`, `curve.at`. Now the
-# test that nobody can make who asks the question: networks trained on up to all samples.
+# Those are ten lines of library: `train.fit` with `ks`, `learning_curve.fit`, `curve.at`. Now a test
+# that one cannot make in practice: networks trained on up to all samples. "Cannot tell" is said of
+# a $k$ between the limits of the forecast.
 
 # %%
 later = {k: refit(shuffled[:k], (k,), ORDERS)[0] for k in LATER_KS}
@@ -160,7 +161,8 @@ print(source.note or f"{source.label}: accuracy {accuracy:.2%} on {FRESH:,} fres
 # - **K of a run**: one past the *last* $k$ at which $\Delta_k$ reaches the tolerance, as in
 #   Definition 4 of Nikitin et al. It follows the largest losses, so it is larger.
 # - **$K_\varepsilon$**: the smallest $k$ with $\mathrm{E}_w S^2 / k < \varepsilon^2$, where the
-#   landscape of the $k$ samples is as close to that of the population.
+#   landscape of the $k$ samples is within $\varepsilon$ of that of the population, in the root mean
+#   square.
 
 # %%
 every_loss = js.reductions.losses(POINTS)  # keep ℓ_i(w), of every sample at every point
@@ -200,7 +202,7 @@ for sigma, probe in probes.items():
 #
 # ## Was it right?
 #
-# Here the fresh samples can all be looked at, which nobody who asks the question can. From all
+# Here all fresh samples can be looked at, which one cannot do in practice. From all
 # their losses, $\Delta_k$ follows by its definition.
 
 
@@ -252,7 +254,7 @@ for sigma, (of_level, of_size) in shares.items():
 # %% [markdown]
 # On MNIST the intervals hold the level as often as promised. K of a run depends on the largest
 # losses of all. At $\sigma = 1$ nearly as many intervals hold it. At $\sigma = 0.01$, where the
-# effective sample size of a pilot is about ten, only about two in three do. `python -m
+# effective sample size of a pilot is about ten, only about three in four do. `python -m
 # experiments.sample_size` asks the same of pilots of many sizes.
 #
 # ## While samples stream in
@@ -297,7 +299,7 @@ figure
 
 # %% [markdown]
 # What this does not say: that a network retrained with more samples would be no better. The
-# landscape here is that around one network, at one $\sigma$. K at $\sigma = 0.01$ is hundreds of
+# landscape here is that around one network, at one $\sigma$. K at $\sigma = 0.01$ is 160 to 4,500
 # times smaller than the $k$ at which retrained networks stop gaining, K at $\sigma = 1$ within a
 # factor of 5, and nothing tells beforehand which to take (`python -m experiments.refit`): for that
 # take the learning curve above. Nor does it hold for a stream that drifts: the law is about samples

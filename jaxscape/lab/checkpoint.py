@@ -115,16 +115,16 @@ def _manager(folder: str | Path, name: str, *, read_only: bool) -> Iterator[ocp.
     A save that failed closes its event loop while other arrays are still being written. Each of
     these then fails in a thread or a task where nobody can catch that.
     """
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=1, enable_async_checkpointing=False, create=False,
-        cleanup_tmp_directories=not read_only, read_only=read_only,
-    )  # fmt: skip
     path, handler = Path(folder).resolve() / name, ocp.StandardCheckpointHandler()
     hook, level = sys.unraisablehook, logging.root.manager.disable
     late = lambda found: str(found.exc_value) == "Event loop is closed"  # noqa: E731
     sys.unraisablehook = lambda found: None if late(found) else hook(found)
     logging.disable()
     try:
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=1, enable_async_checkpointing=False, create=False,
+            cleanup_tmp_directories=not read_only, read_only=read_only,
+        )  # fmt: skip
         with ocp.CheckpointManager(path, options=options, item_handlers=handler) as manager:
             yield manager
     except Exception:

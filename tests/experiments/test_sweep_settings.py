@@ -79,6 +79,24 @@ def test_auto_without_mnist_says_that_it_is_glyphs(alone, tmp_path, capsys, monk
     assert "glyphs in place" in (tmp_path / "run" / "config.json").read_text()
 
 
+def test_what_runs_off_the_cpu_gives_the_same(clouds, tmp_path, capsys, monkeypatch):
+    """Other sizes of what is computed at once, one segment, programs kept on disk."""
+    assert run(clouds, tmp_path / "cpu", capsys)[0] == 0
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        assert run(clouds, tmp_path / "tpu", capsys)[0] == 0
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "jaxscape" / "programs")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    one, other = (read(tmp_path / name)[0] for name in ("cpu", "tpu"))
+    np.testing.assert_array_equal(one["order"], other["order"])
+    for name in ("delta", "law_total"):  # eigenvectors agree to their tolerance of 1e-4
+        np.testing.assert_allclose(other[name].mean(1), one[name].mean(1), rtol=1e-3)
+
+
 @pytest.mark.slow
 def test_a_cnn_on_images_in_the_order_of_the_data_set(tmp_path, capsys):
     images, labels = glyphs.draw(120, 0)

@@ -127,13 +127,14 @@ def test_folder_that_is_a_file_is_refused(tmp_path):
         checkpoint.save(tmp_path / "file", "carry", jnp.zeros(3))
 
 
-def test_logging_is_as_it_was(tmp_path, capfd):
+def test_logging_is_as_it_was(tmp_path, capfd, caplog):
     logger = logging.getLogger("absl")
     level = logger.level
     checkpoint.save(tmp_path, "carry", jnp.zeros(3))
     checkpoint.restore(tmp_path, "carry", jnp.zeros(3))
     assert logger.level == level
     assert capfd.readouterr() == ("", "")
+    assert not caplog.records
 
 
 # One process imports everything; each of its forks saves 1, then is killed while saving 2: at its
