@@ -24,9 +24,9 @@
 #    file pane, and unpack it (`!unzip -q FILE.zip`) and rename the folder inside it to `checkout`.
 # 4. *Runtime → Run all*.
 #
-# The first run compiles its programs, for a minute or two of a CPU core. For a second run
-# in the same session change `OUT`: it reads the programs from disk. Training multiplies at the TPU's default precision, so it finds
-# another network than a CPU would.
+# The first run compiles its programs, for a minute or two of a CPU core. For a second run in the
+# same session change `OUT`: it reads the programs from disk. Training multiplies at the TPU's
+# default precision, so it finds another network than a CPU would.
 #
 # On a machine of your own, with jaxscape installed from a checkout, it runs as it is: on whatever
 # device JAX finds.

@@ -326,12 +326,13 @@ def reliefs(
                 axes.plot(*points.T, at(points), label=name, zorder=9, **look)
             origin = tuple(int(np.abs(steps).argmin()) for steps in along)
             axes.plot(0, 0, heights[origin], "o", color="k", ms=5, zorder=10)
-            axes.set(xlabel=AXES[0], ylabel=AXES[1])
-            axes.xaxis.set_major_locator(MaxNLocator(4))
-            axes.yaxis.set_major_locator(MaxNLocator(4))
-            axes.set_zlabel(label, labelpad=7)
+            axes.set(xlabel=AXES[0], ylabel=AXES[1], zlabel=label)
+            for axis, pad in ((axes.xaxis, 8), (axes.yaxis, 8), (axes.zaxis, 20)):
+                axis.set_major_locator(MaxNLocator(4, steps=(1, 2, 5, 10)))
+                axis.labelpad = pad
+            axes.tick_params("z", pad=10)
             axes.view_init(elev=32, azim=-55)
-            axes.set_box_aspect(None, zoom=0.85)
+            axes.set_box_aspect(None, zoom=0.76)
         if path is not None:
             legend(figure, "")
     return figure
