@@ -36,8 +36,8 @@ class RefitConfig(RunConfig):
     """Samples after the first k_max that stand for new ones; 0: the test split does."""
     epochs: Annotated[int, at_least(1)] = 5
     """Training budget of every network, in passes over all k_max samples."""
-    k_min: Annotated[int, at_least(1)] = 250
-    """Fewest samples that a network is refitted on."""
+    k_min: Annotated[int, at_least(0)] = 0
+    """Fewest samples that a network is refitted on; 0: 250, or k_max / 32 where that is less."""
     num_ks: Annotated[int, at_least(2)] = 12
     """Number of values of k, from k_min to k_max in equal ratios."""
     repeats: Annotated[int, at_least(1)] = 3

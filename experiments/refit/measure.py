@@ -27,7 +27,8 @@ def measure(problem: Problem, config: Any, store: Path) -> Arrays:
     [s, 3].
     """
     n, (metrics, test) = len(problem.order), tests_of(problem)
-    ks = geometric(config.k_min, n, config.num_ks)
+    least = config.k_min or min(250, max(1, n // 32))
+    ks = geometric(least, n, config.num_ks)
     shuffles = refits.orders(problem, config.repeats, n if config.order == "shuffled" else 0)
     tested: dict[str, list[list[float]]] = {name: [] for name in metrics}
 

@@ -32,7 +32,7 @@ def flags(tmp_path_factory):
              test_targets=targets[300:])  # fmt: skip
     return [
         *("--dataset", f"npz:{path}", "--k-max", "280", "--hidden", "8", "--layers", "1"),
-        *("--epochs", "2", "--learning-rate", "0.02", "--batch-size", "8", "--k-min", "10"),
+        *("--epochs", "2", "--learning-rate", "0.02", "--batch-size", "8"),
         *("--num-ks", "9", "--repeats", "2", "--dim", "3", "--points", "6"),
         *("--sigmas", "0.01", "0.5", "--shares", "1", "0.3", "0.1", "--weight-decay", "0.05"),
         *("--schedule", "cosine", "--finish", "30", "--starts", "100", "--lanczos-steps", "60"),
@@ -81,7 +81,7 @@ def test_the_losses_of_the_run_are_those_of_its_networks(flags, finished):
     out, arrays, summary = finished
     found, networks, _ = restored(flags, out)
     data = found.dataset
-    assert arrays["k"].tolist() == [10, 15, 23, 35, 53, 80, 122, 185, 280]
+    assert arrays["k"].tolist() == [8, 12, 19, 30, 47, 74, 115, 180, 280]  # from 280 / 32
     assert arrays["orders"].shape == (2, 280)
     assert all(sorted(order) == list(range(280)) for order in arrays["orders"])
     for row, k in enumerate(arrays["k"]):
