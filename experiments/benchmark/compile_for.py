@@ -110,6 +110,7 @@ def describe(name: str) -> tuple[Chip, SingleDeviceSharding]:
         "TPU_ACCELERATOR_TYPE": f"{chip.accelerator}-1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     }  # fmt: skip
     jax.config.update("jax_platforms", "cpu")  # the device of all else
+    jax.config.update("jax_enable_compilation_cache", False)  # its seconds are told
     try:
         found = topologies.get_topology_desc(
             platform="tpu", topology_name=f"{name}:1x1", chips_per_host_bounds=(1, 1, 1)

@@ -106,7 +106,8 @@ def write(
             np.savez(work / "results.npz", **dict[str, Any](found.arrays))
             write_json(work / "summary.json", found.summary)
             write_json(work / CONFIG, facts)
-            print(f"figures: drawing {len(found.figures)} ...", file=sys.stderr)
+            if found.figures:
+                print(f"figures: drawing {len(found.figures)} ...", file=sys.stderr)
             for name, figure in found.figures.items():
                 data = problem.dataset
                 plot.name_data(figure, data.title, fallback=bool(data.note))

@@ -79,6 +79,7 @@ def test_auto_without_mnist_says_that_it_is_glyphs(alone, tmp_path, capsys, monk
     assert "glyphs in place" in (tmp_path / "run" / "config.json").read_text()
 
 
+@pytest.mark.slow
 def test_what_runs_off_the_cpu_gives_the_same(clouds, tmp_path, capsys, monkeypatch):
     """Other sizes of what is computed at once, one segment, programs kept on disk."""
     assert run(clouds, tmp_path / "cpu", capsys)[0] == 0
