@@ -83,7 +83,8 @@ def _minima(
     found: list[Arrays] = []
     rows = [*prediction.pilots(ks), len(ks) - 1]
     starts = min(config.starts, len(test["targets"]))
-    with console.progress("minima", len(rows), "networks") as advance, warnings.catch_warnings():
+    total, what = int(ks[rows].sum()), "samples of the networks"
+    with console.progress("minima", total, what) as advance, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "H has a Ritz value")  # the report says it of each
         for row in rows:
             own = jax.tree.map(lambda x, k=ks[row]: x[:k], problem.samples)
@@ -93,5 +94,5 @@ def _minima(
                 num_steps=config.lanczos_steps,
             )  # fmt: skip
             found.append({f"takeuchi_{name}": np.asarray(x) for name, x in trace._asdict().items()})
-            advance(1)
+            advance(int(ks[row]))
     return {"takeuchi_rows": np.array(rows), **tables.stacked(found)}
