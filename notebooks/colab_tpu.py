@@ -21,11 +21,11 @@
 # 1. [Open Colab](https://colab.research.google.com), *File → Upload notebook*, choose this file.
 # 2. *Runtime → Change runtime type*, and pick a TPU.
 # 3. Set `REPOSITORY` below to the address of your copy of jaxscape. Or upload a zip of it in the
-#    file pane, and unpack it (`!unzip -q FILE.zip`) and rename the folder inside it to `checkout`.
+#    file pane, unpack it (`!unzip -q FILE.zip`), and rename the folder inside it to `checkout`.
 # 4. *Runtime → Run all*.
 #
-# The first run compiles its programs, for a minute or two of a CPU core. For a second run in the
-# same session change `OUT`: it reads the programs from disk. Training multiplies at the TPU's
+# The first run compiles its programs, for a minute or two of a CPU core. A second run in the
+# same session reads the programs from disk; change `OUT` for it. Training multiplies at the TPU's
 # default precision, so it finds another network than a CPU would.
 #
 # On a machine of your own, with jaxscape installed from a checkout, it runs as it is: on whatever

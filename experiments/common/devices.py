@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -45,10 +46,13 @@ def keep_programs() -> None:
     In ``JAX_COMPILATION_CACHE_DIR``, by default beside the downloads. To be called before the
     first program is compiled.
     """
-    if jax.config.jax_compilation_cache_dir:
+    if jax.config.values["jax_compilation_cache_dir"]:
         return
-    jax.config.update("jax_compilation_cache_dir", str(data.cache_folder() / "programs"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    # of a killed run, a full disk, a folder that cannot be written: JAX compiles anew
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
+    with contextlib.suppress(RuntimeError):  # an account without a home
+        jax.config.update("jax_compilation_cache_dir", str(data.cache_folder() / "programs"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 @contextlib.contextmanager

@@ -165,6 +165,7 @@ def influence(problem: Problem, params: Params, dim: int, weight_decay: float) -
     console.begin(f"subspace: influences of {GRADIENTS} samples, {products} ...")
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
+        warnings.filterwarnings("ignore", "Error .* persistent compilation cache")
         space = js.influence_subspace(
             problem.keys["subspace"], problem.loss, params, problem.samples, dim,
             weight_decay=weight_decay, num_samples=min(GRADIENTS, len(problem.order)),

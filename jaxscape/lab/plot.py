@@ -327,7 +327,7 @@ def reliefs(
             origin = tuple(int(np.abs(steps).argmin()) for steps in along)
             axes.plot(0, 0, heights[origin], "o", color="k", ms=5, zorder=10)
             axes.set(xlabel=AXES[0], ylabel=AXES[1], zlabel=label)
-            for axis, pad in ((axes.xaxis, 8), (axes.yaxis, 8), (axes.zaxis, 20)):
+            for axis, pad in ((axes.xaxis, 12), (axes.yaxis, 12), (axes.zaxis, 20)):
                 axis.set_major_locator(MaxNLocator(4, steps=(1, 2, 5, 10)))
                 axis.labelpad = pad
             axes.tick_params("z", pad=10)
