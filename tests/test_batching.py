@@ -15,7 +15,7 @@ on_a_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="what suits
 
 
 @given(st.integers(1, 200), st.integers(1, 250), st.integers(1, 9))
-@settings(deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_every_entry_is_fresh_exactly_once(length, size, hands):
     cut = batching.cut(length, size, hands)
     assert cut.size <= size
