@@ -74,6 +74,7 @@ def done(tmp_path_factory):
     return out, arrays, found, dense, basis
 
 
+@pytest.mark.slow
 def test_eigenvalues_are_those_of_the_dense_hessians(done):
     _, arrays, _, (_, _, hessians), _ = done
     assert arrays["k"][0] == 10
@@ -86,6 +87,7 @@ def test_eigenvalues_are_those_of_the_dense_hessians(done):
         assert np.all(gaps <= arrays["residuals"][row] + 2e-6 * exact[0])
 
 
+@pytest.mark.slow
 def test_overlap_is_the_mean_squared_cosine(done):
     _, arrays, found, (_, _, hessians), basis = done
     for row, k in enumerate(arrays["k"]):
@@ -96,6 +98,7 @@ def test_overlap_is_the_mean_squared_cosine(done):
     assert found["overlap"] == arrays["overlap"].tolist()
 
 
+@pytest.mark.slow
 def test_ritz_values_of_every_k_lie_below(done):
     _, arrays, _, (_, _, hessians), basis = done
     for k in range(1, K_MAX + 1):
@@ -106,6 +109,7 @@ def test_ritz_values_of_every_k_lie_below(done):
     assert np.all(excess <= limit)
 
 
+@pytest.mark.slow
 def test_theorem_one_beside_the_law(done):
     """Every number of the second table, from the dense matrices, at each k with a successor."""
     _, arrays, _, (values, gradients, hessians), basis = done
@@ -144,6 +148,7 @@ def test_theorem_one_is_the_diagonal_law_where_eigenvectors_are_shared():
     np.testing.assert_allclose(delta["theorem1"], law.diagonal[2:], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_figures_and_tables(done):
     out, arrays, _, _, _ = done
     assert drawing.drawn(out) == {"eigenvalues"}

@@ -25,6 +25,7 @@ def flags(tmp_path, scale=1.0):
     ]
 
 
+@pytest.mark.slow
 def test_the_law_holds_at_small_sigma_and_not_far_away(tmp_path, capsys, monkeypatch):
     """Of a run that takes over what an interrupted one has left."""
     out = tmp_path / "run"
