@@ -19,6 +19,19 @@ def process(*arguments, **options):
     return subprocess.run([sys.executable, *map(str, arguments)], **options)
 
 
+def eight_devices():
+    """The environment of a process that sees eight devices."""
+    flag = "--xla_force_host_platform_device_count=8"
+    return os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {flag}"}
+
+
+def as_users_have_it():
+    """The environment of a process that compiles its own programs, with every optimisation."""
+    ours = "JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS"
+    env = {name: value for name, value in os.environ.items() if name not in ours}
+    return env | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+
+
 def hosts(arguments):
     """What became of two such processes at once, of ``arguments(address, number)``.
 

@@ -1,5 +1,6 @@
 """What tests stand on: few programs, a bare account, a server on loopback, a small sweep."""
 
+import gc
 import http.server
 import itertools
 import os
@@ -15,6 +16,18 @@ import pytest
 # Every function of the package is checked against its annotations, shapes included, at each call.
 # Processes that tests start go without.
 jaxtyping.install_import_hook("jaxscape", "beartype.beartype")
+
+# Tracing makes many objects and few cycles of them. JAX does work of its own at each collection.
+gc.set_threshold(200_000, 20, 100)
+
+# Programs are compiled in half the time, to run in more, by the tests and by processes they start:
+# XLA's older emitters, few optimisations. ``optimised`` undoes the latter, for a process
+# command.as_users_have_it both.
+EMITTERS = "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
+os.environ |= {
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {EMITTERS}".strip(),
+}
 
 # Each worker keeps the programs it has compiled, for later tests and for the processes they start.
 # The folder is its own: JAX writes into it without a lock. Set before anything imports JAX.
@@ -56,22 +69,15 @@ def few_programs():
 
 
 @pytest.fixture(scope="module")
-def in_haste():
-    """Programs are compiled in less time, to run in more; also by processes that are started.
-
-    For tests of commands, examples and other people's programs, which run each program a few times.
-    What it computes is the same, and that programs compiled with every optimisation compute it is
-    for the library's own tests to see: of sweeps, variances, the law, Lanczos.
-    """
+def optimised():
+    """Programs are optimised as users have them, for tests of arithmetic that this could upset."""
     import jax
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-        jax.config.update("jax_disable_most_optimizations", True)
-        jax.clear_caches()  # earlier tests have compiled with every optimisation
-        yield
-        jax.config.update("jax_disable_most_optimizations", False)
-        jax.clear_caches()  # or later tests, which compare bits, would take these programs
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+    jax.clear_caches()
 
 
 @pytest.fixture
@@ -137,9 +143,8 @@ def clouds(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def finished(clouds, tmp_path_factory):
-    """That sweep as a process with programs of its own: its folder, left as it is, and output."""
+    """That sweep as a process: its folder, left as it is, and output."""
     out = tmp_path_factory.mktemp("runs") / "run"
-    alone = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-    done = command.process("-m", "experiments.sweep", *clouds, "--out", out, env=alone)
+    done = command.process("-m", "experiments.sweep", *clouds, "--out", out)
     assert done.returncode == 0, done.stderr
     return out, done

@@ -3,7 +3,6 @@
 import functools
 import inspect
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -162,7 +161,6 @@ def test_every_argument_of_every_public_function():
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script],
         capture_output=True, text=True, cwd=Path(__file__).parent,
-        env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])

@@ -1,7 +1,5 @@
 """Many devices and many processes against one device."""
 
-import os
-
 import command
 import jax
 import numpy as np
@@ -11,7 +9,6 @@ from devices import answer
 import jaxscape as js
 from experiments.common.devices import across
 
-pytestmark = pytest.mark.usefixtures("in_haste")
 EIGHT = {
     "8x1": ["delta", "losses", "shared"],
     "2x4": ["delta", "shared", "surface", "largest", "project",
@@ -25,11 +22,10 @@ def words(questions):
 
 
 @pytest.fixture(scope="module")
-def eight(in_haste, tmp_path_factory):
+def eight(tmp_path_factory):
     """The answers of eight devices."""
     out = tmp_path_factory.mktemp("devices") / "eight.npz"
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    done = command.process("tests/devices.py", out, *words(EIGHT), env=environment)
+    done = command.process("tests/devices.py", out, *words(EIGHT), env=command.eight_devices())
     assert done.returncode == 0, done.stderr
     return dict(np.load(out))
 

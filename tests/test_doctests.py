@@ -8,7 +8,6 @@ import pytest
 
 import jaxscape
 
-pytestmark = pytest.mark.usefixtures("in_haste")
 CORE = sorted(path.stem for path in Path(jaxscape.__file__).parent.glob("*.py"))
 
 

@@ -13,7 +13,6 @@ from flax import nnx
 import jaxscape as js
 from jaxscape import losses
 
-pytestmark = pytest.mark.usefixtures("in_haste")
 KEY = jax.random.key(0)
 N, INPUTS, HIDDEN, OUTPUTS, D = 60, 6, 5, 3, 3
 SHAPES = {

@@ -1,7 +1,5 @@
 """Inside other people's programs: their transforms, meshes, precisions, frozen parameters."""
 
-import os
-
 import command
 import equinox as eqx
 import jax
@@ -13,7 +11,6 @@ from cases import at64, increments64, mlp_loss, mlp_losses64, mlp_problem
 import jaxscape as js
 from jaxscape import probes
 
-pytestmark = pytest.mark.usefixtures("in_haste")
 KEY = jax.random.key(1)
 
 
@@ -58,8 +55,7 @@ for kind, host in (AxisType.Auto, jax.jit), (AxisType.Explicit, auto):
 
 @pytest.mark.slow
 def test_data_and_weights_on_a_hosts_mesh():
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    done = command.process("-c", MESHES, env=environment)
+    done = command.process("-c", MESHES, env=command.eight_devices())
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["AxisType.Auto", "8", "AxisType.Explicit", "8"]
 

@@ -18,8 +18,6 @@ from regression import DATA, KEY, PROBE, RNG, SPACE, P, X, Y, delta64, loss, los
 import jaxscape as js
 from jaxscape import InputError
 
-pytestmark = pytest.mark.usefixtures("in_haste")
-
 # Memory that the caller may write
 
 

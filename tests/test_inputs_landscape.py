@@ -10,8 +10,6 @@ from regression import DATA, KEY, RNG, SPACE, P, X, Y, loss
 import jaxscape as js
 from jaxscape import InputError
 
-pytestmark = pytest.mark.usefixtures("in_haste")
-
 # Checkpoints, directions, filters
 
 

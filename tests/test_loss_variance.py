@@ -23,6 +23,7 @@ from jaxscape.loss_variance import (
     two_sided,
 )
 
+pytestmark = pytest.mark.usefixtures("optimised")
 LOSSES = np.random.default_rng(0).pareto(2.5, (5, 300)).astype(np.float32)
 
 

@@ -11,8 +11,6 @@ import jaxscape as js
 from jaxscape import InputError
 from jaxscape.minimum import TakeuchiTrace
 
-pytestmark = pytest.mark.usefixtures("in_haste")
-
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
 N, P = 300, 5

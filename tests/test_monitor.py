@@ -6,8 +6,6 @@ from cases import increments64
 import jaxscape as js
 from jaxscape.sample_size import monitor
 
-pytestmark = pytest.mark.usefixtures("in_haste")
-
 LOSSES = np.random.default_rng(0).exponential(size=(4, 6000)).astype(np.float32)
 TOLERANCE = 2e-6
 # each has a program of its own

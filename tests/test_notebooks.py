@@ -66,14 +66,14 @@ def digits(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("alone", "in_haste")
+@pytest.mark.usefixtures("alone")
 def test_quickstart(digits, tmp_path):
     small = {"DATASET": digits, "SAMPLES": 1100, "EPOCHS": 3, "POINTS": 16, "GRID": 3}
     assert run("quickstart", tmp_path, small, checked("quickstart")).endswith("checked\n")
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("alone", "in_haste")
+@pytest.mark.usefixtures("alone")
 def test_your_model(tmp_path):
     text = run("your_model", tmp_path, {"SAMPLES": 300, "STEPS": 100}, checked("your_model"))
     assert text.endswith("checked\n")
@@ -81,7 +81,7 @@ def test_your_model(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("alone", "in_haste")
+@pytest.mark.usefixtures("alone")
 def test_how_much_data(digits, tmp_path):
     small = {  # where of the sizes of quickstart, its compiled programs serve again
         "DATASET": digits, "TRAINED": 1100, "FRESH": 1400, "PILOT": 100, "PILOTS": 20,
@@ -92,7 +92,7 @@ def test_how_much_data(digits, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("alone", "in_haste")
+@pytest.mark.usefixtures("alone")
 def test_colab_tpu(clouds, tmp_path):
     text = run("colab_tpu", tmp_path, {"FLAGS": shlex.join(clouds)})
     assert "installed already" in text

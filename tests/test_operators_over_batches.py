@@ -10,7 +10,6 @@ from test_curvature import flat64, linear, logistic, logistic_case, logistic_hes
 import jaxscape as js
 from jaxscape import InputError, losses
 
-pytestmark = pytest.mark.usefixtures("in_haste")
 KEY = jax.random.key(3)
 N = 101
 PARAMS, DATA = mlp_problem(n=N)

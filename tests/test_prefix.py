@@ -13,6 +13,7 @@ from hypothesis import given, settings
 
 from jaxscape import prefix
 
+pytestmark = pytest.mark.usefixtures("optimised")
 extend = jax.jit(prefix.extend)  # as every sweep does
 means, increments = jax.jit(prefix.means), jax.jit(prefix.increments)
 

@@ -13,13 +13,12 @@ from jaxscape.quadratic import project
 from jaxscape.subspace import Subspace, random_subspace
 from jaxscape.types import InputError
 
-pytestmark = pytest.mark.usefixtures("in_haste")
 KS = (1, 5, 6, 17, 40, 101)
 KEY = jax.random.key(0)
 
 
 @pytest.fixture(scope="module")
-def case(in_haste):
+def case():
     """A network, its data, and ∇²ℓ_i of every sample as dense float64 matrices."""
     params, data = mlp_problem()
     with jax.enable_x64(True):
@@ -117,7 +116,8 @@ def test_fewer_curved_directions_than_asked_for():
         found = prefix_spectra(KEY, loss, jnp.zeros(40), jnp.asarray(inputs), 5, ks=[1, 3, 6])
         for j, k in enumerate((1, 3, 6)):
             assert np.all(found.converged[j, :k])
-            assert not np.any(found.converged[j, k:])  # 0 has no relative residual
+            within = found.residuals[j] <= 1e-4 * np.abs(found.values[j])
+            np.testing.assert_array_equal(found.converged[j], within)  # of 0, rounding decides
             exact = np.linalg.eigvalsh(inputs[:k].T @ inputs[:k] / k)[::-1][:5]
             np.testing.assert_allclose(found.values[j], exact, rtol=1e-5, atol=2e-6 * exact[0])
 

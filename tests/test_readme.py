@@ -9,13 +9,12 @@ import pytest
 
 import jaxscape as js
 
-pytestmark = pytest.mark.usefixtures("in_haste")
 README = (Path(__file__).parent.parent / "README.md").read_text()
 SMALLER = {"60_000": "300", "dim=10": "dim=3", "num=41": "num=3", "num_points=256": "num_points=8"}
 
 
 @pytest.fixture(scope="module")
-def names(in_haste):
+def names():
     """What the blocks leave behind, each after those before it."""
     known = {}
     for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):

@@ -10,8 +10,6 @@ from scipy.stats import t
 import jaxscape as js
 from jaxscape.probes import SubspaceProbe
 
-pytestmark = pytest.mark.usefixtures("in_haste")
-
 KEY = jax.random.key(5)
 N, D, M, R = 20, 3, 64, 8
 SIGMA, RUNS = 0.1, 400

@@ -20,8 +20,6 @@ from jaxscape.sample_size import (
 )
 from jaxscape.types import InputError
 
-pytestmark = pytest.mark.usefixtures("in_haste")
-
 SIX = np.random.default_rng(0).exponential(size=6)
 ORDERS = np.array(list(itertools.permutations(SIX)))
 MEANS = np.cumsum(ORDERS, 1) / np.arange(1, 7)

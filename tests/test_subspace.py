@@ -8,8 +8,6 @@ from cases import at64, float64, mlp_loss, mlp_problem
 
 import jaxscape as js
 
-pytestmark = pytest.mark.usefixtures("in_haste")
-
 KEY = jax.random.key(0)
 
 

@@ -9,6 +9,7 @@ from cases import at64, increments64, mlp_loss, mlp_losses64, mlp_problem
 import jaxscape as js
 from jaxscape import reductions, sweep
 
+pytestmark = pytest.mark.usefixtures("optimised")
 KEY = jax.random.key(3)
 N, M, D = 101, 11, 4
 

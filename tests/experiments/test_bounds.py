@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 from experiments.paper import bounds
 from jaxscape import InputError, losses
 
-pytestmark = [pytest.mark.usefixtures("in_haste"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 DIM, SIGMA, POINTS = 10, 0.01, 30
 K = np.arange(1, 300)
 

@@ -14,7 +14,6 @@ from experiments.common import cli, prepare, problem
 from jaxscape import losses
 from jaxscape.lab import checkpoint, learning_curve, style
 
-pytestmark = pytest.mark.usefixtures("in_haste")
 RATE = 0.05
 
 

@@ -9,11 +9,11 @@ from sweeps import check_same, read, run
 from experiments.sweep.__main__ import main
 from jaxscape import sweep
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("in_haste")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def single(in_haste, clouds, tmp_path_factory):
+def single(clouds, tmp_path_factory):
     """The folder of the sweep that one process, this one, has made."""
     out = tmp_path_factory.mktemp("single") / "run"
     with drawing.nothing():

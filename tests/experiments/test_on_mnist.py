@@ -4,12 +4,13 @@ import itertools
 import os
 from pathlib import Path
 
+import command
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import at64
-from sweeps import flax_losses64, load, read, run
+from sweeps import flax_losses64, load, read
 
 import jaxscape as js
 from jaxscape import losses, reductions
@@ -83,10 +84,12 @@ def test_the_mean_over_200_random_orders_is_the_order_law_within_its_error(seen)
         assert levels.std(ddof=1) / np.sqrt(200) < 0.1 * level
 
 
-def test_all_60000_samples_of_mnist(tmp_path, capsys):
+def test_all_60000_samples_of_mnist(tmp_path):
     """The main job with fewer points: every direction, every k, against float64 NumPy."""
     argv = ["--dataset", "mnist", "--epochs", "1", "--points", "3", "--sigmas", "0.01", "1"]
-    assert run(argv, tmp_path / "run", capsys)[0] == 0
+    command_line = ["-m", "experiments.sweep", *argv, "--out", tmp_path / "run"]
+    done = command.process(*command_line, env=command.as_users_have_it())
+    assert done.returncode == 0, done.stderr
     arrays, summary = read(tmp_path / "run")
     assert all(summary["eigenvalues_converged"])
     assert summary["hessian_products"] <= 60

@@ -15,7 +15,6 @@ from experiments.paper import __main__ as paper
 from experiments.paper import bench as benches
 from experiments.paper.bench import Bench, PaperConfig
 
-pytestmark = pytest.mark.usefixtures("in_haste")
 MADE = ["fig4"]
 SMALL = [
     *("--hidden", "32", "--layers", "1", "--epochs", "2", "--points", "4"),

@@ -11,7 +11,6 @@ import jaxscape as js
 from experiments.paper import claims, nikitin, published
 from experiments.paper.bench import leading
 
-pytestmark = pytest.mark.usefixtures("in_haste")
 K = np.arange(1, 300)
 GRID = [(a, b) for a in np.linspace(-1, 1, 11) for b in np.linspace(-1, 1, 11)]
 LATE = K >= 100

@@ -15,7 +15,6 @@ from experiments.paper.curvature_aligned import ERROR_DIMS, ERROR_SIGMAS
 
 K = np.arange(1, 300)
 LATE = K >= 100
-pytestmark = pytest.mark.usefixtures("in_haste")
 
 
 @pytest.fixture(scope="module")

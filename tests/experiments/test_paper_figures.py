@@ -20,7 +20,6 @@ from jaxscape import losses
 
 K = np.arange(1, 300)
 LATE = K >= 100
-pytestmark = pytest.mark.usefixtures("in_haste")
 
 
 @pytest.fixture(scope="module")

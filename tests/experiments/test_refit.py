@@ -18,8 +18,6 @@ from experiments.refit import __main__ as refit
 from experiments.refit import compare, prediction
 from jaxscape.lab import checkpoint, learning_curve
 
-pytestmark = pytest.mark.usefixtures("in_haste")
-
 
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory):

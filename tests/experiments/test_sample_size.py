@@ -13,7 +13,6 @@ from experiments.common import cli, prepare, problem, segments
 from experiments.sample_size import __main__ as sample_size
 from experiments.sample_size import measure, report
 
-pytestmark = pytest.mark.usefixtures("in_haste")
 TOLERANCE, EPSILON = 1e-4, 0.05
 
 

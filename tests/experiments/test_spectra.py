@@ -17,7 +17,6 @@ from experiments.common import problem as problems
 from jaxscape import losses
 from jaxscape.prefix_spectra import PrefixSpectra
 
-pytestmark = pytest.mark.usefixtures("in_haste")
 K_MAX, DIM, SIGMA = 60, 2, 0.3
 
 

@@ -11,8 +11,6 @@ import jaxscape as js
 from experiments import surface
 from experiments.common import surfaces
 
-pytestmark = pytest.mark.usefixtures("in_haste")
-
 
 class Mlp:
     """What ``surfaces.evaluate`` needs of a problem."""

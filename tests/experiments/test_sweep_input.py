@@ -12,8 +12,6 @@ from sweeps import run
 from experiments.common import run_folder
 from experiments.sweep.__main__ import SweepConfig
 
-pytestmark = pytest.mark.usefixtures("in_haste")
-
 
 @pytest.mark.parametrize(
     ("flags", "word"),

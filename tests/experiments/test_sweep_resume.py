@@ -14,7 +14,6 @@ from experiments.sweep import __main__ as main
 from jaxscape import quadratic, sweep
 from jaxscape.lab import checkpoint, plot
 
-pytestmark = pytest.mark.usefixtures("in_haste")
 resource = pytest.importorskip("resource", reason="limits of a process are a matter of Unix")
 
 SEGMENTS = 3 * 7
@@ -34,7 +33,7 @@ def argv(clouds):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(in_haste, argv, tmp_path_factory):
+def undisturbed(argv, tmp_path_factory):
     """The folder of a run that nothing disturbs."""
     out = tmp_path_factory.mktemp("whole") / "run"
     with drawing.nothing(), mock.patch.object(segments, "SIZE", 40):

@@ -19,8 +19,6 @@ from experiments.sweep import __main__ as sweep
 from jaxscape.lab import glyphs
 from jaxscape.lab.readers import Arrays
 
-pytestmark = pytest.mark.usefixtures("in_haste")
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["filter", "influence", "isotropic"])

@@ -10,8 +10,6 @@ import pytest
 from experiments import theory
 from experiments.common import segments
 
-pytestmark = pytest.mark.usefixtures("in_haste")
-
 
 def flags(tmp_path, scale=1.0):
     rng = np.random.default_rng(0)

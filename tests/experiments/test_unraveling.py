@@ -15,7 +15,6 @@ from jaxscape import InputError, losses
 from jaxscape.lab import models, train
 
 WIDTHS = (2, 5)
-pytestmark = pytest.mark.usefixtures("in_haste")
 
 
 def build(hidden, layers=2, num_outputs=4):

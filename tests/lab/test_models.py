@@ -7,8 +7,6 @@ from jaxscape.lab import models
 from jaxscape.trees import num_parameters
 from jaxscape.types import InputError
 
-pytestmark = pytest.mark.usefixtures("in_haste")
-
 
 def test_default_mlp_is_the_reference_network():
     model = models.build("mlp", num_outputs=10)

@@ -8,9 +8,6 @@ from cases import mlp_loss, mlp_problem
 import jaxscape as js
 from jaxscape.lab import stream
 
-pytestmark = pytest.mark.usefixtures("in_haste")
-
-
 THREE = [slice(0, 40), slice(40, 80), slice(80, 101)]
 
 

@@ -17,7 +17,6 @@ from jaxscape.trees import num_parameters
 from jaxscape.types import InputError
 
 N, LENGTH, ANSWERS, TOKENS, WIDTH, DIM = 9, 5, 3, 7, 8, 3
-pytestmark = pytest.mark.usefixtures("in_haste")
 
 
 def sequences(seed=0):
@@ -37,7 +36,7 @@ def drawn(model, inputs, seed=1):
 
 
 @pytest.fixture(scope="module")
-def trained(in_haste):
+def trained():
     """Loss, parameters and data of a small transformer, built as the commands do."""
     data = sequences()
     arrays = Arrays(*(np.asarray(data[name]) for name in ("inputs", "targets")), None, None)
