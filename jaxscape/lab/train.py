@@ -86,27 +86,17 @@ def fit(
     """
     _check_settings(epochs, learning_rate, weight_decay, schedule, finish, together)
     single, stored = key.ndim == 0, isinstance(data, stream.Stored)
-    if stored and (not single or ks is not None or finish is not None):
-        raise InputError("expected one network, no ks and no finish for stored samples; load them")
     with host():  # a single network is a stack of one, whose axis is dropped in the end
         keys, params = _stack((key, params)) if single else (key, params)
-    num, shapes = len(keys), [jnp.shape(leaf) for leaf in jax.tree.leaves(params)]
-    if num < 1 or any(shape[:1] != (num,) for shape in shapes):
-        found = f"shapes {shapes}; stack them"
-        raise InputError(f"expected parameters of {num} networks, one per key, found {found}")
-    few = data.read(np.arange(min(data.n, batch_size))) if stored else data
-    n, bound = losses.ready(loss, _first(params), few)
-    n = data.n if stored else n
-    if ks is not None and (np.shape(ks) != (num,) or np.min(ks) < 1 or np.max(ks) > n):
-        found = f"found {np.asarray(ks).tolist()}; change ks"
-        raise InputError(f"expected {num} values of k from 1 to {n}, one per key, {found}")
-    seen = None if ks is None else jnp.asarray(ks, jnp.int32)
+    num = _check_stacked(keys, params)
+    if stored and (not single or ks is not None or finish is not None):
+        raise InputError("expected one network, no ks and no finish for stored samples; load them")
+    n, bound = _ready(loss, _first(params), data, batch_size)
+    seen = None if ks is None else _checked_sizes(ks, num, n)
     together = min(num, together or group_size(jax.default_backend(), params))
     last = epochs * len(cut(n, batch_size).starts) if schedule == "cosine" else None
     rates = learning_rate, weight_decay, last
-    run: Callable = partial(epoch, batch_size, rates, together, bound)
-    if stored:
-        run = partial(_pieces, batch_size, rates, bound)
+    run = partial(_pieces if stored else epoch, batch_size, rates, together, bound)
     with host():
         states = State(params, jax.vmap(adam(*rates).init)(params))
         epoch_keys = list(jax.vmap(lambda key: jax.random.split(key, epochs), out_axes=1)(keys))
@@ -167,8 +157,8 @@ def epoch(
 
 
 def _pieces(
-    batch_size: int, rates: Rates, loss: PerSampleLoss,
-    states: State, draws: Int[Array, "1 n"], data: stream.Stored, ks: None,
+    batch_size: int, rates: Rates, together: int, loss: PerSampleLoss,
+    states: State, draws: Int[Array, "1 n"], data: stream.Stored, ks: Array | None,
 ) -> tuple[State, Float[np.ndarray, "1"]]:  # fmt: skip
     """One epoch of one network, by the steps of ``epoch``, over pieces of the shuffled samples."""
     rows, counted = map(np.asarray, _batches(draws[0], ks, data.n, batch_size))
@@ -322,6 +312,32 @@ def _check_settings(
     ):
         if not fits:
             raise InputError(f"expected {what}, found {value}; change it")
+
+
+def _check_stacked(keys: Key[Array, "R"], params: Params) -> int:
+    """The number R of networks."""
+    num, shapes = len(keys), [jnp.shape(leaf) for leaf in jax.tree.leaves(params)]
+    if num < 1 or any(shape[:1] != (num,) for shape in shapes):
+        found = f"shapes {shapes}; stack them"
+        raise InputError(f"expected parameters of {num} networks, one per key, found {found}")
+    return num
+
+
+def _ready(
+    loss: PerSampleLoss, params: Params, data: Batch | stream.Stored, batch_size: int
+) -> tuple[int, PerSampleLoss]:
+    """The number of samples, and the loss as compiled programs take it."""
+    if not isinstance(data, stream.Stored):
+        return losses.ready(loss, params, data)
+    few = data.read(np.arange(min(data.n, batch_size)))
+    return data.n, losses.ready(loss, params, few)[1]
+
+
+def _checked_sizes(ks: Sequence[int] | Int[np.ndarray, "R"], num: int, n: int) -> Int[Array, "R"]:
+    if np.shape(ks) != (num,) or np.min(ks) < 1 or np.max(ks) > n:
+        found = f"found {np.asarray(ks).tolist()}; change ks"
+        raise InputError(f"expected {num} values of k from 1 to {n}, one per key, {found}")
+    return jnp.asarray(ks, jnp.int32)
 
 
 def _check_finite(
