@@ -103,6 +103,11 @@ def load(config: ProblemConfig) -> Problem:
             f"found {config.k_max}{more}; lower it"
         )
     model, loss = network(config, dataset)
+    if config.model == "mlp":  # to flatten them takes a TPU 6 ms in each program
+        names = "train_inputs", "test_inputs"
+        images = {name: x for name in names if isinstance(x := getattr(dataset, name), np.ndarray)}
+        flat: dict[str, Any] = {name: x.reshape(len(x), -1) for name, x in images.items()}
+        dataset = replace(dataset, **flat)
     with host():
         drawn = jax.random.split(jax.random.key(config.seed), len(KEYS))
         keys = dict(zip(KEYS, drawn, strict=True))
