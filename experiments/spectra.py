@@ -16,7 +16,7 @@ from experiments.common.config import RunConfig, above, at_least, between
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record
 from experiments.common.tables import theorem1
-from jaxscape.lab.style import PREFIX, canvas, legend
+from jaxscape.lab.style import PREFIX, canvas, finish
 from jaxscape.prefix_spectra import PrefixSpectra, geometric
 
 WORDS = """\
@@ -148,11 +148,10 @@ def _eigenvalues(arrays: dict[str, np.ndarray], unit: str) -> Figure:
         axes.errorbar(k, values[:, j], residuals[:, j], fmt="o", ms=3.5, capsize=3, color=shade)
     axes.plot([], [], "o", ms=4, color="0.3", label=r"eigenvalue $\lambda_j(H_k)$, bar: residual")
     axes.plot([], [], color="0.3", label=r"Ritz value $\lambda_j(\Lambda_k)$")
-    axes.set(xscale="log", yscale="log")
+    finish(figure, f"dark to light: $j = 1$ to {d}")
     if (values > 0).any():
         least = values[values > 0].min()
         axes.set_ylim(bottom=max(0.7 * np.nanmin([least, np.nanmin(lines)]), least / 30))
-    legend(figure, f"dark to light: $j = 1$ to {d}")
     return figure
 
 

@@ -161,8 +161,7 @@ def _moves_figure(found: dict[str, np.ndarray], unit: str) -> Figure:
             axes.set_ylabel(f"{PLANES[p]} plane, radius {found['radius'][p]:.2g}\n{along[1]}")
         if i == len(names) - 1:  # the row is whole
             figure.colorbar(mesh, ax=list(panels[p * len(names) :][: len(names)]), label=unit)
-    legend(figure, "")
-    return figure
+    return legend(figure, "")
 
 
 def write_html(path: Path, sheets: surfaces.Sheets, title: str) -> None:

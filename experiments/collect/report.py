@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from experiments.common.run_folder import plain
 from experiments.common.tables import Arrays, as_text, between, plus_minus
-from jaxscape.lab.style import PREFIX, Keywords, canvas, colour, legend
+from jaxscape.lab.style import PREFIX, Keywords, canvas, colour, finish
 
 RULES = {  # what each asks for
     "forecast": "forecast, upper limit below the price",
@@ -202,13 +202,12 @@ def forecast(arrays: Arrays, found: dict[str, Any]) -> Figure:
     right.plot(looks, middle, "_", label="forecast at each look", **own | {"ms": 11, "mew": 2})
     right.plot(looks, gained, "s", **seen)
     right.axhline(found["price"], color="0.4", lw=1.3, ls="--", label=f"price {found['price']:g}")
-    for axes in (left, right):
-        axes.set(xscale="log", yscale="log")
-        if stop["stopped"]:
-            _mark(axes, stop["k"])
+    if stop["stopped"]:
+        _mark(left, stop["k"])
+        _mark(right, stop["k"])
+    finish(figure, "band and bars: 90 % interval")
     left.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 4, 6)))  # at least three
     left.yaxis.set_major_formatter("{x:g}")
-    legend(figure, "band and bars: 90 % interval")
     return figure
 
 
@@ -229,9 +228,7 @@ def monitor(arrays: Arrays, tolerance: float) -> Figure:
     axes.plot(met, met, color="0.4", lw=1.3, label="samples met: above both bands, enough")
     if "stopped_k" in arrays:
         _mark(axes, arrays["stopped_k"][0])
-    axes.set(xscale="log", yscale="log")
-    legend(figure, f"band: 90 % interval; tolerance of $\\Delta_k$: {tolerance:g}")
-    return figure
+    return finish(figure, f"band: 90 % interval; tolerance of $\\Delta_k$: {tolerance:g}")
 
 
 def _mark(axes: Axes, k: int) -> None:

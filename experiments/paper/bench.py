@@ -22,7 +22,7 @@ from experiments.common.prepare import Eigenspace
 from experiments.common.problem import Problem
 from jaxscape import InputError
 from jaxscape.lab import train
-from jaxscape.lab.style import canvas, curve, legend, log_bins
+from jaxscape.lab.style import canvas, curve, finish, log_bins
 from jaxscape.subspace import check_dim
 from jaxscape.types import Batch, Params, PerSampleLoss
 
@@ -269,6 +269,4 @@ def lines(
             axes.plot(x, y, label=label, **curve(row, lw=width, markevery=every))
         if level is not None:
             axes.axhline(level, color="0.4", lw=1, ls="--")
-        axes.set(xscale="log", yscale="log")
-    legend(figure, note)
-    return figure
+    return finish(figure, note)

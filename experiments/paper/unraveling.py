@@ -25,7 +25,7 @@ from experiments.common.run_folder import Record, plain
 from experiments.paper.bench import Arrays, Bench
 from jaxscape import InputError, losses, prefix
 from jaxscape.lab import models, train
-from jaxscape.lab.style import PREFIX, canvas, colour, legend
+from jaxscape.lab.style import PREFIX, canvas, colour, finish
 from jaxscape.prefix_spectra import geometric
 from jaxscape.types import Batch, Params
 
@@ -213,6 +213,5 @@ def _draw(orders: int, arrays: Arrays, law: Float[np.ndarray, "d w K"], average:
             some = values > 0
             axes.plot(k[some], values[some], color=colour(row), lw=2.2, label=f"{width} units")
             axes.plot(k[some], own[some], "--", color="0.15", lw=0.9, label="order law")
-        axes.set(xscale="log", yscale="log")
-    legend(figure, r"dashed: $M n / ((n-1)(k+1))$, $M$ the mean absolute deviation of the losses")
-    return figure
+    note = r"dashed: $M n / ((n-1)(k+1))$, $M$ the mean absolute deviation of the losses"
+    return finish(figure, note)

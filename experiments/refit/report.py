@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from experiments.common.tables import Arrays, as_text
 from experiments.refit import prediction
-from jaxscape.lab.style import PREFIX, canvas, colour, curve, legend
+from jaxscape.lab.style import PREFIX, canvas, colour, curve, finish
 
 WORDS = """\
 Means over the repeats. ‖∇‖: of L_k + (λ/2)‖w‖² at w*_k. ε: a share of the loss, or error, of w*_N.
@@ -108,9 +108,7 @@ def networks_figure(entries: list[dict[str, Any]], unit: str) -> Figure:
     for row, (name, label) in enumerate(losses.items()):
         k, values = ([entry[key] for entry in entries] for key in ("k", name))
         axes.plot(k, values, label=label, **curve(row))
-    axes.set(xscale="log", yscale="log")
-    legend(figure, "means over the repeats")
-    return figure
+    return finish(figure, "means over the repeats")
 
 
 def forecasts(entries: list[dict[str, Any]]) -> Figure:
@@ -131,6 +129,5 @@ def forecasts(entries: list[dict[str, Any]]) -> Figure:
                 axes.vlines(x, *ends, color=colour(row), lw=1, alpha=0.6)
                 axes.plot(x, y, label=name, **curve(row) | {"marker": "o", "ms": 4})
         axes.axhspan(1 / prediction.FACTOR, prediction.FACTOR, color="0.9", zorder=0)
-        axes.set(xscale="log", yscale="log")
-    legend(figure, f"bars: from the least to the largest; grey: a factor {prediction.FACTOR:g}")
-    return figure
+    note = f"bars: from the least to the largest; grey: a factor {prediction.FACTOR:g}"
+    return finish(figure, note)

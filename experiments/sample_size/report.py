@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from experiments.common import tables
 from experiments.common.run_folder import plain
-from jaxscape.lab.style import canvas, colour, curve, legend
+from jaxscape.lab.style import canvas, colour, curve, finish
 from jaxscape.loss_variance import TRUSTED
 from jaxscape.sample_size import MOST
 
@@ -125,7 +125,6 @@ def pilots(summary: dict[str, Any], unit: str) -> Figure:
             if answer["all"][kind] is not None and answer["all"][kind] < end:
                 axes.axhline(answer["all"][kind], color=colour(row), ls=("--", ":")[row], lw=1.4)
         axes.axhline(summary["num_samples"], color="0.6", lw=1)
-        axes.set(xscale="log", yscale="log")
     grey = f"grey: {summary['num_samples']:,} samples"
-    legend(figure, f"bars: 90 % interval of a pilot; lines of the same colour: all samples; {grey}")
-    return figure
+    note = f"bars: 90 % interval of a pilot; lines of the same colour: all samples; {grey}"
+    return finish(figure, note)
