@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Key
 from matplotlib.figure import Figure
 
 import jaxscape as js
-from experiments.common import prepare, segments, tables
+from experiments.common import prepare, segments
 from experiments.common.config import Range, RunConfig, above, at_least
 from experiments.common.console import progress
 from experiments.common.prepare import Eigenspace
@@ -39,7 +39,6 @@ QUICK = {
 }  # fmt: skip
 """Upper limits that --quick sets."""
 
-Arrays = Mapping[str, np.ndarray]
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 TOP = 16  # eigenvectors that the figures share; each takes the leading ones
@@ -239,11 +238,6 @@ def leading(space: js.Subspace, dim: int) -> js.Subspace:
 def row_of(label: str, numbers: Iterable[float], style: str = ".3g") -> list[str]:
     """A row of a table."""
     return [label, *(f"{number:{style}}" for number in numbers)]
-
-
-def level(delta: Float[np.ndarray, "K"]) -> float:
-    """The mean over late k of k²Δ_k, k = 1..K."""
-    return tables.level(np.arange(1, len(delta) + 1), delta)
 
 
 def scaled(delta: Float[np.ndarray, "K"], first: int = 1) -> tuple[np.ndarray, np.ndarray]:

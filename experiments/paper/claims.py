@@ -20,8 +20,9 @@ import jaxscape as js
 from experiments.common import tables
 from experiments.common.console import progress
 from experiments.common.run_folder import Record
+from experiments.common.tables import Arrays, level
 from experiments.paper import bounds, published, unraveling
-from experiments.paper.bench import SIGMAS, TOP, Arrays, Bench, leading, level
+from experiments.paper.bench import SIGMAS, TOP, Bench, leading
 from experiments.paper.curvature_aligned import along
 from experiments.paper.nikitin import DIM, RANDOM_DIMS, RANDOM_SIGMAS, above, curve_of, roughness
 from jaxscape.quadratic import Quadratic

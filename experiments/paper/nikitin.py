@@ -20,8 +20,9 @@ import jaxscape as js
 from experiments.common import console, surfaces, tables
 from experiments.common.run_folder import Record
 from experiments.common.surfaces import WORDS, Sheets
+from experiments.common.tables import Arrays, level
 from experiments.paper import published
-from experiments.paper.bench import SIGMAS, Arrays, Bench, leading, level, lines, row_of, scaled
+from experiments.paper.bench import SIGMAS, Bench, leading, lines, row_of, scaled
 from experiments.paper.curvature_aligned import along, project
 from jaxscape import prefix
 from jaxscape.lab import plot

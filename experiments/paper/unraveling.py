@@ -22,7 +22,8 @@ from scipy.signal import lfilter
 import jaxscape as js
 from experiments.common import console, tables
 from experiments.common.run_folder import Record, plain
-from experiments.paper.bench import Arrays, Bench
+from experiments.common.tables import Arrays
+from experiments.paper.bench import Bench
 from jaxscape import InputError, losses, prefix
 from jaxscape.lab import models, train
 from jaxscape.lab.style import PREFIX, canvas, colour, finish

@@ -127,7 +127,7 @@ def sigma_entry(arrays: Arrays, index: int, tolerances: Sequence[float]) -> dict
     entry = {
         "sigma": tables.short(arrays["sigma"][index]),
         "mean_loss": float(arrays["mean_loss"][index]),
-        "mean_delta_k2": tables.level(k, delta),
+        "mean_delta_k2": tables.level(delta),
         "order_law_k2_sem": float(arrays["loss_variance_sem"][index]),
         **tables.agreement(arrays, index, chosen, arrays["coordinates"].shape[1]),
         "decay_exponent": {"value": plain(fit.exponent), "sem": plain(fit.sem)},
