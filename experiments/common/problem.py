@@ -128,13 +128,9 @@ def check_test_split(problem: Problem, _: ProblemConfig) -> None:
 
 def tests_of(problem: Problem) -> tuple[dict[str, PerSampleLoss], Batch]:
     """What is measured on each test sample (loss; of classes, 1 where correct), and the samples."""
-
-    def right(params: Params, batch: Batch) -> jax.Array:
-        return train.correct(problem.model.apply(params, batch["inputs"]), batch["targets"])
-
     data, metrics = problem.dataset, {"test_loss": problem.loss}
     if data.num_classes:
-        metrics["test_accuracy"] = right
+        metrics["test_accuracy"] = losses.supervised(problem.model.apply, train.correct)
     samples = {"inputs": data.test_inputs, "targets": data.test_targets}
     return metrics, jax.tree.map(jnp.asarray, samples)
 
