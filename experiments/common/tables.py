@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -67,8 +66,8 @@ class Decay(NamedTuple):
     sem: Float[Array, ""]
 
 
-@partial(jax.jit, static_argnames="steps")
-def decay_exponent(k: Int[Array, "K"], y: Float[Array, "K"], *, steps: int = 100) -> Decay:
+@jax.jit
+def decay_exponent(k: Int[Array, "K"], y: Float[Array, "K"]) -> Decay:
     """Fit E y_k = C k^−α to y ≥ 0 with equal weight for every k.
 
     Quasi-likelihood with a log link and a standard deviation in proportion to the mean
@@ -91,7 +90,7 @@ def decay_exponent(k: Int[Array, "K"], y: Float[Array, "K"], *, steps: int = 100
         score = jnp.matmul(x.T, residual(beta), precision="highest")
         return beta + jnp.clip(jnp.matmul(information, score, precision="highest"), -1, 1)
 
-    beta = jax.lax.fori_loop(0, steps, step, jnp.zeros(2, jnp.float32))
+    beta = jax.lax.fori_loop(0, 100, step, jnp.zeros(2, jnp.float32))
     converged = jnp.abs(step(0, beta) - beta).max() < 1e-4
     scores = x * residual(beta)[:, None]
     middle = jnp.matmul(scores.T, scores, precision="highest")
