@@ -117,7 +117,7 @@ def text(found: dict[str, Any]) -> str:
         verdict = (
             f"stopped at k = {stop['k']:,}, {stop['met']:,} met: all {n} are forecast to gain "
             f"{value:.3g} {unit} ({low:.3g} to {high:.3g}, 90 %),\nbelow {price}; they really gain "
-            f"{_cost(stop)}"
+            f"{plus_minus(stop['paid'], stop['paid_sem'])}"
         )
     held = sum(entry["held"] for entry in looks)
     verdict += f"\nthe forecast's 90 % interval held at {held} of {len(looks)} looks"
@@ -125,22 +125,16 @@ def text(found: dict[str, Any]) -> str:
     return "\n\n".join([verdict, rules, WORDS, prices, table])
 
 
-def _cost(entry: dict[str, Any]) -> str:
-    """The test loss that a stop paid."""
-    mean, error = entry["paid"], entry["paid_sem"]
-    return f"{mean:.3g}" if error is None else plus_minus(mean, error)
-
-
 def _rules(found: dict[str, Any]) -> list[list[str]]:
     """A row per rule, then the mean of stopping at random."""
     rows = [["rule", "k", "saved", "test loss", "accuracy", "paid", "price kept", "random as good"]]
     for name, entry in found["rules"].items():
         right, kept = entry.get("test_accuracy"), entry["kept"]
+        paid = plus_minus(entry["paid"], entry["paid_sem"]) if entry["stopped"] else "never stops"
         rows.append([
             RULES[name], f"{entry['k']:,}", f"{entry['saved']:,}", f"{entry['test_loss']:.4g}",
             "-" if right is None else f"{right:.2%}",
-            _cost(entry) if entry["stopped"] else "never stops", "yes" if kept else "no",
-            f"{entry['random_as_good']:.0%}" if kept else "-",
+            paid, "yes" if kept else "no", f"{entry['random_as_good']:.0%}" if kept else "-",
         ])  # fmt: skip
     mean, loss = found["random"], found["rules"]["all"]["test_loss"] + found["random"]["paid"]
     rows.append([

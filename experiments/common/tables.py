@@ -172,8 +172,10 @@ def short(value: np.floating) -> float:
     return float(str(np.float32(value)))
 
 
-def plus_minus(value: float, error: float) -> str:
-    """A value with its error, both to the second digit of the error."""
+def plus_minus(value: float, error: float | None) -> str:
+    """A value with its error, both to the second digit of the error; alone where that is None."""
+    if error is None:
+        return f"{value:.3g}"
     if not 1e-3 < abs(value) < 1e5 or not 0 < error < np.inf:
         return f"{value:.3g} ± {error:.2g}"
     digits = max(0, 1 - math.floor(math.log10(error)))
