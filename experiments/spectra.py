@@ -156,7 +156,6 @@ def _eigenvalues(arrays: dict[str, np.ndarray], unit: str) -> Figure:
 
 
 main = cli.command("spectra", SpectraConfig, _find)
-"""The command; its exit status."""
 
 if __name__ == "__main__":
     cli.leave(main())

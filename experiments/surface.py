@@ -183,7 +183,6 @@ def write_html(path: Path, sheets: surfaces.Sheets, title: str) -> None:
 
 
 main = cli.command("surface", SurfaceConfig, _find)
-"""The command; its exit status."""
 
 if __name__ == "__main__":
     cli.leave(main())

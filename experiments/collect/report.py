@@ -226,5 +226,4 @@ def monitor(arrays: Arrays, tolerance: float) -> Figure:
 
 
 def _mark(axes: Axes, k: int) -> None:
-    """Where collecting stopped."""
     axes.axvline(k, color="black", lw=1.3, ls=":", label=f"stopped at {k:,}")

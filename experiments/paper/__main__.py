@@ -99,7 +99,6 @@ def write_report(out: Path, bench: Bench) -> None:
 
 
 main = partial(cli.main, "paper", PaperConfig, run)
-"""The command; its exit status."""
 
 if __name__ == "__main__":
     cli.leave(main())
