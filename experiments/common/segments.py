@@ -85,11 +85,7 @@ def rows(problem: Problem, function: Callable[[Batch], Any]) -> Any:
 
 
 def losses_at(problem: Problem, probe: Probe) -> Float[Array, "m n"]:
-    """ℓ_i(w) of every sample at every point, in memory.
-
-    Raises:
-        InputError: a loss that is NaN or infinite.
-    """
+    """ℓ_i(w) of every sample at every point, in memory; an ``InputError`` unless all are finite."""
     losses = js.evaluate(problem.loss, probe, problem.samples, reductions.losses(probe.num_points))
     bad = np.flatnonzero(~np.isfinite(losses).all(0))
     if bad.size:
