@@ -67,8 +67,7 @@ def _make(figure: str, bench: Bench, out: Path, settings: dict[str, Any]) -> Non
         bench, whose = bench.as_published, "trained as published"
     print(f"\n{figure}: {_title(figure)}", flush=True)
 
-    def find(work: Path) -> Record:
-        del work
+    def find(_: Path) -> Record:
         made = FIGURES[figure](bench)
         made.summary["notes"].insert(0, f"network {whose}, {len(bench.problem.order):,} samples")
         return made
