@@ -15,7 +15,6 @@ from experiments.common import cli, console, prepare, segments, tables
 from experiments.common.config import RunConfig, above, at_least, between
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record
-from experiments.common.tables import theorem1
 from jaxscape.lab.style import PREFIX, canvas, finish
 from jaxscape.prefix_spectra import PrefixSpectra, geometric
 
@@ -88,8 +87,8 @@ def theorem(spectra: PrefixSpectra, sigma: float) -> dict[str, np.ndarray]:
     """
     ks, errors = np.asarray(spectra.k), eigenvalue_errors(spectra)
     at = np.flatnonzero(np.diff(ks) == 1)
-    found = theorem1(spectra.values[at + 1] - spectra.values[at], sigma)
-    own = theorem1(errors[at] + errors[at + 1], sigma)
+    found = tables.theorem1(spectra.values[at + 1] - spectra.values[at], sigma)
+    own = tables.theorem1(errors[at] + errors[at + 1], sigma)
     bound = 2 * np.sqrt(np.asarray(found, np.float64) * own) + own
     return {"pair_k": ks[at], "theorem1": np.asarray(found), "theorem1_error": bound}
 

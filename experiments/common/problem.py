@@ -15,8 +15,6 @@ from experiments.common.devices import keep_programs
 from jaxscape import InputError, losses
 from jaxscape.batching import host
 from jaxscape.lab import data, models, stream, train
-from jaxscape.lab.data import Dataset
-from jaxscape.lab.models import Model
 from jaxscape.types import Batch, Params, PerSampleLoss
 
 ROOM = 2**29
@@ -30,10 +28,10 @@ KEYS = ("order", "init", "train", "subspace", "probe")
 class Problem:
     """The samples in order, the network, and the keys of every random choice."""
 
-    dataset: Dataset
+    dataset: data.Dataset
     order: np.ndarray  #: [k_max] indices into the training split
     held_out: np.ndarray  #: indices into the training split that w* is not trained on
-    model: Model
+    model: models.Model
     loss: PerSampleLoss
     initial: Params
     keys: dict[str, jax.Array]
@@ -135,7 +133,7 @@ def tests_of(problem: Problem) -> tuple[dict[str, PerSampleLoss], Batch]:
     return metrics, jax.tree.map(jnp.asarray, samples)
 
 
-def network(config: ProblemConfig, dataset: Dataset) -> tuple[Model, PerSampleLoss]:
+def network(config: ProblemConfig, dataset: data.Dataset) -> tuple[models.Model, PerSampleLoss]:
     """The network of the settings for this data, and the loss of a sample.
 
     An ``InputError`` for a network of sequences where data are none, or the other way round.
@@ -156,7 +154,7 @@ def network(config: ProblemConfig, dataset: Dataset) -> tuple[Model, PerSampleLo
 
 
 @functools.cache  # the same loss is the same compiled program
-def _network(per_sample: Any, kind: str, **size: Any) -> tuple[Model, PerSampleLoss]:
+def _network(per_sample: Any, kind: str, **size: Any) -> tuple[models.Model, PerSampleLoss]:
     model = models.build(kind, **size)
     return model, losses.supervised(model.apply, per_sample)
 

@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +17,6 @@ import jaxscape as js
 from experiments.common import prepare, segments
 from experiments.common.config import Range, RunConfig, above, at_least
 from experiments.common.console import progress
-from experiments.common.prepare import Eigenspace
 from experiments.common.problem import Problem
 from jaxscape import InputError
 from jaxscape.lab import train
@@ -169,7 +167,7 @@ class Bench:
         return prepare.trained(self.problem, self.config, self.store)
 
     @functools.cached_property
-    def hessian(self) -> Eigenspace:
+    def hessian(self) -> prepare.Eigenspace:
         """The top eigenpairs of the Hessian over all samples, as many as any figure needs."""
         return prepare.eigenspace(self.problem, self.trained, TOP, self.store)
 
@@ -223,13 +221,13 @@ def uniform(key: Key[Array, ""], params: Params) -> Params:
     found = {}
     for own, (name, layer) in zip(jax.random.split(key, len(params)), params.items(), strict=True):
         bound = float(np.prod(layer["kernel"].shape[:-1])) ** -0.5
-        drawn = partial(jax.random.uniform, minval=-bound, maxval=bound)
+        drawn = functools.partial(jax.random.uniform, minval=-bound, maxval=bound)
         keys = dict(zip(layer, jax.random.split(own, len(layer)), strict=True))
         found[name] = {part: drawn(keys[part], x.shape, x.dtype) for part, x in layer.items()}
     return found
 
 
-@partial(jax.jit, static_argnums=1)  # all leaves in one program
+@functools.partial(jax.jit, static_argnums=1)  # all leaves in one program
 def leading(space: js.Subspace, dim: int) -> js.Subspace:
     """The subspace of the first ``dim`` directions."""
     return js.Subspace(space.origin, jax.tree.map(lambda leaf: leaf[:dim], space.basis))

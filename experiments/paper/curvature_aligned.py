@@ -4,7 +4,6 @@ family: the criteria side by side. model_error: how far the quadratic model is f
 """
 
 import functools
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +61,7 @@ def _family(bench: Bench) -> dict[str, np.ndarray]:
     """Every member's curve: ``single`` [K], ``isotropic`` [s, K], ``subspace`` [s, D, K]."""
     problem, m, rows = bench.problem, bench.config.points, []
     space, key = bench.directions("hessian", TOP), problem.keys["probe"]
-    delta = partial(js.delta, problem.loss, data=problem.samples)
+    delta = functools.partial(js.delta, problem.loss, data=problem.samples)
     for sigma in FAMILY_SIGMAS:
         everywhere = delta(js.isotropic(key, space.origin, m, sigma))
         normals = [bench.normals(m, dim) for dim in FAMILY_DIMS]
