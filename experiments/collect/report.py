@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.common.run_folder import plain
-from experiments.common.tables import Arrays, as_text, between, plus_minus
+from experiments.common.tables import Arrays, as_text, between, cell, plus_minus
 from jaxscape.lab.style import PREFIX, Keywords, canvas, colour, finish
 
 RULES = {  # what each asks for
@@ -129,12 +129,12 @@ def _rules(found: dict[str, Any]) -> list[list[str]]:
     """A row per rule, then the mean of stopping at random."""
     rows = [["rule", "k", "saved", "test loss", "accuracy", "paid", "price kept", "random as good"]]
     for name, entry in found["rules"].items():
-        right, kept = entry.get("test_accuracy"), entry["kept"]
+        kept = entry["kept"]
         paid = plus_minus(entry["paid"], entry["paid_sem"]) if entry["stopped"] else "never stops"
         rows.append([
             RULES[name], f"{entry['k']:,}", f"{entry['saved']:,}", f"{entry['test_loss']:.4g}",
-            "-" if right is None else f"{right:.2%}",
-            paid, "yes" if kept else "no", f"{entry['random_as_good']:.0%}" if kept else "-",
+            cell(entry.get("test_accuracy"), ".2%"), paid,
+            "yes" if kept else "no", f"{entry['random_as_good']:.0%}" if kept else "-",
         ])  # fmt: skip
     mean, loss = found["random"], found["rules"]["all"]["test_loss"] + found["random"]["paid"]
     rows.append([
@@ -164,7 +164,7 @@ def _table(found: dict[str, Any]) -> list[list[str]]:
         low, value, high = (f"{x:.3g}" for x in entry["gain"])
         rows.append([
             f"{entry['k']:,}", f"{value}, {low} to {high}", f"{entry['paid']:.3g}",
-            "-" if entry["misfit"] is None else f"{entry['misfit']:.2g}",
+            cell(entry["misfit"], ".2g"),
             between(entry["exceedance"][::2]), "stop" if entry["monitor_stop"] else "go on",
             f"{entry['largest_eigenvalue']:.3g}", f"{entry['theorem1']:.2g}",
         ])  # fmt: skip

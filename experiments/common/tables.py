@@ -172,6 +172,11 @@ def short(value: np.floating) -> float:
     return float(str(np.float32(value)))
 
 
+def cell(value: float | None, style: str) -> str:
+    """A number as a table shows it, "-" where there is none."""
+    return "-" if value is None else f"{value:{style}}"
+
+
 def plus_minus(value: float, error: float | None) -> str:
     """A value with its error, both to the second digit of the error; alone where that is None."""
     if error is None:

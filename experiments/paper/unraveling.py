@@ -59,8 +59,7 @@ def unraveling(bench: Bench) -> Record:
     rows = [[*COLUMNS]]
     for row, entry in enumerate(entries):
         entry |= measures(law[row], {x: found[x][row] for x in ("increment", *AVERAGES)})
-        numbers = ((entry[name], style) for name, style in COLUMNS.values())
-        rows.append(["-" if x is None else f"{x:{style}}" for x, style in numbers])
+        rows.append([tables.cell(entry[name], style) for name, style in COLUMNS.values()])
     arrays = {"depth": np.asarray(config.depths), "width": np.asarray(config.widths), "k": k}
     arrays |= {name: np.reshape(x, (*shape, *x.shape[1:])) for name, x in found.items()}
     draw = partial(_draw, config.orders, arrays, law.reshape(*shape, n - 1))

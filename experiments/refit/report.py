@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.common.tables import Arrays, as_text
+from experiments.common.tables import Arrays, as_text, cell
 from experiments.refit import prediction
 from jaxscape.lab.style import PREFIX, canvas, colour, curve, finish
 
@@ -47,8 +47,7 @@ def _networks_table(entries: list[dict[str, Any]]) -> list[list[str]]:
         rows.append([
             f"{entry['k']:,}", f"{entry['train_loss']:.2g}", f"{entry['test_loss']:.4f}{error}",
             f"{entry['lowest_test_loss']:.4f}",
-            f"{entry['test_accuracy']:.2%}" if "test_accuracy" in entry else "-",
-            f"{entry['gradient_norm']:.1g}",
+            cell(entry.get("test_accuracy"), ".2%"), f"{entry['gradient_norm']:.1g}",
         ])  # fmt: skip
     return rows
 
@@ -86,7 +85,6 @@ def forecast_table(entries: list[dict[str, Any]]) -> list[list[str]]:
     rows = [["forecast", "of", "samples"]]
     rows[0] += [f"{data}, λ = {decay:g}" for data, decay in entries[0]["misses"]]
     rows[0] += ["k / truth", f"within a factor {prediction.FACTOR:g}", "90 % held", "its law"]
-    cell = lambda value, form: "-" if value is None else format(value, form)  # noqa: E731
     for kind in dict.fromkeys((entry["name"], entry["of"]) for entry in entries):
         pilots = []
         for entry in (entry for entry in entries if (entry["name"], entry["of"]) == kind):

@@ -68,7 +68,7 @@ def text(summary: dict[str, Any]) -> str:
         table = _table(answer, summary["num_samples"])
         coverage = [["effective sample size", "of all pilots", "held E S²", "held K of a run"]]
         for words, held in answer["by_effective"].items():
-            coverage.append([words, *map(_share, held.values())])
+            coverage.append([words, *(tables.cell(share, ".1%") for share in held.values())])
         lines.append(f"σ = {answer['sigma']:g}\n{tables.as_text(table)}")
         lines.append(tables.as_text(coverage))
     return "\n\n".join(lines)
@@ -85,7 +85,7 @@ def _table(answer: dict[str, Any], n: int) -> list[list[str]]:
         low, value, high = ("any" if x is None else f"{x:.3g}" for x in pilot["loss_variance"])
         law, distance = (tables.between(pilot[name][::2]) for name in ("law", "distance"))
         ends = [k if k is not None and k < n else None for k in pilot["exceedance"][::2]]
-        held = {name: _share(share) for name, share in pilot["coverage"].items()}
+        held = {name: tables.cell(share, ".1%") for name, share in pilot["coverage"].items()}
         rows.append([
             f"{pilot['samples']:,}", value, f"{low} to {high}", held["loss_variance"],
             f"{pilot['effective_samples'] or 0:,.0f}", tables.trend(pilot["trend"]),
@@ -96,10 +96,6 @@ def _table(answer: dict[str, Any], n: int) -> list[list[str]]:
     law, distance = (tables.count(truth[name]) for name in ("law", "distance"))
     level = f"{truth['loss_variance']:.3g}"
     return [*rows, [f"all {n:,}", level, "", "", "", "", law, last, "", distance]]
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
 
 
 def pilots(summary: dict[str, Any], unit: str) -> Figure:

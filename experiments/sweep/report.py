@@ -147,11 +147,10 @@ def levels_table(entries: list[dict[str, Any]]) -> list[list[str]]:
     rows[0] += ["E S², new samples, 90 %", "effective", "new / own", "decay exponent"]
     for entry in entries:
         exponent, sem = entry["decay_exponent"]["value"], entry["decay_exponent"]["sem"]
-        ratio = entry.get("fresh_over_own")
         rows.append([
             f"{entry['sigma']:g}", f"{entry['mean_loss']:.3g}", f"{entry['mean_delta_k2']:.4g}",
             *_level_cells(entry, ""), *_level_cells(entry, "fresh_"),
-            "-" if ratio is None else f"{ratio:.3g}",
+            tables.cell(entry.get("fresh_over_own"), ".3g"),
             "-" if None in (exponent, sem) else tables.plus_minus(exponent, sem),
         ])  # fmt: skip
     return rows
