@@ -66,8 +66,7 @@ def arrays_of(
             means = variance.reshape(len(variance), groups or variance.shape[1], -1).mean(2)
             arrays[f"delta{end}"] = curves.mean
             arrays[f"loss_variance{end}"] = variance.mean(1)
-            error = means.std(1, ddof=1) / np.sqrt(means.shape[1])
-            arrays[f"loss_variance{end}_sem"] = error
+            arrays[f"loss_variance{end}_sem"] = means.std(1, ddof=1) / np.sqrt(means.shape[1])
     return arrays
 
 

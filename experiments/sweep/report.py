@@ -215,8 +215,7 @@ def figures_of(arrays: dict[str, np.ndarray], found: dict[str, Any]) -> dict[str
         figures["law_parts"] = plot.law_parts(k, parts, titles)
     if len(arrays["eigenvalues"]):
         pairs = arrays["eigenvalues"], arrays["eigenvalue_residuals"]
-        unit = found["unit"].removesuffix("²")
-        figures["eigenvalues"] = plot.eigenvalues(*pairs, unit=unit)
+        figures["eigenvalues"] = plot.eigenvalues(*pairs, unit=found["unit"].removesuffix("²"))
     return figures
 
 

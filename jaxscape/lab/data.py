@@ -171,8 +171,7 @@ def records(name: str) -> dict[str, str]:
     """URL and SHA-256 of each file of a published data set, as TensorFlow Datasets records them."""
     import tensorflow_datasets as tfds  # slow to import; most runs do without
 
-    infos = tfds.builder_cls(name).url_infos
-    return {url: info.checksum for url, info in infos.items()}
+    return {url: info.checksum for url, info in tfds.builder_cls(name).url_infos.items()}
 
 
 def fetch(url: str, path: Path, sha256: str) -> None:
