@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from experiments.common.run_folder import plain
-from jaxscape.loss_variance import TREND, two_sided
+from jaxscape.loss_variance import two_sided
 
 Arrays = dict[str, np.ndarray]
 """Those of results.npz by name."""
@@ -32,16 +32,6 @@ k ≥ 100 (half of a shorter run), weighted by k(k+1); the median is of the rati
 over Monte-Carlo: offset (the loss at w*), mixed (offset by curvature), gradient, curvature (Theorem
 1 of Nikitin et al.). It holds where ratio and median are within 10 % of 1, allowing for the error;
 "cannot tell": the error reaches both sides of that."""
-
-TREND_WORDS = f"""\
-trend: how a sample's loss changes with its position, in standard errors of random orders; beyond
-±{TREND} (marked !) the samples are in an order, and intervals say nothing of others."""
-
-
-def trend(value: float | None) -> str:
-    """A trend as a cell of a table."""
-    return "-" if value is None else f"{value:+.1f}" + "!" * (abs(value) > TREND)
-
 
 VERDICTS = {True: "holds", False: "does not hold", None: "cannot tell", "": "not computed"}
 """Whether the quadratic law holds at a sigma: ``law_holds`` of ``agreement``, "" without one."""

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from experiments.common import tables
 from experiments.common.run_folder import plain
 from jaxscape.lab.style import canvas, colour, curve, finish
-from jaxscape.loss_variance import TRUSTED
+from jaxscape.loss_variance import TREND, TRUSTED
 from jaxscape.sample_size import MOST
 
 FEW = 20  # fewer orders do not tell how often intervals held K of a run
@@ -17,7 +17,8 @@ WORDS = f"""\
 K: Δ_k stays below the tolerance (squared units of the loss); K_ε: the landscape is within ε of the
 population's; held: share of random orders whose interval held the truth, of K over orders in which
 it is reached, - where fewer than {FEW} are;
-{tables.TREND_WORDS}"""
+trend: how a sample's loss changes with its position, in standard errors of random orders; beyond
+±{TREND} (marked !) the samples are in an order, and intervals say nothing of others."""
 
 QUANTITIES = ("loss_variance", "law", "distance")
 
@@ -86,9 +87,10 @@ def _table(answer: dict[str, Any], n: int) -> list[list[str]]:
         law, distance = (tables.between(pilot[name][::2]) for name in ("law", "distance"))
         ends = [k if k is not None and k < n else None for k in pilot["exceedance"][::2]]
         held = {name: tables.cell(share, ".1%") for name, share in pilot["coverage"].items()}
+        mark = "!" * (abs(pilot["trend"] or 0) > TREND)
         rows.append([
             f"{pilot['samples']:,}", value, f"{low} to {high}", held["loss_variance"],
-            f"{pilot['effective_samples'] or 0:,.0f}", tables.trend(pilot["trend"]),
+            f"{pilot['effective_samples'] or 0:,.0f}", tables.cell(pilot["trend"], "+.1f") + mark,
             law, tables.between(ends, f"not by {n:,}"), held["exceedance"], distance,
         ])  # fmt: skip
     truth = answer["all"]
