@@ -15,8 +15,7 @@ from experiments.common import cli, console, prepare, segments, tables
 from experiments.common.config import RunConfig, above, at_least, between
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record
-from experiments.common.tables import theorem1
-from jaxscape.lab.style import PREFIX, canvas, legend
+from jaxscape.lab.style import PREFIX, canvas, finish
 from jaxscape.prefix_spectra import PrefixSpectra, geometric
 
 WORDS = """\
@@ -88,8 +87,8 @@ def theorem(spectra: PrefixSpectra, sigma: float) -> dict[str, np.ndarray]:
     """
     ks, errors = np.asarray(spectra.k), eigenvalue_errors(spectra)
     at = np.flatnonzero(np.diff(ks) == 1)
-    found = theorem1(spectra.values[at + 1] - spectra.values[at], sigma)
-    own = theorem1(errors[at] + errors[at + 1], sigma)
+    found = tables.theorem1(spectra.values[at + 1] - spectra.values[at], sigma)
+    own = tables.theorem1(errors[at] + errors[at + 1], sigma)
     bound = 2 * np.sqrt(np.asarray(found, np.float64) * own) + own
     return {"pair_k": ks[at], "theorem1": np.asarray(found), "theorem1_error": bound}
 
@@ -148,16 +147,14 @@ def _eigenvalues(arrays: dict[str, np.ndarray], unit: str) -> Figure:
         axes.errorbar(k, values[:, j], residuals[:, j], fmt="o", ms=3.5, capsize=3, color=shade)
     axes.plot([], [], "o", ms=4, color="0.3", label=r"eigenvalue $\lambda_j(H_k)$, bar: residual")
     axes.plot([], [], color="0.3", label=r"Ritz value $\lambda_j(\Lambda_k)$")
-    axes.set(xscale="log", yscale="log")
+    finish(figure, f"dark to light: $j = 1$ to {d}")
     if (values > 0).any():
         least = values[values > 0].min()
         axes.set_ylim(bottom=max(0.7 * np.nanmin([least, np.nanmin(lines)]), least / 30))
-    legend(figure, f"dark to light: $j = 1$ to {d}")
     return figure
 
 
 main = cli.command("spectra", SpectraConfig, _find)
-"""The command; its exit status."""
 
 if __name__ == "__main__":
     cli.leave(main())

@@ -15,7 +15,6 @@ from experiments.common import cli, console, prepare, surfaces, tables
 from experiments.common.config import Range, RunConfig, above, default
 from experiments.common.problem import Problem
 from experiments.common.run_folder import Record
-from jaxscape import InputError
 from jaxscape.lab.style import canvas, legend
 
 PLANES = "influence", "hessian", "random"
@@ -54,18 +53,18 @@ class SurfaceConfig(RunConfig):
         super().check()
         if not all(1 <= k <= self.k_max for k in self.ks):
             found = " ".join(map(str, self.ks))
-            raise InputError(f"expected --ks from 1 to --k-max, {self.k_max}, found {found}")
+            raise js.InputError(f"expected --ks from 1 to --k-max, {self.k_max}, found {found}")
         if self.subspace == "beside" and (self.radius is not None or self.interactive):
-            raise InputError(
+            raise js.InputError(
                 "expected no --radius and no --interactive for --subspace beside, found one: its "
                 "planes have radii of their own; leave them out"
             )
         if self.subspace == "trajectory" and self.epochs < 2:
-            raise InputError(
+            raise js.InputError(
                 f"expected --epochs of at least 2 for a trajectory, found {self.epochs}; raise it"
             )
         if self.interactive and importlib.util.find_spec("plotly") is None:
-            raise InputError(
+            raise js.InputError(
                 "expected the package plotly for an interactive surface, found none; "
                 "pip install plotly (in a checkout: pip install -e '.[interactive]')"
             )
@@ -85,7 +84,7 @@ def _find(problem: Problem, config: SurfaceConfig, work: Path) -> Record:
         space, *of = js.trajectory_subspace(prepare.trajectory(problem, config, store))
         path, explained = map(np.asarray, of)
         if not np.abs(path).max() > 0:
-            raise InputError("expected a trajectory that moves, found one that stays; train")
+            raise js.InputError("expected a trajectory that moves, found one that stays; train")
         print(f"trajectory: the plane holds {explained.sum():.0%} of its squared distances")
         steps = surfaces.around(path, config.num) if config.radius is None else steps
     with console.timed("surface", f"{config.num} by {config.num} points"):
@@ -161,8 +160,7 @@ def _moves_figure(found: dict[str, np.ndarray], unit: str) -> Figure:
             axes.set_ylabel(f"{PLANES[p]} plane, radius {found['radius'][p]:.2g}\n{along[1]}")
         if i == len(names) - 1:  # the row is whole
             figure.colorbar(mesh, ax=list(panels[p * len(names) :][: len(names)]), label=unit)
-    legend(figure, "")
-    return figure
+    return legend(figure, "")
 
 
 def write_html(path: Path, sheets: surfaces.Sheets, title: str) -> None:
@@ -184,7 +182,6 @@ def write_html(path: Path, sheets: surfaces.Sheets, title: str) -> None:
 
 
 main = cli.command("surface", SurfaceConfig, _find)
-"""The command; its exit status."""
 
 if __name__ == "__main__":
     cli.leave(main())

@@ -81,7 +81,6 @@ def _find(problem: Problem, config: TheoryConfig, work: Path) -> Record:
 
 
 main = cli.command("theory", TheoryConfig, _find)
-"""The command; its exit status."""
 
 if __name__ == "__main__":
     cli.leave(main())

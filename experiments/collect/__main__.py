@@ -58,7 +58,6 @@ class CollectConfig(RunConfig):
     """Samples of the first look, at least 8; its curve also has an eighth, a quarter, a half."""
 
     def __post_init__(self) -> None:
-        """See ``ProblemConfig``."""
         super().__post_init__()
         for name, least in (("at_least", 8), ("validation", 2)):
             if getattr(self, name) is None:
@@ -83,7 +82,6 @@ def _find(problem: Problem, config: CollectConfig, work: Path) -> Record:
 
 
 main = cli.command("collect", CollectConfig, _find, check=check_test_split)
-"""The command; its exit status."""
 
 if __name__ == "__main__":
     cli.leave(main())

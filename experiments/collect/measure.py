@@ -92,10 +92,8 @@ def watch(problem: Problem, config: Any, monitor: Monitor, params: Params, seen:
     of the Hessian of samples seen: ``look_k``, the samples met by then; ``loss_variance`` [3],
     E_q S² of the new ones, and its ``effective``; ``law`` and ``exceedance`` [3], K of the order
     law and of Definition 4 over orders, infinite beyond all numbers; ``monitor_stop``;
-    ``eigenvalues`` [d]; ``theorem1`` (see ``moved``). [3] is low, value, high.
-
-    Raises:
-        InputError: losses that are not finite, or whose squares are not.
+    ``eigenvalues`` [d]; ``theorem1`` (see ``moved``). [3] is low, value, high. Losses that are not
+    finite, or whose squares are not, are an ``InputError``.
     """
     met = seen + config.validation
     space, values = directions(problem, config, params, seen)

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.common.run_folder import plain
-from experiments.common.tables import Arrays, as_text, between, plus_minus
-from jaxscape.lab.style import PREFIX, Keywords, canvas, colour, legend
+from experiments.common.tables import Arrays, as_text, between, cell, plus_minus
+from jaxscape.lab.style import PREFIX, Keywords, canvas, colour, finish
 
 RULES = {  # what each asks for
     "forecast": "forecast, upper limit below the price",
@@ -117,7 +117,7 @@ def text(found: dict[str, Any]) -> str:
         verdict = (
             f"stopped at k = {stop['k']:,}, {stop['met']:,} met: all {n} are forecast to gain "
             f"{value:.3g} {unit} ({low:.3g} to {high:.3g}, 90 %),\nbelow {price}; they really gain "
-            f"{_cost(stop)}"
+            f"{plus_minus(stop['paid'], stop['paid_sem'])}"
         )
     held = sum(entry["held"] for entry in looks)
     verdict += f"\nthe forecast's 90 % interval held at {held} of {len(looks)} looks"
@@ -125,22 +125,16 @@ def text(found: dict[str, Any]) -> str:
     return "\n\n".join([verdict, rules, WORDS, prices, table])
 
 
-def _cost(entry: dict[str, Any]) -> str:
-    """The test loss that a stop paid."""
-    mean, error = entry["paid"], entry["paid_sem"]
-    return f"{mean:.3g}" if error is None else plus_minus(mean, error)
-
-
 def _rules(found: dict[str, Any]) -> list[list[str]]:
     """A row per rule, then the mean of stopping at random."""
     rows = [["rule", "k", "saved", "test loss", "accuracy", "paid", "price kept", "random as good"]]
     for name, entry in found["rules"].items():
-        right, kept = entry.get("test_accuracy"), entry["kept"]
+        kept = entry["kept"]
+        paid = plus_minus(entry["paid"], entry["paid_sem"]) if entry["stopped"] else "never stops"
         rows.append([
             RULES[name], f"{entry['k']:,}", f"{entry['saved']:,}", f"{entry['test_loss']:.4g}",
-            "-" if right is None else f"{right:.2%}",
-            _cost(entry) if entry["stopped"] else "never stops", "yes" if kept else "no",
-            f"{entry['random_as_good']:.0%}" if kept else "-",
+            cell(entry.get("test_accuracy"), ".2%"), paid,
+            "yes" if kept else "no", f"{entry['random_as_good']:.0%}" if kept else "-",
         ])  # fmt: skip
     mean, loss = found["random"], found["rules"]["all"]["test_loss"] + found["random"]["paid"]
     rows.append([
@@ -170,7 +164,7 @@ def _table(found: dict[str, Any]) -> list[list[str]]:
         low, value, high = (f"{x:.3g}" for x in entry["gain"])
         rows.append([
             f"{entry['k']:,}", f"{value}, {low} to {high}", f"{entry['paid']:.3g}",
-            "-" if entry["misfit"] is None else f"{entry['misfit']:.2g}",
+            cell(entry["misfit"], ".2g"),
             between(entry["exceedance"][::2]), "stop" if entry["monitor_stop"] else "go on",
             f"{entry['largest_eigenvalue']:.3g}", f"{entry['theorem1']:.2g}",
         ])  # fmt: skip
@@ -202,13 +196,12 @@ def forecast(arrays: Arrays, found: dict[str, Any]) -> Figure:
     right.plot(looks, middle, "_", label="forecast at each look", **own | {"ms": 11, "mew": 2})
     right.plot(looks, gained, "s", **seen)
     right.axhline(found["price"], color="0.4", lw=1.3, ls="--", label=f"price {found['price']:g}")
-    for axes in (left, right):
-        axes.set(xscale="log", yscale="log")
-        if stop["stopped"]:
-            _mark(axes, stop["k"])
+    if stop["stopped"]:
+        _mark(left, stop["k"])
+        _mark(right, stop["k"])
+    finish(figure, "band and bars: 90 % interval")
     left.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 4, 6)))  # at least three
     left.yaxis.set_major_formatter("{x:g}")
-    legend(figure, "band and bars: 90 % interval")
     return figure
 
 
@@ -229,11 +222,8 @@ def monitor(arrays: Arrays, tolerance: float) -> Figure:
     axes.plot(met, met, color="0.4", lw=1.3, label="samples met: above both bands, enough")
     if "stopped_k" in arrays:
         _mark(axes, arrays["stopped_k"][0])
-    axes.set(xscale="log", yscale="log")
-    legend(figure, f"band: 90 % interval; tolerance of $\\Delta_k$: {tolerance:g}")
-    return figure
+    return finish(figure, f"band: 90 % interval; tolerance of $\\Delta_k$: {tolerance:g}")
 
 
 def _mark(axes: Axes, k: int) -> None:
-    """Where collecting stopped."""
     axes.axvline(k, color="black", lw=1.3, ls=":", label=f"stopped at {k:,}")

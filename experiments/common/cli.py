@@ -17,7 +17,6 @@ import tyro
 
 from experiments.common import console, run_folder
 from experiments.common.problem import Problem
-from experiments.common.run_folder import Record
 from jaxscape import InputError
 
 INTERRUPTED = 130
@@ -68,7 +67,7 @@ def main(
 
 
 def command(
-    name: str, config: type, find: Callable[[Problem, Any, Path], Record], **more: Any
+    name: str, config: type, find: Callable[[Problem, Any, Path], run_folder.Record], **more: Any
 ) -> Callable[..., int]:
     """``main`` of a command that writes what ``find`` gives; see ``run_folder.run``."""
     return partial(main, name, config, partial(run_folder.run, name, find, **more))

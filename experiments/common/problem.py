@@ -15,8 +15,6 @@ from experiments.common.devices import keep_programs
 from jaxscape import InputError, losses
 from jaxscape.batching import host
 from jaxscape.lab import data, models, stream, train
-from jaxscape.lab.data import Dataset
-from jaxscape.lab.models import Model
 from jaxscape.types import Batch, Params, PerSampleLoss
 
 ROOM = 2**29
@@ -30,10 +28,10 @@ KEYS = ("order", "init", "train", "subspace", "probe")
 class Problem:
     """The samples in order, the network, and the keys of every random choice."""
 
-    dataset: Dataset
+    dataset: data.Dataset
     order: np.ndarray  #: [k_max] indices into the training split
     held_out: np.ndarray  #: indices into the training split that w* is not trained on
-    model: Model
+    model: models.Model
     loss: PerSampleLoss
     initial: Params
     keys: dict[str, jax.Array]
@@ -133,18 +131,14 @@ def check_test_split(problem: Problem, _: ProblemConfig) -> None:
 
 def tests_of(problem: Problem) -> tuple[dict[str, PerSampleLoss], Batch]:
     """What is measured on each test sample (loss; of classes, 1 where correct), and the samples."""
-
-    def right(params: Params, batch: Batch) -> jax.Array:
-        return train.correct(problem.model.apply(params, batch["inputs"]), batch["targets"])
-
     data, metrics = problem.dataset, {"test_loss": problem.loss}
     if data.num_classes:
-        metrics["test_accuracy"] = right
+        metrics["test_accuracy"] = losses.supervised(problem.model.apply, train.correct)
     samples = {"inputs": data.test_inputs, "targets": data.test_targets}
     return metrics, jax.tree.map(jnp.asarray, samples)
 
 
-def network(config: ProblemConfig, dataset: Dataset) -> tuple[Model, PerSampleLoss]:
+def network(config: ProblemConfig, dataset: data.Dataset) -> tuple[models.Model, PerSampleLoss]:
     """The network of the settings for this data, and the loss of a sample.
 
     An ``InputError`` for a network of sequences where data are none, or the other way round.
@@ -165,7 +159,7 @@ def network(config: ProblemConfig, dataset: Dataset) -> tuple[Model, PerSampleLo
 
 
 @functools.cache  # the same loss is the same compiled program
-def _network(per_sample: Any, kind: str, **size: Any) -> tuple[Model, PerSampleLoss]:
+def _network(per_sample: Any, kind: str, **size: Any) -> tuple[models.Model, PerSampleLoss]:
     model = models.build(kind, **size)
     return model, losses.supervised(model.apply, per_sample)
 

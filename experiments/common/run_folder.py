@@ -22,8 +22,7 @@ from jax.experimental import multihost_utils
 from matplotlib.figure import Figure
 
 from experiments.common import console
-from experiments.common import problem as problems
-from experiments.common.problem import Problem
+from experiments.common.problem import Problem, load
 from jaxscape import InputError
 from jaxscape.lab import plot
 from jaxscape.subspace import check_dim
@@ -69,7 +68,7 @@ def run(
     resume = getattr(config, "resume", None)
     if config.out and not resume:  # before the data are loaded
         refuse_occupied(Path(os.path.abspath(config.out)))
-    problem = problems.load(config)
+    problem = load(config)
     check(problem, config)
     if hasattr(config, "dim") and getattr(config, "subspace", None) != "isotropic":
         check_dim(config.dim, problem.initial)

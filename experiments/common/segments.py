@@ -24,7 +24,6 @@ from experiments.common.problem import Problem
 from jaxscape import InputError, quadratic, reductions, sweep
 from jaxscape.batching import cut, host
 from jaxscape.lab import checkpoint, stream
-from jaxscape.reductions import Delta
 from jaxscape.trees import num_parameters
 from jaxscape.types import Batch, Probe
 
@@ -85,11 +84,7 @@ def rows(problem: Problem, function: Callable[[Batch], Any]) -> Any:
 
 
 def losses_at(problem: Problem, probe: Probe) -> Float[Array, "m n"]:
-    """ℓ_i(w) of every sample at every point, in memory.
-
-    Raises:
-        InputError: a loss that is NaN or infinite.
-    """
+    """ℓ_i(w) of every sample at every point, in memory; an ``InputError`` unless all are finite."""
     losses = js.evaluate(problem.loss, probe, problem.samples, reductions.losses(probe.num_points))
     bad = np.flatnonzero(~np.isfinite(losses).all(0))
     if bad.size:
@@ -142,7 +137,7 @@ def run(
     checkpoint_every: float = math.inf,
     precision: str = "highest",
     mesh: Mesh | None = None,
-) -> Delta:
+) -> reductions.Delta:
     """The curve of every probe over the problem's samples, leaves [s, ...].
 
     The state of each is saved in ``store``, every ``checkpoint_every`` seconds and at the end, and
@@ -163,7 +158,7 @@ def run(
 def _curve(
     problem: Problem, probe: Probe, length: int, forward: Callable, item: tuple[Path, str],
     every: float,
-) -> Delta:  # fmt: skip
+) -> reductions.Delta:  # fmt: skip
     """The curve of one probe, by ``forward`` through each segment; saved as ``item``."""
     keep, total = reductions.delta_of(probe), len(problem.order)
     rows = jax.eval_shape(lambda: keep.init(1, total)[1])

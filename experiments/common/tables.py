@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from experiments.common.run_folder import plain
-from jaxscape.loss_variance import TREND, two_sided
+from jaxscape.loss_variance import two_sided
 
 Arrays = dict[str, np.ndarray]
 """Those of results.npz by name."""
@@ -34,16 +33,6 @@ over Monte-Carlo: offset (the loss at w*), mixed (offset by curvature), gradient
 1 of Nikitin et al.). It holds where ratio and median are within 10 % of 1, allowing for the error;
 "cannot tell": the error reaches both sides of that."""
 
-TREND_WORDS = f"""\
-trend: how a sample's loss changes with its position, in standard errors of random orders; beyond
-±{TREND} (marked !) the samples are in an order, and intervals say nothing of others."""
-
-
-def trend(value: float | None) -> str:
-    """A trend as a cell of a table."""
-    return "-" if value is None else f"{value:+.1f}" + "!" * (abs(value) > TREND)
-
-
 VERDICTS = {True: "holds", False: "does not hold", None: "cannot tell", "": "not computed"}
 """Whether the quadratic law holds at a sigma: ``law_holds`` of ``agreement``, "" without one."""
 
@@ -53,8 +42,9 @@ def late(k: Int[np.ndarray, "K"]) -> Bool[np.ndarray, "K"]:
     return k >= min(FROM, (k[-1] + 1) // 2)
 
 
-def level(k: Int[np.ndarray, "K"], delta: Float[np.ndarray, "K"]) -> float:
-    """The mean of Δ_k·k² over late k."""
+def level(delta: Float[np.ndarray, "K"]) -> float:
+    """The mean of Δ_k·k² over late k of k = 1..K."""
+    k = np.arange(1, len(delta) + 1)
     chosen = late(k)
     return float(np.mean(delta[chosen].astype(np.float64) * k[chosen].astype(np.float64) ** 2))
 
@@ -66,8 +56,8 @@ class Decay(NamedTuple):
     sem: Float[Array, ""]
 
 
-@partial(jax.jit, static_argnames="steps")
-def decay_exponent(k: Int[Array, "K"], y: Float[Array, "K"], *, steps: int = 100) -> Decay:
+@jax.jit
+def decay_exponent(k: Int[Array, "K"], y: Float[Array, "K"]) -> Decay:
     """Fit E y_k = C k^−α to y ≥ 0 with equal weight for every k.
 
     Quasi-likelihood with a log link and a standard deviation in proportion to the mean
@@ -90,7 +80,7 @@ def decay_exponent(k: Int[Array, "K"], y: Float[Array, "K"], *, steps: int = 100
         score = jnp.matmul(x.T, residual(beta), precision="highest")
         return beta + jnp.clip(jnp.matmul(information, score, precision="highest"), -1, 1)
 
-    beta = jax.lax.fori_loop(0, steps, step, jnp.zeros(2, jnp.float32))
+    beta = jax.lax.fori_loop(0, 100, step, jnp.zeros(2, jnp.float32))
     converged = jnp.abs(step(0, beta) - beta).max() < 1e-4
     scores = x * residual(beta)[:, None]
     middle = jnp.matmul(scores.T, scores, precision="highest")
@@ -172,8 +162,15 @@ def short(value: np.floating) -> float:
     return float(str(np.float32(value)))
 
 
-def plus_minus(value: float, error: float) -> str:
-    """A value with its error, both to the second digit of the error."""
+def cell(value: float | None, style: str) -> str:
+    """A number as a table shows it, "-" where there is none."""
+    return "-" if value is None else f"{value:{style}}"
+
+
+def plus_minus(value: float, error: float | None) -> str:
+    """A value with its error, both to the second digit of the error; alone where that is None."""
+    if error is None:
+        return f"{value:.3g}"
     if not 1e-3 < abs(value) < 1e5 or not 0 < error < np.inf:
         return f"{value:.3g} ± {error:.2g}"
     digits = max(0, 1 - math.floor(math.log10(error)))

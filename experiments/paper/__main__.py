@@ -9,12 +9,11 @@ from typing import Any
 
 from experiments.common import cli, console, run_folder, tables
 from experiments.common import problem as problems
-from experiments.common.run_folder import Record
 from experiments.paper import bounds, claims, curvature_aligned, nikitin, unraveling
 from experiments.paper.bench import Bench, PaperConfig, check_sizes
 from jaxscape import InputError
 
-FIGURES: dict[str, Callable[[Bench], Record]] = {
+FIGURES: dict[str, Callable[[Bench], run_folder.Record]] = {
     "fig1": nikitin.fig1, "fig2": nikitin.fig2, "fig3": nikitin.fig3, "fig4": nikitin.fig4,
     "fig5": nikitin.fig5, "fig6": nikitin.fig6, "fig7": nikitin.fig7, "fig8": nikitin.fig8,
     "fig9": nikitin.fig9, "unraveling": unraveling.unraveling,
@@ -67,8 +66,7 @@ def _make(figure: str, bench: Bench, out: Path, settings: dict[str, Any]) -> Non
         bench, whose = bench.as_published, "trained as published"
     print(f"\n{figure}: {_title(figure)}", flush=True)
 
-    def find(work: Path) -> Record:
-        del work
+    def find(_: Path) -> run_folder.Record:
         made = FIGURES[figure](bench)
         made.summary["notes"].insert(0, f"network {whose}, {len(bench.problem.order):,} samples")
         return made
@@ -99,7 +97,6 @@ def write_report(out: Path, bench: Bench) -> None:
 
 
 main = partial(cli.main, "paper", PaperConfig, run)
-"""The command; its exit status."""
 
 if __name__ == "__main__":
     cli.leave(main())

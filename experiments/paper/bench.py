@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,14 +14,13 @@ from jaxtyping import Array, Float, Key
 from matplotlib.figure import Figure
 
 import jaxscape as js
-from experiments.common import prepare, segments, tables
+from experiments.common import prepare, segments
 from experiments.common.config import Range, RunConfig, above, at_least
 from experiments.common.console import progress
-from experiments.common.prepare import Eigenspace
 from experiments.common.problem import Problem
 from jaxscape import InputError
 from jaxscape.lab import train
-from jaxscape.lab.style import canvas, curve, legend, log_bins
+from jaxscape.lab.style import canvas, curve, finish, log_bins
 from jaxscape.subspace import check_dim
 from jaxscape.types import Batch, Params, PerSampleLoss
 
@@ -39,7 +37,6 @@ QUICK = {
 }  # fmt: skip
 """Upper limits that --quick sets."""
 
-Arrays = Mapping[str, np.ndarray]
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 TOP = 16  # eigenvectors that the figures share; each takes the leading ones
@@ -170,7 +167,7 @@ class Bench:
         return prepare.trained(self.problem, self.config, self.store)
 
     @functools.cached_property
-    def hessian(self) -> Eigenspace:
+    def hessian(self) -> prepare.Eigenspace:
         """The top eigenpairs of the Hessian over all samples, as many as any figure needs."""
         return prepare.eigenspace(self.problem, self.trained, TOP, self.store)
 
@@ -224,13 +221,13 @@ def uniform(key: Key[Array, ""], params: Params) -> Params:
     found = {}
     for own, (name, layer) in zip(jax.random.split(key, len(params)), params.items(), strict=True):
         bound = float(np.prod(layer["kernel"].shape[:-1])) ** -0.5
-        drawn = partial(jax.random.uniform, minval=-bound, maxval=bound)
+        drawn = functools.partial(jax.random.uniform, minval=-bound, maxval=bound)
         keys = dict(zip(layer, jax.random.split(own, len(layer)), strict=True))
         found[name] = {part: drawn(keys[part], x.shape, x.dtype) for part, x in layer.items()}
     return found
 
 
-@partial(jax.jit, static_argnums=1)  # all leaves in one program
+@functools.partial(jax.jit, static_argnums=1)  # all leaves in one program
 def leading(space: js.Subspace, dim: int) -> js.Subspace:
     """The subspace of the first ``dim`` directions."""
     return js.Subspace(space.origin, jax.tree.map(lambda leaf: leaf[:dim], space.basis))
@@ -239,11 +236,6 @@ def leading(space: js.Subspace, dim: int) -> js.Subspace:
 def row_of(label: str, numbers: Iterable[float], style: str = ".3g") -> list[str]:
     """A row of a table."""
     return [label, *(f"{number:{style}}" for number in numbers)]
-
-
-def level(delta: Float[np.ndarray, "K"]) -> float:
-    """The mean over late k of k²Δ_k, k = 1..K."""
-    return tables.level(np.arange(1, len(delta) + 1), delta)
 
 
 def scaled(delta: Float[np.ndarray, "K"], first: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -269,6 +261,4 @@ def lines(
             axes.plot(x, y, label=label, **curve(row, lw=width, markevery=every))
         if level is not None:
             axes.axhline(level, color="0.4", lw=1, ls="--")
-        axes.set(xscale="log", yscale="log")
-    legend(figure, note)
-    return figure
+    return finish(figure, note)

@@ -154,8 +154,7 @@ def _draw(entries: Sequence[Mapping[str, Any]]) -> Figure:
         names = names.replace(plain, symbol)
     axes.set_yticks(place, names.splitlines())
     axes.margins(x=0.06, y=0.1)
-    legend(figure, "a bound left of the line is exceeded")
-    return figure
+    return legend(figure, "a bound left of the line is exceeded")
 
 
 def network_constants(layers: Layers, inputs: Float[Array, "n ..."]) -> tuple[Scalar, Scalar]:

@@ -20,8 +20,9 @@ import jaxscape as js
 from experiments.common import tables
 from experiments.common.console import progress
 from experiments.common.run_folder import Record
+from experiments.common.tables import Arrays, level
 from experiments.paper import bounds, published, unraveling
-from experiments.paper.bench import SIGMAS, TOP, Arrays, Bench, leading, level
+from experiments.paper.bench import SIGMAS, TOP, Bench, leading
 from experiments.paper.curvature_aligned import along
 from experiments.paper.nikitin import DIM, RANDOM_DIMS, RANDOM_SIGMAS, above, curve_of, roughness
 from jaxscape.quadratic import Quadratic
@@ -247,10 +248,9 @@ def numbers_of(bench: Bench, w: Params, number: int) -> dict[str, Any]:
 def _levels(at: Around) -> dict[str, Any]:
     """The spectrum, and levels of Δ_k·k² over dimensions and σ."""
     trace = js.trace(at.keys["probe"], at.operator, at.w, num_probes=PROBES)
-    rank = trace.mean / at.pairs.values[0] / num_parameters(at.w)
     return {
         "train_loss": np.mean(js.per_sample_losses(at.problem.loss, at.w, at.problem.samples)),
-        "effective_rank": np.asarray(rank),
+        "effective_rank": np.asarray(trace.mean / at.pairs.values[0] / num_parameters(at.w)),
         "top_ten": np.sum(at.pairs.values[:DIM]),
         "trace": np.asarray(trace.mean),
         "trace_sem": np.asarray(trace.sem),

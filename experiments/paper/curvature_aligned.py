@@ -4,7 +4,6 @@ family: the criteria side by side. model_error: how far the quadratic model is f
 """
 
 import functools
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ import jaxscape as js
 from experiments.common import tables
 from experiments.common.console import progress
 from experiments.common.run_folder import Record
-from experiments.paper.bench import TOP, Bench, leading, level, lines, row_of, scaled
+from experiments.paper.bench import TOP, Bench, leading, lines, row_of, scaled
 from jaxscape import prefix
 from jaxscape.lab.style import PREFIX
 from jaxscape.quadratic import Quadratic
@@ -36,7 +35,7 @@ def family(bench: Bench) -> Record:
     rows[0] += [f"top {dim}" for dim in FAMILY_DIMS]
     for row, sigma in enumerate(FAMILY_SIGMAS):
         curves = [arrays["single"] ** 2, arrays["isotropic"][row], *arrays["subspace"][row]]
-        levels = np.array([level(curve) for curve in curves])
+        levels = np.array([tables.level(curve) for curve in curves])
         ratios.append(levels[2:] / levels[1])
         rows.append(row_of(f"σ = {sigma:g}", levels, ".4g"))
         rows.append(["over all parameters", "", *row_of("", ratios[-1])])
@@ -62,7 +61,7 @@ def _family(bench: Bench) -> dict[str, np.ndarray]:
     """Every member's curve: ``single`` [K], ``isotropic`` [s, K], ``subspace`` [s, D, K]."""
     problem, m, rows = bench.problem, bench.config.points, []
     space, key = bench.directions("hessian", TOP), problem.keys["probe"]
-    delta = partial(js.delta, problem.loss, data=problem.samples)
+    delta = functools.partial(js.delta, problem.loss, data=problem.samples)
     for sigma in FAMILY_SIGMAS:
         everywhere = delta(js.isotropic(key, space.origin, m, sigma))
         normals = [bench.normals(m, dim) for dim in FAMILY_DIMS]

@@ -6,7 +6,6 @@ figures 8 and 9: Δ_k along the top ten Hessian eigenvectors.
 
 import functools
 from collections.abc import Iterable, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -19,9 +18,9 @@ from scipy.ndimage import uniform_filter1d
 import jaxscape as js
 from experiments.common import console, surfaces, tables
 from experiments.common.run_folder import Record
-from experiments.common.surfaces import WORDS, Sheets
+from experiments.common.tables import Arrays, level
 from experiments.paper import published
-from experiments.paper.bench import SIGMAS, Arrays, Bench, leading, level, lines, row_of, scaled
+from experiments.paper.bench import SIGMAS, Bench, leading, lines, row_of, scaled
 from experiments.paper.curvature_aligned import along, project
 from jaxscape import prefix
 from jaxscape.lab import plot
@@ -45,7 +44,7 @@ FIRST = 51  # the first k, in batches, at which the latest reference code evalua
 LAST, SHIFT = 49, 1.2e-4
 """The notebook of the published figure draws half of Theorem 1 plus 1.2e-4, at the last 49 k."""
 
-sliding = partial(uniform_filter1d, size=11, mode="nearest")
+sliding = functools.partial(uniform_filter1d, size=11, mode="nearest")
 """The mean over eleven neighbouring k, the first and last value repeated at the ends."""
 
 TOLERANCES = (1e-4, 1e-5, 1e-6)  # of Δ_k, at which K is given
@@ -139,7 +138,7 @@ def _sheets(bench: Bench, kind: str, row: int) -> Record:
         for symbol, new, rough in zip(("L_k", "(L_{k+1} − L_k)²"), own, theirs, strict=True)
     ]
     common: dict[str, Any] = {
-        "title": f"One more sample, along {WORDS[kind]}",
+        "title": f"One more sample, along {surfaces.WORDS[kind]}",
         "quantity": ["$L_k$ (nats)", "$(L_{k+1} - L_k)^2$ (nats²)"] * 2,
     }
     figures = {
@@ -152,7 +151,7 @@ def _sheets(bench: Bench, kind: str, row: int) -> Record:
 
 
 @functools.lru_cache(maxsize=4)
-def evaluated(bench: Bench, kind: str) -> tuple[Sheets, dict[str, np.ndarray]]:
+def evaluated(bench: Bench, kind: str) -> tuple[surfaces.Sheets, dict[str, np.ndarray]]:
     """The sheets of one sample, of all but two, and of all; the first two also as published.
 
     As published, [2, a, a], they are of one batch, drawn anew for each point, and of all but two.

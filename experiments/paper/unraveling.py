@@ -22,10 +22,11 @@ from scipy.signal import lfilter
 import jaxscape as js
 from experiments.common import console, tables
 from experiments.common.run_folder import Record, plain
-from experiments.paper.bench import Arrays, Bench
+from experiments.common.tables import Arrays
+from experiments.paper.bench import Bench
 from jaxscape import InputError, losses, prefix
 from jaxscape.lab import models, train
-from jaxscape.lab.style import PREFIX, canvas, colour, legend
+from jaxscape.lab.style import PREFIX, canvas, colour, finish
 from jaxscape.prefix_spectra import geometric
 from jaxscape.types import Batch, Params
 
@@ -58,8 +59,7 @@ def unraveling(bench: Bench) -> Record:
     rows = [[*COLUMNS]]
     for row, entry in enumerate(entries):
         entry |= measures(law[row], {x: found[x][row] for x in ("increment", *AVERAGES)})
-        numbers = ((entry[name], style) for name, style in COLUMNS.values())
-        rows.append(["-" if x is None else f"{x:{style}}" for x, style in numbers])
+        rows.append([tables.cell(entry[name], style) for name, style in COLUMNS.values()])
     arrays = {"depth": np.asarray(config.depths), "width": np.asarray(config.widths), "k": k}
     arrays |= {name: np.reshape(x, (*shape, *x.shape[1:])) for name, x in found.items()}
     draw = partial(_draw, config.orders, arrays, law.reshape(*shape, n - 1))
@@ -213,6 +213,5 @@ def _draw(orders: int, arrays: Arrays, law: Float[np.ndarray, "d w K"], average:
             some = values > 0
             axes.plot(k[some], values[some], color=colour(row), lw=2.2, label=f"{width} units")
             axes.plot(k[some], own[some], "--", color="0.15", lw=0.9, label="order law")
-        axes.set(xscale="log", yscale="log")
-    legend(figure, r"dashed: $M n / ((n-1)(k+1))$, $M$ the mean absolute deviation of the losses")
-    return figure
+    note = r"dashed: $M n / ((n-1)(k+1))$, $M$ the mean absolute deviation of the losses"
+    return finish(figure, note)

@@ -84,7 +84,6 @@ def _find(problem: Problem, config: RefitConfig, work: Path) -> Record:
 
 
 main = cli.command("refit", RefitConfig, _find, check=check_test_split)
-"""The command; its exit status."""
 
 if __name__ == "__main__":
     cli.leave(main())

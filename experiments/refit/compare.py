@@ -47,7 +47,6 @@ def run(config: CompareConfig) -> None:
 
 
 main = partial(cli.main, "refit.compare", CompareConfig, run)
-"""The command; its exit status."""
 
 if __name__ == "__main__":
     cli.leave(main())

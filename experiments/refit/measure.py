@@ -10,13 +10,12 @@ import numpy as np
 import jaxscape as js
 from experiments.common import console, prepare, refits, tables
 from experiments.common.problem import Problem, tests_of
-from experiments.common.tables import Arrays
 from experiments.refit import prediction
 from jaxscape.prefix_spectra import geometric
 from jaxscape.types import Batch, Params
 
 
-def measure(problem: Problem, config: Any, store: Path) -> Arrays:
+def measure(problem: Problem, config: Any, store: Path) -> tables.Arrays:
     """The arrays of results.npz, with K values of k, R repeats, E epochs, s sigmas.
 
     ``k`` [K]; ``orders`` [R, N], of each repeat, as positions in the first order; ``test_loss`` and
@@ -56,7 +55,7 @@ def measure(problem: Problem, config: Any, store: Path) -> Arrays:
 
 def _losses(
     problem: Problem, networks: list[list[Params]], orders: np.ndarray, ks: np.ndarray, test: Batch
-) -> Arrays:
+) -> tables.Arrays:
     """L_k(w*_k), L_N(w*_k); in the first repeat how far the test loss lies above L_k(w*_k)."""
     losses = lambda w, data: np.asarray(js.per_sample_losses(problem.loss, w, data))  # noqa: E731
     own, full, gaps = [], [], []
@@ -76,11 +75,11 @@ def _losses(
 
 def _minima(
     problem: Problem, config: Any, networks: list[Params], ks: np.ndarray, test: Batch
-) -> Arrays:
+) -> tables.Arrays:
     """T of the pilots' networks and of that of all samples, [p]: ``takeuchi_`` each of its fields,
     from the gradients of test samples and the Hessian of its own samples, and the ``rows`` of k.
     """
-    found: list[Arrays] = []
+    found: list[tables.Arrays] = []
     rows = [*prediction.pilots(ks), len(ks) - 1]
     starts = min(config.starts, len(test["targets"]))
     total, what = int(ks[rows].sum()), "samples of the networks"

@@ -44,8 +44,7 @@ def bracket(
 ) -> tuple[int, int]:
     """The last k of the grid at which the excess is not below ε, 0 where there is none; the next k.
 
-    Raises:
-        InputError: an excess that is NaN, or one at the last k, where it is 0, that is not below ε.
+    An excess that is NaN, or at the last k, where it is 0, not below ε, is an ``InputError``.
     """
     if np.isnan(excess).any() or excess[-1] >= epsilon:
         raise js.InputError(

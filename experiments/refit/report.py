@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.common.tables import Arrays, as_text
+from experiments.common.tables import Arrays, as_text, cell
 from experiments.refit import prediction
-from jaxscape.lab.style import PREFIX, canvas, colour, curve, legend
+from jaxscape.lab.style import PREFIX, canvas, colour, curve, finish
 
 WORDS = """\
 Means over the repeats. ‖∇‖: of L_k + (λ/2)‖w‖² at w*_k. ε: a share of the loss, or error, of w*_N.
@@ -47,8 +47,7 @@ def _networks_table(entries: list[dict[str, Any]]) -> list[list[str]]:
         rows.append([
             f"{entry['k']:,}", f"{entry['train_loss']:.2g}", f"{entry['test_loss']:.4f}{error}",
             f"{entry['lowest_test_loss']:.4f}",
-            f"{entry['test_accuracy']:.2%}" if "test_accuracy" in entry else "-",
-            f"{entry['gradient_norm']:.1g}",
+            cell(entry.get("test_accuracy"), ".2%"), f"{entry['gradient_norm']:.1g}",
         ])  # fmt: skip
     return rows
 
@@ -86,7 +85,6 @@ def forecast_table(entries: list[dict[str, Any]]) -> list[list[str]]:
     rows = [["forecast", "of", "samples"]]
     rows[0] += [f"{data}, λ = {decay:g}" for data, decay in entries[0]["misses"]]
     rows[0] += ["k / truth", f"within a factor {prediction.FACTOR:g}", "90 % held", "its law"]
-    cell = lambda value, form: "-" if value is None else format(value, form)  # noqa: E731
     for kind in dict.fromkeys((entry["name"], entry["of"]) for entry in entries):
         pilots = []
         for entry in (entry for entry in entries if (entry["name"], entry["of"]) == kind):
@@ -108,9 +106,7 @@ def networks_figure(entries: list[dict[str, Any]], unit: str) -> Figure:
     for row, (name, label) in enumerate(losses.items()):
         k, values = ([entry[key] for entry in entries] for key in ("k", name))
         axes.plot(k, values, label=label, **curve(row))
-    axes.set(xscale="log", yscale="log")
-    legend(figure, "means over the repeats")
-    return figure
+    return finish(figure, "means over the repeats")
 
 
 def forecasts(entries: list[dict[str, Any]]) -> Figure:
@@ -131,6 +127,5 @@ def forecasts(entries: list[dict[str, Any]]) -> Figure:
                 axes.vlines(x, *ends, color=colour(row), lw=1, alpha=0.6)
                 axes.plot(x, y, label=name, **curve(row) | {"marker": "o", "ms": 4})
         axes.axhspan(1 / prediction.FACTOR, prediction.FACTOR, color="0.9", zorder=0)
-        axes.set(xscale="log", yscale="log")
-    legend(figure, f"bars: from the least to the largest; grey: a factor {prediction.FACTOR:g}")
-    return figure
+    note = f"bars: from the least to the largest; grey: a factor {prediction.FACTOR:g}"
+    return finish(figure, note)

@@ -89,7 +89,6 @@ def _find(problem: Problem, config: SampleSizeConfig, work: Path) -> Record:
 
 
 main = cli.command("sample_size", SampleSizeConfig, _find, check=_check)
-"""The command; its exit status."""
 
 if __name__ == "__main__":
     cli.leave(main())

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 
 from experiments.common import tables
 from experiments.common.run_folder import plain
-from jaxscape.lab.style import canvas, colour, curve, legend
-from jaxscape.loss_variance import TRUSTED
+from jaxscape.lab.style import canvas, colour, curve, finish
+from jaxscape.loss_variance import TREND, TRUSTED
 from jaxscape.sample_size import MOST
 
 FEW = 20  # fewer orders do not tell how often intervals held K of a run
@@ -17,7 +17,8 @@ WORDS = f"""\
 K: Δ_k stays below the tolerance (squared units of the loss); K_ε: the landscape is within ε of the
 population's; held: share of random orders whose interval held the truth, of K over orders in which
 it is reached, - where fewer than {FEW} are;
-{tables.TREND_WORDS}"""
+trend: how a sample's loss changes with its position, in standard errors of random orders; beyond
+±{TREND} (marked !) the samples are in an order, and intervals say nothing of others."""
 
 QUANTITIES = ("loss_variance", "law", "distance")
 
@@ -68,7 +69,7 @@ def text(summary: dict[str, Any]) -> str:
         table = _table(answer, summary["num_samples"])
         coverage = [["effective sample size", "of all pilots", "held E S²", "held K of a run"]]
         for words, held in answer["by_effective"].items():
-            coverage.append([words, *map(_share, held.values())])
+            coverage.append([words, *(tables.cell(share, ".1%") for share in held.values())])
         lines.append(f"σ = {answer['sigma']:g}\n{tables.as_text(table)}")
         lines.append(tables.as_text(coverage))
     return "\n\n".join(lines)
@@ -85,10 +86,11 @@ def _table(answer: dict[str, Any], n: int) -> list[list[str]]:
         low, value, high = ("any" if x is None else f"{x:.3g}" for x in pilot["loss_variance"])
         law, distance = (tables.between(pilot[name][::2]) for name in ("law", "distance"))
         ends = [k if k is not None and k < n else None for k in pilot["exceedance"][::2]]
-        held = {name: _share(share) for name, share in pilot["coverage"].items()}
+        held = {name: tables.cell(share, ".1%") for name, share in pilot["coverage"].items()}
+        mark = "!" * (abs(pilot["trend"] or 0) > TREND)
         rows.append([
             f"{pilot['samples']:,}", value, f"{low} to {high}", held["loss_variance"],
-            f"{pilot['effective_samples'] or 0:,.0f}", tables.trend(pilot["trend"]),
+            f"{pilot['effective_samples'] or 0:,.0f}", tables.cell(pilot["trend"], "+.1f") + mark,
             law, tables.between(ends, f"not by {n:,}"), held["exceedance"], distance,
         ])  # fmt: skip
     truth = answer["all"]
@@ -96,10 +98,6 @@ def _table(answer: dict[str, Any], n: int) -> list[list[str]]:
     law, distance = (tables.count(truth[name]) for name in ("law", "distance"))
     level = f"{truth['loss_variance']:.3g}"
     return [*rows, [f"all {n:,}", level, "", "", "", "", law, last, "", distance]]
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
 
 
 def pilots(summary: dict[str, Any], unit: str) -> Figure:
@@ -125,7 +123,6 @@ def pilots(summary: dict[str, Any], unit: str) -> Figure:
             if answer["all"][kind] is not None and answer["all"][kind] < end:
                 axes.axhline(answer["all"][kind], color=colour(row), ls=("--", ":")[row], lw=1.4)
         axes.axhline(summary["num_samples"], color="0.6", lw=1)
-        axes.set(xscale="log", yscale="log")
     grey = f"grey: {summary['num_samples']:,} samples"
-    legend(figure, f"bars: 90 % interval of a pilot; lines of the same colour: all samples; {grey}")
-    return figure
+    note = f"bars: 90 % interval of a pilot; lines of the same colour: all samples; {grey}"
+    return finish(figure, note)

@@ -66,8 +66,7 @@ def arrays_of(
             means = variance.reshape(len(variance), groups or variance.shape[1], -1).mean(2)
             arrays[f"delta{end}"] = curves.mean
             arrays[f"loss_variance{end}"] = variance.mean(1)
-            error = means.std(1, ddof=1) / np.sqrt(means.shape[1])
-            arrays[f"loss_variance{end}_sem"] = error
+            arrays[f"loss_variance{end}_sem"] = means.std(1, ddof=1) / np.sqrt(means.shape[1])
     return arrays
 
 
@@ -127,7 +126,7 @@ def sigma_entry(arrays: Arrays, index: int, tolerances: Sequence[float]) -> dict
     entry = {
         "sigma": tables.short(arrays["sigma"][index]),
         "mean_loss": float(arrays["mean_loss"][index]),
-        "mean_delta_k2": tables.level(k, delta),
+        "mean_delta_k2": tables.level(delta),
         "order_law_k2_sem": float(arrays["loss_variance_sem"][index]),
         **tables.agreement(arrays, index, chosen, arrays["coordinates"].shape[1]),
         "decay_exponent": {"value": plain(fit.exponent), "sem": plain(fit.sem)},

@@ -10,10 +10,8 @@ from matplotlib.figure import Figure
 
 import jaxscape as js
 from experiments.common import run_folder, tables
-from experiments.common.run_folder import Record
 from experiments.sweep.measure import RISE
 from jaxscape.lab import plot
-from jaxscape.lab.plot import LATE
 from jaxscape.loss_variance import TREND, TRUSTED
 
 MARK = "* within the last 5 % of the samples: too few follow to tell whether it lasts"
@@ -50,7 +48,7 @@ these samples and for new ones; new / own: E S² of new ones over that of these.
 E S², and the exponent near 2, is algebra (the order law: mean over all orders)."""
 
 
-def tell(record: Record) -> None:
+def tell(record: run_folder.Record) -> None:
     """Print the answer of every sigma, then K, then what they rest on."""
     found = record.summary
     levels, sizes, laws = tables_of(found)
@@ -87,7 +85,7 @@ def _verdict(entry: dict[str, Any], found: dict[str, Any]) -> str:
     look = "close" if near <= 1.5 * own else "middling" if near < 10 * own else "wide"
     step = np.sqrt(entry["order_law_k2"]) / n
     sizes = sorted(entry["sufficient_size"], key=lambda size: size["tolerance"])
-    reached = [size for size in sizes if size["reached"] and size["k"] <= LATE * n]
+    reached = [size for size in sizes if size["reached"] and size["k"] <= plot.LATE * n]
     size = reached[0] if reached else sizes[-1]
     below = f"below {np.sqrt(size['tolerance']):.3g} {unit} (tolerance {size['tolerance']:g})"
     if reached:
@@ -149,11 +147,10 @@ def levels_table(entries: list[dict[str, Any]]) -> list[list[str]]:
     rows[0] += ["E S², new samples, 90 %", "effective", "new / own", "decay exponent"]
     for entry in entries:
         exponent, sem = entry["decay_exponent"]["value"], entry["decay_exponent"]["sem"]
-        ratio = entry.get("fresh_over_own")
         rows.append([
             f"{entry['sigma']:g}", f"{entry['mean_loss']:.3g}", f"{entry['mean_delta_k2']:.4g}",
             *_level_cells(entry, ""), *_level_cells(entry, "fresh_"),
-            "-" if ratio is None else f"{ratio:.3g}",
+            tables.cell(entry.get("fresh_over_own"), ".3g"),
             "-" if None in (exponent, sem) else tables.plus_minus(exponent, sem),
         ])  # fmt: skip
     return rows
@@ -181,7 +178,7 @@ def sizes_table(entries: list[dict[str, Any]], n: int) -> list[list[str]]:
 
     for entry in entries:
         for size in entry["sufficient_size"]:
-            star = "*" if size["reached"] and size["k"] > LATE * n else ""
+            star = "*" if size["reached"] and size["k"] > plot.LATE * n else ""
             cells = [tables.count(size["k"], never) + star, tables.between(size["ci"], never)]
             cells.append(with_limits(size, "law", never))
             curved = "theorem1_curvature_k"
@@ -218,8 +215,7 @@ def figures_of(arrays: dict[str, np.ndarray], found: dict[str, Any]) -> dict[str
         figures["law_parts"] = plot.law_parts(k, parts, titles)
     if len(arrays["eigenvalues"]):
         pairs = arrays["eigenvalues"], arrays["eigenvalue_residuals"]
-        unit = found["unit"].removesuffix("²")
-        figures["eigenvalues"] = plot.eigenvalues(*pairs, unit=unit)
+        figures["eigenvalues"] = plot.eigenvalues(*pairs, unit=found["unit"].removesuffix("²"))
     return figures
 
 
@@ -235,7 +231,7 @@ def _sizes(delta: np.ndarray, found: dict[str, Any], common: dict[str, Any]) -> 
     return plot.sufficient_sizes(tolerances, measured, predicted, n, **common)
 
 
-def write(folder: Path, record: Record, facts: dict[str, Any]) -> None:
+def write(folder: Path, record: run_folder.Record, facts: dict[str, Any]) -> None:
     """``report.html``, from the figures in ``folder`` and the content of config.json."""
     found, arrays = record.summary, record.arrays
     levels, sizes, laws = tables_of(found)

@@ -171,8 +171,7 @@ def records(name: str) -> dict[str, str]:
     """URL and SHA-256 of each file of a published data set, as TensorFlow Datasets records them."""
     import tensorflow_datasets as tfds  # slow to import; most runs do without
 
-    infos = tfds.builder_cls(name).url_infos
-    return {url: info.checksum for url, info in infos.items()}
+    return {url: info.checksum for url, info in tfds.builder_cls(name).url_infos.items()}
 
 
 def fetch(url: str, path: Path, sha256: str) -> None:
@@ -215,20 +214,6 @@ def _published(name: str, data_dir: Folder) -> Dataset:
     return build(name, f"downloaded from {server}, kept in {folder}", fetched, files.num_classes)
 
 
-@contextlib.contextmanager
-def _naming(what: str) -> Iterator[None]:
-    """TensorFlow Datasets and TensorFlow raise errors of their own."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(
-            f"expected a data set that TensorFlow Datasets prepares, or has prepared whole, as "
-            f"{what}, found: {_reason(error)}; check the name, or prepare it again"
-        ) from error
-
-
 def _of_tfds(name: str, data_dir: Folder, *, prepare: bool) -> Dataset | None:
     """Data set ``name`` as TensorFlow Datasets has prepared it, or prepares it now, else None."""
     import tensorflow_datasets as tfds
@@ -236,13 +221,13 @@ def _of_tfds(name: str, data_dir: Folder, *, prepare: bool) -> Dataset | None:
     plain = name.removeprefix("tfds:")
     default = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
     places = [place for place in (_root(data_dir), default) if place]
-    for place in places:
-        with _naming(f"{plain} in {place}"), contextlib.suppress(tfds.core.DatasetNotFoundError):
-            builder = tfds.core.read_only_builder.builder_from_files(plain, data_dir=str(place))
-            return _images_of(builder, name)
-    if not prepare:
-        return None
-    with _naming(f"{plain} in {default}"):
+    try:
+        for place in places:
+            with contextlib.suppress(tfds.core.DatasetNotFoundError):
+                builder = tfds.core.read_only_builder.builder_from_files(plain, data_dir=str(place))
+                return _images_of(builder, name)
+        if not prepare:
+            return None
         builder = tfds.builder(plain, data_dir=default)
         if not builder.is_prepared():
             _image_and_label(builder)
@@ -254,6 +239,13 @@ def _of_tfds(name: str, data_dir: Folder, *, prepare: bool) -> Dataset | None:
             _import_tensorflow()
             builder.download_and_prepare()
         return _images_of(builder, name)
+    except InputError:
+        raise
+    except Exception as error:  # TensorFlow Datasets and TensorFlow raise errors of their own
+        raise InputError(
+            f"expected a data set that TensorFlow Datasets prepares, or has prepared whole, as "
+            f"{plain} in {place}, found: {_reason(error)}; check the name, or prepare it again"
+        ) from error
 
 
 def _images_of(builder: Any, name: str) -> Dataset:

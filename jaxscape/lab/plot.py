@@ -65,7 +65,7 @@ def _against_k(
     later = curves[:, np.asarray(k) >= 10]  # the first few may lie many decades below the rest
     if (later > 0).any():
         axes.set_ylim(bottom=0.3 * later[later > 0].min())
-    return style.finish(figure, dots=True)
+    return style.finish(figure, f"{style.BINNED}; dots: extremes of narrow bins")
 
 
 def centered(
@@ -97,7 +97,7 @@ def _side_by_side(
     for row, axes in enumerate(panels):
         for column, (name, values) in enumerate(curves.items()):
             style.draw_mean(axes, column, k, values[row], 0.0, name, dash="--" if column else "-")
-    return style.finish(figure, dots=False)
+    return style.finish(figure, style.BINNED)
 
 
 def law_parts(k: Ks, parts: Mapping[str, Curves], labels: Sequence[str]) -> Figure:
@@ -117,8 +117,7 @@ def law_parts(k: Ks, parts: Mapping[str, Curves], labels: Sequence[str]) -> Figu
         axes.stackplot(at, np.minimum(share, 0), **look)
         axes.axhline(0, color="0.2", lw=1)
         axes.set_xscale("log")
-    legend(figure, "mean per logarithmic bin of k")
-    return figure
+    return legend(figure, "mean per logarithmic bin of k")
 
 
 def law_agreement(
@@ -142,10 +141,9 @@ def law_agreement(
     axes.plot(sigma, median, ":", label="full law, median", **curve(1, ms=6))
     bars = np.minimum(sem, 0.999 * ratio), sem
     axes.errorbar(sigma, ratio, bars, label="full law", **curve(0, ms=6, capsize=4, lw=2))
-    axes.set(xscale="log", yscale="log")
-    axes.set_ylim(bottom=max(1e-10, axes.get_ylim()[0]))
     note = r"each $k \geq 100$ weighted by $k(k+1)$; bars: standard error; grey: within 10 %"
-    legend(figure, note)
+    style.finish(figure, note)
+    axes.set_ylim(bottom=max(1e-10, axes.get_ylim()[0]))
     return figure
 
 
@@ -175,10 +173,8 @@ def sufficient_sizes(
         axes.plot(tolerances, middle, "--", color=colour(row))
     axes.plot([], [], "--", color="0.3", label="order law, 90 %")
     axes.axhline(k_max, color="0.5", lw=1)
-    axes.set(xscale="log", yscale="log")
     note = f"marker: one past the last exceedance, hollow near the end; grey: all {k_max:,} samples"
-    legend(figure, note)
-    return figure
+    return style.finish(figure, note)
 
 
 def eigenvalues(
@@ -194,8 +190,7 @@ def eigenvalues(
             axes.errorbar(index[chosen], values[chosen], residuals[chosen], **look)
     axes.axhline(0, color="0.4", lw=1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    legend(figure, f"bars: residual ‖Hv − λv‖, at most {residuals.max():.1g}")
-    return figure
+    return legend(figure, f"bars: residual ‖Hv − λv‖, at most {residuals.max():.1g}")
 
 
 Steps = Float[np.ndarray, "a"] | Float[np.ndarray, "2 a"] | Sequence[Float[np.ndarray, "_"]]
@@ -247,8 +242,7 @@ def contours(
             axes.plot(0, 0, "+", color="w", ms=13, mew=3.5)
             axes.plot(0, 0, "+", color="k", ms=11, mew=1.6, label="trained point")
     shared = len(set(scales)) == len(set(quantities))
-    legend(figure, "" if shared else "colours differ between panels")
-    return figure
+    return legend(figure, "" if shared else "colours differ between panels")
 
 
 def _checked(

@@ -21,6 +21,7 @@ Keywords: TypeAlias = dict[str, Any]
 """Keyword arguments of a call to matplotlib."""
 
 PREFIX = "prefix length $k$ (samples)"
+BINNED = "line: mean per logarithmic bin of k; band: its standard error"
 MARKERS = "os^Dv<>"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Colours that colour-blind readers can tell apart (Okabe & Ito, 2008)."""
@@ -72,8 +73,8 @@ def canvas(
     return figure, list(grid[:num])
 
 
-def legend(figure: Figure, title: str) -> None:
-    """One legend for all axes, below them, where it hides nothing."""
+def legend(figure: Figure, title: str) -> Figure:
+    """The figure, with one legend for all axes, below them, where it hides nothing."""
     with matplotlib.rc_context(STYLE):
         handles: dict[str, Artist] = {}
         for axes in figure.axes:
@@ -83,6 +84,7 @@ def legend(figure: Figure, title: str) -> None:
         place: Keywords = {"loc": "outside lower center", "title": title}
         place["ncols"] = min(len(handles) if len(handles) <= 4 else 3, max(1, fitting))
         figure.legend(handles.values(), handles, **place)
+    return figure
 
 
 def thin(figure: Figure) -> None:
@@ -164,15 +166,13 @@ def draw_mean(
     axes.plot(at, middle, dash, label=name, **curve(row, lw=width, markevery=(2 * row, 8)))
 
 
-def finish(figure: Figure, *, dots: bool) -> Figure:
-    """Logarithmic axes, unless nothing lies above 0, with a legend of line, band and dots."""
+def finish(figure: Figure, title: str) -> Figure:
+    """The figure, with its legend, its axes logarithmic unless nothing lies above 0."""
     lines = [line for axes in figure.axes for line in axes.lines]
     positive = any((np.asarray(line.get_ydata()) > 0).any() for line in lines)
     for axes in figure.axes:
         if positive:
             axes.set(xscale="log", yscale="log")
         else:
-            axes.text(0.5, 0.5, "all values are 0", transform=axes.transAxes, ha="center")
-    extremes = "; dots: extremes of narrow bins" if dots else ""
-    legend(figure, f"line: mean per logarithmic bin of k; band: its standard error{extremes}")
-    return figure
+            axes.text(0.5, 0.5, "no value above 0", transform=axes.transAxes, ha="center")
+    return legend(figure, title)

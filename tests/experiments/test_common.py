@@ -196,10 +196,23 @@ def test_the_error_of_the_ratio_holds_the_scatter_of_the_samples():
         (1.5e-9, 2e-10, "1.5e-09 ± 2e-10"),
         (0.9991, 0.02, "0.999 ± 0.020"),
         (3.0, 0.0, "3 ± 0"),
+        (0.06836, None, "0.0684"),
     ],
 )
 def test_a_value_is_written_to_the_digits_of_its_error(value, error, text):
     assert tables.plus_minus(value, error) == text
+
+
+def test_a_number_that_is_missing_is_a_dash():
+    assert [tables.cell(x, ".1%") for x in (0.25, 0.0, None)] == ["25.0%", "0.0%", "-"]
+
+
+def test_the_level_is_a_mean_over_late_k():
+    values = np.random.default_rng(0).exponential(size=300).astype(np.float32)
+    late = [k * k * float(values[k - 1]) for k in range(100, 301)]
+    np.testing.assert_allclose(tables.level(values), sum(late) / len(late), rtol=1e-12)
+    few = [k * k * float(values[k - 1]) for k in range(4, 8)]  # the later half of seven
+    np.testing.assert_allclose(tables.level(values[:7]), sum(few) / len(few), rtol=1e-12)
 
 
 def test_a_table_has_columns_of_equal_width():

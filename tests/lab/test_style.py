@@ -57,6 +57,20 @@ def test_bin_error_is_the_spread_of_bin_means():
     np.testing.assert_allclose(spread[2:], expected[2:], rtol=0.15)
 
 
+@pytest.mark.parametrize("values", [[0.0, 0.0], [-1.0, 0.0], [np.nan, 0.5]])
+def test_axes_are_logarithmic_where_something_lies_above_0(values):
+    figure, panels = style.canvas("title", "k", "y", ["one", "other"])
+    panels[0].plot([1, 10], values, label="a curve")
+    assert style.finish(figure, "note") is figure
+    (key,) = figure.legends
+    assert key.get_title().get_text() == "note"
+    assert [text.get_text() for text in key.get_texts()] == ["a curve"]
+    for axes in panels:
+        assert axes.get_yscale() == axes.get_xscale() == ("log" if 0.5 in values else "linear")
+        said = [text.get_text() for text in axes.texts]
+        assert said == ([] if 0.5 in values else ["no value above 0"])
+
+
 @pytest.mark.parametrize(
     ("ends", "labels"), [((250, 6000), list("5125")), ((1, 6000), list("1111"))]
 )
