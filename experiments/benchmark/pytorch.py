@@ -68,7 +68,7 @@ class Rival(torch.nn.Module):
             return (((losses[:, 1:] - means) / (k + 1)) ** 2).mean(0).numpy()
 
     def eigenpairs(self, num: int, tol: float, operator: Any = None) -> tuple:
-        """The ``num`` largest, to relative residuals ``tol``, by ARPACK: values, vectors as rows."""
+        """The ``num`` largest to relative residuals ``tol`` by ARPACK: values, vectors as rows."""
 
         def multiply(vector: np.ndarray) -> np.ndarray:
             tangent, total = torch.tensor(vector.astype(np.float32).ravel()), torch.zeros(size)
