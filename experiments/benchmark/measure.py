@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 import jaxscape as js
 from experiments.common.console import timer
@@ -51,8 +52,8 @@ def stages_of(
     forward = timer(lambda: train.mean_loss(loss, params, data, batch_size=1000), times=3)
     hessian = js.hessian_operator(loss, params, data)
     once = timer(lambda: hessian(params), times=3)
-    search = partial(js.top_eigenpairs, keys["subspace"], hessian, params, dim)
-    solve = partial(search, find_repeated=False)
+    search = partial(js.top_eigenpairs, keys["subspace"], like=params, num=dim, find_repeated=False)
+    solve = partial(search, hessian)
     pairs = solve()
     space, products = js.Subspace(params, pairs.vectors), float(pairs.matvecs)
     everywhere = js.isotropic(keys["probe"], params, points, 0.01)
@@ -69,25 +70,36 @@ def stages_of(
         Stage("eigenpairs / their Hessian products alone", timer(solve), once, "", 1 / products),
         Stage("project / forward pass", timer(lambda: js.project(loss, space, data)), forward,
               "<= 30"),
-        *_against_pytorch(problem, along, timer(solve)),
+        *_against_pytorch(problem, along, search, timer(solve)),
     ]  # fmt: skip
 
 
-def _against_pytorch(problem: Problem, along: SubspaceProbe, solve: Timer) -> list[Stage]:
+def _against_pytorch(problem: Problem, along: SubspaceProbe, search, solve: Timer) -> list[Stage]:
     """How many times as long the same takes in PyTorch, where that is there; see ``pytorch``."""
     space, params, data = along.space, along.space.origin, problem.samples
     network = sorted(params) == [f"Dense_{layer}" for layer in range(len(params))]
     if not (network and problem.dataset.num_classes and importlib.util.find_spec("torch")):
         return []
-    from experiments.benchmark.pytorch import Rival
+    from experiments.benchmark.pytorch import PACKED, Rival
 
     few = jax.tree.map(lambda leaf: leaf[: max(2, len(leaf) // PART)], data)
-    swept, rival = Rival(params, few), Rival(params, data)
+    swept, rival, packed = Rival(params, few), Rival(params, data), Rival(params, few, PACKED)
     theirs = partial(timer, warm=True)  # nothing is compiled there
     sweep = theirs(lambda: swept.delta(space, along.coordinates))
-    search = theirs(lambda: rival.eigenpairs(space.dim, 1e-4))  # as here
+    pairs = theirs(lambda: rival.eigenpairs(space.dim, 1e-4))  # as here
     ours = timer(lambda: js.delta(problem.loss, along, few))
-    return [
+    stages = [
         Stage("sweep, time in PyTorch / here", sweep, ours, ">= 3"),
-        Stage("eigenpairs, time in PyTorch / here", search, solve, ">= 2"),
+        Stage("eigenpairs, time in PyTorch / here", pairs, solve, ">= 2"),
     ]
+    hessian, unravel = js.hessian_operator(problem.loss, params, few), ravel_pytree(params)[1]
+    find = partial(search, hessian)
+    found, here = find(), timer(find)
+    own = float((found.residuals / abs(found.values)).max())
+    for name in filter(importlib.util.find_spec, ("curvlinops", "hessian_eigenthings")):
+        there = partial(getattr(packed, name), space.dim, 1e-4)
+        gaps = [jnp.linalg.norm(ravel_pytree(hessian(unravel(vector)))[0] / value - vector)
+                for value, vector in zip(*there(), strict=True)]  # fmt: skip
+        what = f"eigenpairs, time in {name} / here, residuals {max(gaps):.0e} / {own:.0e}"
+        stages.append(Stage(what, theirs(there), here, ""))
+    return stages

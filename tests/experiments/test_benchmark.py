@@ -1,10 +1,15 @@
-"""Whether a benchmark's figure meets its target; programs compiled for a chip that is not there."""
+"""A figure's target; the packages compared with; programs compiled for a chip that is not there."""
 
 import os
 
+import cases
 import command
+import jax
+import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
+import jaxscape as js
 from experiments.benchmark.__main__ import main, missed
 from experiments.benchmark.hlo import Text
 
@@ -21,6 +26,35 @@ from experiments.benchmark.hlo import Text
 )
 def test_a_missed_target_is_marked_by_the_median(values, target, word):
     assert missed(values, target) == word
+
+
+@pytest.mark.parametrize("name", ["eigenpairs", "curvlinops", "hessian_eigenthings"])
+def test_eigenpairs_of_other_packages_are_those_of_the_same_hessian(name):
+    pytest.importorskip("torch")
+    if name != "eigenpairs":
+        pytest.importorskip(name)
+    from experiments.benchmark.pytorch import Rival
+
+    layers, data = cases.mlp_problem()
+    params = {f"Dense_{i}": {"kernel": w, "bias": b} for i, (w, b) in enumerate(layers)}
+
+    def loss(params, batch):
+        layers = [(params[name]["kernel"], params[name]["bias"]) for name in sorted(params)]
+        return cases.mlp_loss(layers, batch)
+
+    values, vectors = getattr(Rival(params, data, 40), name)(4, 1e-4)  # the last chunk has 21
+    ours = js.top_eigenpairs(
+        jax.random.key(0), js.hessian_operator(loss, params, data), params, 4, find_repeated=False
+    )
+    np.testing.assert_allclose(values, ours.values, rtol=1e-3)
+
+    flat, unravel = ravel_pytree(params)
+    dense = jax.hessian(lambda w: loss(unravel(w), data).mean())(flat)
+    dense = np.asarray(dense, np.float64)
+    np.testing.assert_allclose(values, np.linalg.eigvalsh(dense)[:-5:-1], rtol=1e-3)
+    gaps = np.linalg.norm(vectors @ dense - values[:, None] * vectors, axis=1)
+    assert (gaps < 2e-4 * values).all()  # rows are in the order of the parameters
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-4)
 
 
 PROGRAM = """\
