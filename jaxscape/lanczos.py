@@ -26,15 +26,7 @@ from jaxscape.arguments import check_choice, explained
 from jaxscape.batching import check_eager
 from jaxscape.curvature import OverBatches
 from jaxscape.losses import bind
-from jaxscape.trees import (
-    check_floating,
-    check_key,
-    check_like,
-    is_traced,
-    length,
-    num_parameters,
-    working,
-)
+from jaxscape.trees import check_floating, check_key, check_like, length, num_parameters, working
 from jaxscape.types import InputError, Matvec, Params, Scalar
 
 Vectors = tuple[Float[Array, "..."], ...]
@@ -164,9 +156,9 @@ def top_eigenpairs(
 
 def _described(shape: jax.ShapeDtypeStruct, leaf: Any) -> jax.ShapeDtypeStruct:
     """The shape with how the leaf is sharded, where it is over several devices, and tells."""
-    found = None if is_traced(leaf) else getattr(leaf, "sharding", None)
-    sharded = isinstance(found, NamedSharding) and not found.is_fully_replicated
-    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=found if sharded else None)
+    own = None if isinstance(leaf, jax.core.Tracer) else getattr(leaf, "sharding", None)
+    own = own if isinstance(own, NamedSharding) and not own.is_fully_replicated else None
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=own)
 
 
 def _groups(options: Options) -> dict[Any, list[int]]:
@@ -182,44 +174,37 @@ def _pack(vector: Params, options: Options) -> Vectors:
 
     So many leaves take few operations, which would take long to compile, and nothing moves.
     """
-    leaves, dtype = jax.tree.leaves(vector), jnp.result_type(*options.leaves)
-
-    def join(group: Any, members: list[int]) -> Array:
+    leaves, dtype, parts = jax.tree.leaves(vector), jnp.result_type(*options.leaves), []
+    for group, members in _groups(options).items():
         own = [leaves[index].astype(dtype) for index in members]
-        if group is None:
-            return jnp.concatenate([jnp.ravel(leaf) for leaf in own])
-        return _placed(jnp.stack(own), group[0], 1)
-
-    return tuple(join(*each) for each in _groups(options).items())
+        parts.append(jnp.stack(own) if group else jnp.concatenate(list(map(jnp.ravel, own))))
+    return _placed(parts, options)
 
 
 def _unpack(vector: Vectors, options: Options) -> Params:
     """Undo ``_pack``."""
-    leaves: dict[int, Array] = {}
+    leaves = list(options.leaves)
     for (group, members), part in zip(_groups(options).items(), vector, strict=True):
-        ends = np.cumsum([math.prod(options.leaves[index].shape) for index in members])
-        own = part if group else jnp.split(part, ends[:-1])
-        leaves |= {index: own[i] for i, index in enumerate(members)}
-    likes = enumerate(options.leaves)
-    return options.tree.unflatten(leaves[i].reshape(x.shape).astype(x.dtype) for i, x in likes)
-
-
-def _placed(stacked: Array, sharding: NamedSharding, leading: int) -> Array:
-    """Arrays stacked along ``leading`` first axes, sharded as each of them is."""
-    spec = PartitionSpec(*[None] * leading, *sharding.spec)
-    return jax.lax.with_sharding_constraint(stacked, NamedSharding(sharding.mesh, spec))
+        ends = np.cumsum([math.prod(leaves[index].shape) for index in members])
+        for index, own in zip(members, part if group else jnp.split(part, ends[:-1]), strict=True):
+            leaves[index] = own.reshape(leaves[index].shape).astype(leaves[index].dtype)
+    return options.tree.unflatten(leaves)
 
 
 def _made(options: Options, make: Callable[[int, tuple], Array], *rows: int) -> Vectors:
     """A vector, or so many, of the arrays ``make(index, shape)``."""
+    like = jax.eval_shape(lambda tree: _pack(tree, options), options.tree.unflatten(options.leaves))
+    return _placed([make(i, (*rows, *x.shape)) for i, x in enumerate(like)], options, len(rows))
 
-    def part(index: int, group: Any, members: list[int]) -> Array:
-        sizes = [math.prod(options.leaves[i].shape) for i in members]
-        shape = (len(members), *group[1]) if group else (sum(sizes),)
-        found = make(index, (*rows, *shape))
-        return _placed(found, group[0], len(rows) + 1) if group else found
 
-    return tuple(part(i, *each) for i, each in enumerate(_groups(options).items()))
+def _placed(parts: list[Array], options: Options, rows: int = 0) -> Vectors:
+    """The arrays of a vector, or of rows, sharded as the leaves in them are."""
+    for index, group in enumerate(_groups(options)):
+        if group:  # else on one device
+            spec = PartitionSpec(*[None] * (rows + 1), *group[0].spec)
+            to = NamedSharding(group[0].mesh, spec)
+            parts[index] = jax.lax.with_sharding_constraint(parts[index], to)
+    return tuple(parts)
 
 
 class _Host:

@@ -83,9 +83,7 @@ def owned(tree: Any) -> Any:
     return jax.tree.map(leaf, tree)
 
 
-def length(
-    vectors: Float[Array | np.ndarray, "..."], axis: int | tuple[int, ...] = -1
-) -> Float[Array, "..."]:
+def length(vectors: Float[Array | np.ndarray, "..."], axis: Any = -1) -> Float[Array, "..."]:
     """The Euclidean norm over axes, whose squares neither underflow nor overflow."""
     largest = jnp.max(jnp.abs(vectors), axis, keepdims=True)
     scale = jnp.where(largest > 0, largest, 1)

@@ -21,13 +21,10 @@ TOKENS, LENGTH, SEQUENCES, NUM, KRYLOV = 13, 6, 32, 2, 29
 
 def problem(mesh):
     """Loss, parameters, directions and data, sharded over the axis of the mesh if there is one."""
-    model = models.build("transformer", num_outputs=TOKENS, hidden=16, layers=4)
+    model = models.build("transformer", num_outputs=TOKENS, hidden=16, layers=4, mesh=mesh)
     tokens = np.random.default_rng(0).integers(TOKENS, size=(SEQUENCES, LENGTH + 1), dtype=np.int32)
 
     def loss(params, batch):
-        # each device takes some of the sequences, and gathers a block's weights for its time
-        if mesh is not None and len(batch) % mesh.size == 0:
-            batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, spec("all")))
         outputs = model.apply(params, batch[:, :-1])
         return js.losses.cross_entropy(outputs, batch[:, 1:]).mean(1)
 

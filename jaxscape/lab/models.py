@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Shaped
 
 from jaxscape.types import InputError, Params
@@ -36,6 +37,7 @@ class Network(nn.Module):
     bias: bool = True
     answers: int | None = None
     dtype: Any = None
+    mesh: Mesh | None = None
 
 
 class MLP(Network):
@@ -103,14 +105,14 @@ class Transformer(Network):
         positions = self.param("positions", nn.initializers.normal(0.02), shape)
         tokens = nn.Embed(self.num_outputs, self.hidden)(jnp.arange(self.num_outputs))
         x = tokens[inputs] + positions
-        x = x if self.dtype is None else x.astype(self.dtype)
+        x = self.placed(x if self.dtype is None else x.astype(self.dtype))
         # the last block needs only keys and values of the tokens before those asked for
         alike = range(1 if few else 0, self.layers if asked == length else self.layers - 1)
         if len(alike) < SCANNED or self.is_initializing():
             alike = range(0)
         for layer in range(self.layers):
             if layer in alike:
-                x = scanned(self.variables["params"], alike, options, x) if layer == alike[0] else x
+                x = self.scanned(alike, options, x) if layer == alike[0] else x
                 continue
             # ``joint`` holds queries, keys and values of every token, [n, t, 3 * hidden]; in the
             # first block they depend on token and position alone, often fewer pairs than tokens
@@ -118,43 +120,45 @@ class Transformer(Network):
             if layer == 0 and few:
                 table = dense(0, 3 * self.hidden, norm(0, tokens + positions[:, None]))
                 joint = table[jnp.arange(length), inputs]
-            norms = lambda i, x, layer=layer: norm(2 * layer + i, x)  # noqa: E731
-            denses = lambda i, width, x, layer=layer: dense(4 * layer + i, width, x)  # noqa: E731
-            x = block(norms, denses, x, asked if layer == self.layers - 1 else length, joint)
+            x = block(norm, dense, layer, x, asked if layer == self.layers - 1 else length, joint)
         x = dense(4 * self.layers, self.num_outputs, norm(2 * self.layers, x[:, -asked:]))
-        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        return self.placed(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+
+    def scanned(self, layers: range, options: dict, x: Array) -> Float[Array, "n t w"]:
+        """The tokens after equal blocks, of one compiled block; gradients compute each anew."""
+        params = self.variables["params"]
+
+        def weights(layer: int) -> tuple[list[Params], list[Params]]:
+            norms = [params[f"LayerNorm_{2 * layer + i}"] for i in range(2)]
+            return norms, [params[f"Dense_{4 * layer + i}"] for i in range(4)]
+
+        def one(x: Array, own: tuple[list[Params], list[Params]]) -> tuple[Array, None]:
+            run = lambda kind, own, x: kind(**options, parent=None).apply({"params": own}, x)  # noqa: E731
+            norm = lambda i, x: run(nn.LayerNorm, own[0][i], x)  # noqa: E731
+            dense = lambda i, width, x: run(functools.partial(nn.Dense, width), own[1][i], x)  # noqa: E731
+            return self.placed(block(norm, dense, 0, self.placed(x), x.shape[1], None)), None
+
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(weights, layers))
+        return jax.lax.scan(jax.checkpoint(one, prevent_cse=False), x, stacked)[0]
+
+    def placed(self, x: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+        """Some sequences on each device of the mesh, to which the weights of a block then come."""
+        if self.mesh is None or len(x) % self.mesh.size:
+            return x
+        over = PartitionSpec(self.mesh.axis_names)
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, over))
 
 
 def block(
-    norm: Callable,
-    dense: Callable,
-    x: Float[Array, "n t w"],
-    asked: int,
-    joint: Array | None = None,
+    norm: Callable, dense: Callable, layer: int, x: Float[Array, "n t w"], asked: int, joint: Any
 ) -> Float[Array, "n a w"]:
-    """The tokens asked for after a block, of layers ``norm(0 or 1, x)``, ``dense(0 to 3, w, x)``."""
-    width = x.shape[-1]
-    joint = dense(0, 3 * width, norm(0, x)) if joint is None else joint
+    """The tokens asked for after a block of layers ``norm(i, x)`` and ``dense(i, width, x)``."""
+    width, first, other = x.shape[-1], 4 * layer, 2 * layer
+    joint = dense(first, 3 * width, norm(other, x)) if joint is None else joint
     heads = max(math.gcd(width, HEADS), width // WIDE if width % WIDE == 0 else 1)
-    x = x[:, -asked:] + dense(1, width, attention(joint, heads, asked))
-    return x + dense(3, width, nn.relu(dense(2, 4 * width, norm(1, x))))
-
-
-def scanned(params: Params, layers: range, options: dict, x: Array) -> Float[Array, "n t w"]:
-    """The tokens after equal blocks, of one compiled block; gradients compute each anew."""
-
-    def weights(layer: int) -> tuple[list[Params], list[Params]]:
-        norms = [params[f"LayerNorm_{2 * layer + i}"] for i in range(2)]
-        return norms, [params[f"Dense_{4 * layer + i}"] for i in range(4)]
-
-    def one(x: Array, own: tuple[list[Params], list[Params]]) -> tuple[Array, None]:
-        run = lambda layer, own, x: layer(**options, parent=None).apply({"params": own}, x)  # noqa: E731
-        norm = lambda i, x: run(nn.LayerNorm, own[0][i], x)  # noqa: E731
-        dense = lambda i, width, x: run(functools.partial(nn.Dense, width), own[1][i], x)  # noqa: E731
-        return block(norm, dense, x, x.shape[1]), None
-
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(weights, layers))
-    return jax.lax.scan(jax.checkpoint(one, prevent_cse=False), x, stacked)[0]
+    x = x[:, -asked:] + dense(first + 1, width, attention(joint, heads, asked))
+    hidden = nn.relu(dense(first + 2, 4 * width, norm(other + 1, x)))
+    return x + dense(first + 3, width, hidden)
 
 
 def attention(joint: Float[Array, "n t joint_w"], heads: int, asked: int) -> Float[Array, "n a w"]:
@@ -178,7 +182,7 @@ ARCHITECTURES = {"mlp": MLP, "cnn": CNN, "transformer": Transformer}
 
 def build(
     name: str, *, num_outputs: int, hidden: int = 256, layers: int = 2, bias: bool = True,
-    answers: int | None = None, dtype: Any = None,
+    answers: int | None = None, dtype: Any = None, mesh: Mesh | None = None,
 ) -> Model:  # fmt: skip
     """A network with float32 parameters, without dropout and batch normalisation.
 
@@ -193,6 +197,7 @@ def build(
         bias: False leaves every layer its weights alone.
         answers: of how many last tokens a transformer gives outputs, by default of all.
         dtype: of a transformer's activations, as ``jnp.bfloat16``; by default of its parameters.
+        mesh: over all devices of which a transformer spreads sequences, whoever holds its weights.
     """
     if name not in ARCHITECTURES:
         raise InputError(f"expected a model among {list(ARCHITECTURES)}, found {name!r}; name one")
@@ -200,7 +205,7 @@ def build(
     for what, (size, least) in sizes.items():
         if size < least:
             raise InputError(f"expected {what} of at least {least}, found {size}; raise it")
-    module = ARCHITECTURES[name](num_outputs, hidden, layers, bias, answers, dtype)
+    module = ARCHITECTURES[name](num_outputs, hidden, layers, bias, answers, dtype, mesh)
     first = jax.jit(module.init)
 
     def apply(params: Params, inputs: Any) -> Any:
