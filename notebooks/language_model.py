@@ -23,13 +23,6 @@
 import os
 from collections import Counter
 
-os.environ |= {  # for a compiler without its chips, set before JAX starts
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
-
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -166,6 +159,12 @@ def jobs_on(mesh):
 
 
 # %%
+os.environ |= {  # for a compiler without its chips
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 try:
     topology = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGY)
 except Exception as error:  # whatever says that there is no compiler
@@ -174,7 +173,6 @@ except Exception as error:  # whatever says that there is no compiler
 
 compiled = {}
 if topology is not None:
-    jax.config.update("jax_platforms", "cpu")
     chips = Mesh(np.array(topology.devices), ("chips",))
     size, jobs = jobs_on(chips)
     print(f"{size:,} parameters, {4 * size / 1e9:.2f} GB, on {chips.size} chips of {TOPOLOGY}")
