@@ -196,12 +196,13 @@ if topology is not None:
 # %% [markdown]
 # ## From 1 to 256 chips, on paper
 #
-# One sequence on each chip at a time. Work: all products of the traced program, each of six passes
-# of bfloat16 (float32 at `highest`), at the 197 TFLOP/s of a v5e. Exchange: every chip receives all
-# weights once for a sweep's losses. For a Hessian product it receives weights and direction twice,
-# as gradients compute a block anew, and passes on one product: five times the parameters, at 1,600
-# Gbit/s between chips. Memory: arguments shrink with the chips, all else stays as compiled. That of
-# the eigenpairs is that of a product and four times the Krylov vectors.
+# One sequence on each chip at a time, a sweep at one point. Work: all products of the traced
+# program, each of six passes of bfloat16 (float32 at `highest`), at the 197 TFLOP/s of a v5e.
+# Exchange: every chip receives all weights once for a sweep's losses. For a Hessian product it
+# receives weights and direction twice, as gradients compute a block anew, and passes on one
+# product: five times the parameters, at 1,600 Gbit/s between chips. Memory: arguments shrink with
+# the chips, all else stays as compiled. That of the eigenpairs is not compiled: it is that of a
+# product and four times the Krylov vectors. Their rate is that of one product.
 
 
 # %%
