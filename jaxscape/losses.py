@@ -51,7 +51,7 @@ def cross_entropy(
     top = jax.lax.stop_gradient(margins.max(-1))  # at least 0, the margin of the own class
     rest = jnp.sum(jnp.where(own, 0, jnp.exp(margins - top[..., None])), -1)
     loss = top + jnp.where(top > 0, jnp.log(jnp.exp(-top) + rest), jnp.log1p(rest))
-    return jnp.where((y >= 0) & (y < z.shape[-1]), loss, jnp.nan)
+    return jnp.where((y >= 0) & (y < jnp.int32(z.shape[-1])), loss, jnp.nan)
 
 
 @explained

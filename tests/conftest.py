@@ -21,13 +21,11 @@ jaxtyping.install_import_hook("jaxscape", "beartype.beartype")
 gc.set_threshold(200_000, 20, 100)
 
 # Programs are compiled in half the time, to run in more, by the tests and by processes they start:
-# XLA's older emitters, few optimisations. ``optimised`` undoes the latter, for a process
-# command.as_users_have_it both.
-EMITTERS = "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
-os.environ |= {
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {EMITTERS}".strip(),
-}
+# by XLA's older emitters, with few optimisations. Where arithmetic could be upset by these, the
+# fixture ``optimised`` has all of them, and a process of command.as_users_have_it the emitters too.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if command.EMITTERS not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {command.EMITTERS}".strip()
 
 # Each worker keeps the programs it has compiled, for later tests and for the processes they start.
 # The folder is its own: JAX writes into it without a lock. Set before anything imports JAX.
@@ -73,10 +71,11 @@ def optimised():
     """Programs are optimised as users have them, for tests of arithmetic that this could upset."""
     import jax
 
+    before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", False)
     jax.clear_caches()
     yield
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", before)
     jax.clear_caches()
 
 

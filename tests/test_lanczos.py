@@ -16,6 +16,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from jaxscape.lanczos import top_eigenpairs
 from jaxscape.types import InputError
 
+pytestmark = pytest.mark.usefixtures("optimised")
 TOL = 1e-4
 
 

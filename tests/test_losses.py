@@ -62,6 +62,14 @@ def test_shapes_that_would_broadcast_are_refused():
         losses.squared_error(jnp.zeros((5, 1)), jnp.ones(5))
 
 
+@pytest.mark.parametrize(("kind", "classes"), [("uint8", 256), ("int8", 200), ("uint8", 300)])
+def test_targets_of_few_bits_are_classes(kind, classes):
+    logits, targets = np.arange(3.0 * classes).reshape(3, classes) % 7, np.array([0, 100, 127])
+    found = losses.cross_entropy(logits, targets.astype(kind))
+    want = np.log(np.exp(logits).sum(1)) - logits[np.arange(3), targets]
+    np.testing.assert_allclose(found, want, rtol=1e-5)
+
+
 def test_a_target_that_is_no_class_has_no_loss():
     got = losses.cross_entropy(jnp.zeros((3, 3)), jnp.array([5, -1, 2]))
     np.testing.assert_array_equal(np.isnan(got), [True, True, False])

@@ -8,6 +8,7 @@ import jaxscape as js
 from jaxscape import quadratic
 from jaxscape.quadratic import Quadratic, project, quadratic_delta
 
+pytestmark = pytest.mark.usefixtures("optimised")
 KEY = jax.random.key(0)
 N, P, D = 97, 6, 3
 

@@ -93,7 +93,7 @@ def run(config: ProblemConfig, name: str, dim: int) -> None:
           f"{SIGMAS} σ, for one {name}")  # fmt: skip
     print(as_text(rows))
     print(f"all: compiled in {in_all[0]:.3g} CPU s, estimate {in_all[2]:.3g} s")
-    print("bytes moved, kernels and collectives count once in each loop")
+    print("bytes moved, kernels and collectives count once in each loop; of branches the longest")
     for line in failed:
         print(f"fails: {line}")
     if failed:

@@ -46,7 +46,7 @@ class Text:
                 self.lines[own[-1].name] = own[-1]
 
     def cycles(self, loops: Loops = (), of: str = "ENTRY") -> int:
-        """The compiler's estimate for a computation; copies beside the kernels have none.
+        """The compiler's estimate for a computation, of branches the longest; copies have none.
 
         ``loops`` are the lengths of nested loops that end by a condition, the outermost first.
         """
@@ -58,7 +58,7 @@ class Text:
             elif own.op in ("conditional", "call"):
                 attributes = own.rest.partition("), ")[2].partition("metadata")[0]
                 branches = re.findall(r"%([\w.-]+)", attributes)
-                total += max(self.cycles(loops, branch) for branch in branches)  # one of them runs
+                total += max(self.cycles(loops, branch) for branch in branches)
             elif said := re.search(r'"estimated_cycles":"(\d+)"', own.rest):
                 total += int(said[1])
         return total

@@ -74,7 +74,9 @@ def stages_of(
     ]  # fmt: skip
 
 
-def _against_pytorch(problem: Problem, along: SubspaceProbe, search, solve: Timer) -> list[Stage]:
+def _against_pytorch(
+    problem: Problem, along: SubspaceProbe, search: Callable, solve: Timer
+) -> list[Stage]:
     """How many times as long the same takes in PyTorch, where that is there; see ``pytorch``."""
     space, params, data = along.space, along.space.origin, problem.samples
     network = sorted(params) == [f"Dense_{layer}" for layer in range(len(params))]

@@ -78,9 +78,10 @@ class Rival(torch.nn.Module):
             return total.numpy() / self.num
 
         size = len(self.params)
+        kept = min(size, max(3 * num, 20))  # vectors of its basis
         own: Any = linalg.LinearOperator((size, size), matvec=multiply, dtype=np.float32)
         start = np.random.default_rng(0).normal(size=size).astype(np.float32)
-        found = linalg.eigsh(operator or own, num, which="LA", tol=tol, ncv=3 * num, v0=start)
+        found = linalg.eigsh(operator or own, num, which="LA", tol=tol, ncv=kept, v0=start)
         return found[0][::-1], found[1].T[::-1]
 
     def curvlinops(self, num: int, tol: float) -> tuple:
@@ -99,5 +100,7 @@ class Rival(torch.nn.Module):
         loss = lambda model, batch: model.losses(model.params, *batch).sum() * share  # noqa: E731
         own, how = HessianOperator(self, self.chunks, loss), {"k": num, "tol": tol, "which": "LA"}
         while not (found := lanczos(own, max_iter=2 * num + self.more, **how)).converged.all():
+            if self.more > 20 * num:
+                break  # the row shows the residual
             self.more += 2
         return found.eigenvalues.numpy(), found.eigenvectors.numpy()

@@ -88,9 +88,9 @@ def fit(
     single, stored = key.ndim == 0, isinstance(data, stream.Stored)
     with host():  # a single network is a stack of one, whose axis is dropped in the end
         keys, params = _stack((key, params)) if single else (key, params)
-    num = _check_stacked(keys, params)
     if stored and (not single or ks is not None or finish is not None):
         raise InputError("expected one network, no ks and no finish for stored samples; load them")
+    num = _check_stacked(keys, params)
     n, bound = _ready(loss, _first(params), data, batch_size)
     seen = None if ks is None else _checked_sizes(ks, num, n)
     together = min(num, together or group_size(jax.default_backend(), params))
@@ -157,7 +157,7 @@ def epoch(
 
 
 def _pieces(
-    batch_size: int, rates: Rates, together: int, loss: PerSampleLoss,
+    batch_size: int, rates: Rates, _: int, loss: PerSampleLoss,
     states: State, draws: Int[Array, "1 n"], data: stream.Stored, ks: Array | None,
 ) -> tuple[State, Float[np.ndarray, "1"]]:  # fmt: skip
     """One epoch of one network, by the steps of ``epoch``, over pieces of the shuffled samples."""

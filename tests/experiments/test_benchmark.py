@@ -1,7 +1,5 @@
 """A figure's target; the packages compared with; programs compiled for a chip that is not there."""
 
-import os
-
 import cases
 import command
 import jax
@@ -107,6 +105,25 @@ def test_what_a_program_text_says(counted):
     assert Text(told).precisions() == {"highest": 1}
 
 
+BRANCHES = """\
+%one (u: f32[4]) -> f32[4] {
+  ROOT %few = f32[4]{0} fusion(%u), kind=kLoop, calls=%inner, backend_config={"estimated_cycles":"10"}
+}
+
+%other (v: f32[4]) -> f32[4] {
+  ROOT %many = f32[4]{0} fusion(%v), kind=kLoop, calls=%inner, backend_config={"estimated_cycles":"30"}
+}
+
+ENTRY %main (w: s32[], x: f32[4]) -> f32[4] {
+  ROOT %either = f32[4]{0} conditional(%w, %x, %x), branch_computations={%one, %other}
+}
+"""  # noqa: E501
+
+
+def test_of_branches_the_longer_counts():
+    assert Text(BRANCHES).cycles() == 30
+
+
 def test_a_chip_that_is_not_known(capfd):
     assert main(["--compile-for", "v99"]) == 2
     assert "expected --compile-for among v5e, v6e, found v99" in capfd.readouterr().err
@@ -117,7 +134,7 @@ def test_the_main_job_compiles_for_a_tpu():
     pytest.importorskip("libtpu")
     done = command.process(
         "-m", "experiments.benchmark", "--compile-for", "v5e", "--dataset", "glyphs",
-        "--hidden", "64", env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        "--hidden", "64", env=command.as_users_have_it() | {"JAX_PLATFORMS": "cpu"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = {line.split("  ")[0]: line.split() for line in map(str.strip, done.stdout.splitlines())}

@@ -10,6 +10,7 @@ import pytest
 
 import jaxscape as js
 from experiments.common import console, problem, segments, tables
+from experiments.common.config import ProblemConfig
 from experiments.common.tables import decay_exponent
 from jaxscape.quadratic import QuadraticDelta
 
@@ -225,3 +226,23 @@ def test_a_single_test_sample_is_no_test_split():
         given = types.SimpleNamespace(dataset=types.SimpleNamespace(name="few", test_inputs=tests))
         with pytest.raises(js.InputError, match="at least 2 samples, found fewer in few"):
             problem.check_test_split(given, None)
+
+
+@pytest.mark.parametrize(("model", "stored"), [("mlp", "file"), ("mlp", "folder"), ("cnn", "file")])
+def test_an_mlp_gets_flat_samples_but_where_they_stay_in_their_files(model, stored, tmp_path):
+    rng = np.random.default_rng(0)
+    inputs = rng.random((20, 4, 4, 1), dtype=np.float32)
+    arrays = {"inputs": inputs[:12], "targets": np.arange(12) % 3, "test_inputs": inputs[12:],
+              "test_targets": np.arange(8) % 3}  # fmt: skip
+    path = tmp_path / ("digits.npz" if stored == "file" else "digits")
+    if stored == "file":
+        np.savez(path, **arrays)
+    else:
+        path.mkdir()
+        for name, values in arrays.items():
+            np.save(path / f"{name}.npy", values)
+    config = ProblemConfig(dataset=f"npz:{path}", k_max=12, model=model, order="dataset")
+    found = problem.load(config)
+    shape = (-1, 16) if (model, stored) == ("mlp", "file") else (-1, 4, 4, 1)
+    for one, want in ((found, inputs[:12]), (found.fresh, inputs[12:])):
+        np.testing.assert_array_equal(one.samples["inputs"], want.reshape(shape))

@@ -8,7 +8,6 @@ import command
 import numpy as np
 import pytest
 from cases import at64, increments64
-from command import process
 from sweeps import check_same, flax_losses64, load, read, restored, run
 
 from experiments.common import problem
@@ -346,7 +345,7 @@ def test_memory_of_training_and_the_hessian_does_not_grow_with_the_samples(tmp_p
     argv += ["--hidden", "4", "--layers", "1", "--epochs", "1", "--dim", "1"]
 
     def peak(count):
-        done = process("-c", MEMORY, tmp_path / str(count), *argv, "--k-max", count)
+        done = command.process("-c", MEMORY, tmp_path / str(count), *argv, "--k-max", count)
         assert done.returncode == 0, done.stderr
         is_large, found = done.stdout.split("PEAK")[1].split()
         assert is_large == "True"
@@ -358,7 +357,7 @@ def test_memory_of_training_and_the_hessian_does_not_grow_with_the_samples(tmp_p
 @pytest.mark.slow
 def test_programs_optimised_as_users_have_them_give_the_same_curve(clouds, finished, tmp_path):
     argv = ["-m", "experiments.sweep", *clouds, "--out", tmp_path / "run"]
-    done = process(*argv, env=command.as_users_have_it())
+    done = command.process(*argv, env=command.as_users_have_it())
     assert done.returncode == 0, done.stderr
     check_same(read(tmp_path / "run")[0], read(finished[0])[0])
 
@@ -366,7 +365,7 @@ def test_programs_optimised_as_users_have_them_give_the_same_curve(clouds, finis
 @pytest.mark.slow
 def test_many_devices_give_the_same_curve(clouds, finished, tmp_path):
     argv = ["-m", "experiments.sweep", *clouds, "--out", tmp_path / "run"]
-    done = process(*argv, env=command.eight_devices())
+    done = command.process(*argv, env=command.eight_devices())
     assert done.returncode == 0, done.stderr
     check_same(read(tmp_path / "run")[0], read(finished[0])[0])
     assert json.loads((tmp_path / "run" / "config.json").read_text())["devices"][7:]
