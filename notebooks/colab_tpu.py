@@ -51,7 +51,7 @@ from IPython.display import HTML, Image
 # %% [markdown]
 # ## Install
 #
-# A fresh Colab session has no jaxscape; where it is, nothing is installed.
+# A fresh Colab session has no jaxscape. Where it is installed already, this cell does nothing.
 
 # %%
 installed = importlib.util.find_spec("experiments") is not None
@@ -84,7 +84,7 @@ print("seconds:", ", ".join(f"{stage} {s:.0f}" for stage, s in summary["seconds"
 #
 # **Products in float32.** A TPU multiplies in bfloat16 unless told otherwise, with eight
 # significant bits: too few for the difference of two losses. You need not do anything:
-# `sweep` takes `--precision`, whose default `highest` makes each product of six in bfloat16, which
+# `sweep` takes `--precision`, whose default `highest` computes each product as six in bfloat16, which
 # is as good as float32; `high` makes it of three, and `default` takes one, to see the
 # difference. Curvature is always at `highest`, and so are the other commands. Training alone is
 # left at the device's default, which gives another network, not a wrong curve. In code of your own

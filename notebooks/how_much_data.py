@@ -140,7 +140,7 @@ figure
 #
 # A network trained on 10,000 digits, and random points around it along its ten leading Hessian
 # eigenvectors. The samples to come must be *fresh*: those that it was trained on have smaller
-# losses, and say too little of the others.
+# losses, which understate those of new samples.
 
 # %%
 known, fresh = take(shuffled[:TRAINED]), take(shuffled[TRAINED:][:FRESH])
@@ -228,7 +228,7 @@ for sigma, probe in probes.items():
 # %% [markdown]
 # One pilot may be lucky, or not. Of a hundred, each the beginning of the same samples in another
 # order, how many intervals hold the level of all samples, and how many K of that very order?
-# (The level at these very points, so `fixed_points`.)
+# (The level is that at these very points, hence `fixed_points`.)
 
 
 # %%
@@ -303,5 +303,5 @@ figure
 # landscape here is that around one network, at one $\sigma$. K at $\sigma = 0.01$ is 160 to 4,500
 # times smaller than the $k$ at which retrained networks stop gaining, K at $\sigma = 1$ within a
 # factor of 5, and nothing tells beforehand which to take (`python -m experiments.refit`): for that
-# take the learning curve above. Nor does it hold for a stream that drifts: the law is about samples
+# take the learning curve above. It does not hold for a stream that drifts either: the law is about samples
 # whose order is random.

@@ -84,7 +84,7 @@ curves = {}
 # ## Flax Linen, with frozen batch statistics
 #
 # The loss of one sample must not depend on the others. So batch normalisation runs on its stored
-# averages, as it does at test time (`use_running_average=True`). They are no parameters. They
+# averages, as it does at test time (`use_running_average=True`). They are not parameters. They
 # travel in a `jax.tree_util.Partial`, whose arrays are arguments of the compiled program: after
 # more training the new averages count, and no program is compiled again.
 

@@ -30,8 +30,8 @@ k: samples trained on. Saved: samples never met; a look also meets the arrival t
 random stop does not. Paid: test loss above that of all samples, mean ± standard error over the
 repeats; !: the price or more. Random: k uniform from the first look to all. As good: random stops
 that keep the price and save no less. Misfit: of the curve; well above 1 it is no power law.
-K: from where on Δ_k stays below --tolerance. Theorem 1: of the last arrival, to be below it too,
-with λ_1 settled."""
+K: from where on Δ_k stays below --tolerance. Theorem 1: its value for the last arrival; its rule
+stops once that is below --tolerance, with λ_1 settled."""
 
 
 def summarise(arrays: Arrays, price: float, tolerance: float) -> dict[str, Any]:

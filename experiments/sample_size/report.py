@@ -15,10 +15,10 @@ FEW = 20  # fewer orders do not tell how often intervals held K of a run
 
 WORDS = f"""\
 K: Δ_k stays below the tolerance (squared units of the loss); K_ε: the landscape is within ε of the
-population's; held: share of random orders whose interval held the truth, of K over orders in which
-it is reached, - where fewer than {FEW} are;
+population's; held: share of random orders whose interval held the truth, for K among the orders in
+which it is reached (-: fewer than {FEW});
 trend: how a sample's loss changes with its position, in standard errors of random orders; beyond
-±{TREND} (marked !) the samples are in an order, and intervals say nothing of others."""
+±{TREND} (marked !) their order is not random, and intervals say nothing of other samples."""
 
 QUANTITIES = ("loss_variance", "law", "distance")
 

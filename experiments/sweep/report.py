@@ -67,7 +67,7 @@ def verdicts(found: dict[str, Any]) -> list[str]:
     said = [_verdict(entry, found) for entry in found["sigmas"]]
     if abs(found["trend"]) > TREND:
         said.append(
-            f"These samples are in an order: their loss at w* has a trend of {found['trend']:+.1f} "
+            f"The order of these samples is not random: their loss at w* has a trend of {found['trend']:+.1f} "
             f"standard errors (random orders: ±{TREND}). K is of this order; what is said of any "
             "order, or of the mean over orders, is of the same samples shuffled."
         )
@@ -94,11 +94,11 @@ def _verdict(entry: dict[str, Any], found: dict[str, Any]) -> str:
         answer = f"It is {below} from {size['k']:,} on: too few follow to tell."
     else:
         half = 4 * entry["order_law_k2"] / n**2
-        answer = f"It is not {below} for good within the run; by the order law half of these "
-        answer += f"samples would meet a tolerance of {half:.1g}."
+        answer = f"It is not {below} for good within the run; by the order law Δ_k is below "
+        answer += f"{half:.1g} from half of these samples on."
     return (
         f"σ = {entry['sigma']:g}, a {look} look (mean loss at the points {near:.3g} {unit}, "
-        f"{own:.3g} at w*): one more of these {n:,} samples still moves L_k by {step:.1g} {unit} "
+        f"{own:.3g} at w*): near k = {n:,} one more such sample moves L_k by {step:.2g} {unit} "
         f"(root mean square). {answer} {_of_new(entry, size, found)} {_trust(entry)}"
     )
 
@@ -112,7 +112,7 @@ def _of_new(entry: dict[str, Any], size: dict[str, Any], found: dict[str, Any]) 
     where = ", beyond this run" if low >= n else ", partly beyond this run" if high >= n else ""
     times = "some" if entry["order_law_k2"] == 0 else f"{entry['fresh_over_own']:.3g} times the"
     return (
-        f"New samples ({found['fresh']}) have {times} variance E S²: of a stream of them K is "
+        f"New samples ({found['fresh']}) have {times} variance E S²: of a stream of them K at that tolerance is "
         f"{tables.between(size['fresh_ci'])} (90 %{where})."
     )
 
