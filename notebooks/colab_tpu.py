@@ -84,8 +84,8 @@ print("seconds:", ", ".join(f"{stage} {s:.0f}" for stage, s in summary["seconds"
 #
 # **Products in float32.** A TPU multiplies in bfloat16 unless told otherwise, with eight
 # significant bits: too few for the difference of two losses. You need not do anything:
-# `sweep` takes `--precision`, whose default `highest` computes each product as six in bfloat16, which
-# is as good as float32; `high` makes it of three, and `default` takes one, to see the
+# `sweep` takes `--precision`, whose default `highest` computes each product as six in bfloat16,
+# which is as good as float32; `high` makes it of three, and `default` takes one, to see the
 # difference. Curvature is always at `highest`, and so are the other commands. Training alone is
 # left at the device's default, which gives another network, not a wrong curve. In code of your own
 # `js.delta(..., precision="highest")` is the default too.

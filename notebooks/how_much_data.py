@@ -303,5 +303,5 @@ figure
 # landscape here is that around one network, at one $\sigma$. K at $\sigma = 0.01$ is 160 to 4,500
 # times smaller than the $k$ at which retrained networks stop gaining, K at $\sigma = 1$ within a
 # factor of 5, and nothing tells beforehand which to take (`python -m experiments.refit`): for that
-# take the learning curve above. It does not hold for a stream that drifts either: the law is about samples
-# whose order is random.
+# take the learning curve above. It does not hold for a stream that drifts either: the law is about
+# samples whose order is random.

@@ -67,8 +67,8 @@ def verdicts(found: dict[str, Any]) -> list[str]:
     said = [_verdict(entry, found) for entry in found["sigmas"]]
     if abs(found["trend"]) > TREND:
         said.append(
-            f"The order of these samples is not random: their loss at w* has a trend of {found['trend']:+.1f} "
-            f"standard errors (random orders: ±{TREND}). K is of this order; what is said of any "
+            "The order of these samples is not random: their loss at w* has a trend of "
+            f"{found['trend']:+.1f} standard errors (random orders: ±{TREND}). K is of this order; what is said of any "
             "order, or of the mean over orders, is of the same samples shuffled."
         )
     if found["near_sigma"] is not None:
@@ -112,8 +112,8 @@ def _of_new(entry: dict[str, Any], size: dict[str, Any], found: dict[str, Any]) 
     where = ", beyond this run" if low >= n else ", partly beyond this run" if high >= n else ""
     times = "some" if entry["order_law_k2"] == 0 else f"{entry['fresh_over_own']:.3g} times the"
     return (
-        f"New samples ({found['fresh']}) have {times} variance E S²: of a stream of them K at that tolerance is "
-        f"{tables.between(size['fresh_ci'])} (90 %{where})."
+        f"New samples ({found['fresh']}) have {times} variance E S²: of a stream of "
+        f"them K at that tolerance is {tables.between(size['fresh_ci'])} (90 %{where})."
     )
 
 

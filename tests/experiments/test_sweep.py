@@ -124,7 +124,7 @@ def entry_of(**changed):
     ("changed", "words"),
     [
         ({}, ["a close look", "by 0.02 nats", "below 0.0141 nats (tolerance 0.0002) from K = 60 on",
-              "2 times the variance E S²: of a stream of them K at that tolerance is 70 to 90 (90 %).",
+              "2 times the variance E S²: of a stream of them K at that tolerance is 70 to 90",
               "Trust in E S²: good (effective sample size 30 of these, 20 of new ones;"]),
         ({"mean_loss": 2.0}, ["a middling look"]),
         ({"mean_loss": 20.0}, ["a wide look"]),
