@@ -68,8 +68,9 @@ def verdicts(found: dict[str, Any]) -> list[str]:
     if abs(found["trend"]) > TREND:
         said.append(
             "The order of these samples is not random: their loss at w* has a trend of "
-            f"{found['trend']:+.1f} standard errors (random orders: ±{TREND}). K is of this order; what is said of any "
-            "order, or of the mean over orders, is of the same samples shuffled."
+            f"{found['trend']:+.1f} standard errors (random orders: ±{TREND}). K is of this "
+            "order; what is said of any order, or of the mean over orders, is of the same samples "
+            "shuffled."
         )
     if found["near_sigma"] is not None:
         said.append(
