@@ -14,6 +14,7 @@ from jaxscape.sample_size import MOST
 FEW = 20  # fewer orders do not tell how often intervals held K of a run
 
 WORDS = f"""\
+Pilots are of samples that w* has not seen: the test split, or those of --holdout.
 K: Δ_k stays below the tolerance (squared units of the loss); K_ε: the landscape is within ε of the
 population's; held: share of random orders whose interval held the truth, for K among the orders in
 which it is reached (-: fewer than {FEW});
