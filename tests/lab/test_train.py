@@ -104,6 +104,7 @@ def test_an_epoch_equals_a_plain_numpy_loop_of_adam(batch_size):
     np.testing.assert_allclose(found.epoch_losses, [mean], rtol=1e-4)
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("piece", [16, 4000])
 def test_samples_read_piece_by_piece_train_the_same_network_bit_for_bit(piece, monkeypatch):
     monkeypatch.setattr(train, "PIECE", piece)
