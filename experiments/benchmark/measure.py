@@ -94,11 +94,14 @@ def _against_pytorch(
         Stage("sweep, time in PyTorch / here", sweep, ours, ">= 3"),
         Stage("eigenpairs, time in PyTorch / here", pairs, solve, ">= 2"),
     ]
+    packages = list(filter(importlib.util.find_spec, ("curvlinops", "hessian_eigenthings")))
+    if not packages:
+        return stages
     hessian, unravel = js.hessian_operator(problem.loss, params, few), ravel_pytree(params)[1]
     find = partial(search, hessian)
     found, here = find(), timer(find)
     own = float((found.residuals / abs(found.values)).max())
-    for name in filter(importlib.util.find_spec, ("curvlinops", "hessian_eigenthings")):
+    for name in packages:
         there = partial(getattr(packed, name), space.dim, 1e-4)
         gaps = [jnp.linalg.norm(ravel_pytree(hessian(unravel(vector)))[0] / value - vector)
                 for value, vector in zip(*there(), strict=True)]  # fmt: skip
