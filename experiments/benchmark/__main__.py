@@ -26,6 +26,7 @@ class BenchmarkConfig(ProblemConfig):
         python -m experiments.benchmark --dataset glyphs --k-max 3000 --repeats 1  # a first look
         python -m experiments.benchmark --compile-for v5e    # by libtpu, without a TPU
         python -m experiments.benchmark --compile-for v5e --model transformer --dataset sums
+        python -m experiments.benchmark --compile-for h100
     """
 
     points: Annotated[int, at_least(1)] = 32
@@ -36,7 +37,7 @@ class BenchmarkConfig(ProblemConfig):
     """Measurements of each ratio, of which the smallest, median and largest are shown."""
 
     compile_for: Annotated[str | None, default("nothing")] = None
-    """Compile the main job for v5e or v6e, which need not be there; 1 where a program fails."""
+    """Compile the main job for v5e, v6e or h100, which need not be there; 1 where one fails."""
 
 
 def run(config: BenchmarkConfig) -> None:

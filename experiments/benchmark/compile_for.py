@@ -1,7 +1,8 @@
 """The main job's programs compiled for a chip that is not there, with the compiler's own numbers.
 
-libtpu compiles ahead of time for a described TPU (``jax.experimental.topologies``). The optimised
-program names the cycles that the compiler expects of each kernel, loops give how often it runs.
+libtpu compiles ahead of time for a described TPU (``jax.experimental.topologies``), JAX's CUDA
+plugin for a described GPU. The optimised program names the cycles that the compiler expects of each
+kernel, loops give how often it runs.
 """
 
 import math
@@ -31,22 +32,56 @@ from jaxscape.lab import train
 
 POINTS, SIGMAS = 128, 2  # of the main job: points at each σ, and how many σ
 PRODUCTS = 28  # Hessian products of its eigenpairs, as seen on MNIST, without a restart
-PASSES = {"highest": 6, "high": 3, "default": 1}  # of bfloat16 products, for one of float32
+H100 = """gpu_device_info {
+  threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: 2048 core_count: 132
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  thread_dim_limit_x: 1024 thread_dim_limit_y: 1024 thread_dim_limit_z: 64 fpus_per_core: 128
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536 shared_memory_per_block: 49152
+  shared_memory_per_core: 233472 shared_memory_per_block_optin: 232448 l2_cache_size: 52428800
+  memory_bandwidth: 3350000000000 device_memory_size: 80000000000 clock_rate_ghz: 1.98
+  cuda_compute_capability { major: 9 } name: "H100" }
+platform_name: "CUDA" dnn_version_info { major: 9 minor: 10 } device_description_str: "H100"
+"""
+
+
+class Compiler(NamedTuple):
+    """What compiles for chips of a kind."""
+
+    platform: str
+    extra: str  #: of this package, which installs it
+    passes: dict[str, float]  #: that a float32 product of each precision takes
+    options: dict[str, bool]
+    estimates: str  #: what its estimate is of
+
+
+TPU = Compiler(
+    "tpu", "tpu-check", {"highest": 6, "high": 3, "default": 1}, {},
+    "estimate: of all kernels but copies; memory: as often as cycles",
+)  # fmt: skip
+CUDA = Compiler(
+    "cuda", "gpu-check", {"highest": 1, "high": 67 / 495, "default": 67 / 495},  # TensorFloat-32
+    {"xla_gpu_enable_triton_gemm": False, "xla_gpu_collect_cost_model_stats": True},
+    "estimate: of XLA's own kernels, without their starts. Products are left to cuBLAS and cuDNN, "
+    "as no device is there to tune them on: it has none of them, so add 'products alone'",
+)  # fmt: skip
 
 
 class Chip(NamedTuple):
     """One chip, by its maker's figures."""
 
-    accelerator: str
+    compiler: Compiler
+    topology: dict[str, Any]  #: as JAX is told of it
     cycles: float  #: per second
-    flops: float  #: per second, of bfloat16
+    flops: float  #: per second, of one pass: bfloat16 on a TPU, else float32
     bandwidth: float  #: of its memory, GB per second
     memory: float  #: GB
 
 
+ONE = {"chips_per_host_bounds": (1, 1, 1)}
 CHIPS = {
-    "v5e": Chip("v5litepod", 1.5e9, 197e12, 819, 16),
-    "v6e": Chip("v6e", 1.75e9, 918e12, 1640, 32),
+    "v5e": Chip(TPU, ONE | {"topology_name": "v5e:1x1"}, 1.5e9, 197e12, 819, 16),
+    "v6e": Chip(TPU, ONE | {"topology_name": "v6e:1x1"}, 1.75e9, 918e12, 1640, 32),
+    "h100": Chip(CUDA, {"topology": "1x1x1", "target_config": H100}, 1.98e9, 67e12, 3350, 80),
 }
 
 
@@ -69,10 +104,9 @@ def run(config: ProblemConfig, name: str, dim: int) -> None:
     """
     chip, place = describe(name)
     problem = problems.load(config)
-    failed, in_all = [], np.zeros(5)
+    failed, in_all, passes = [], np.zeros(5), chip.compiler.passes
     rows = [["program", "calls", "compiled, CPU s", "peak, GB", "estimate, s", "products alone, s"]]
-    rows[0] += ["moved once, GB", "of bandwidth", "kernels", "collectives", "products"]
-    jax.jit(lambda x: x + 1, in_shardings=place).lower(jnp.zeros(8)).compile()  # it starts up
+    rows[0] += ["memory alone, s", "kernels", "runs", "collectives", "products"]
     for program in programs(problem, config, dim):
         print(f"compiling: {program.name}", file=sys.stderr)
         try:
@@ -84,7 +118,7 @@ def run(config: ProblemConfig, name: str, dim: int) -> None:
         if numbers[1] > chip.memory:
             failed.append(f"{program.name}: needs {numbers[1]:.1f} GB")
         for precision in products:
-            if PASSES[precision] < PASSES[program.precision]:
+            if passes[precision] < passes[program.precision]:
                 failed.append(f"{program.name}: {precision}, asked for {program.precision}")
         words = ", ".join(f"{count} {precision}" for precision, count in products.items())
         figures = (f"{number:.3g}" for number in numbers)
@@ -92,8 +126,12 @@ def run(config: ProblemConfig, name: str, dim: int) -> None:
     print(f"{config.model}, {len(problem.order):,} samples, {dim} directions, {POINTS} points at "
           f"{SIGMAS} σ, for one {name}")  # fmt: skip
     print(as_text(rows))
-    print(f"all: compiled in {in_all[0]:.3g} CPU s, estimate {in_all[2]:.3g} s")
-    print("bytes moved, kernels and collectives count once in each loop; of branches the longest")
+    print(f"all: compiled in {in_all[0]:.3g} CPU s, estimate {in_all[2]:.3g} s, products alone "
+          f"{in_all[3]:.3g} s, memory alone {in_all[4]:.3g} s")  # fmt: skip
+    print(
+        "kernels and collectives count once in each loop, runs each time; of branches the longest"
+    )
+    print(chip.compiler.estimates)
     for line in failed:
         print(f"fails: {line}")
     if failed:
@@ -107,20 +145,23 @@ def describe(name: str) -> tuple[Chip, SingleDeviceSharding]:
     chip = CHIPS[name]
     os.environ |= {
         "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost",
-        "TPU_ACCELERATOR_TYPE": f"{chip.accelerator}-1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        "TPU_ACCELERATOR_TYPE": f"{name.replace('v5e', 'v5litepod')}-1",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     }  # fmt: skip
     jax.config.update("jax_platforms", "cpu")  # the device of all else
     jax.config.update("jax_enable_compilation_cache", False)  # its seconds are told
     try:
-        found = topologies.get_topology_desc(
-            platform="tpu", topology_name=f"{name}:1x1", chips_per_host_bounds=(1, 1, 1)
-        )
+        found = topologies.get_topology_desc(platform=chip.compiler.platform, **chip.topology)
+        place = SingleDeviceSharding(found.devices[0])
+        jax.jit(jnp.exp, in_shardings=place).lower(
+            jax.ShapeDtypeStruct((8,), jnp.float32)
+        ).compile()  # it starts up
     except (RuntimeError, NotImplementedError, ValueError) as error:
         raise InputError(
-            f"expected libtpu to compile for a {name}, found: {str(error).splitlines()[0]}; "
-            "install it: pip install '.[tpu-check]'"
+            f"expected a compiler for {name}, found: {str(error).splitlines()[0]}; "
+            f"install it: pip install -e '.[{chip.compiler.extra}]'"
         ) from error
-    return chip, SingleDeviceSharding(found.devices[0])
+    return chip, place
 
 
 def programs(problem: Problem, config: ProblemConfig, dim: int) -> Iterator[Program]:
@@ -185,20 +226,23 @@ def compiled(
 ) -> tuple[list[float], list[str], dict[str, int]]:
     """The numbers of a row of the table, for all calls; its cells; products of each precision.
 
-    XLA counts the bytes of a loop's body once, so they stand beside the cycles of one round.
+    libtpu counts the bytes of a loop's body once: they count as often as the cycles do.
     """
-    traced = jax.jit(program.function, in_shardings=place).trace(*program.args)
+    args = jax.eval_shape(lambda *args: args, *program.args)
+    traced = jax.jit(program.function, in_shardings=place).trace(*args)
     lowered = traced.lower()
     started = time.process_time()
-    found = lowered.compile()
+    found = lowered.compile(chip.compiler.options)
     seconds = time.process_time() - started
     text, memory = hlo.Text(found.as_text()), found.memory_analysis()
     peak = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
     products = batching.products_in(traced.jaxpr, program.loops)
-    flops = 2 * PASSES[program.precision] * sum(product.work for product in products)
-    estimate = program.calls * text.cycles(program.loops) / chip.cycles
-    least = program.calls * flops / chip.flops
-    moved = found.cost_analysis()["bytes accessed"] / 1e9
-    share = moved * chip.cycles / chip.bandwidth / max(text.cycles(None), 1)
-    cells = [f"{share:.0%}", *map(str, text.kernels())]
-    return [seconds, peak / 1e9, estimate, least, moved], cells, text.precisions()
+    flops = 2 * chip.compiler.passes[program.precision] * sum(product.work for product in products)
+    cycles, moved = text.cycles(program.loops), text.moved(program.loops)
+    if said := found.cost_analysis():
+        moved = said["bytes accessed"] * cycles / max(text.cycles(None), 1)
+    times = cycles / chip.cycles, flops / chip.flops, moved / 1e9 / chip.bandwidth
+    kernels, collectives = text.kernels()
+    cells = [str(kernels), f"{program.calls * text.runs(program.loops):,.0f}", str(collectives)]
+    numbers = [seconds, peak / 1e9, *(program.calls * time for time in times)]
+    return numbers, cells, text.precisions()
