@@ -25,8 +25,7 @@ class BenchmarkConfig(ProblemConfig):
         python -m experiments.benchmark --dataset mnist
         python -m experiments.benchmark --dataset glyphs --k-max 3000 --repeats 1  # a first look
         python -m experiments.benchmark --compile-for v5e    # by libtpu, without a TPU
-        python -m experiments.benchmark --compile-for v5e --model transformer --dataset sums
-        python -m experiments.benchmark --compile-for h100
+        python -m experiments.benchmark --compile-for h100 --model transformer --dataset sums
     """
 
     points: Annotated[int, at_least(1)] = 32

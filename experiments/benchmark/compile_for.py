@@ -1,15 +1,13 @@
 """The main job's programs compiled for a chip that is not there, with the compiler's own numbers.
 
-libtpu compiles ahead of time for a described TPU (``jax.experimental.topologies``), JAX's CUDA
-plugin for a described GPU. The optimised program names the cycles that the compiler expects of each
-kernel, loops give how often it runs.
+libtpu compiles ahead of time for a described TPU, JAX's CUDA plugin for a described GPU. The
+optimised program names the cycles expected of each kernel, loops give how often it runs.
 """
 
 import math
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -32,57 +30,44 @@ from jaxscape.lab import train
 
 POINTS, SIGMAS = 128, 2  # of the main job: points at each σ, and how many σ
 PRODUCTS = 28  # Hessian products of its eigenpairs, as seen on MNIST, without a restart
+PASSES = {"highest": 6, "high": 3, "default": 1}  # of bfloat16 products, for one of float32
 H100 = """gpu_device_info {
-  threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: 2048 core_count: 132
+  core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98 cuda_compute_capability { major: 9 }
+  threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: 2048
   block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
-  thread_dim_limit_x: 1024 thread_dim_limit_y: 1024 thread_dim_limit_z: 64 fpus_per_core: 128
-  registers_per_core_limit: 65536 registers_per_block_limit: 65536 shared_memory_per_block: 49152
-  shared_memory_per_core: 233472 shared_memory_per_block_optin: 232448 l2_cache_size: 52428800
-  memory_bandwidth: 3350000000000 device_memory_size: 80000000000 clock_rate_ghz: 1.98
-  cuda_compute_capability { major: 9 } name: "H100" }
-platform_name: "CUDA" dnn_version_info { major: 9 minor: 10 } device_description_str: "H100"
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536 shared_memory_per_core: 233472
+  shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448 l2_cache_size: 52428800
+  memory_bandwidth: 3350000000000 device_memory_size: 80000000000 }
+platform_name: "CUDA" dnn_version_info { major: 9 minor: 10 }
 """
-
-
-class Compiler(NamedTuple):
-    """What compiles for chips of a kind."""
-
-    platform: str
-    extra: str  #: of this package, which installs it
-    passes: dict[str, float]  #: that a float32 product of each precision takes
-    options: dict[str, bool]
-    estimates: str  #: what its estimate is of
-
-
-TPU = Compiler(
-    "tpu", "tpu-check", {"highest": 6, "high": 3, "default": 1}, {},
-    "estimate: of all kernels but copies; memory: as often as cycles",
-)  # fmt: skip
-CUDA = Compiler(
-    "cuda", "gpu-check", {"highest": 1, "high": 67 / 495, "default": 67 / 495},  # TensorFloat-32
-    {"xla_gpu_enable_triton_gemm": False, "xla_gpu_collect_cost_model_stats": True},
-    "estimate: of XLA's own kernels, without their starts. Products are left to cuBLAS and cuDNN, "
-    "as no device is there to tune them on: it has none of them, so add 'products alone'",
-)  # fmt: skip
 
 
 class Chip(NamedTuple):
     """One chip, by its maker's figures."""
 
-    compiler: Compiler
-    topology: dict[str, Any]  #: as JAX is told of it
+    topology: Mapping[str, Any]  #: as JAX is told of it
     cycles: float  #: per second
-    flops: float  #: per second, of one pass: bfloat16 on a TPU, else float32
+    flops: float  #: per second, in one pass
     bandwidth: float  #: of its memory, GB per second
     memory: float  #: GB
+    passes: Mapping[str, float] = PASSES  #: that a float32 product of each precision takes
+    options: Mapping[str, bool] | None = None  #: of the compiler
+    extra: str = "tpu-check"  #: of this package, which installs the compiler
+    note: str = "estimate: of all kernels but copies"
 
 
-ONE = {"chips_per_host_bounds": (1, 1, 1)}
+TPU = {"platform": "tpu", "chips_per_host_bounds": (1, 1, 1)}
 CHIPS = {
-    "v5e": Chip(TPU, ONE | {"topology_name": "v5e:1x1"}, 1.5e9, 197e12, 819, 16),
-    "v6e": Chip(TPU, ONE | {"topology_name": "v6e:1x1"}, 1.75e9, 918e12, 1640, 32),
-    "h100": Chip(CUDA, {"topology": "1x1x1", "target_config": H100}, 1.98e9, 67e12, 3350, 80),
-}
+    "v5e": Chip(TPU | {"topology_name": "v5e:1x1"}, 1.5e9, 197e12, 819, 16),
+    "v6e": Chip(TPU | {"topology_name": "v6e:1x1"}, 1.75e9, 918e12, 1640, 32),
+    "h100": Chip(
+        {"platform": "cuda", "topology": "1x1x1", "target_config": H100}, 1.98e9, 67e12, 3350, 80,
+        {"highest": 1, "high": 67 / 495, "default": 67 / 495},  # below: TensorFloat-32
+        {"xla_gpu_enable_triton_gemm": False, "xla_gpu_collect_cost_model_stats": True},
+        "gpu-check", "estimate: of XLA's own kernels, without launches. As no device is there to "
+        "tune them on, products are left to cuBLAS and cuDNN: add 'products alone' for these",
+    ),
+}  # fmt: skip
 
 
 class Program(NamedTuple):
@@ -104,7 +89,7 @@ def run(config: ProblemConfig, name: str, dim: int) -> None:
     """
     chip, place = describe(name)
     problem = problems.load(config)
-    failed, in_all, passes = [], np.zeros(5), chip.compiler.passes
+    failed, in_all = [], np.zeros(5)
     rows = [["program", "calls", "compiled, CPU s", "peak, GB", "estimate, s", "products alone, s"]]
     rows[0] += ["memory alone, s", "kernels", "runs", "collectives", "products"]
     for program in programs(problem, config, dim):
@@ -118,7 +103,7 @@ def run(config: ProblemConfig, name: str, dim: int) -> None:
         if numbers[1] > chip.memory:
             failed.append(f"{program.name}: needs {numbers[1]:.1f} GB")
         for precision in products:
-            if passes[precision] < passes[program.precision]:
+            if chip.passes[precision] < chip.passes[program.precision]:
                 failed.append(f"{program.name}: {precision}, asked for {program.precision}")
         words = ", ".join(f"{count} {precision}" for precision, count in products.items())
         figures = (f"{number:.3g}" for number in numbers)
@@ -126,12 +111,9 @@ def run(config: ProblemConfig, name: str, dim: int) -> None:
     print(f"{config.model}, {len(problem.order):,} samples, {dim} directions, {POINTS} points at "
           f"{SIGMAS} σ, for one {name}")  # fmt: skip
     print(as_text(rows))
-    print(f"all: compiled in {in_all[0]:.3g} CPU s, estimate {in_all[2]:.3g} s, products alone "
-          f"{in_all[3]:.3g} s, memory alone {in_all[4]:.3g} s")  # fmt: skip
-    print(
-        "kernels and collectives count once in each loop, runs each time; of branches the longest"
-    )
-    print(chip.compiler.estimates)
+    print("all: compiled in {:.3g} CPU s, estimate {:.3g} s, products alone {:.3g} s, memory alone "
+          "{:.3g} s".format(*np.delete(in_all, 1)))  # fmt: skip
+    print(f"kernels and collectives count once in each loop; of branches the longest\n{chip.note}")
     for line in failed:
         print(f"fails: {line}")
     if failed:
@@ -145,21 +127,19 @@ def describe(name: str) -> tuple[Chip, SingleDeviceSharding]:
     chip = CHIPS[name]
     os.environ |= {
         "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost",
-        "TPU_ACCELERATOR_TYPE": f"{name.replace('v5e', 'v5litepod')}-1",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-1" if name == "v5e" else f"{name}-1",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     }  # fmt: skip
     jax.config.update("jax_platforms", "cpu")  # the device of all else
     jax.config.update("jax_enable_compilation_cache", False)  # its seconds are told
     try:
-        found = topologies.get_topology_desc(platform=chip.compiler.platform, **chip.topology)
+        found = topologies.get_topology_desc(**chip.topology)
         place = SingleDeviceSharding(found.devices[0])
-        jax.jit(jnp.exp, in_shardings=place).lower(
-            jax.ShapeDtypeStruct((8,), jnp.float32)
-        ).compile()  # it starts up
+        jax.jit(lambda: jnp.exp(jnp.arange(8.0)), out_shardings=place).lower().compile()  # starts
     except (RuntimeError, NotImplementedError, ValueError) as error:
         raise InputError(
             f"expected a compiler for {name}, found: {str(error).splitlines()[0]}; "
-            f"install it: pip install -e '.[{chip.compiler.extra}]'"
+            f"install it: pip install -e '.[{chip.extra}]'"
         ) from error
     return chip, place
 
@@ -231,18 +211,17 @@ def compiled(
     args = jax.eval_shape(lambda *args: args, *program.args)
     traced = jax.jit(program.function, in_shardings=place).trace(*args)
     lowered = traced.lower()
-    started = time.process_time()
-    found = lowered.compile(chip.compiler.options)
-    seconds = time.process_time() - started
+    started = os.times()
+    found = lowered.compile(chip.options)
+    seconds = sum(os.times()[:4]) - sum(started[:4])  # of other processes too
     text, memory = hlo.Text(found.as_text()), found.memory_analysis()
     peak = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
     products = batching.products_in(traced.jaxpr, program.loops)
-    flops = 2 * chip.compiler.passes[program.precision] * sum(product.work for product in products)
-    cycles, moved = text.cycles(program.loops), text.moved(program.loops)
+    work = 2 * program.calls * sum(product.work for product in products)
+    cycles, runs, moved = program.calls * text.totals(program.loops)
     if said := found.cost_analysis():
-        moved = said["bytes accessed"] * cycles / max(text.cycles(None), 1)
-    times = cycles / chip.cycles, flops / chip.flops, moved / 1e9 / chip.bandwidth
-    kernels, collectives = text.kernels()
-    cells = [str(kernels), f"{program.calls * text.runs(program.loops):,.0f}", str(collectives)]
-    numbers = [seconds, peak / 1e9, *(program.calls * time for time in times)]
-    return numbers, cells, text.precisions()
+        moved = said["bytes accessed"] * cycles / max(text.totals(None)[0], 1)
+    least = work * chip.passes[program.precision] / chip.flops
+    kernels, collectives = map(str, text.kernels())
+    numbers = [seconds, peak / 1e9, cycles / chip.cycles, least, moved / 1e9 / chip.bandwidth]
+    return numbers, [kernels, f"{runs:,.0f}", collectives], text.precisions()
