@@ -132,10 +132,10 @@ def describe(name: str) -> tuple[Chip, SingleDeviceSharding]:
     }  # fmt: skip
     jax.config.update("jax_platforms", "cpu")  # the device of all else
     jax.config.update("jax_enable_compilation_cache", False)  # its seconds are told
-    try:
+    try:  # with a first program, as it starts up
         found = topologies.get_topology_desc(**chip.topology)
         place = SingleDeviceSharding(found.devices[0])
-        jax.jit(lambda: jnp.exp(jnp.arange(8.0)), out_shardings=place).lower().compile()  # starts
+        jax.jit(jnp.exp, in_shardings=place).lower(jax.ShapeDtypeStruct((8,), "float32")).compile()
     except (RuntimeError, NotImplementedError, ValueError) as error:
         raise InputError(
             f"expected a compiler for {name}, found: {str(error).splitlines()[0]}; "

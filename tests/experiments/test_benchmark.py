@@ -1,5 +1,7 @@
 """A figure's target; the packages compared with; programs compiled for a chip that is not there."""
 
+import importlib.util
+
 import cases
 import command
 import jax
@@ -97,21 +99,38 @@ def test_what_a_program_text_says(counted):
         else PROGRAM.replace("s32[]{:T(128)} constant(7)", "s32[]{:T(128)} copy(%q)")
     )
     found = Text(text)
-    assert found.cycles(() if counted else (7,)) == 7 * 10 + 100
-    assert found.cycles(None) == 10 + 100
+    kernels = 2 if counted else 3  # a fusion, a product; a copy
+    cycles, runs, _ = found.totals(() if counted else (7,))
+    assert cycles == 7 * 10 + 100
+    assert runs == 7 + 1
+    assert found.totals(None)[0] == 10 + 100
     assert found.precisions() == {"default": 1}
-    assert found.kernels() == ((2, 1) if counted else (3, 1))  # a fusion, a product; a copy
+    assert found.kernels() == (kernels, 1)
     told = PROGRAM.replace("->bf,", "->bf, operand_precision={highest,highest},")
     assert Text(told).precisions() == {"highest": 1}
 
 
+def test_bytes_of_a_part_are_those_of_the_part():
+    """A round of the loop reads and writes 6 rows of 60, and reads an index."""
+    cut, product = 2 * 6 * 4 * 4 + 4, (60 * 4 + 4 * 5 + 60 * 5) * 4
+    assert Text(PROGRAM).totals()[2] == 7 * cut + product
+
+
 BRANCHES = """\
+%inner (t: f32[4]) -> f32[4] {
+  %t = f32[4]{0} parameter(0)
+  ROOT %less = f32[4]{0} negate(%t)
+}
+
 %one (u: f32[4]) -> f32[4] {
+  %u = f32[4]{0} parameter(0)
   ROOT %few = f32[4]{0} fusion(%u), kind=kLoop, calls=%inner, backend_config={"estimated_cycles":"10"}
 }
 
 %other (v: f32[4]) -> f32[4] {
-  ROOT %many = f32[4]{0} fusion(%v), kind=kLoop, calls=%inner, backend_config={"estimated_cycles":"30"}
+  %v = f32[4]{0} parameter(0)
+  %twice = f32[4]{0} copy(%v)
+  ROOT %many = f32[4]{0} fusion(%twice), kind=kLoop, calls=%inner, backend_config={"estimated_cycles":"30"}
 }
 
 ENTRY %main (w: s32[], x: f32[4]) -> f32[4] {
@@ -121,24 +140,136 @@ ENTRY %main (w: s32[], x: f32[4]) -> f32[4] {
 
 
 def test_of_branches_the_longer_counts():
-    assert Text(BRANCHES).cycles() == 30
+    np.testing.assert_array_equal(Text(BRANCHES).totals(), [30, 2, 2 * 2 * 4 * 4])
+
+
+OF_A_GPU = """\
+%body (p: (s32[], f32[60,4], f32[4,5], f32[60,5])) -> (s32[], f32[60,4], f32[4,5], f32[60,5]) {
+  %p = (s32[], f32[60,4]{1,0}, f32[4,5]{1,0}, f32[60,5]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %x = f32[60,4]{1,0} get-tuple-element(%p), index=1
+  %y = f32[4,5]{1,0} get-tuple-element(%p), index=2
+  %z = f32[60,5]{1,0} get-tuple-element(%p), index=3
+  %some = f32[6,4]{1,0} fusion(%x, %i), kind=kLoop, calls=%cut, backend_config={"reification_cost":[{"end_to_end_cycles":12.5,"exec_time_us":0.5,"name":""},{"end_to_end_cycles":0,"exec_time_us":0.4,"name":"sol"}]}
+  %both = (f32[6,5]{1,0}, s8[4194304]{0}) custom-call(%some, %y), custom_call_target="__cublas$gemm", backend_config={"gemm_backend_config":{"precision_config":{"operand_precision":["HIGHEST","HIGHEST"],"algorithm":"ALG_UNSET"}},"reification_cost":[]}
+  %own = f32[6,5]{1,0} get-tuple-element(%both), index=0
+  %all = f32[60,5]{1,0} fusion(%z, %own, %i), kind=kLoop, calls=%put, backend_config={"reification_cost":[{"end_to_end_cycles":2,"name":""}]}
+  ROOT %t = (s32[], f32[60,4]{1,0}, f32[4,5]{1,0}, f32[60,5]{1,0}) tuple(%i, %x, %y, %all)
+}
+
+%cut (a: f32[60,4], b: s32[]) -> f32[6,4] {
+  %a = f32[60,4]{1,0} parameter(0)
+  %b = s32[] parameter(1)
+  ROOT %rows = f32[6,4]{1,0} dynamic-slice(%a, %b, %b), dynamic_slice_sizes={6,4}
+}
+
+%put (c: f32[60,5], d: f32[6,5], e: s32[]) -> f32[60,5] {
+  %c = f32[60,5]{1,0} parameter(0)
+  %d = f32[6,5]{1,0} parameter(1)
+  %e = s32[] parameter(2)
+  ROOT %new = f32[60,5]{1,0} dynamic-update-slice(%c, %d, %e, %e)
+}
+
+%until (q: (s32[], f32[60,4], f32[4,5], f32[60,5])) -> pred[] {
+  %q = (s32[], f32[60,4]{1,0}, f32[4,5]{1,0}, f32[60,5]{1,0}) parameter(0)
+  %j = s32[] get-tuple-element(%q), index=0
+  ROOT %less = pred[] fusion(%j), kind=kLoop, calls=%compare
+}
+
+ENTRY %main (r: (s32[], f32[60,4], f32[4,5], f32[60,5])) -> f32[6,5] {
+  %r = (s32[], f32[60,4]{1,0}, f32[4,5]{1,0}, f32[60,5]{1,0}) parameter(0)
+  ROOT %loop = (s32[], f32[60,4]{1,0}, f32[4,5]{1,0}, f32[60,5]{1,0}) while(%r), condition=%until, body=%body, backend_config={"known_trip_count":{"n":"10"}}
+}
+"""  # noqa: E501
+
+
+def test_what_the_text_of_a_gpu_says():
+    """Ten rounds: rows cut out, a product by cuBLAS with working memory, rows written in place."""
+    cycles, runs, moved = Text(OF_A_GPU).totals()
+    assert cycles == 10 * (12.5 + 2)  # of XLA's own kernels, by the first of its models
+    assert runs == 10 * 3
+    cut, product, put = 2 * 6 * 4 + 1, 6 * 4 + 4 * 5 + 6 * 5, 2 * 6 * 5 + 1
+    assert moved == 10 * 4 * (cut + product + put)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "precision"),
+    [
+        ("HIGHEST", "HIGHEST", "highest"),
+        ("HIGHEST", "DEFAULT", "default"),
+        ("ALG_UNSET", "ALG_DOT_TF32_TF32_F32", "default"),
+        ("__cublas$gemm", "__cublas$lt$matmul", "highest"),
+        ('"__cublas$gemm"', '"__cudnn$convForward", operand_precision={high,high}', "high"),
+        ("operand_precision", "nothing", "default"),
+    ],
+)
+def test_the_precision_of_a_library_of_a_gpu(old, new, precision):
+    assert Text(OF_A_GPU.replace(old, new)).precisions() == {precision: 1}
 
 
 def test_a_chip_that_is_not_known(capfd):
     assert main(["--compile-for", "v99"]) == 2
-    assert "expected --compile-for among v5e, v6e, found v99" in capfd.readouterr().err
+    assert "expected --compile-for among v5e, v6e, h100, found v99" in capfd.readouterr().err
+
+
+def test_a_gpu_without_its_compiler():
+    if importlib.util.find_spec("jax_cuda12_plugin"):
+        pytest.skip("it is installed")
+    done = command.process("-m", "experiments.benchmark", "--compile-for", "h100")
+    assert done.returncode == 2
+    assert "install it: pip install -e '.[gpu-check]'" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow
-def test_the_main_job_compiles_for_a_tpu():
-    pytest.importorskip("libtpu")
+@pytest.mark.parametrize(
+    ("chip", "package", "memory", "rate", "bandwidth"),
+    [("v5e", "libtpu", 16, 197e12 / 6, 819e9), ("h100", "jax_cuda12_plugin", 80, 67e12, 3.35e12)],
+)
+def test_the_main_job_compiles_for_an_accelerator(chip, package, memory, rate, bandwidth):
+    pytest.importorskip(package)
     done = command.process(
-        "-m", "experiments.benchmark", "--compile-for", "v5e", "--dataset", "glyphs",
+        "-m", "experiments.benchmark", "--compile-for", chip, "--dataset", "glyphs",
         "--hidden", "64", env=command.as_users_have_it() | {"JAX_PLATFORMS": "cpu"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = {line.split("  ")[0]: line.split() for line in map(str.strip, done.stdout.splitlines())}
     for name in ("eigenpairs", "sweep, a segment", "quadratic model, a segment", "test loss"):
         assert rows[name][-1] == "highest"
-        assert 0 < float(rows[name][-9]) < 16  # GB
+        assert 0 < float(rows[name][-9]) < memory
         assert 0 < float(rows[name][-8]) < 1  # s
+    work = 2 * 10_000 * (784 * 64 + 64 * 64 + 64 * 10)
+    assert float(rows["test loss"][-7]) == pytest.approx(work / rate, rel=0.01)
+    inputs, moved = 4 * 10_000 * 784, float(rows["test loss"][-6]) * bandwidth
+    assert inputs < moved < 10 * inputs
+
+
+FAILING = """\
+import jax
+import jax.numpy as jnp
+from experiments.benchmark import compile_for
+from experiments.benchmark.__main__ import main
+
+def programs(problem, config, dim):
+    square = jax.ShapeDtypeStruct((512, 512), jnp.float32)
+    long = jax.ShapeDtypeStruct((11 * 10**9,), jnp.float32)
+    for precision in ("highest", "high", "default"):
+        product = lambda x: jnp.matmul(x, x, precision=precision)
+        yield compile_for.Program(precision, product, (square,))
+    yield compile_for.Program("long", jnp.exp, (long,))
+
+compile_for.programs = programs
+raise SystemExit(main(["--compile-for", "h100", "--dataset", "glyphs"]))
+"""
+
+
+@pytest.mark.slow
+def test_products_below_float32_and_arrays_that_do_not_fit_fail_on_a_gpu():
+    pytest.importorskip("jax_cuda12_plugin")
+    done = command.process("-c", FAILING, env=command.as_users_have_it())
+    assert done.returncode == 1, done.stderr
+    failed = [line for line in done.stdout.splitlines() if line.startswith("fails: ")]
+    assert failed == [
+        "fails: high: high, asked for highest",
+        "fails: default: default, asked for highest",
+        "fails: long: needs 88.0 GB",
+    ]
