@@ -48,30 +48,43 @@ class Affine(NamedTuple):
     again: Point | None = None  # what to compute at a point in place of that sum
 
 
+class Step(NamedTuple):
+    """An operation, and what it is applied to."""
+
+    equation: JaxprEqn
+    operands: list[Any]
+
+
 def share(loss: PerSampleLoss, space: Subspace, batch: Batch) -> Callable[[Array], Array]:
     """``loss(space.at(θ), batch)`` as a function of θ, up to rounding, shared products done once.
 
     Products of data with parameters are shared where they sum over many terms; what follows is
     carried along as long as it is linear.
     """
-    origin = jax.tree.map(jnp.asarray, working(space.origin))
-    closed = jax.make_jaxpr(lambda params, batch: loss(params, batch))(origin, batch)
-    pairs = zip(jax.tree.leaves(origin), jax.tree.leaves(space.basis), strict=True)
-    params = [Affine(x, v.astype(x.dtype), data=False) for x, v in pairs]
-    steps: list[tuple[JaxprEqn, list[Any]]] = []  # what to do at each point, and with what
-    (result,) = _walk(closed, [*params, *jax.tree.leaves(batch)], steps)
+    steps, result = program(loss, space, batch)
 
     def at(coordinates: Float[Array, "d"]) -> Float[Array, "n"]:
         done: list[Sequence[Any]] = []
         read = functools.partial(_read, coordinates, done)
         for equation, operands in steps:
-            done.append(_bind(equation, [read(operand) for operand in operands]))
+            done.append(bind(equation, [read(operand) for operand in operands]))
         return read(result)
 
     return at
 
 
-def _walk(closed: ClosedJaxpr, args: Sequence[Any], steps: list) -> list[Any]:
+def program(loss: PerSampleLoss, space: Subspace, batch: Batch) -> tuple[list[Step], Any]:
+    """The steps to take at each point, and which value then holds the losses."""
+    origin = jax.tree.map(jnp.asarray, working(space.origin))
+    closed = jax.make_jaxpr(lambda params, batch: loss(params, batch))(origin, batch)
+    pairs = zip(jax.tree.leaves(origin), jax.tree.leaves(space.basis), strict=True)
+    params = [Affine(x, v.astype(x.dtype), data=False) for x, v in pairs]
+    steps: list[Step] = []
+    (result,) = _walk(closed, [*params, *jax.tree.leaves(batch)], steps)
+    return steps, result
+
+
+def _walk(closed: ClosedJaxpr, args: Sequence[Any], steps: list[Step]) -> list[Any]:
     """The results of a program; what points share is computed, the rest goes to ``steps``."""
     known = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
     known |= dict(zip(closed.jaxpr.invars, args, strict=True))
@@ -82,12 +95,12 @@ def _walk(closed: ClosedJaxpr, args: Sequence[Any], steps: list) -> list[Any]:
     return [read(atom) for atom in closed.jaxpr.outvars]
 
 
-def _outcome(equation: JaxprEqn, operands: list[Any], steps: list) -> Sequence[Any]:
+def _outcome(equation: JaxprEqn, operands: list[Any], steps: list[Step]) -> Sequence[Any]:
     """The outputs of one operation."""
     name, moving = equation.primitive.name, [x for x in operands if isinstance(x, Affine)]
     fixed = not any(isinstance(x, Point) for x in operands)
     if fixed and not moving:
-        return _bind(equation, operands)
+        return bind(equation, operands)
     if name in ("jit", "pjit"):
         return _walk(equation.params["jaxpr"], operands, steps)
     # d + 1 arrays describe the result if the operation is linear, or a product that pays
@@ -99,7 +112,7 @@ def _outcome(equation: JaxprEqn, operands: list[Any], steps: list) -> Sequence[A
     # replaced by a sum of d + 1 arrays that are as large; its ``Affine`` is for a product to come.
     if affine and data:
         return [Affine(*_along(equation, operands), data)]
-    steps.append((equation, operands))
+    steps.append(Step(equation, operands))
     again = [Point(len(steps) - 1, index) for index in range(len(equation.outvars))]
     return [Affine(*_along(equation, operands), data, *again)] if affine else again
 
@@ -115,9 +128,9 @@ def _along(equation: JaxprEqn, operands: list[Any]) -> tuple[Array, Array]:
         still = [jnp.zeros_like(x) if jointly else x for x in origins]
         for index, slope in zip(moving, slopes, strict=True):
             still[index] = slope
-        return _bind(equation, still)[0]
+        return bind(equation, still)[0]
 
-    return _bind(equation, origins)[0], jax.vmap(along)(*(operands[i].slopes for i in moving))
+    return bind(equation, origins)[0], jax.vmap(along)(*(operands[i].slopes for i in moving))
 
 
 def _is_linear(equation: JaxprEqn, operands: list[Any], moving: list[Affine]) -> bool:
@@ -152,7 +165,7 @@ def _read(coordinates: Float[Array, "d"], done: list[Sequence[Any]], value: Any)
     return done[value.step][value.output] if isinstance(value, Point) else value
 
 
-def _bind(equation: JaxprEqn, operands: Sequence[Any]) -> Sequence[Any]:
+def bind(equation: JaxprEqn, operands: Sequence[Any]) -> Sequence[Any]:
     """The outputs of an operation."""
     params = equation.primitive.get_bind_params(equation.params)
     found = equation.primitive.bind(*operands, **params)

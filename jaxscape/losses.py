@@ -1,7 +1,6 @@
 """From a model's outputs to one loss per sample, and the check that a loss gives one."""
 
 import contextlib
-import functools
 import hashlib
 import re
 from collections.abc import Callable, Hashable
@@ -132,9 +131,17 @@ def coupled(loss: PerSampleLoss) -> PerSampleLoss:
     Without it such a loss is refused: batch normalisation in training mode, dropout with one key
     for the batch, negatives from the batch.
     """
-    meant = functools.partial(loss)
+
+    def meant(params: Params, batch: Batch) -> Float[Array, "n"]:
+        return loss(params, batch)
+
     meant.samples_see_each_other = True  # type: ignore[attr-defined]
     return meant
+
+
+def are_coupled(bound: Partial) -> bool:
+    """Whether ``coupled`` says that the samples of this loss may see each other."""
+    return hasattr(getattr(bound.func, "function", bound.func), "samples_see_each_other")
 
 
 def ready(
@@ -245,8 +252,11 @@ def has_forward_mode(function: Callable, *args: Any) -> bool:
 def _check_apart(bound: Partial, point: Partial, data: Batch, n: int) -> None:
     """Raise an ``InputError`` where a sample's loss depends on those beside it."""
     held = jax.tree.leaves(point)
-    meant = hasattr(getattr(bound.func, "function", None), "samples_see_each_other")
-    if meant or is_traced(held) or any(isinstance(x, jax.ShapeDtypeStruct) for x in held):
+    if (
+        are_coupled(bound)
+        or is_traced(held)
+        or any(isinstance(x, jax.ShapeDtypeStruct) for x in held)
+    ):
         return
     rows = np.unique(np.linspace(0, n - 1, 4).astype(int))  # the first and last are seen alone too
     with host():

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
-from jaxscape import batching, devices, losses, prefix
+from jaxscape import batching, devices, layers, losses, prefix
 from jaxscape.arguments import explained
 from jaxscape.subspace import Subspace
 from jaxscape.trees import is_traced, owned, working
@@ -60,13 +60,14 @@ def project(
 ) -> Quadratic:
     """Value, gradient and Hessian in the subspace of every sample's loss at its origin.
 
-    One compiled pass, forward over forward, so that all pairs of directions share activations and
-    first derivatives; twice through reverse mode where a loss (``jax.custom_vjp``) knows no forward
-    mode. Matrix products run at the highest precision.
+    One compiled pass, layer by layer (``layers``). A loss that takes its samples only together, or
+    most of its parameters otherwise than in products, is derived forward over forward; where it
+    knows no forward mode (``jax.custom_vjp``) either, twice through reverse mode. Matrix products
+    run at the highest precision.
 
     Args:
         loss, data, batch_size, mesh: As for ``hessian_operator``, with its errors; no batches. Of
-            100 samples d² second derivatives of the activations stay within a CPU's cache.
+            100 samples d derivatives of the activations stay within a CPU's cache.
         space: w(θ) = w* + Σ_j θ_j v_j, of d directions.
 
     Example:
@@ -83,7 +84,8 @@ def project(
     n, loss = losses.ready(loss, space.origin, data)
     batching.cut(n, batch_size)
     run = functools.partial(_project, batch_size=batch_size)
-    run = functools.partial(run, forward=losses.has_forward_mode(run, loss, space, data))
+    ways = [functools.partial(run, way=way) for way in (_by_layers, _forward, _reverse)]
+    run = next((way for way in ways if losses.has_forward_mode(way, loss, space, data)), ways[-1])
     if mesh is None:
         return run(loss, space, owned(data))
     loss, space = devices.place((loss, space), mesh)
@@ -91,40 +93,62 @@ def project(
     return jax.tree.map(lambda rows: rows[:n], found)
 
 
-def _derivative(function: Callable, w: Params, v: Params, forward: bool) -> Float[Array, "b"]:
-    """The derivative of b values along v; without forward mode the transpose of their gradients."""
-    if forward:
-        return jax.jvp(function, (w,), (v,))[1]
-    value, pull = jax.vjp(function, w)
-    return jax.vjp(lambda u: pull(u)[0], jnp.zeros_like(value))[1](v)[0]
-
-
-@functools.partial(jax.jit, static_argnames=("batch_size", "forward", "mesh"))
-def _project(loss, space, data, *, batch_size, forward=True, mesh: Mesh | None = None) -> Quadratic:
+@functools.partial(jax.jit, static_argnames=("batch_size", "way", "mesh"))
+def _project(loss, space, data, *, batch_size, way, mesh: Mesh | None = None) -> Quadratic:
     if mesh is not None:  # each device's own samples, then all of them on every device
         each, parts = PartitionSpec(), PartitionSpec(mesh.axis_names)
-        own = functools.partial(_project, batch_size=batch_size, forward=forward)
+        own = functools.partial(_project, batch_size=batch_size, way=way)
         specs: dict[str, Any] = {"in_specs": (each, each, parts), "out_specs": parts}
         rows = jax.shard_map(own, mesh=mesh, check_vma=False, **specs)(loss, space, data)
         return jax.lax.with_sharding_constraint(rows, NamedSharding(mesh, each))
     origin = working(space.origin)
     basis = jax.tree.map(lambda v, w: v.astype(w.dtype), space.basis, origin)
+    # beside the last axis, where a product with all directions is one with a matrix as it lies
+    aside = jax.tree.map(lambda v: jnp.moveaxis(v, 0, max(-2, -v.ndim)), basis)
 
     def chunk(batch: Batch) -> Quadratic:
-        def along(w: Params, v: Params) -> Float[Array, "b"]:
-            return _derivative(lambda w: loss(w, batch), w, v, forward)
-
-        def hessian_times(v: Params) -> Float[Array, "d b"]:
-            slope = lambda w: along(w, v)  # noqa: E731
-            return jax.vmap(lambda u: _derivative(slope, origin, u, forward))(basis)
-
-        rows = jax.vmap(hessian_times)(basis)
-        hessian = jnp.moveaxis((rows + rows.swapaxes(0, 1)) / 2, -1, 0)
-        gradient = jax.vmap(lambda v: along(origin, v), out_axes=1)(basis)
-        return Quadratic(loss(origin, batch), gradient, hessian)
+        basis = jax.tree.map(lambda v: jnp.moveaxis(v, max(-2, -v.ndim), 0), aside)
+        return way(loss, Subspace(origin, basis), batch)
 
     with jax.default_matmul_precision("highest"):
         return batching.in_chunks(chunk, data, batch_size)
+
+
+def _forward(loss, space: Subspace, batch: Batch, forward: bool = True) -> Quadratic:
+    """Forward over forward: all pairs of directions share activations and first derivatives."""
+
+    def along(function: Callable, w: Params, v: Params) -> Float[Array, "b"]:
+        if forward:
+            return jax.jvp(function, (w,), (v,))[1]
+        value, pull = jax.vjp(function, w)
+        return jax.vjp(lambda u: pull(u)[0], jnp.zeros_like(value))[1](v)[0]
+
+    def slope(w: Params, v: Params) -> Float[Array, "b"]:
+        return along(lambda w: loss(w, batch), w, v)
+
+    def hessian_times(v: Params) -> Float[Array, "d b"]:
+        return jax.vmap(lambda u: along(lambda w: slope(w, v), space.origin, u))(space.basis)
+
+    rows = jax.vmap(hessian_times)(space.basis)
+    gradient = jax.vmap(lambda v: slope(space.origin, v), out_axes=1)(space.basis)
+    hessian = jnp.moveaxis((rows + rows.swapaxes(0, 1)) / 2, -1, 0)
+    return Quadratic(loss(space.origin, batch), gradient, hessian)
+
+
+# Without forward mode, a derivative along v from the transpose of the gradients' one.
+_reverse = functools.partial(_forward, forward=False)
+
+
+def _by_layers(loss, space: Subspace, batch: Batch) -> Quadratic:
+    """The same layer by layer, of each sample alone; ``NotImplementedError`` where that fails."""
+
+    def of(sample: Batch) -> Quadratic:
+        one = jax.tree.map(lambda x: x[None], sample)
+        if losses.are_coupled(loss) or jax.eval_shape(loss, space.origin, one).shape != (1,):
+            raise NotImplementedError("a loss of samples that are taken together")
+        return Quadratic(*layers.derivatives(loss, space, one))
+
+    return jax.vmap(of)(batch)
 
 
 @explained
