@@ -16,7 +16,7 @@ MODULES = [*CORE, *LAB, *EXPERIMENTS]
 # Each module of the core imports modules to its left only.
 ORDER = [
     "types", "prefix", "trees", "arguments", "batching", "losses", "reductions", "devices",
-    "curvature", "lanczos", "quadrature", "subspace", "probes", "first_layer", "sweep", "quadratic",
+    "curvature", "lanczos", "quadrature", "subspace", "probes", "first_layer", "layers", "sweep", "quadratic",
     "prefix_spectra", "loss_variance", "sample_size", "minimum",
 ]  # fmt: skip
 THIRD_PARTY = {"jax", "numpy", "jaxtyping", "scipy"}
@@ -76,7 +76,7 @@ def test_the_house_stays_small():
     long = {str(path.relative_to(ROOT)): n for path, n in lines.items() if n > 500}
     assert not long
     assert len(lines) <= 95
-    assert sum(lines.values()) <= 13_560
+    assert sum(lines.values()) <= 13_900
 
 
 def run(code):
