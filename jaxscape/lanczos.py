@@ -197,6 +197,13 @@ def _made(options: Options, make: Callable[[int, tuple], Array], *rows: int) -> 
     return _placed([make(i, (*rows, *x.shape)) for i, x in enumerate(like)], options, len(rows))
 
 
+def _drawn(key: Key[Array, ""], options: Options) -> Vectors:
+    """A random vector, its entries normally distributed."""
+    dtype = jnp.result_type(*options.leaves)
+    each = lambda i: jax.random.fold_in(key, i) if i else key  # noqa: E731
+    return _made(options, lambda i, shape: jax.random.normal(each(i), shape, dtype))
+
+
 def _placed(parts: list[Array], options: Options, rows: int = 0) -> Vectors:
     """The arrays of a vector, or of rows, sharded as the leaves in them are."""
     for index, group in enumerate(_groups(options)):
@@ -271,10 +278,7 @@ def _solve(loops, matvec: Matvec, key: Array, tol, max_restarts, options: Option
     vectors = combine(found.coefficients[:num], end.basis)
     # Each with the sign that points along one random vector. It would otherwise depend on rounding,
     # and so on the number of devices, and so would the points of a probe along the vectors.
-    flat = jax.random.normal(jax.random.fold_in(key, p), (p,), values.dtype)
-    ends = np.cumsum([math.prod(leaf.shape) for leaf in options.leaves])[:-1]
-    pieces = zip(jnp.split(flat, ends), options.leaves, strict=True)
-    direction = _pack([piece.reshape(leaf.shape) for piece, leaf in pieces], options)
+    direction = _drawn(jax.random.fold_in(key, p), options)
     signs = jnp.where(inner(vectors, direction) < 0, -1, 1).astype(values.dtype)
     vectors = jax.tree.map(lambda rows: jax.vmap(jnp.multiply)(signs, rows), vectors)
     vectors = jax.vmap(lambda vector: _unpack(vector, options))(vectors)
@@ -315,9 +319,7 @@ def _restart(state: State, options: Options) -> State:
 def _propose(state: State, options: Options) -> tuple[State, Vectors]:
     """The next basis vector: the worst residual of a wanted pair, or noise and its Krylov space."""
     key, noise_key = jax.random.split(state.key)
-    key_of = lambda index: jax.random.fold_in(noise_key, index) if index else noise_key  # noqa: E731
-    draw = partial(jax.random.normal, dtype=state.projected.dtype)
-    noise = _made(options, lambda index, shape: draw(key_of(index), shape))
+    noise = _drawn(noise_key, options)
     ritz = state.ritz
     worst = jnp.argmax(jnp.where(ritz.pending, ritz.residuals, -1))
     row = ritz.coefficients[worst]

@@ -1,6 +1,5 @@
 """The reference networks: an MLP, a CNN and a transformer (Flax Linen), as pure functions."""
 
-import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -97,68 +96,74 @@ class Transformer(Network):
             found = f"{inputs.dtype} of shape {inputs.shape}; give sequences of tokens"
             raise InputError(f"expected integer tokens [n, length], found {found}, or take the mlp")
         options: dict[str, Any] = {"use_bias": self.bias, "dtype": self.dtype}
-        norm = lambda i, x: nn.LayerNorm(**options, name=f"LayerNorm_{i}")(x)  # noqa: E731
-        dense = lambda i, width, x: nn.Dense(width, **options, name=f"Dense_{i}")(x)  # noqa: E731
+
+        def layer(kind: Any, number: int, x: Array, *size: int) -> Array:
+            return kind(*size, **options, name=f"{kind.__name__}_{number}")(x)
+
         length, few = inputs.shape[1], self.num_outputs <= len(inputs)
         asked = length if self.answers is None else self.answers
         shape = length, self.hidden
         positions = self.param("positions", nn.initializers.normal(0.02), shape)
-        tokens = nn.Embed(self.num_outputs, self.hidden)(jnp.arange(self.num_outputs))
-        x = tokens[inputs] + positions
-        x = self.placed(x if self.dtype is None else x.astype(self.dtype))
+        tokens = nn.Embed(self.num_outputs, self.hidden).embedding
+        x = self.placed(jnp.asarray(tokens[inputs] + positions, self.dtype))
         # the last block needs only keys and values of the tokens before those asked for
         alike = range(1 if few else 0, self.layers if asked == length else self.layers - 1)
         if len(alike) < SCANNED or self.is_initializing():
             alike = range(0)
-        for layer in range(self.layers):
-            if layer in alike:
-                x = self.scanned(alike, options, x) if layer == alike[0] else x
+        for index in range(self.layers):
+            if index in alike:
+                x = self.scanned(alike, options, x) if index == alike[0] else x
                 continue
             # ``joint`` holds queries, keys and values of every token, [n, t, 3 * hidden]; in the
             # first block they depend on token and position alone, often fewer pairs than tokens
             joint = None
-            if layer == 0 and few:
-                table = dense(0, 3 * self.hidden, norm(0, tokens + positions[:, None]))
-                joint = table[jnp.arange(length), inputs]
-            x = block(norm, dense, layer, x, asked if layer == self.layers - 1 else length, joint)
-        x = dense(4 * self.layers, self.num_outputs, norm(2 * self.layers, x[:, -asked:]))
+            if index == 0 and few:
+                table = layer(nn.LayerNorm, 0, tokens + positions[:, None])
+                joint = layer(nn.Dense, 0, table, 3 * self.hidden)[jnp.arange(length), inputs]
+            x = block(layer, index, x, asked if index == self.layers - 1 else length, joint)
+        x = layer(nn.LayerNorm, 2 * self.layers, x[:, -asked:])
+        x = layer(nn.Dense, 4 * self.layers, x, self.num_outputs)
         return self.placed(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
 
-    def scanned(self, layers: range, options: dict, x: Array) -> Float[Array, "n t w"]:
+    def scanned(self, alike: range, options: dict, x: Array) -> Float[Array, "n t w"]:
         """The tokens after equal blocks, of one compiled block; gradients compute each anew."""
         params = self.variables["params"]
 
-        def weights(layer: int) -> tuple[list[Params], list[Params]]:
-            norms = [params[f"LayerNorm_{2 * layer + i}"] for i in range(2)]
-            return norms, [params[f"Dense_{4 * layer + i}"] for i in range(4)]
+        def weights(index: int) -> dict[str, list[Params]]:
+            own = lambda kind, n: [params[f"{kind}_{n * index + i}"] for i in range(n)]  # noqa: E731
+            return {"LayerNorm": own("LayerNorm", 2), "Dense": own("Dense", 4)}
 
-        def one(x: Array, own: tuple[list[Params], list[Params]]) -> tuple[Array, None]:
-            run = lambda kind, own, x: kind(**options, parent=None).apply({"params": own}, x)  # noqa: E731
-            norm = lambda i, x: run(nn.LayerNorm, own[0][i], x)  # noqa: E731
-            dense = lambda i, width, x: run(functools.partial(nn.Dense, width), own[1][i], x)  # noqa: E731
-            return self.placed(block(norm, dense, 0, self.placed(x), x.shape[1], None)), None
+        def one(x: Array, own: dict[str, list[Params]]) -> tuple[Array, None]:
+            own = self.placed(own, whole=True)
 
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(weights, layers))
+            def layer(kind: Any, number: int, x: Array, *size: int) -> Array:
+                weights = {"params": own[kind.__name__][number]}
+                return kind(*size, **options, parent=None).apply(weights, x)
+
+            return self.placed(block(layer, 0, self.placed(x), x.shape[1], None)), None
+
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(weights, alike))
         return jax.lax.scan(jax.checkpoint(one, prevent_cse=False), x, stacked)[0]
 
-    def placed(self, x: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
-        """Some sequences on each device of the mesh, to which the weights of a block then come."""
-        if self.mesh is None or len(x) % self.mesh.size:
-            return x
-        over = PartitionSpec(self.mesh.axis_names)
-        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, over))
+    def placed(self, tree: Any, whole: bool = False) -> Any:
+        """Some sequences on each device of the mesh, or a block's weights whole on each of them."""
+        if self.mesh is None or (not whole and len(tree) % self.mesh.size):
+            return tree
+        over = PartitionSpec(None if whole else self.mesh.axis_names)
+        return jax.lax.with_sharding_constraint(tree, NamedSharding(self.mesh, over))
 
 
 def block(
-    norm: Callable, dense: Callable, layer: int, x: Float[Array, "n t w"], asked: int, joint: Any
+    layer: Callable, index: int, x: Float[Array, "n t w"], asked: int, joint: Any
 ) -> Float[Array, "n a w"]:
-    """The tokens asked for after a block of layers ``norm(i, x)`` and ``dense(i, width, x)``."""
-    width, first, other = x.shape[-1], 4 * layer, 2 * layer
-    joint = dense(first, 3 * width, norm(other, x)) if joint is None else joint
+    """The tokens asked for after the block of layers ``layer(kind, number, x, *size)``."""
+    width, norm, dense = x.shape[-1], 2 * index, 4 * index
+    if joint is None:
+        joint = layer(nn.Dense, dense, layer(nn.LayerNorm, norm, x), 3 * width)
     heads = max(math.gcd(width, HEADS), width // WIDE if width % WIDE == 0 else 1)
-    x = x[:, -asked:] + dense(first + 1, width, attention(joint, heads, asked))
-    hidden = nn.relu(dense(first + 2, 4 * width, norm(other + 1, x)))
-    return x + dense(first + 3, width, hidden)
+    x = x[:, -asked:] + layer(nn.Dense, dense + 1, attention(joint, heads, asked), width)
+    hidden = nn.relu(layer(nn.Dense, dense + 2, layer(nn.LayerNorm, norm + 1, x), 4 * width))
+    return x + layer(nn.Dense, dense + 3, hidden, width)
 
 
 def attention(joint: Float[Array, "n t joint_w"], heads: int, asked: int) -> Float[Array, "n a w"]:
