@@ -8,7 +8,6 @@ A vector is a tuple of arrays (``_pack``), a basis has one axis more in each. On
 one flat array. Leaves that the host shards over devices stay as they are: nothing is gathered.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -191,27 +190,21 @@ def _unpack(vector: Vectors, options: Options) -> Params:
     return options.tree.unflatten(leaves)
 
 
-def _made(options: Options, make: Callable[[int, tuple], Array], *rows: int) -> Vectors:
-    """A vector, or so many, of the arrays ``make(index, shape)``."""
-    like = jax.eval_shape(lambda tree: _pack(tree, options), options.tree.unflatten(options.leaves))
-    return _placed([make(i, (*rows, *x.shape)) for i, x in enumerate(like)], options, len(rows))
-
-
-def _drawn(key: Key[Array, ""], options: Options) -> Vectors:
-    """A random vector, its entries normally distributed."""
-    dtype = jnp.result_type(*options.leaves)
-    each = lambda i: jax.random.fold_in(key, i) if i else key  # noqa: E731
-    return _made(options, lambda i, shape: jax.random.normal(each(i), shape, dtype))
-
-
 def _placed(parts: list[Array], options: Options, rows: int = 0) -> Vectors:
     """The arrays of a vector, or of rows, sharded as the leaves in them are."""
     for index, group in enumerate(_groups(options)):
         if group:  # else on one device
-            spec = PartitionSpec(*[None] * (rows + 1), *group[0].spec)
-            to = NamedSharding(group[0].mesh, spec)
+            to = NamedSharding(group[0].mesh, PartitionSpec(*[None] * (rows + 1), *group[0].spec))
             parts[index] = jax.lax.with_sharding_constraint(parts[index], to)
     return tuple(parts)
+
+
+def _noise(key: Key[Array, ""], options: Options) -> Vectors:
+    """A vector of normally distributed numbers."""
+    like = jax.eval_shape(lambda tree: _pack(tree, options), options.tree.unflatten(options.leaves))
+    keys = [key, *(jax.random.fold_in(key, index) for index in range(1, len(like)))]
+    drawn = [jax.random.normal(own, x.shape, x.dtype) for own, x in zip(keys, like, strict=True)]
+    return _placed(drawn, options)
 
 
 class _Host:
@@ -278,7 +271,7 @@ def _solve(loops, matvec: Matvec, key: Array, tol, max_restarts, options: Option
     vectors = combine(found.coefficients[:num], end.basis)
     # Each with the sign that points along one random vector. It would otherwise depend on rounding,
     # and so on the number of devices, and so would the points of a probe along the vectors.
-    direction = _drawn(jax.random.fold_in(key, p), options)
+    direction = _noise(jax.random.fold_in(key, p), options)
     signs = jnp.where(inner(vectors, direction) < 0, -1, 1).astype(values.dtype)
     vectors = jax.tree.map(lambda rows: jax.vmap(jnp.multiply)(signs, rows), vectors)
     vectors = jax.vmap(lambda vector: _unpack(vector, options))(vectors)
@@ -287,13 +280,15 @@ def _solve(loops, matvec: Matvec, key: Array, tol, max_restarts, options: Option
     return Eigenpairs(values, vectors, found.residuals, converged, end.matvecs)
 
 
+@jax.jit
 def _empty(key: Key[Array, ""], options: Options) -> State:
     """A basis with room for ``dim`` vectors, each array its own: the host's steps write over it."""
     dim, num, count = options.dim, options.num, partial(jnp.zeros, (), jnp.int32)
-    zeros = partial(jnp.zeros, dtype=jnp.result_type(*options.leaves))
+    like = jax.eval_shape(_noise, key, options)
+    zeros = partial(jnp.zeros, dtype=like[0].dtype)
     converged, pending, nearly = (jnp.zeros(num, bool) for _ in range(3))
     ritz = Ritz(zeros(dim), zeros((dim, dim)), zeros(num), converged, pending, nearly, zeros(()))
-    some = lambda *rows: _made(options, lambda _, shape: zeros(shape), *rows)  # noqa: E731
+    some = lambda *rows: _placed([zeros((*rows, *x.shape)) for x in like], options, len(rows))  # noqa: E731
     basis = some(dim), some(dim), zeros((dim, dim)), count(), some()
     # -1 restarts, as the first cycle is none
     return State(*basis, ritz, count(), count() - 1, count(), jnp.copy(key))
@@ -319,19 +314,16 @@ def _restart(state: State, options: Options) -> State:
 def _propose(state: State, options: Options) -> tuple[State, Vectors]:
     """The next basis vector: the worst residual of a wanted pair, or noise and its Krylov space."""
     key, noise_key = jax.random.split(state.key)
-    noise = _drawn(noise_key, options)
+    noise = _noise(noise_key, options)
     ritz = state.ritz
     worst = jnp.argmax(jnp.where(ritz.pending, ritz.residuals, -1))
     row = ritz.coefficients[worst]
     searching = (state.searched > 1) & (size_of(state.last) > ritz.rounding)
     refine = ritz.pending.any() & ((state.searched == 0) | _searched_enough(state))
-
-    def choose(image: Array, vector: Array, last: Array, noise: Array) -> Array:
-        residual = image - ritz.values[worst] * vector
-        return jnp.where(refine, residual, jnp.where(searching, last, noise))
-
     pair = combine(row, state.images), combine(row, state.basis)
-    direction = jax.tree.map(choose, *pair, state.last, noise)
+    residual = jax.tree.map(lambda image, vector: image - ritz.values[worst] * vector, *pair)
+    elsewhere = jax.tree.map(partial(jnp.where, searching), state.last, noise)
+    direction = jax.tree.map(partial(jnp.where, refine), residual, elsewhere)
     vector, share = orthonormalise(direction, state.basis)
     other = lambda: orthonormalise(noise, state.basis)[0]  # noqa: E731
     return state._replace(key=key), jax.lax.cond(share > 0.1, lambda: vector, other)
@@ -406,18 +398,15 @@ def orthonormalise(vector: Any, basis: Any) -> tuple[Any, Float[Array, ""]]:
     Gram-Schmidt twice, which is enough (Giraud et al. 2005). A share at rounding level: none.
     Both are arrays, or trees of arrays.
     """
-
-    def unit(vector: Any) -> tuple[Any, Float[Array, ""]]:
-        norm = size_of(vector)
-        scale = jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
-        return jax.tree.map(lambda x: x / scale, vector), norm
-
-    vector, norm = unit(vector)
-    share = jnp.ones_like(norm)
+    dtype = jnp.result_type(*jax.tree.leaves(vector))
+    least, share = jnp.finfo(dtype).tiny, jnp.ones((), dtype)
+    divide = lambda vector, by: jax.tree.map(lambda x: x / jnp.maximum(by, least), vector)  # noqa: E731
+    vector = divide(vector, size_of(vector))
     for _ in range(2):
         along = combine(inner(basis, vector), basis)
-        vector, norm = unit(jax.tree.map(jnp.subtract, vector, along))
-        share *= norm
+        vector = jax.tree.map(jnp.subtract, vector, along)
+        norm = size_of(vector)
+        vector, share = divide(vector, norm), share * norm
     return vector, share
 
 
@@ -428,7 +417,7 @@ def inner(rows: Any, other: Any) -> Float[Array, "r *s"]:
         axes = tuple(range(1, a.ndim)), tuple(range(b.ndim - a.ndim + 1, b.ndim))
         return jnp.tensordot(a, b, axes, precision="highest")
 
-    return functools.reduce(jnp.add, jax.tree.leaves(jax.tree.map(leaf, rows, other)))
+    return jax.tree.reduce(jnp.add, jax.tree.map(leaf, rows, other))
 
 
 def combine(coefficients: Float[Array, "*s r"], rows: Any) -> Any:

@@ -67,17 +67,26 @@ def answers(mesh):
 
     compiled = jax.jit(solve).lower(jax.random.key(3), operator).compile()
     pairs = compiled(jax.random.key(3), operator)
-    leaves = jax.tree.leaves(pairs.vectors)
+    batches = [tokens[:24], tokens[24:]]
+    stepwise = solve(jax.random.key(3), js.hessian_operator(loss, params, batches, batch_size=8))
     assert all(pairs.converged)
+    assert all(stepwise.converged)
+    leaves, others = jax.tree.leaves(pairs.vectors), jax.tree.leaves(stepwise.vectors)
     return {
         "delta": curve.mean,
         **{f"product {i}": x for i, x in enumerate(jax.tree.leaves(operator(params)))},
         "values": pairs.values,
-        **{f"vector {i}": x for i, x in enumerate(leaves)},
-        "here": np.array(sum(x.addressable_shards[0].data.size for x in leaves) / NUM),
+        "values of the host's steps": stepwise.values,
+        "vectors": np.concatenate([np.reshape(x, (NUM, -1)) for x in leaves], 1),
+        "here": np.array([sum(map(on_a_device, x)) / NUM for x in (leaves, others)]),
         "krylov": np.array(largest_basis(compiled.as_text())),
         "parameters": np.array(num_parameters(params)),
     }
+
+
+def on_a_device(x):
+    """How many numbers of an array lie on its first device."""
+    return x.addressable_shards[0].data.size
 
 
 def largest_basis(program):

@@ -76,7 +76,8 @@ def test_the_house_stays_small():
     long = {str(path.relative_to(ROOT)): n for path, n in lines.items() if n > 500}
     assert not long
     assert len(lines) <= 95
-    assert sum(lines.values()) <= 13_500
+    # beyond 13,500: a language model on many devices, and a GPU's compiler
+    assert sum(lines.values()) <= 13_700
 
 
 def run(code):

@@ -96,10 +96,7 @@ class Transformer(Network):
             found = f"{inputs.dtype} of shape {inputs.shape}; give sequences of tokens"
             raise InputError(f"expected integer tokens [n, length], found {found}, or take the mlp")
         options: dict[str, Any] = {"use_bias": self.bias, "dtype": self.dtype}
-
-        def layer(kind: Any, number: int, x: Array, *size: int) -> Array:
-            return kind(*size, **options, name=f"{kind.__name__}_{number}")(x)
-
+        layer = lambda kind, i, x, *size: kind(*size, **options, name=f"{kind.__name__}_{i}")(x)  # noqa: E731
         length, few = inputs.shape[1], self.num_outputs <= len(inputs)
         asked = length if self.answers is None else self.answers
         shape = length, self.hidden
@@ -128,10 +125,8 @@ class Transformer(Network):
     def scanned(self, alike: range, options: dict, x: Array) -> Float[Array, "n t w"]:
         """The tokens after equal blocks, of one compiled block; gradients compute each anew."""
         params = self.variables["params"]
-
-        def weights(index: int) -> dict[str, list[Params]]:
-            own = lambda kind, n: [params[f"{kind}_{n * index + i}"] for i in range(n)]  # noqa: E731
-            return {"LayerNorm": own("LayerNorm", 2), "Dense": own("Dense", 4)}
+        own = lambda kind, n, index: [params[f"{kind}_{n * index + i}"] for i in range(n)]  # noqa: E731
+        each = [{"LayerNorm": own("LayerNorm", 2, i), "Dense": own("Dense", 4, i)} for i in alike]
 
         def one(x: Array, own: dict[str, list[Params]]) -> tuple[Array, None]:
             own = self.placed(own, whole=True)
@@ -142,20 +137,18 @@ class Transformer(Network):
 
             return self.placed(block(layer, 0, self.placed(x), x.shape[1], None)), None
 
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(weights, alike))
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
         return jax.lax.scan(jax.checkpoint(one, prevent_cse=False), x, stacked)[0]
 
     def placed(self, tree: Any, whole: bool = False) -> Any:
         """Some sequences on each device of the mesh, or a block's weights whole on each of them."""
         if self.mesh is None or (not whole and len(tree) % self.mesh.size):
             return tree
-        over = PartitionSpec(None if whole else self.mesh.axis_names)
-        return jax.lax.with_sharding_constraint(tree, NamedSharding(self.mesh, over))
+        to = NamedSharding(self.mesh, PartitionSpec(None if whole else self.mesh.axis_names))
+        return jax.lax.with_sharding_constraint(tree, to)
 
 
-def block(
-    layer: Callable, index: int, x: Float[Array, "n t w"], asked: int, joint: Any
-) -> Float[Array, "n a w"]:
+def block(layer, index: int, x: Float[Array, "n t w"], asked: int, joint) -> Float[Array, "n a w"]:
     """The tokens asked for after the block of layers ``layer(kind, number, x, *size)``."""
     width, norm, dense = x.shape[-1], 2 * index, 4 * index
     if joint is None:
