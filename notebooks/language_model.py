@@ -14,14 +14,16 @@
 # A network that no single device holds is sharded by its owner. jaxscape gathers nothing: points of
 # a sweep, Hessian products and the eigensolver's vectors lie on the devices as the parameters do.
 #
-# This notebook first runs a small transformer for real, on the devices that JAX finds. Then it
-# compiles a transformer of the size of GPT-2 small for 16 TPU chips that are not there. The
-# compiler says how much memory a chip needs and what the chips exchange. Last comes a table of what
-# limits such a run on 1 to 256 chips, on paper.
+# This notebook first runs a small transformer for real, on the devices that JAX finds, or on eight
+# made of one CPU. Then it compiles a transformer of the size of GPT-2 small for 16 TPU chips that
+# are not there. The compiler says how much memory a chip needs and what the chips exchange. Last
+# comes a table of what limits such a run on 1 to 256 chips, on paper.
 
 # %%
 import os
+import time
 from collections import Counter
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -32,10 +34,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxscape as js
 from experiments.benchmark import hlo
+from experiments.benchmark.compile_for import CHIPS
 from jaxscape import batching
 from jaxscape.lab import models, plot, style
 from jaxscape.trees import num_parameters
 
+jax.config.update("jax_num_cpu_devices", 8)
 # %matplotlib inline
 plt.rcParams.update(style.STYLE)
 
@@ -43,11 +47,10 @@ plt.rcParams.update(style.STYLE)
 SMALL = {"num_outputs": 32, "hidden": 32, "layers": 4}
 SEQUENCES, TOKENS = 256, 16  # of the small run
 LARGE = {"num_outputs": 50257, "hidden": 768, "layers": 12}  # GPT-2 small
-CONTEXT, BATCH = 1024, 16  # tokens of a sequence; sequences at a time, one on each chip
-SEGMENTS = 16  # such batches
+CONTEXT, SEGMENTS = 1024, 16  # tokens of a sequence; sequences of each chip, one at a time
 TOPOLOGY = "v5e:4x4"
-JOBS = ("sweep", "Hessian product")  # "eigenpairs" too: not done after 4 minutes of two cores
 DIRECTIONS, POINTS, KRYLOV = 10, 16, 40
+EFFORT = -0.5  # of the compiler, from -1 to 1, by default 0
 
 # %% [markdown]
 # ## The owner's part
@@ -111,6 +114,11 @@ plot.delta_k2(curve.k, row.mean, row.sem, ["σ = 0.1"], loss_variance=[row.loss_
 # libtpu (`pip install -e '.[tpu-check]'`) compiles for a TPU that is not there. Each job gets
 # shapes with their shardings, no arrays. `like` tells the eigensolver how its vectors are to lie:
 # its shapes carry the shardings. Of 16 sequences at a time each chip has one.
+#
+# The compiler spends most of its time on the schedule of products of float32, each of six passes of
+# bfloat16. With half of the effort it is done in a seventh of the time. Its programs then take
+# about 1.7 times as long by its own estimate, which pays for one run of these sizes. At full effort
+# the three jobs took 41, 281 and 527 seconds of CPU time to compile.
 
 
 # %%
@@ -124,7 +132,10 @@ def shapes_on(mesh, tree, rows=0):
 
 
 def jobs_on(mesh):
-    """Each job's function and its arguments, shapes alone."""
+    """The number of parameters; each job's function, its arguments (shapes), and its loops.
+
+    Loops that end by a condition have no length in the program: of the restarts there is one.
+    """
     model = models.build("transformer", **LARGE, mesh=mesh)
     loss, whole = loss_of(model), NamedSharding(mesh, PartitionSpec())
     example = jnp.zeros((1, CONTEXT), jnp.int32)
@@ -133,103 +144,133 @@ def jobs_on(mesh):
         lambda w: jax.tree.map(lambda x: jnp.zeros((DIRECTIONS, *x.shape)), w), plain
     )
     params, basis = shapes_on(mesh, plain), shapes_on(mesh, several, rows=1)
-    tokens = jax.ShapeDtypeStruct((SEGMENTS * BATCH, CONTEXT + 1), jnp.int32, sharding=whole)
+    shape = SEGMENTS * mesh.size, CONTEXT + 1
+    tokens = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=whole)
     theta = jax.ShapeDtypeStruct((POINTS, DIRECTIONS), jnp.float32, sharding=whole)
     seed = jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=whole)
 
     def sweep(params, basis, theta, tokens):
         probe = js.points(js.Subspace(params, basis), theta)
-        return js.delta(loss, probe, tokens, batch_size=BATCH, point_batch=1)
+        return js.delta(loss, probe, tokens, batch_size=mesh.size, point_batch=1)
 
     def product(params, vector, tokens):
-        return js.hessian_operator(loss, params, tokens, batch_size=BATCH)(vector)
+        return js.hessian_operator(loss, params, tokens, batch_size=mesh.size)(vector)
 
     def pairs(seed, w, tokens):
-        operator = js.hessian_operator(loss, w, tokens, batch_size=BATCH)
+        operator = js.hessian_operator(loss, w, tokens, batch_size=mesh.size)
         options = {"krylov_dim": KRYLOV, "find_repeated": False}
         key = jax.random.wrap_key_data(seed)
         return js.top_eigenpairs(key, operator, params, DIRECTIONS, **options)
 
-    found = {
-        "sweep": (sweep, (params, basis, theta, tokens)),
-        "Hessian product": (product, (params, params, tokens)),
-        "eigenpairs": (pairs, (seed, params, tokens)),
+    return num_parameters(plain), {
+        "sweep": (sweep, (params, basis, theta, tokens), []),
+        "Hessian product": (product, (params, params, tokens), [SEGMENTS]),
+        "eigenpairs": (pairs, (seed, params, tokens), [1, KRYLOV, SEGMENTS]),
     }
-    return num_parameters(plain), {name: found[name] for name in JOBS}
 
 
 # %%
-os.environ |= {  # for a compiler without its chips
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
-try:
-    topology = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGY)
-except Exception as error:  # whatever says that there is no compiler
-    topology = None
-    print(f"nothing is compiled: {str(error).splitlines()[0]}; pip install '.[tpu-check]'")
+@dataclass
+class Program:
+    """What the compiler says of a job."""
 
-compiled = {}
-if topology is not None:
-    chips = Mesh(np.array(topology.devices), ("chips",))
+    seconds: float  # of CPU time, to compile
+    estimate: float  # seconds that its kernels take
+    memory: np.ndarray  # GB on a chip: arguments, results, and what it needs beside them
+    exchanges: Counter  # operations between chips, those in a loop counted once
+
+
+def compiled(job):
+    """The job's program."""
+    function, arguments, loops = job
+    lowered = jax.jit(function).lower(*arguments)
+    started = time.process_time()
+    program = lowered.compile(compiler_options={"exec_time_optimization_effort": EFFORT})
+    seconds, said = time.process_time() - started, program.memory_analysis()
+    parts = said.argument_size_in_bytes, said.output_size_in_bytes, said.temp_size_in_bytes
+    text = hlo.Text(program.as_text())
+    count = Counter(line.op.removesuffix("-start") for line in text.lines.values())
+    estimate = text.cycles(loops) / CHIPS["v5e"].cycles
+    return Program(seconds, estimate, np.array(parts) / 1e9, count)
+
+
+def topology(name):
+    """The chips of a TPU that is not there, if there is a compiler for it."""
+    rows, columns = map(int, name.split(":")[1].split("x"))
+    os.environ |= {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_ACCELERATOR_TYPE": f"v5litepod-{rows * columns}",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    }
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=name)
+    except Exception as error:  # whatever says that there is no compiler
+        print(f"nothing is compiled: {str(error).splitlines()[0]}; pip install '.[tpu-check]'")
+        return None
+    return Mesh(np.array(found.devices), ("chips",))
+
+
+# %%
+programs = {}
+if chips := topology(TOPOLOGY):
     size, jobs = jobs_on(chips)
     print(f"{size:,} parameters, {4 * size / 1e9:.2f} GB, on {chips.size} chips of {TOPOLOGY}")
-    print(f"{'GB on a chip':16} arguments results  beside     all  exchanges")
-    for name, (function, arguments) in jobs.items():
-        program = jax.jit(function).lower(*arguments).compile()
-        memory = program.memory_analysis()
-        parts = [
-            memory.argument_size_in_bytes,
-            memory.output_size_in_bytes,
-            memory.temp_size_in_bytes,
-        ]
-        compiled[name] = np.array(parts) / 1e9
-        lines = hlo.Text(program.as_text()).lines.values()
-        count = Counter(line.op.removesuffix("-start") for line in lines)
-        exchanges = ", ".join(f"{count[op]} {op}" for op in hlo.EXCHANGES if count[op])
-        gigabytes = [*compiled[name], compiled[name].sum()]
-        print(f"{name:16}", *(f"{x:8.2f}" for x in gigabytes), f" {exchanges}")
-        assert compiled[name].sum() < 16
+    print(f"{'':16} compiled,  kernels,  GB on a chip")
+    print(f"{'':16}    CPU s estimate s arguments results  beside     all  exchanges")
+    for name, job in jobs.items():
+        found = programs[name] = compiled(job)
+        count = found.exchanges
+        ops = ", ".join(f"{count[op]} {op}" for op in hlo.EXCHANGES if count[op])
+        gigabytes = [*found.memory, found.memory.sum()]
+        cells = f"{found.seconds:9.0f} {found.estimate:10.2f}", *(f"{x:8.2f}" for x in gigabytes)
+        print(f"{name:16}", *cells, f" {ops}")
+        assert found.memory.sum() < 16
 
 # %% [markdown]
 # ## From 1 to 256 chips, on paper
 #
-# One sequence on each chip at a time, a sweep at one point. Work: all products of the traced
-# program, each of six passes of bfloat16 (float32 at `highest`), at the 197 TFLOP/s of a v5e.
-# Exchange: every chip receives all weights once for a sweep's losses. For a Hessian product it
-# receives weights and direction twice, as gradients compute a block anew, and passes on one
-# product: five times the parameters, at 1,600 Gbit/s between chips. Memory: arguments shrink with
-# the chips, all else stays as compiled. That of the eigenpairs is not compiled: it is that of a
-# product and four times the Krylov vectors. Their rate is that of one product.
+# Each chip has one sequence at a time, in a sweep at one point.
+#
+# - **Work** is the compiler's estimate for 16 chips. The products alone, each of six passes of
+#   bfloat16 (float32 at `highest`) at the 197 TFLOP/s of a v5e, stand beside it.
+# - **Exchange**: every chip receives all weights once for a sweep's losses. For a Hessian product
+#   it receives weights and direction twice, as gradients compute a block anew, and adds up one
+#   product, which moves it twice: six times the parameters, at 1,600 Gbit/s between chips.
+# - **Memory**: parameters, directions and the eigensolver's vectors shrink with the chips, all else
+#   stays as compiled for 16.
+#
+# The eigensolver's rate is that of one of its products.
 
 
 # %%
-def work(function, arguments):
-    """FLOPs of a program's products, for one sequence (of one point, in a sweep)."""
+def products_alone(job):
+    """Seconds that all products of a program take at the chip's peak, for one sequence."""
+    function, arguments, _ = job
     found = batching.products_in(jax.make_jaxpr(function)(*arguments), [SEGMENTS])
-    return 2 * 6 * sum(product.work for product in found) / (SEGMENTS * BATCH)
+    return 2 * 6 * sum(each.work for each in found) / (SEGMENTS * chips.size) / CHIPS["v5e"].flops
 
 
-def on_paper(name, flops, times, vectors, beside):
+def on_paper(name, work, least, times, vectors):
     """A row for each number of chips: sequences a second, memory, and what limits them."""
+    whole = 4 * size / 1e9
+    beside = programs[name].memory.sum() - vectors * whole / chips.size
     for count in (1, 4, 16, 64, 256):
-        seconds = flops / 197e12, times * 4 * size * (1 - 1 / count) / 200e9
-        memory = beside + vectors * 4 * size / 1e9 / count
-        limit = "work" if seconds[0] >= seconds[1] else "exchange"
+        exchange = times * whole * (1 - 1 / count) / 200
+        memory = beside + vectors * whole / count
+        limit = "work" if work >= exchange else "exchange"
         limit = limit if memory < 16 else "memory: does not fit"
-        rate = f"{count / max(seconds):10.1f}" if memory < 16 else f"{'-':>10}"
-        milliseconds = " ".join(f"{1000 * x:8.1f}" for x in seconds)
-        print(f"{name:16} {count:5} {rate} {milliseconds} {memory:8.1f}  {limit}")
+        rate = f"{count / max(work, exchange):10.1f}" if memory < 16 else f"{'-':>10}"
+        cells = " ".join(f"{1000 * x:8.1f}" for x in (work, least, exchange))
+        print(f"{name:16} {count:5} {rate} {cells} {memory:8.1f}  {limit}")
 
 
-if "sweep" in compiled and "Hessian product" in compiled:
-    print(f"{'':16} chips  per second  work, ms  exchange  GB each  limited by")
-    flops = {name: work(*jobs[name]) for name in ("sweep", "Hessian product")}
-    beside = {name: parts[1:].sum() for name, parts in compiled.items()}
-    on_paper("sweep", flops["sweep"] / POINTS, 1, 1 + DIRECTIONS, beside["sweep"])
-    product = flops["Hessian product"], 5
-    on_paper("Hessian product", *product, 2, beside["Hessian product"])
+if programs:
+    print(f"{'':16} chips  per second work, ms products exchange  GB each  limited by")
+    one = {name: program.estimate / SEGMENTS for name, program in programs.items()}
+    least = {name: products_alone(jobs[name]) for name in ("sweep", "Hessian product")}
+    on_paper("sweep", one["sweep"] / POINTS, least["sweep"] / POINTS, 1, 1 + DIRECTIONS)
+    on_paper("Hessian product", one["Hessian product"], least["Hessian product"], 6, 3)
     # a restart writes the basis and its products anew
-    on_paper("eigenpairs", *product, 1 + 4 * KRYLOV, beside["Hessian product"])
+    vectors = 1 + 4 * KRYLOV + DIRECTIONS
+    on_paper("eigenpairs", one["eigenpairs"] / KRYLOV, least["Hessian product"], 6, vectors)

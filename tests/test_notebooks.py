@@ -109,7 +109,6 @@ def test_language_model(tmp_path):
     small = {
         "SMALL": {"num_outputs": 16, "hidden": 16, "layers": 3}, "SEQUENCES": 64, "TOKENS": 8,
         "LARGE": {"num_outputs": 64, "hidden": 64, "layers": 4}, "CONTEXT": 32, "KRYLOV": 20,
-        "JOBS": ("sweep", "Hessian product"),
     }  # fmt: skip
     text = run("language_model", tmp_path, small, checked("language_model"))
     assert text.endswith("checked\n")
