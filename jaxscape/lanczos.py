@@ -270,7 +270,7 @@ def _solve(loops, matvec: Matvec, key: Array, tol, max_restarts, options: Option
     found, values = end.ritz, end.ritz.values[:num]
     vectors = combine(found.coefficients[:num], end.basis)
     # Each with the sign that points along one random vector. It would otherwise depend on rounding,
-    # and so on the number of devices, and so would the points of a probe along the vectors.
+    # and so on the devices that share the samples, and so would the points of a probe along them.
     direction = _noise(jax.random.fold_in(key, p), options)
     signs = jnp.where(inner(vectors, direction) < 0, -1, 1).astype(values.dtype)
     vectors = jax.tree.map(lambda rows: jax.vmap(jnp.multiply)(signs, rows), vectors)
