@@ -3,6 +3,9 @@
 ``_solve`` is the compiled loop: a basis grows by one vector (``_propose``) and its product
 (``_absorb``) at a time, and shrinks to its leading Ritz vectors when it is full (``_restart``). Of
 an operator over batches the host goes through the same loop (``_Host``), each step compiled.
+
+A vector is a tuple of arrays (``_pack``), a basis has one axis more in each. On one device that is
+one flat array. Leaves that the host shards over devices stay as they are: nothing is gathered.
 """
 
 import math
@@ -15,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxscape.arguments import check_choice, explained
@@ -23,6 +27,8 @@ from jaxscape.curvature import OverBatches
 from jaxscape.losses import bind
 from jaxscape.trees import check_floating, check_key, check_like, length, num_parameters, working
 from jaxscape.types import InputError, Matvec, Params, Scalar
+
+Vectors = tuple[Float[Array, "..."], ...]
 
 
 class Eigenpairs(NamedTuple):
@@ -54,11 +60,11 @@ class Ritz(NamedTuple):
 class State(NamedTuple):
     """The basis, its products with H, and what is known from them."""
 
-    basis: Float[Array, "r p"]  # V, orthonormal rows; unused rows are zero
-    images: Float[Array, "r p"]  # V H, kept so that residuals are computed, not estimated
+    basis: Vectors  # V, [r, ...], orthonormal rows; unused rows are zero
+    images: Vectors  # V H, kept so that residuals are computed, not estimated
     projected: Float[Array, "r r"]  # T = V H Vᵀ
     size: Int[Array, ""]  # rows in use
-    last: Float[Array, "p"]  # the newest image, made orthogonal to the basis
+    last: Vectors  # the newest image, made orthogonal to the basis
     ritz: Ritz
     searched: Int[Array, ""]  # products of the search for repeated eigenvalues since its last find
     restarts: Int[Array, ""]
@@ -75,7 +81,8 @@ class Options:
     which: str
     dim: int
     find_repeated: bool
-    like: tuple  # the tree of an eigenvector, and the shapes of its leaves
+    tree: Any  # of an eigenvector
+    leaves: tuple[jax.ShapeDtypeStruct, ...]  # with their sharding, where that is over devices
 
 
 @explained
@@ -105,6 +112,8 @@ def top_eigenpairs(
             compiled once per set of shapes; a plain closure once per call. One of NumPy's arrays is
             called from the compiled program, one over batches from the host.
         like: A pytree like an eigenvector, half precision raised to float32; values are not read.
+            All vectors are spread over devices as its leaves are by a ``NamedSharding``. Under
+            ``jit`` arrays do not tell: give there ``jax.ShapeDtypeStruct`` with their sharding.
         num: How many, 1 ≤ num ≤ P.
         which: Algebraically "largest" (descending) or "smallest" (ascending), or by "magnitude"
             (descending, sign kept).
@@ -138,9 +147,64 @@ def top_eigenpairs(
     if not (least := min(num + 3, p)) <= dim <= p:
         raise InputError(f"expected {least} <= krylov_dim <= {p}, found {dim}; change krylov_dim")
     # without the values, which may lie on other devices than the operator
-    shapes, tree = jax.tree.flatten(jax.eval_shape(working, like))
-    options = Options(num, which, dim, find_repeated, (tree, tuple(shapes)))
-    return _solve(hoist(matvec, working(like)), key, tol, max_restarts, options)
+    shapes = jax.eval_shape(working, like)
+    leaves, tree = jax.tree.flatten(jax.tree.map(_described, shapes, like))
+    options = Options(num, which, dim, find_repeated, tree, tuple(leaves))
+    return _solve(hoist(matvec, shapes), key, tol, max_restarts, options)
+
+
+def _described(shape: jax.ShapeDtypeStruct, leaf: Any) -> jax.ShapeDtypeStruct:
+    """The shape with how the leaf is sharded, where it is over several devices, and tells."""
+    own = None if isinstance(leaf, jax.core.Tracer) else getattr(leaf, "sharding", None)
+    own = own if isinstance(own, NamedSharding) and not own.is_fully_replicated else None
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=own)
+
+
+def _groups(options: Options) -> dict[Any, list[int]]:
+    """Which leaves make one array: those not sharded, and those alike in shape and sharding."""
+    found: dict[Any, list[int]] = {}
+    for index, leaf in enumerate(options.leaves):
+        found.setdefault(leaf.sharding and (leaf.sharding, leaf.shape), []).append(index)
+    return found
+
+
+def _pack(vector: Params, options: Options) -> Vectors:
+    """Leaves that are not sharded end to end in one array, those sharded alike side by side.
+
+    So many leaves take few operations, which would take long to compile, and nothing moves.
+    """
+    leaves, dtype, parts = jax.tree.leaves(vector), jnp.result_type(*options.leaves), []
+    for group, members in _groups(options).items():
+        own = [leaves[index].astype(dtype) for index in members]
+        parts.append(jnp.stack(own) if group else jnp.concatenate(list(map(jnp.ravel, own))))
+    return _placed(parts, options)
+
+
+def _unpack(vector: Vectors, options: Options) -> Params:
+    """Undo ``_pack``."""
+    leaves = list(options.leaves)
+    for (group, members), part in zip(_groups(options).items(), vector, strict=True):
+        ends = np.cumsum([math.prod(leaves[index].shape) for index in members])
+        for index, own in zip(members, part if group else jnp.split(part, ends[:-1]), strict=True):
+            leaves[index] = own.reshape(leaves[index].shape).astype(leaves[index].dtype)
+    return options.tree.unflatten(leaves)
+
+
+def _placed(parts: list[Array], options: Options, rows: int = 0) -> Vectors:
+    """The arrays of a vector, or of rows, sharded as the leaves in them are."""
+    for index, group in enumerate(_groups(options)):
+        if group:  # else on one device
+            to = NamedSharding(group[0].mesh, PartitionSpec(*[None] * (rows + 1), *group[0].spec))
+            parts[index] = jax.lax.with_sharding_constraint(parts[index], to)
+    return tuple(parts)
+
+
+def _noise(key: Key[Array, ""], options: Options) -> Vectors:
+    """A vector of normally distributed numbers."""
+    like = jax.eval_shape(lambda tree: _pack(tree, options), options.tree.unflatten(options.leaves))
+    keys = [key, *(jax.random.fold_in(key, index) for index in range(1, len(like)))]
+    drawn = [jax.random.normal(own, x.shape, x.dtype) for own, x in zip(keys, like, strict=True)]
+    return _placed(drawn, options)
 
 
 class _Host:
@@ -180,16 +244,20 @@ def compiled(function: Callable, **options: Any) -> Callable:
 
 @compiled
 def _solve(loops, matvec: Matvec, key: Array, tol, max_restarts, options: Options) -> Eigenpairs:
-    tree, shapes = options.like
-    zeros = tree.unflatten(jnp.zeros(x.shape, x.dtype) for x in shapes)
-    product, unravel, flat = flatten(matvec, zeros)
+    like = options.tree.unflatten(options.leaves)
+    p, num = num_parameters(like), options.num
+
+    def product(vector: Vectors) -> Vectors:
+        image = matvec(_unpack(vector, options))
+        check_like(image, like, "the operator's product")
+        return _pack(image, options)
 
     def unfinished(state: State) -> Bool[Array, ""]:
         done = state.ritz.converged.all() & (_searched_enough(state) | (not options.find_repeated))
-        return ~done & (state.size < flat.size) & jnp.isfinite(state.projected).all()
+        return ~done & (state.size < p) & jnp.isfinite(state.projected).all()
 
     def grow(state: State) -> State:
-        state, vector = _propose(state)
+        state, vector = _propose(state, options)
         return _absorb(state, vector, product(vector), tol, options)
 
     def cycle(state: State) -> State:
@@ -198,26 +266,30 @@ def _solve(loops, matvec: Matvec, key: Array, tol, max_restarts, options: Option
 
     # Two nested loops, so that the product is compiled once and no step copies the basis.
     more = lambda s: unfinished(s) & (s.restarts < max_restarts)  # noqa: E731
-    end = loops.while_loop(more, cycle, _empty(flat, key, options))
-    found, num = end.ritz, options.num
-    vectors = dot(found.coefficients[:num], end.basis)
+    end = loops.while_loop(more, cycle, _empty(key, options))
+    found, values = end.ritz, end.ritz.values[:num]
+    vectors = combine(found.coefficients[:num], end.basis)
     # Each with the sign that points along one random vector. It would otherwise depend on rounding,
-    # and so on the number of devices, and so would the points of a probe along the vectors.
-    direction = jax.random.normal(jax.random.fold_in(key, flat.size), flat.shape, flat.dtype)
-    signs = jnp.where(dot(vectors, direction) < 0, -1, 1).astype(flat.dtype)
-    vectors, values = jax.vmap(unravel)(signs[:, None] * vectors), found.values[:num]
+    # and so on the devices that share the samples, and so would the points of a probe along them.
+    direction = _noise(jax.random.fold_in(key, p), options)
+    signs = jnp.where(inner(vectors, direction) < 0, -1, 1).astype(values.dtype)
+    vectors = jax.tree.map(lambda rows: jax.vmap(jnp.multiply)(signs, rows), vectors)
+    vectors = jax.vmap(lambda vector: _unpack(vector, options))(vectors)
     # A residual below rounding ends the search, but says nothing of a far smaller eigenvalue.
     converged = found.converged & (found.residuals <= tol * jnp.abs(values))
     return Eigenpairs(values, vectors, found.residuals, converged, end.matvecs)
 
 
-def _empty(flat: Float[Array, "p"], key: Key[Array, ""], options: Options) -> State:
+@jax.jit
+def _empty(key: Key[Array, ""], options: Options) -> State:
     """A basis with room for ``dim`` vectors, each array its own: the host's steps write over it."""
-    zeros = lambda *shape, dtype=flat.dtype: jnp.zeros(shape, dtype)  # noqa: E731
-    dim, num, p, count = options.dim, options.num, flat.size, partial(zeros, dtype=jnp.int32)
-    converged, pending, nearly = (zeros(num, dtype=bool) for _ in range(3))
-    ritz = Ritz(zeros(dim), zeros(dim, dim), zeros(num), converged, pending, nearly, zeros())
-    basis = zeros(dim, p), zeros(dim, p), zeros(dim, dim), count(), zeros(p)
+    dim, num, count = options.dim, options.num, partial(jnp.zeros, (), jnp.int32)
+    like = jax.eval_shape(_noise, key, options)
+    zeros = partial(jnp.zeros, dtype=like[0].dtype)
+    converged, pending, nearly = (jnp.zeros(num, bool) for _ in range(3))
+    ritz = Ritz(zeros(dim), zeros((dim, dim)), zeros(num), converged, pending, nearly, zeros(()))
+    some = lambda *rows: _placed([zeros((*rows, *x.shape)) for x in like], options, len(rows))  # noqa: E731
+    basis = some(dim), some(dim), zeros((dim, dim)), count(), some()
     # -1 restarts, as the first cycle is none
     return State(*basis, ritz, count(), count() - 1, count(), jnp.copy(key))
 
@@ -228,47 +300,49 @@ def _restart(state: State, options: Options) -> State:
     size = jnp.minimum(state.size, options.num + (options.dim - options.num) // 2)
     kept = jnp.arange(len(state.projected)) < size
     rows = jnp.where(kept[:, None], state.ritz.coefficients, 0)
-    basis = dot(rows, state.basis)
+    basis = combine(rows, state.basis)
     # One Newton-Schulz step: the rounding of many restarts would otherwise add up in the basis.
-    rows = dot(1.5 * jnp.eye(len(rows), dtype=rows.dtype) - 0.5 * dot(basis, basis.T), rows)
-    basis, images = dot(rows, state.basis), dot(rows, state.images)
-    projected = dot(basis, images.T)
+    rows = dot(1.5 * jnp.eye(len(rows), dtype=rows.dtype) - 0.5 * inner(basis, basis), rows)
+    basis, images = combine(rows, state.basis), combine(rows, state.images)
+    projected = inner(basis, images)
     ritz = state.ritz._replace(coefficients=jnp.eye(len(rows), dtype=rows.dtype))
     state = state._replace(ritz=ritz, restarts=state.restarts + 1, size=size)
     return state._replace(basis=basis, images=images, projected=(projected + projected.T) / 2)
 
 
 @step
-def _propose(state: State) -> tuple[State, Float[Array, "p"]]:
+def _propose(state: State, options: Options) -> tuple[State, Vectors]:
     """The next basis vector: the worst residual of a wanted pair, or noise and its Krylov space."""
     key, noise_key = jax.random.split(state.key)
-    noise = jax.random.normal(noise_key, state.last.shape, state.last.dtype)
+    noise = _noise(noise_key, options)
     ritz = state.ritz
     worst = jnp.argmax(jnp.where(ritz.pending, ritz.residuals, -1))
     row = ritz.coefficients[worst]
-    residual = dot(row, state.images) - ritz.values[worst] * dot(row, state.basis)
-    searching = (state.searched > 1) & (length(state.last) > ritz.rounding)
-    elsewhere = jnp.where(searching, state.last, noise)
-    refine = (state.searched == 0) | _searched_enough(state)
-    direction = jnp.where(ritz.pending.any() & refine, residual, elsewhere)
+    searching = (state.searched > 1) & (size_of(state.last) > ritz.rounding)
+    refine = ritz.pending.any() & ((state.searched == 0) | _searched_enough(state))
+    pair = combine(row, state.images), combine(row, state.basis)
+    residual = jax.tree.map(lambda image, vector: image - ritz.values[worst] * vector, *pair)
+    elsewhere = jax.tree.map(partial(jnp.where, searching), state.last, noise)
+    direction = jax.tree.map(partial(jnp.where, refine), residual, elsewhere)
     vector, share = orthonormalise(direction, state.basis)
     other = lambda: orthonormalise(noise, state.basis)[0]  # noqa: E731
     return state._replace(key=key), jax.lax.cond(share > 0.1, lambda: vector, other)
 
 
 @step
-def _absorb(state: State, vector: Array, image: Array, tol: Scalar, options: Options) -> State:
+def _absorb(state: State, vector: Vectors, image: Vectors, tol: Scalar, options: Options) -> State:
     """The basis with one more vector and its product, and the Ritz pairs of the larger basis."""
-    basis = state.basis.at[state.size].set(vector)
-    images = state.images.at[state.size].set(image)
-    row = dot(basis, image)
+    write = lambda rows, own: rows.at[state.size].set(own)  # noqa: E731
+    basis = jax.tree.map(write, state.basis, vector)
+    images = jax.tree.map(write, state.images, image)
+    row = inner(basis, image)
     projected = state.projected.at[state.size].set(row).at[:, state.size].set(row)
-    size, last = state.size + 1, image - dot(row, basis)
-    found = _rayleigh_ritz(basis, images, projected, size, tol, options)
+    last = jax.tree.map(jnp.subtract, image, combine(row, basis))
+    found = _rayleigh_ritz(basis, images, projected, state.size + 1, tol, options)
     quiet = jnp.where(state.searched > 0, found.nearly.all(), found.converged.all())
     searched = jnp.where(quiet, state.searched + 1, 0)
-    state = state._replace(basis=basis, images=images, projected=projected, size=size, last=last)
-    return state._replace(ritz=found, searched=searched, matvecs=state.matvecs + 1)
+    state = state._replace(basis=basis, images=images, projected=projected, size=state.size + 1)
+    return state._replace(last=last, ritz=found, searched=searched, matvecs=state.matvecs + 1)
 
 
 def _rayleigh_ritz(basis, images, projected, size: Array, tol: Scalar, options: Options) -> Ritz:
@@ -285,7 +359,9 @@ def _rayleigh_ritz(basis, images, projected, size: Array, tol: Scalar, options: 
     values, coefficients = values[order], columns.T[order]
 
     wanted, present = coefficients[:num], rows[:num] < size
-    residuals = length(dot(wanted, images) - values[:num, None] * dot(wanted, basis))
+    residual = lambda image, vector: image - jax.vmap(jnp.multiply)(values[:num], vector)  # noqa: E731
+    pairs = combine(wanted, images), combine(wanted, basis)
+    residuals = size_of(jax.tree.map(residual, *pairs), 1)
     rounding = 10 * jnp.finfo(values.dtype).eps * norm
     limits = jnp.maximum(tol * jnp.abs(values[:num]), rounding)
     small, nearly = residuals <= limits, residuals <= 4 * limits
@@ -311,25 +387,50 @@ def _searched_enough(state: State) -> Bool[Array, ""]:
     a probability of 1.648·√P·exp(−√ε·(2k − 1)) (Kuczynski & Wozniakowski 1992, "Estimating the
     largest eigenvalue by the power and Lanczos algorithms with a random start"), here ε = 1/2.
     """
-    bound = math.log(1.648 * math.sqrt(state.last.size) / 0.01)
+    bound = math.log(1.648 * math.sqrt(num_parameters(state.last)) / 0.01)
     fewest = math.ceil((1 + bound / math.sqrt(0.5)) / 2)
     return state.searched > jnp.maximum(fewest, (state.matvecs - state.searched) // 3)
 
 
-def orthonormalise(vector: Float[Array, "p"], basis: Float[Array, "r p"]) -> tuple[Array, Array]:
+def orthonormalise(vector: Any, basis: Any) -> tuple[Any, Float[Array, ""]]:
     """The unit vector along the part of ``vector`` orthogonal to ``basis``; that part's share.
 
     Gram-Schmidt twice, which is enough (Giraud et al. 2005). A share at rounding level: none.
+    Both are arrays, or trees of arrays.
     """
-    tiny = jnp.finfo(vector.dtype).tiny
-    vector /= jnp.maximum(length(vector), tiny)
-    share = jnp.ones((), vector.dtype)
+    dtype = jnp.result_type(*jax.tree.leaves(vector))
+    least, share = jnp.finfo(dtype).tiny, jnp.ones((), dtype)
+    divide = lambda vector, by: jax.tree.map(lambda x: x / jnp.maximum(by, least), vector)  # noqa: E731
+    vector = divide(vector, size_of(vector))
     for _ in range(2):
-        vector -= dot(dot(basis, vector), basis)
-        norm = length(vector)
-        vector /= jnp.maximum(norm, tiny)
-        share *= norm
+        along = combine(inner(basis, vector), basis)
+        vector = jax.tree.map(jnp.subtract, vector, along)
+        norm = size_of(vector)
+        vector, share = divide(vector, norm), share * norm
     return vector, share
+
+
+def inner(rows: Any, other: Any) -> Float[Array, "r *s"]:
+    """The inner products of each of the rows with a vector, or with each of other rows."""
+
+    def leaf(a: Array, b: Array) -> Array:
+        axes = tuple(range(1, a.ndim)), tuple(range(b.ndim - a.ndim + 1, b.ndim))
+        return jnp.tensordot(a, b, axes, precision="highest")
+
+    return jax.tree.reduce(jnp.add, jax.tree.map(leaf, rows, other))
+
+
+def combine(coefficients: Float[Array, "*s r"], rows: Any) -> Any:
+    """The linear combinations of the rows."""
+    summed = lambda leaf: jnp.tensordot(coefficients, leaf, 1, precision="highest")  # noqa: E731
+    return jax.tree.map(summed, rows)
+
+
+def size_of(vectors: Any, rows: int = 0) -> Float[Array, "*r"]:
+    """The Euclidean norm of a vector, or of each of the rows."""
+    leaves = jax.tree.leaves(vectors)
+    each = [length(leaf, tuple(range(rows, leaf.ndim))) for leaf in leaves]
+    return each[0] if len(each) == 1 else length(jnp.stack(each), 0)
 
 
 def dot(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:

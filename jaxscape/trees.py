@@ -83,11 +83,11 @@ def owned(tree: Any) -> Any:
     return jax.tree.map(leaf, tree)
 
 
-def length(vectors: Float[Array | np.ndarray, "..."], axis: int = -1) -> Float[Array, "..."]:
-    """The Euclidean norm over an axis, whose squares neither underflow nor overflow."""
+def length(vectors: Float[Array | np.ndarray, "..."], axis: Any = -1) -> Float[Array, "..."]:
+    """The Euclidean norm over axes, whose squares neither underflow nor overflow."""
     largest = jnp.max(jnp.abs(vectors), axis, keepdims=True)
     scale = jnp.where(largest > 0, largest, 1)
-    return jnp.squeeze(scale, axis) * jnp.linalg.norm(vectors / scale, axis=axis)
+    return jnp.squeeze(scale, axis) * jnp.sqrt(jnp.sum((vectors / scale) ** 2, axis))
 
 
 def is_traced(tree: Any) -> bool:

@@ -74,7 +74,7 @@ def transformer64(params, inputs, answers):
     inputs = np.asarray(inputs)
     x = p["Embed_0"]["embedding"][inputs] + p["positions"]
     n, length, width = x.shape
-    heads = np.gcd(4, width)
+    heads = max(np.gcd(4, width), width // 64)
     layers = (len(p) - 4) // 6
     for layer in range(layers):
         names = [f"Dense_{4 * layer + i}" for i in range(4)]

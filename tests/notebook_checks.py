@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from cases import at64, float64, increments64
+from cases import at64, float64, increments64, sequence_losses64
 from sweeps import flax_losses64
 
 import jaxscape as js
@@ -99,6 +99,20 @@ def how_much_data(found):
     assert final.stop
     assert not any(decision.stop for decision in earlier)
     assert met >= int(final.law.high.k)
+
+
+def language_model(found):
+    """The sweep and the eigenvalues against losses and their differences in float64 NumPy."""
+    data = {"inputs": found.text[:, :-1], "targets": found.text[:, 1:]}
+    points = [at64(found.space, theta) for theta in found.probe.coordinates]
+    losses = np.stack([sequence_losses64(point, data) for point in points])
+    delta = (increments64(losses) ** 2).mean(0)
+    np.testing.assert_allclose(found.curve.mean, delta, rtol=1e-3, atol=1e-6 * delta.max())
+    step = 1e-3
+    around = [step * np.eye(3)[0] * side for side in (-1, 0, 1)]
+    means = [sequence_losses64(at64(found.space, theta), data).mean() for theta in around]
+    bend = (means[0] - 2 * means[1] + means[2]) / step**2
+    np.testing.assert_allclose(found.space.eigenvalues[0], bend, rtol=1e-2)
 
 
 def losses64(space, probe, samples):

@@ -76,6 +76,7 @@ def test_the_house_stays_small():
     long = {str(path.relative_to(ROOT)): n for path, n in lines.items() if n > 500}
     assert not long
     assert len(lines) <= 95
+    # 13,500 before a language model on many devices, a GPU's compiler, second derivatives by layers
     assert sum(lines.values()) <= 13_900
 
 

@@ -102,6 +102,19 @@ def test_colab_tpu(clouds, tmp_path):
     assert summary["num_samples"] == 250
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("alone")
+def test_language_model(tmp_path):
+    """Where there is a compiler for TPUs, of a network for which it takes seconds."""
+    small = {
+        "SMALL": {"num_outputs": 16, "hidden": 16, "layers": 3}, "SEQUENCES": 64, "TOKENS": 8,
+        "LARGE": {"num_outputs": 64, "hidden": 64, "layers": 4}, "CONTEXT": 32, "KRYLOV": 20,
+    }  # fmt: skip
+    text = run("language_model", tmp_path, small, checked("language_model"))
+    assert text.endswith("checked\n")
+    assert "nothing is compiled" in text or re.search(r"sweep +256 .* (work|exchange)", text)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_and_its_script_are_the_same(name):
     script = jupytext.read(ROOT / "notebooks" / f"{name}.py")

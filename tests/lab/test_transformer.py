@@ -53,6 +53,9 @@ def trained():
         (8, 2, 2, TOKENS - 1),  # not so
         (6, 1, 2, N),  # of 2 heads in place of 4
         (5, 0, LENGTH, N),
+        (8, 5, 2, N),  # blocks 1 to 3 from one program
+        (8, 3, None, TOKENS - 1),  # all blocks
+        (512, 1, None, N),  # of 8 heads
     ],
 )
 def test_outputs_equal_numpy(hidden, layers, answers, n):
@@ -64,6 +67,17 @@ def test_outputs_equal_numpy(hidden, layers, answers, n):
     asked = answers or LENGTH
     assert found.shape == (n, asked, TOKENS)
     np.testing.assert_allclose(found, transformer64(params, inputs, asked), rtol=1e-4, atol=1e-5)
+
+
+def test_activations_of_half_precision_give_outputs_of_float32():
+    sizes = {"num_outputs": TOKENS, "hidden": WIDTH, "layers": 5}
+    inputs = sequences()["inputs"]
+    params = drawn(models.build("transformer", **sizes), inputs)
+    half = models.build("transformer", **sizes, dtype=jnp.bfloat16)
+    found, expected = jax.jit(half.apply)(params, inputs), transformer64(params, inputs, LENGTH)
+    assert found.dtype == jnp.float32
+    error = np.abs(found - expected).max() / np.abs(expected).max()
+    assert 1e-4 < error < 0.05  # bfloat16 has 8 digits of binary
 
 
 def test_no_output_depends_on_a_later_token():
