@@ -124,6 +124,9 @@ def _ggn_chunk(model, output_loss, params, batch: Batch, fresh: Array, vector, f
     return pull(_hessian_chunk(output_loss, outputs, batch, fresh, pushed, forward))[0]
 
 
+KEPT = 2**30  # bytes that many products of an operator may share, beside the data
+
+
 # All arrays are leaves, so ``jit`` takes them as arguments: no data set ends up as a constant of a
 # compiled program, and one program serves every operator with the same functions.
 @jax.tree_util.register_dataclass
@@ -252,17 +255,66 @@ def _total(operator: MeanOperator, vector: Params) -> Params:
 
 def _sum(operator: MeanOperator, vector: Params) -> Params:
     """The products of the chunks that hold the first ``count`` samples, summed."""
+    needed, given = _chunks(operator)
+
+    def add(index: Int[Array, ""], total: Params) -> Params:
+        product = operator.chunk(*given(index), vector, operator.forward)
+        return jax.tree.map(jnp.add, total, product)
+
+    with jax.default_matmul_precision("highest"):
+        return jax.lax.fori_loop(0, needed, add, jax.tree.map(jnp.zeros_like, operator.params))
+
+
+def _chunks(operator: MeanOperator) -> tuple[Array, Callable]:
+    """How many chunks hold the first ``count`` samples, and what the product of each is given."""
     chunks = batching.cut(length_of(operator.data), operator.batch_size)
     starts, fresh = jnp.asarray(chunks.starts), chunks.computed()[1]
     take = batching.taker(operator.data)
 
-    def add(index: Int[Array, ""], total: Params) -> Params:
+    def given(index: Int[Array, ""]) -> tuple[Params, Batch, Array]:
         start = starts[index]
         counted = fresh[index] & (start + jnp.arange(chunks.size) < operator.count)
-        batch = take(start, chunks.size)
-        product = operator.chunk(operator.params, batch, counted, vector, operator.forward)
-        return jax.tree.map(jnp.add, total, product)
+        return operator.params, take(start, chunks.size), counted
+
+    return (operator.count + chunks.size - 1) // chunks.size, given
+
+
+def linearised(operator: Matvec) -> Matvec:
+    """The same operator for many products in one program, which share what no vector changes.
+
+    Each product of a network's Hessian takes a third less work, and reads what is ``kept`` of each
+    sample. Operators of which that is more than ``KEPT`` bytes, and other ones, stay as they are.
+    """
+    if not isinstance(operator, MeanOperator) or operator.mesh is not None:
+        return operator
+    needed, given = _chunks(operator)
+    zeros = jax.tree.map(jnp.zeros_like, operator.params)
+    form: list[Any] = []  # of the linear function, the same for every chunk
+
+    def keep(index: Int[Array, ""]) -> list[Array]:
+        inputs = given(index)
+        chunk = lambda vector: operator.chunk(*inputs, vector, operator.forward)  # noqa: E731
+        held, tree = jax.tree.flatten(jax.linearize(chunk, zeros)[1])
+        known = {id(x): place for place, x in enumerate(jax.tree.leaves(inputs))}
+        form[:] = tree, [known.get(id(x)) for x in held]
+        return [x for x in held if id(x) not in known]
 
     with jax.default_matmul_precision("highest"):
-        needed = (operator.count + chunks.size - 1) // chunks.size
-        return jax.lax.fori_loop(0, needed, add, jax.tree.map(jnp.zeros_like, operator.params))
+        one = jax.eval_shape(keep, jnp.zeros((), jnp.int32))
+        num = -(-length_of(operator.data) // operator.batch_size)
+        if num * sum(x.size * x.dtype.itemsize for x in one) > KEPT:
+            return operator
+        put = lambda i, kept: [x.at[i].set(y) for x, y in zip(kept, keep(i), strict=True)]  # noqa: E731
+        room = [jnp.zeros((num, *x.shape), x.dtype) for x in one]
+        kept = jax.lax.fori_loop(0, needed, put, room)
+
+    def total(vector: Params) -> Params:
+        def add(index: Int[Array, ""], total: Params) -> Params:
+            inputs, own = jax.tree.leaves(given(index)), iter([x[index] for x in kept])
+            tree, places = form
+            held = [next(own) if place is None else inputs[place] for place in places]
+            return jax.tree.map(jnp.add, total, tree.unflatten(held)(vector))
+
+        return jax.lax.fori_loop(0, needed, add, zeros)
+
+    return lambda vector: operator.product(vector, total)

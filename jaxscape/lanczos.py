@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxscape.arguments import check_choice, explained
 from jaxscape.batching import check_eager
-from jaxscape.curvature import OverBatches
+from jaxscape.curvature import OverBatches, linearised
 from jaxscape.losses import bind
 from jaxscape.trees import check_floating, check_key, check_like, length, num_parameters, working
 from jaxscape.types import InputError, Matvec, Params, Scalar
@@ -245,7 +245,7 @@ def compiled(function: Callable, **options: Any) -> Callable:
 @compiled
 def _solve(loops, matvec: Matvec, key: Array, tol, max_restarts, options: Options) -> Eigenpairs:
     like = options.tree.unflatten(options.leaves)
-    p, num = num_parameters(like), options.num
+    p, num, matvec = num_parameters(like), options.num, linearised(matvec)
 
     def product(vector: Vectors) -> Vectors:
         image = matvec(_unpack(vector, options))
@@ -440,7 +440,7 @@ def dot(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
 
 def flatten(matvec: Matvec, like: Params) -> tuple[Callable, Callable, Float[Array, "p"]]:
     """``matvec`` on raveled vectors, how to unravel one, and ``like`` raveled."""
-    flat, unravel = ravel_pytree(like)
+    (flat, unravel), matvec = ravel_pytree(like), linearised(matvec)
 
     def product(vector: Float[Array, "p"]) -> Float[Array, "p"]:
         image = matvec(unravel(vector))

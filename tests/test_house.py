@@ -16,8 +16,8 @@ MODULES = [*CORE, *LAB, *EXPERIMENTS]
 # Each module of the core imports modules to its left only.
 ORDER = [
     "types", "prefix", "trees", "arguments", "batching", "losses", "reductions", "devices",
-    "curvature", "lanczos", "quadrature", "subspace", "probes", "first_layer", "layers", "sweep", "quadratic",
-    "prefix_spectra", "loss_variance", "sample_size", "minimum",
+    "curvature", "lanczos", "quadrature", "subspace", "probes", "first_layer", "layers", "sweep",
+    "quadratic", "prefix_spectra", "loss_variance", "sample_size", "minimum",
 ]  # fmt: skip
 THIRD_PARTY = {"jax", "numpy", "jaxtyping", "scipy"}
 HEAVY = {"flax", "optax", "orbax", "matplotlib", "tensorflow", "tensorflow_datasets", "tyro"}

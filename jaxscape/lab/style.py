@@ -130,8 +130,8 @@ def log_bins(k: Ks, values: Curve, sem: Curve | float = 0.0, *, num: int = 60) -
         num: number of bins between the first k and the last.
     """
     edges = np.geomspace(k[0], k[-1], num + 1)
-    bins = np.minimum(np.searchsorted(edges, k, side="right") - 1, num - 1)
-    starts, count = np.unique(bins, return_index=True, return_counts=True)[1:]
+    starts = np.unique(np.searchsorted(k, edges[:-1]))
+    count = np.diff(starts, append=len(k))
 
     def mean(array: np.ndarray) -> np.ndarray:
         return np.add.reduceat(np.asarray(array, np.float64), starts) / count
