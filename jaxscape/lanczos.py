@@ -120,7 +120,8 @@ def top_eigenpairs(
         tol: Relative residual that counts as converged.
         max_restarts: Afterwards, or when a product is not finite, the best pairs are returned.
         krylov_dim: Vectors kept, from min(num + 3, P), which leaves no room to search for repeated
-            eigenvalues, to P; by default min(2·num + 20, P). Memory is 4·krylov_dim·P numbers.
+            eigenvalues, to P; by default min(2·num + 20, P). Memory is 4·krylov_dim·P numbers, and
+            on a CPU up to 1 GiB that the products of a ``hessian_operator`` share.
         find_repeated: Whether to search on, for about a third more products, for copies of repeated
             eigenvalues. The Hessian of a trained network repeats no leading one.
 

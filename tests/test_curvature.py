@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
-from jaxscape import losses
-from jaxscape.curvature import ggn_operator, hessian_operator
+from jaxscape import curvature, losses
+from jaxscape.batching import products_in
+from jaxscape.curvature import MeanOperator, ggn_operator, hessian_operator, linearised
 from jaxscape.lanczos import top_eigenpairs
 from jaxscape.types import InputError
 
@@ -202,6 +203,48 @@ def test_data_is_no_constant_of_the_program():
     assert constants
     # The largest is the mask of fresh samples, 5000 booleans; the inputs would be 120,000 digits.
     assert max(map(len, constants)) < 6000
+
+
+def reverse_only(params, batch):
+    """A loss that knows no forward mode."""
+    double = jax.custom_vjp(lambda x: 2 * x)
+    double.defvjp(lambda x: (2 * x, None), lambda _, slope: (2 * slope,))
+    return class_loss(double(network(params, batch)), batch)
+
+
+def many_products(operator, params):
+    """Five products with one operator, from which each has what the one before gave."""
+    return jax.lax.fori_loop(0, 5, lambda _, v: linearised(operator)(v), params)
+
+
+@pytest.mark.parametrize("kept", [curvature.KEPT, 0])
+@pytest.mark.parametrize("build", ["hessian", "some", "ggn", "reverse"])
+def test_many_products_share_what_no_vector_changes(build, kept, monkeypatch):
+    params, data = network_case()
+    operator = {
+        "hessian": lambda: hessian_operator(network_loss, params, data, weight_decay=0.3),
+        "some": lambda: hessian_operator(network_loss, params, data, count=17, batch_size=5),
+        "ggn": lambda: ggn_operator(network, class_loss, params, data, batch_size=7),
+        "reverse": lambda: hessian_operator(reverse_only, params, data, batch_size=7),
+    }[build]()
+    monkeypatch.setattr(curvature, "KEPT", kept)
+    assert isinstance(linearised(operator), MeanOperator) == (kept == 0)
+    want = params
+    for _ in range(5):
+        want = operator(want)
+    got = jax.jit(many_products)(operator, params)
+    np.testing.assert_allclose(flat64(got), flat64(want), rtol=1e-5, atol=1e-6)
+
+
+def test_a_product_that_shares_takes_a_third_less_work():
+    params = {"first": jnp.ones((4, 50)), "second": (jnp.ones((50, 50)), jnp.ones(50))}
+    data = {"inputs": jnp.ones((10, 4)), "targets": jnp.zeros(10, int)}
+    operator = hessian_operator(network_loss, params, data)
+
+    def work(operator):
+        return sum(x.work for x in products_in(jax.make_jaxpr(operator)(params).jaxpr))
+
+    assert work(linearised(operator)) < 0.7 * work(operator)
 
 
 @pytest.mark.parametrize(
