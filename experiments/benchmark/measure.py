@@ -67,7 +67,7 @@ def stages_of(
               timer(lambda: js.delta(loss, along, data)), ">= 2", work * ALONG),
         Stage("Hessian product / forward pass", once, forward, "<= 4"),
         Stage("eigenpairs, Hessian products", lambda: products, lambda: 1.0, "<= 30"),
-        Stage("eigenpairs / their Hessian products alone", timer(solve), once, "", 1 / products),
+        Stage("eigenpairs, each product / forward pass", timer(solve), forward, "<= 4", 1 / products),
         Stage("project / forward pass", timer(lambda: js.project(loss, space, data)), forward,
               "<= 30"),
         *_against_pytorch(problem, along, search, timer(solve)),
