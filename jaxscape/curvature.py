@@ -225,11 +225,15 @@ def _build(chunk, few, params, data, batch_size, count, mesh, weight_decay=0.0) 
     if not is_traced(weight_decay) and not np.isfinite(weight_decay):
         raise InputError(f"expected a finite weight_decay, found {weight_decay}; change it")
     w, fresh = jax.eval_shape(working, params), jax.ShapeDtypeStruct((length_of(few),), bool)
-    linearise = mesh is None and jax.default_backend() == "cpu"
-    options = batch_size, losses.has_forward_mode(chunk, w, few, fresh, w), linearise, mesh
+    forward = losses.has_forward_mode(chunk, w, few, fresh, w)
     first = jnp.asarray(n if count is None else count, jnp.int32)
     decay = jnp.asarray(weight_decay, jnp.result_type(float))
     held = jax.tree.map(jnp.asarray, working(owned(params))), first, decay, chunk
+    places = (
+        set() if is_traced(held) else set().union(*(x.devices() for x in jax.tree.leaves(held)))
+    )
+    linearise = mesh is None and [place.platform for place in places] == ["cpu"]
+    options = batch_size, forward, linearise, mesh
     if mesh is not None:
         held = devices.place(held, mesh)
     if are_batches(data):
@@ -284,40 +288,47 @@ def _chunks(operator: MeanOperator) -> tuple[Array, Callable]:
 def linearised(operator: Matvec) -> Matvec:
     """The same operator for many products in one program, which share what no vector changes.
 
-    Each product of a network's Hessian takes a third less work, and reads what is ``kept`` of each
+    Each product of a network's Hessian takes a third less work, and reads what is kept of each
     sample: on a CPU the faster way, not where memory is slow beside arithmetic. An operator of
     which that is more than ``KEPT`` bytes stays as it is, and so does any other function.
     """
     if not (isinstance(operator, MeanOperator) and operator.linearise):
         return operator
     needed, given = _chunks(operator)
-    zeros = jax.tree.map(jnp.zeros_like, operator.params)
-    form: list[Any] = []  # of the linear function, the same for every chunk
+    shapes = jax.eval_shape(lambda index: _linear(operator, given(index)), jnp.int32(0))
+    num = -(-length_of(operator.data) // operator.batch_size)
+    if num * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes)) > KEPT:
+        return operator
 
-    def keep(index: Int[Array, ""]) -> list[Array]:
-        inputs = given(index)
-        chunk = lambda vector: operator.chunk(*inputs, vector, operator.forward)  # noqa: E731
-        held, tree = jax.tree.flatten(jax.linearize(chunk, zeros)[1])
-        known = {id(x): place for place, x in enumerate(jax.tree.leaves(inputs))}
-        form[:] = tree, [known.get(id(x)) for x in held]
-        return [x for x in held if id(x) not in known]
+    def put(index: Int[Array, ""], kept: list[Array]) -> list[Array]:
+        own = jax.tree.leaves(_linear(operator, given(index)))
+        return [x.at[index].set(y) for x, y in zip(kept, own, strict=True)]
 
-    with jax.default_matmul_precision("highest"):
-        one = jax.eval_shape(keep, jnp.zeros((), jnp.int32))
-        num = -(-length_of(operator.data) // operator.batch_size)
-        if num * sum(x.size * x.dtype.itemsize for x in one) > KEPT:
-            return operator
-        put = lambda i, kept: [x.at[i].set(y) for x, y in zip(kept, keep(i), strict=True)]  # noqa: E731
-        room = [jnp.zeros((num, *x.shape), x.dtype) for x in one]
-        kept = jax.lax.fori_loop(0, needed, put, room)
+    room = [jnp.zeros((num, *x.shape), x.dtype) for x in jax.tree.leaves(shapes)]
+    kept = jax.lax.fori_loop(0, needed, put, room)
 
     def total(vector: Params) -> Params:
         def add(index: Int[Array, ""], total: Params) -> Params:
-            inputs, own = jax.tree.leaves(given(index)), iter([x[index] for x in kept])
-            tree, places = form
-            held = [next(own) if place is None else inputs[place] for place in places]
-            return jax.tree.map(jnp.add, total, tree.unflatten(held)(vector))
+            product = shapes.func([x[index] for x in kept], (operator.chunk, given(index)))
+            return jax.tree.map(jnp.add, total, product(vector))
 
-        return jax.lax.fori_loop(0, needed, add, zeros)
+        return jax.lax.fori_loop(0, needed, add, jax.tree.map(jnp.zeros_like, operator.params))
 
     return lambda vector: operator.product(vector, total)
+
+
+def _linear(operator: MeanOperator, inputs: tuple) -> Partial:
+    """What the products of a chunk share, but for arrays at hand anyway; with these the product."""
+    zeros = jax.tree.map(jnp.zeros_like, operator.params)
+    with jax.default_matmul_precision("highest"):
+        chunk = lambda vector: operator.chunk(*inputs, vector, operator.forward)  # noqa: E731
+        held, tree = jax.tree.flatten(jax.linearize(chunk, zeros)[1])
+    known = {id(x): place for place, x in enumerate(jax.tree.leaves((operator.chunk, inputs)))}
+    places = [known.get(id(x)) for x in held]
+
+    def product(kept: list[Array], at_hand: tuple) -> Any:
+        rest, own = iter(kept), jax.tree.leaves(at_hand)
+        all_held: Any = [next(rest) if place is None else own[place] for place in places]
+        return jax.tree.unflatten(tree, all_held)
+
+    return Partial(product, [x for x in held if id(x) not in known])

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
 from jaxscape.arguments import explained
@@ -72,6 +72,17 @@ def place(tree: Any, mesh: Mesh, *axes: str) -> Any:
 def local(tree: Any) -> Any:
     """Arrays whole on every device of a mesh, as those of this process's first; not traced ones."""
     return tree if is_traced(tree) else jax.tree.map(lambda x: x.addressable_data(0), tree)
+
+
+def sharding_of(leaf: Any) -> NamedSharding | None:
+    """How an array lies, where that is in parts on several devices and not under a trace."""
+    own = None if is_traced(leaf) else getattr(leaf, "sharding", None)
+    if not isinstance(own, NamedSharding) or own.is_fully_replicated:
+        return None
+    if AxisType.Explicit in own.mesh.axis_types:
+        said = "expected arrays on a mesh of axis_types=(AxisType.Auto, ...), found explicit axes"
+        raise InputError(f"{said}; make it so: jax.make_mesh(shape, names, axis_types=...)")
+    return own
 
 
 def share(data: Batch, mesh: Mesh) -> Batch:

@@ -21,6 +21,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxscape import devices
 from jaxscape.arguments import check_choice, explained
 from jaxscape.batching import check_eager
 from jaxscape.curvature import OverBatches, linearised
@@ -156,9 +157,7 @@ def top_eigenpairs(
 
 def _described(shape: jax.ShapeDtypeStruct, leaf: Any) -> jax.ShapeDtypeStruct:
     """The shape with how the leaf is sharded, where it is over several devices, and tells."""
-    own = None if isinstance(leaf, jax.core.Tracer) else getattr(leaf, "sharding", None)
-    own = own if isinstance(own, NamedSharding) and not own.is_fully_replicated else None
-    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=own)
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=devices.sharding_of(leaf))
 
 
 def _groups(options: Options) -> dict[Any, list[int]]:
@@ -319,7 +318,7 @@ def _propose(state: State, options: Options) -> tuple[State, Vectors]:
     ritz = state.ritz
     worst = jnp.argmax(jnp.where(ritz.pending, ritz.residuals, -1))
     row = ritz.coefficients[worst]
-    searching = (state.searched > 1) & (size_of(state.last) > ritz.rounding)
+    searching = (state.searched > 1) & (norm_of(state.last) > ritz.rounding)
     refine = ritz.pending.any() & ((state.searched == 0) | _searched_enough(state))
     pair = combine(row, state.images), combine(row, state.basis)
     residual = jax.tree.map(lambda image, vector: image - ritz.values[worst] * vector, *pair)
@@ -362,7 +361,7 @@ def _rayleigh_ritz(basis, images, projected, size: Array, tol: Scalar, options: 
     wanted, present = coefficients[:num], rows[:num] < size
     residual = lambda image, vector: image - jax.vmap(jnp.multiply)(values[:num], vector)  # noqa: E731
     pairs = combine(wanted, images), combine(wanted, basis)
-    residuals = size_of(jax.tree.map(residual, *pairs), 1)
+    residuals = norm_of(jax.tree.map(residual, *pairs), 1)
     rounding = 10 * jnp.finfo(values.dtype).eps * norm
     limits = jnp.maximum(tol * jnp.abs(values[:num]), rounding)
     small, nearly = residuals <= limits, residuals <= 4 * limits
@@ -402,11 +401,11 @@ def orthonormalise(vector: Any, basis: Any) -> tuple[Any, Float[Array, ""]]:
     dtype = jnp.result_type(*jax.tree.leaves(vector))
     least, share = jnp.finfo(dtype).tiny, jnp.ones((), dtype)
     divide = lambda vector, by: jax.tree.map(lambda x: x / jnp.maximum(by, least), vector)  # noqa: E731
-    vector = divide(vector, size_of(vector))
+    vector = divide(vector, norm_of(vector))
     for _ in range(2):
         along = combine(inner(basis, vector), basis)
         vector = jax.tree.map(jnp.subtract, vector, along)
-        norm = size_of(vector)
+        norm = norm_of(vector)
         vector, share = divide(vector, norm), share * norm
     return vector, share
 
@@ -427,7 +426,7 @@ def combine(coefficients: Float[Array, "*s r"], rows: Any) -> Any:
     return jax.tree.map(summed, rows)
 
 
-def size_of(vectors: Any, rows: int = 0) -> Float[Array, "*r"]:
+def norm_of(vectors: Any, rows: int = 0) -> Float[Array, "*r"]:
     """The Euclidean norm of a vector, or of each of the rows."""
     leaves = jax.tree.leaves(vectors)
     each = [length(leaf, tuple(range(rows, leaf.ndim))) for leaf in leaves]

@@ -60,8 +60,8 @@ def derivatives(
 ) -> tuple[Float[Array, ""], Float[Array, "d"], Float[Array, "d d"]]:
     """ℓ(w*), Vᵀ∇ℓ and Vᵀ∇²ℓV of the only sample in the batch ``one``.
 
-    Raises NotImplementedError where other parameters outnumber what the products give, as each
-    sample then needs its own.
+    Raises NotImplementedError where many parameters come in otherwise than as weights of products,
+    as each sample then has its own copy of them, and where numbers are complex.
     """
     layers, result = _needed(*program(loss, space, one))
     products = [layer for layer in layers if layer.weights is not None]
@@ -69,8 +69,12 @@ def derivatives(
     others = [x for x in (*read, result) if isinstance(x, Affine)]
     outputs: list[Any] = [layer.step.equation.outvars[0].aval for layer in products]
     inputs = [layer.step.equation.invars[1 - layer.weights].aval for layer in products]
-    if sum(x.origin.size for x in others if not x.data) > sum(x.size for x in outputs):
-        raise NotImplementedError("most parameters come in otherwise than by products")
+    weights = sum(layer.step.operands[layer.weights].origin.size for layer in products)
+    copied = sum(x.origin.size for x in others if not x.data)
+    if copied > weights / 8 + sum(x.size for x in outputs):
+        raise NotImplementedError("many parameters come in otherwise than by products")
+    if any(jnp.iscomplexobj(x) for x in (*outputs, *inputs, *(x.origin for x in others))):
+        raise NotImplementedError("complex numbers")
 
     def slopes(*added: list[Array]) -> tuple[Array, tuple, list[Array]]:
         run = jax.value_and_grad(partial(_run, layers, result), argnums=(0, 1), has_aux=True)
@@ -87,8 +91,9 @@ def derivatives(
         moved[2].append(jax.vmap(partial(layer.back, x, delta))(directions))
     _, slope_moved, met_moved = jax.vmap(push, axis_size=space.dim)(*moved)
     one_row = jax.tree.map(lambda x: x[None], slope)
-    gradient = _inner(space.dim, moved[:2], one_row)[:, 0]
-    hessian = _inner(space.dim, moved, (*slope_moved, met_moved))
+    none = jnp.zeros((space.dim, 1), value.dtype)  # where nothing depends on the parameters
+    gradient = _inner(none, moved[:2], one_row)[:, 0]
+    hessian = _inner(none @ none.T, moved, (*slope_moved, met_moved))
     return value, gradient, (hessian + hessian.T) / 2
 
 
@@ -140,8 +145,8 @@ def _needed(steps: list[Step], result: Any) -> tuple[list[Layer], Any]:
     return layers[::-1], result
 
 
-def _inner(d: int, rows: Any, others: Any) -> Float[Array, "d e"]:
-    """The inner products of each of d with each of e trees of arrays."""
+def _inner(start: Float[Array, "d e"], rows: Any, others: Any) -> Float[Array, "d e"]:
+    """The inner products of each of d with each of e trees of arrays, added to ``start``."""
     pairs = zip(jax.tree.leaves(rows), jax.tree.leaves(others), strict=True)
-    found = [x.reshape(len(x), -1) @ y.reshape(len(y), -1).T for x, y in pairs]
-    return sum(found, start=jnp.zeros((d, len(jax.tree.leaves(others)[0]) if found else 1)))
+    found = (x.reshape(len(x), -1) @ y.reshape(len(y), -1).T for x, y in pairs)
+    return sum(found, start=start)

@@ -1,5 +1,6 @@
 """The per-sample quadratic model of the loss in a subspace, and the law of Δ_k that it implies."""
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -60,10 +61,11 @@ def project(
 ) -> Quadratic:
     """Value, gradient and Hessian in the subspace of every sample's loss at its origin.
 
-    One compiled pass, layer by layer (``layers``). A loss that takes its samples only together, or
-    most of its parameters otherwise than in products, is derived forward over forward; where it
-    knows no forward mode (``jax.custom_vjp``) either, twice through reverse mode. Matrix products
-    run at the highest precision.
+    One compiled pass, layer by layer (``layers``). Forward over forward is slower. It serves a loss
+    that takes its samples only together or knows no reverse mode, and one of more than an eighth as
+    many parameters outside of products as in them, for which those of a loop (``scan``) or of
+    ``jax.checkpoint`` count. A loss that knows no forward mode either goes twice through reverse
+    mode. Matrix products run at the highest precision.
 
     Args:
         loss, data, batch_size, mesh: As for ``hessian_operator``, with its errors; no batches. Of
@@ -83,9 +85,11 @@ def project(
     """
     n, loss = losses.ready(loss, space.origin, data)
     batching.cut(n, batch_size)
-    run = functools.partial(_project, batch_size=batch_size)
-    ways = [functools.partial(run, way=way) for way in (_by_layers, _forward, _reverse)]
-    run = next((way for way in ways if losses.has_forward_mode(way, loss, space, data)), ways[-1])
+    ways = [functools.partial(_project, batch_size=batch_size, way=way) for way in WAYS]
+    run = ways[1] if losses.has_forward_mode(ways[1], loss, space, data) else ways[2]
+    with contextlib.suppress(Exception):  # the loss's own errors come with the other ways
+        jax.eval_shape(ways[0], loss, space, data)
+        run = ways[0]
     if mesh is None:
         return run(loss, space, owned(data))
     loss, space = devices.place((loss, space), mesh)
@@ -135,10 +139,6 @@ def _forward(loss, space: Subspace, batch: Batch, forward: bool = True) -> Quadr
     return Quadratic(loss(space.origin, batch), gradient, hessian)
 
 
-# Without forward mode, a derivative along v from the transpose of the gradients' one.
-_reverse = functools.partial(_forward, forward=False)
-
-
 def _by_layers(loss, space: Subspace, batch: Batch) -> Quadratic:
     """The same layer by layer, of each sample alone; ``NotImplementedError`` where that fails."""
 
@@ -149,6 +149,10 @@ def _by_layers(loss, space: Subspace, batch: Batch) -> Quadratic:
         return Quadratic(*layers.derivatives(loss, space, one))
 
     return jax.vmap(of)(batch)
+
+
+# The last, without forward mode, transposes gradients to have the derivative along v.
+WAYS = _by_layers, _forward, functools.partial(_forward, forward=False)
 
 
 @explained

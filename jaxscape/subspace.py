@@ -145,7 +145,8 @@ def random_subspace(
         said = "expected filters that are not 0, of arrays of two or more axes in filter_axes"
         raise InputError(f"{said}, found none; name axes, use trained parameters or 'unit'")
     keys = jax.random.split(trees.check_key(key), dim)
-    return Subspace(params, _directions(normalization, axes, owned(params), keys))
+    places = tuple(devices.sharding_of(leaf) for leaf in jax.tree.leaves(params))
+    return Subspace(params, _directions(normalization, axes, places, owned(params), keys))
 
 
 def _filter_axes(filter_axes: Any, params: Params) -> tuple[tuple[int, ...] | None, ...]:
@@ -170,13 +171,17 @@ def _filter_axes(filter_axes: Any, params: Params) -> tuple[tuple[int, ...] | No
         raise InputError(f"{said}, {found}") from None
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _directions(normalization: str, axes: tuple, params: Params, keys: Key[Array, "d"]) -> Params:
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _directions(
+    normalization: str, axes: tuple, places: tuple, params: Params, keys: Key[Array, "d"]
+) -> Params:
     """One direction after the other, so that no more than one exists beside the result."""
     params = working(params)
 
     def direction(key: Key[Array, ""]) -> Params:
-        normals = gaussian_like(key, params)
+        leaves, tree = jax.tree.flatten(gaussian_like(key, params))
+        put = lambda x, to: jax.lax.with_sharding_constraint(x, to) if to else x  # noqa: E731
+        normals = jax.tree.unflatten(tree, map(put, leaves, places))
         if normalization != "unit":
             leaves, tree = jax.tree.flatten(normals)
             scaled = map(_filterwise, leaves, jax.tree.leaves(params), axes)

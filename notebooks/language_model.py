@@ -11,8 +11,10 @@
 # %% [markdown]
 # # A language model on many chips
 #
-# A network that no single device holds is sharded by its owner. jaxscape gathers nothing: points of
-# a sweep, Hessian products and the eigensolver's vectors lie on the devices as the parameters do.
+# Parameters, or a solver's vectors, that no single device holds are sharded by their owner.
+# Points of a sweep, Hessian products and the eigensolver's vectors lie on the devices as the
+# parameters do. jaxscape gathers none of them. The model itself gathers the weights of a block
+# when it runs.
 #
 # This notebook first runs a small transformer for real, on the devices that JAX finds, or on eight
 # made of one CPU. Then it compiles a transformer of the size of GPT-2 small for 16 TPU chips that
@@ -117,7 +119,7 @@ plot.delta_k2(curve.k, row.mean, row.sem, ["σ = 0.1"], loss_variance=[row.loss_
 # its shapes carry the shardings. Of 16 sequences at a time each chip has one.
 #
 # The compiler spends most of its time on products of float32, each of six passes of bfloat16. At
-# the effort set above it is done in a fifth to a ninth of the time, and estimates 1.6 to 1.7 times
+# the effort set above it is done in a sixth to a tenth of the time, and estimates 1.6 to 1.7 times
 # the time for its programs. At full effort the three jobs took 41, 362 and 527 seconds of CPU time
 # to compile, and were estimated at 5.8, 2.1 and 89 seconds. That pays where they run often.
 
@@ -192,7 +194,7 @@ def compiled(job):
     parts = said.argument_size_in_bytes, said.output_size_in_bytes, said.temp_size_in_bytes
     text = hlo.Text(program.as_text())
     count = Counter(line.op.removesuffix("-start") for line in text.lines.values())
-    estimate = text.cycles(loops) / CHIPS["v5e"].cycles
+    estimate = text.totals(loops)[0] / CHIPS["v5e"].cycles
     return Program(seconds, estimate, np.array(parts) / 1e9, count)
 
 
@@ -234,13 +236,14 @@ if chips := topology(TOPOLOGY):
 #
 # Each chip has one sequence at a time, in a sweep at one point.
 #
-# - **Work** is the compiler's estimate for 16 chips. The products alone, each of six passes of
-#   bfloat16 (float32 at `highest`) at the 197 TFLOP/s of a v5e, stand beside it.
+# - **Work** is the compiler's estimate for 16 chips, at that lower effort. The products alone, each
+#   of six passes of bfloat16 (float32 at `highest`) at the 197 TFLOP/s of a v5e, stand beside it.
 # - **Exchange**: every chip receives all weights once for a sweep's losses. For a Hessian product
 #   it receives weights and direction twice, as gradients compute a block anew, and adds up one
 #   product, which moves it twice: six times the parameters, at 1,600 Gbit/s between chips.
 # - **Memory**: parameters, directions and the eigensolver's vectors shrink with the chips, all else
-#   stays as compiled for 16. Compiled for 8 chips and for 64, the eigenpairs took 15.9 and 4.7 GB.
+#   stays as compiled for 16. Compiled for 8 chips and for 64, the eigenpairs took 15.9 and 4.7 GB:
+#   on 8 they just fit.
 #
 # The eigensolver's rate is that of one of its products.
 

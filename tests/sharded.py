@@ -10,6 +10,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxscape as js
@@ -71,6 +72,7 @@ def answers(mesh):
     stepwise = solve(jax.random.key(3), js.hessian_operator(loss, params, batches, batch_size=8))
     assert all(pairs.converged)
     assert all(stepwise.converged)
+    drawn = jax.tree.leaves(js.random_subspace(jax.random.key(4), params, NUM).basis)
     leaves, others = jax.tree.leaves(pairs.vectors), jax.tree.leaves(stepwise.vectors)
     return {
         "delta": curve.mean,
@@ -78,7 +80,8 @@ def answers(mesh):
         "values": pairs.values,
         "values of the host's steps": stepwise.values,
         "vectors": np.concatenate([np.reshape(x, (NUM, -1)) for x in leaves], 1),
-        "here": np.array([sum(map(on_a_device, x)) / NUM for x in (leaves, others)]),
+        "here": np.array([sum(map(on_a_device, x)) / NUM for x in (leaves, others, drawn)]),
+        "drawn": np.concatenate([np.reshape(x, (NUM, -1)) for x in drawn], 1),
         "krylov": np.array(largest_basis(compiled.as_text())),
         "parameters": np.array(num_parameters(params)),
     }
@@ -97,4 +100,8 @@ def largest_basis(program):
 
 if __name__ == "__main__":
     mesh = jax.make_mesh((8,), ("all",), axis_types=(jax.sharding.AxisType.Auto,))
+    explicit = jax.make_mesh((8,), ("all",), axis_types=(jax.sharding.AxisType.Explicit,))
+    there = jax.device_put(jnp.ones(8), NamedSharding(explicit, PartitionSpec("all")))
+    with pytest.raises(js.InputError, match=r"AxisType\.Auto"):
+        js.random_subspace(jax.random.key(0), there, 2)
     np.savez(sys.argv[1], **{name: np.asarray(x) for name, x in answers(mesh).items()})

@@ -68,6 +68,27 @@ def constant(w, batch):
     return jnp.sum(batch["x"] ** 2, (1, 2, 3))
 
 
+def spectrum(w, batch):  # complex numbers
+    x = jnp.fft.fft(batch["x"].reshape(len(batch["x"]), -1)) @ w.astype(complex)
+    return jnp.sum(jnp.abs(x) ** 4, -1) / 1e4
+
+
+def forward_only(w, batch):
+    x = batch["x"].reshape(len(batch["x"]), -1)
+    _, y = jax.lax.while_loop(lambda s: s[0] < 2, lambda s: (s[0] + 1, jnp.tanh(s[1] @ w)), (0, x))
+    return jnp.sum(y**2, -1)
+
+
+def five_alone(w, batch):  # fails for one sample, in a way of its own
+    assert len(batch["x"]) % N == 0
+    return jnp.sum(jnp.tanh(batch["x"].reshape(len(batch["x"]), -1) @ w) ** 2, -1)
+
+
+def squeezed(w, batch):  # for one sample an index too many
+    z = jax.nn.log_softmax((batch["x"].reshape(len(batch["x"]), -1) @ w).squeeze())
+    return -z[jnp.arange(len(z)), batch["y"]]
+
+
 def own_gradient(w, batch):
     @jax.custom_vjp
     def double(x):
@@ -88,6 +109,10 @@ CASES = {
     table: {"table": (40, 6), "last": (6, 2)},
     constant: {"first": (3,)},
     own_gradient: (32, 4),
+    spectrum: (32, 3),
+    forward_only: (32, 32),
+    five_alone: (32, 4),
+    squeezed: (32, 4),
 }
 
 
@@ -100,7 +125,7 @@ def problem(loss):
 
 
 def expected64(loss, space, data):
-    """Values, gradients and Hessians in θ, of the whole batch, forward over reverse."""
+    """Values, gradients and Hessians in θ, of the whole batch."""
     with jax.enable_x64(True):
         space, data = jax.tree.map(
             lambda x: jnp.asarray(np.asarray(x), None if x.dtype == jnp.int32 else jnp.float64),
@@ -112,7 +137,8 @@ def expected64(loss, space, data):
             return loss(w, data)
 
         zero = jnp.zeros(D)
-        found = losses(zero), jax.jacrev(losses)(zero), jax.jacrev(jax.jacrev(losses))(zero)
+        derive = jax.jacfwd if loss is forward_only else jax.jacrev
+        found = losses(zero), derive(losses)(zero), derive(derive(losses))(zero)
         return jax.tree.map(np.asarray, found)
 
 
@@ -143,11 +169,21 @@ def test_the_products_of_a_layer_grow_with_the_directions_not_with_their_pairs(w
     """Unless the samples have to be taken together."""
     sizes = (128, 64), (64, 64), (64, 4)
     params = {"first": array(0, *sizes[0]), "bias": array(1, 64), "second": array(2, *sizes[1])}
-    params |= {"last": array(3, *sizes[2]), "scale": array(4)}
+    params |= {"last": array(3, *sizes[2]), "scale": array(4), "more": array(5, 100)}
     data = {"x": array(50, N, 2, 8, 8), "y": jnp.arange(N) % 4}
     few, many = (js.random_subspace(KEY, params, d) for d in (3, 12))
-    loss = wrap(dense)
+
+    def whole(w, batch):  # more parameters otherwise than the products have numbers
+        return dense(w, batch) + jnp.sum(w["more"] ** 2)
+
+    loss = wrap(whole)
     ratio = work(loss, many, data) / work(loss, few, data)
     assert ratio < 4 if wrap not in (coupled, exactly) else ratio > 6
-    for x, y in zip(js.project(loss, few, data), js.project(dense, few, data), strict=True):
+    for x, y in zip(js.project(loss, few, data), js.project(whole, few, data), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4 * np.abs(y).max())
+
+
+def test_results_have_the_type_of_the_parameters():
+    space, data = problem(dense)
+    with jax.enable_x64(True):
+        assert {x.dtype for x in js.project(dense, space, data)} == {np.dtype("float32")}

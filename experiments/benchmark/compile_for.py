@@ -8,7 +8,6 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -156,8 +155,7 @@ def programs(problem: Problem, config: ProblemConfig, dim: int) -> Iterator[Prog
     yield Program("training, an epoch", epoch, args, config.epochs, precision="default")
 
     def solve(key, params, data):
-        operator: Any = js.hessian_operator(loss, params, data)
-        operator = replace(operator, linearise=False)  # as it is where no CPU computes
+        operator = js.hessian_operator(loss, params, data)
         return js.top_eigenpairs(key, operator, params, dim, find_repeated=False)
 
     given = problem.keys["subspace"], params, data

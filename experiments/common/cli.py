@@ -29,7 +29,8 @@ Data sets:
     tfds:NAME: images with classes of TensorFlow Datasets (needs pip install '.[tfds]')
 
 Exit status:
-    0 done; 2 bad input, or an output that cannot be written; 130 interrupted
+    0 done; 2 bad input, or an output that cannot be written; 130 interrupted;
+    1 a program that fails in benchmark --compile-for
 
 Environment:
     JAXSCAPE_DATA_DIR  folder with the data sets' files, where --data-dir is not given

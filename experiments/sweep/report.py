@@ -96,7 +96,7 @@ def _verdict(entry: dict[str, Any], found: dict[str, Any]) -> str:
     else:
         half = 4 * entry["order_law_k2"] / n**2
         answer = f"It is not {below} for good within the run; by the order law Δ_k is below "
-        answer += f"{half:.1g} from half of these samples on."
+        answer += f"{half:.1g} {unit}² from half of these samples on."
     return (
         f"σ = {entry['sigma']:g}, a {look} look (mean loss at the points {near:.3g} {unit}, "
         f"{own:.3g} at w*): near k = {n:,} one more such sample moves L_k by {step:.2g} {unit} "
