@@ -56,7 +56,7 @@ def project(
     space: Subspace,
     data: Batch,
     *,
-    batch_size: int = 100,
+    batch_size: int | None = None,
     mesh: Mesh | None = None,
 ) -> Quadratic:
     """Value, gradient and Hessian in the subspace of every sample's loss at its origin.
@@ -68,8 +68,9 @@ def project(
     mode. Matrix products run at the highest precision.
 
     Args:
-        loss, data, batch_size, mesh: As for ``hessian_operator``, with its errors; no batches. Of
-            100 samples d derivatives of the activations stay within a CPU's cache.
+        loss, data, mesh: As for ``hessian_operator``, with its errors; no batches.
+        batch_size: Samples at a time; by default d derivatives of their activations stay within a
+            CPU's cache.
         space: w(θ) = w* + Σ_j θ_j v_j, of d directions.
 
     Example:
@@ -84,6 +85,8 @@ def project(
         (1.0, 0.25, 5.25)
     """
     n, loss = losses.ready(loss, space.origin, data)
+    if batch_size is None:
+        batch_size = max(1, batching.batch_size(loss, space.origin, data) // space.dim)
     batching.cut(n, batch_size)
     ways = [functools.partial(_project, batch_size=batch_size, way=way) for way in WAYS]
     run = ways[1] if losses.has_forward_mode(ways[1], loss, space, data) else ways[2]

@@ -188,7 +188,7 @@ def _around(problem: Problem, vectors: Any) -> Iterator[Program]:
         yield Program("sweep of new samples", swept, fewer, SIGMAS)
     at_origin = partial(js.per_sample_losses, loss, batch_size=batching.ELSEWHERE)
     yield Program("losses at w*, a segment", at_origin, (problem.initial, segment), calls)
-    project = partial(js.project, loss)
+    project = partial(js.project, loss, batch_size=max(1, batching.ELSEWHERE // space.dim))
     yield Program("quadratic model, a segment", project, (space, segment), calls)
     model = jax.eval_shape(project, space, segment)
     law = quadratic.begin(len(jax.tree.leaves(vectors)[0])), model, jnp.zeros(SIGMAS), skip
