@@ -135,7 +135,7 @@ def entry_of(**changed):
           "50 to 140 (90 %, partly beyond this run)"]),
         ({"sufficient_size": [{"tolerance": 1e-2, "k": None, "reached": False,
                                "fresh_ci": [120, None]}]},
-         ["is not below 0.1 nats", "Δ_k is below 0.002 from half of these samples on",
+         ["is not below 0.1 nats", "Δ_k is below 0.002 nats² from half of these samples on",
           "beyond this run)"]),
     ],
 )  # fmt: skip
