@@ -60,8 +60,8 @@ def derivatives(
 ) -> tuple[Float[Array, ""], Float[Array, "d"], Float[Array, "d d"]]:
     """ℓ(w*), Vᵀ∇ℓ and Vᵀ∇²ℓV of the only sample in the batch ``one``.
 
-    Raises NotImplementedError where many parameters come in otherwise than as weights of products,
-    as each sample then has its own copy of them, and where numbers are complex.
+    A ValueError where many parameters come in otherwise than as weights of products, as each sample
+    then has its own copy of them, and where numbers are complex.
     """
     layers, result = _needed(*program(loss, space, one))
     products = [layer for layer in layers if layer.weights is not None]
@@ -72,9 +72,9 @@ def derivatives(
     weights = sum(layer.step.operands[layer.weights].origin.size for layer in products)
     copied = sum(x.origin.size for x in others if not x.data)
     if copied > weights / 8 + sum(x.size for x in outputs):
-        raise NotImplementedError("many parameters come in otherwise than by products")
+        raise ValueError("many parameters come in otherwise than by products")
     if any(jnp.iscomplexobj(x) for x in (*outputs, *inputs, *(x.origin for x in others))):
-        raise NotImplementedError("complex numbers")
+        raise ValueError("complex numbers")
 
     def slopes(*added: list[Array]) -> tuple[Array, tuple, list[Array]]:
         run = jax.value_and_grad(partial(_run, layers, result), argnums=(0, 1), has_aux=True)

@@ -85,19 +85,25 @@ def project(
         (1.0, 0.25, 5.25)
     """
     n, loss = losses.ready(loss, space.origin, data)
-    if batch_size is None:
-        batch_size = max(1, batching.batch_size(loss, space.origin, data) // space.dim)
+    if batch_size is None:  # samples that see each other are those that do in a sweep
+        batch_size = batching.batch_size(loss, space.origin, data)
+        batch_size = max(1, batch_size // (1 if losses.are_coupled(loss) else space.dim))
     batching.cut(n, batch_size)
-    ways = [functools.partial(_project, batch_size=batch_size, way=way) for way in WAYS]
-    run = ways[1] if losses.has_forward_mode(ways[1], loss, space, data) else ways[2]
-    with contextlib.suppress(Exception):  # the loss's own errors come with the other ways
-        jax.eval_shape(ways[0], loss, space, data)
-        run = ways[0]
+    run = _fastest(batch_size, loss, space, data)
     if mesh is None:
         return run(loss, space, owned(data))
     loss, space = devices.place((loss, space), mesh)
     found = devices.local(run(loss, space, devices.share(data, mesh), mesh=mesh))
     return jax.tree.map(lambda rows: rows[:n], found)
+
+
+def _fastest(batch_size: int, *given: Any) -> Callable[..., Quadratic]:
+    """The projection by the first of ``WAYS`` that serves the loss."""
+    layerwise, *others = [functools.partial(_project, batch_size=batch_size, way=x) for x in WAYS]
+    with contextlib.suppress(Exception):  # the loss's own errors come with the other ways
+        jax.eval_shape(layerwise, *given)
+        return layerwise
+    return others[0] if losses.has_forward_mode(others[0], *given) else others[1]
 
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "way", "mesh"))
@@ -143,12 +149,12 @@ def _forward(loss, space: Subspace, batch: Batch, forward: bool = True) -> Quadr
 
 
 def _by_layers(loss, space: Subspace, batch: Batch) -> Quadratic:
-    """The same layer by layer, of each sample alone; ``NotImplementedError`` where that fails."""
+    """The same layer by layer, of each sample alone; ``ValueError`` where that cannot be."""
 
     def of(sample: Batch) -> Quadratic:
         one = jax.tree.map(lambda x: x[None], sample)
         if losses.are_coupled(loss) or jax.eval_shape(loss, space.origin, one).shape != (1,):
-            raise NotImplementedError("a loss of samples that are taken together")
+            raise ValueError("a loss of samples that are taken together")
         return Quadratic(*layers.derivatives(loss, space, one))
 
     return jax.vmap(of)(batch)

@@ -187,3 +187,13 @@ def test_results_have_the_type_of_the_parameters():
     space, data = problem(dense)
     with jax.enable_x64(True):
         assert {x.dtype for x in js.project(dense, space, data)} == {np.dtype("float32")}
+
+
+def test_samples_that_see_each_other_are_those_of_a_sweep():
+    space, _ = problem(dense)
+    many = {"x": array(51, 2000, 2, 4, 4), "y": jnp.arange(2000) % 4}  # more than one chunk
+    normal = coupled(lambda w, batch: dense(w, batch) - jnp.mean(dense(w, batch)))
+    swept = js.per_sample_losses(normal, space.origin, many)
+    np.testing.assert_allclose(js.project(normal, space, many).value, swept, atol=1e-5)
+    whole = normal(space.origin, many)
+    assert np.abs(whole - swept).max() > 1e-3  # where other samples are beside a sample
