@@ -118,6 +118,7 @@ def _merge_spreads(old: _Spread, new: _Spread) -> _Spread:
     return _Spread(total, *both, absolute, old.nonfinite + new.nonfinite)
 
 
+@jax.jit
 def _delta_finalize(by_point: Any, by_sample: _Spread, prefix: Prefix) -> Delta:
     m, rest = len(prefix.mean), jax.tree.map(lambda leaf: leaf[1:], by_sample)
     k = jnp.arange(1, len(by_sample.weight), dtype=jnp.int32)
@@ -157,6 +158,7 @@ def _grouped_delta(num_points: int, groups: int) -> Reduction:
         innovation += add(steps.innovation, share)
         return (), (spread, innovation, square + add(steps.innovation**2, share))
 
+    @jax.jit
     def finalize(by_point: Any, by_sample: Any, prefix: Prefix) -> Delta:
         spread, innovation, square = by_sample
         found = delta.finalize(by_point, spread, prefix)

@@ -46,6 +46,7 @@ def run(config: BenchmarkConfig) -> None:
         return
     problem = problems.load(config)
     console.problem(problem, config.order)
+    console.begin("benchmark: compiles each stage, then measures it ...")
     params, product = prepare.fit(problem, config), measure.matrix_product()
     rows = [["ratio", "min", "median", "max", "target"]]
     for stage in measure.stages_of(problem, params, product, config.points, config.dim):

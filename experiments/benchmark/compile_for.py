@@ -20,8 +20,8 @@ from jax.tree_util import Partial
 
 import jaxscape as js
 from experiments.benchmark import hlo
+from experiments.common import console, segments
 from experiments.common import problem as problems
-from experiments.common import segments
 from experiments.common.config import ProblemConfig
 from experiments.common.problem import Problem
 from experiments.common.tables import as_text
@@ -93,7 +93,7 @@ def run(config: ProblemConfig, name: str, dim: int) -> None:
     rows = [["program", "calls", "compiled, CPU s", "peak, GB", "estimate, s", "products alone, s"]]
     rows[0] += ["memory alone, s", "kernels", "runs", "collectives", "products"]
     for program in programs(problem, config, dim):
-        print(f"compiling: {program.name}", file=sys.stderr)
+        console.begin(f"compiling: {program.name}")
         try:
             numbers, counts, products = compiled(program, chip, place)
         except jax.errors.JaxRuntimeError as error:

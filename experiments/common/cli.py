@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import inspect
 import io
 import os
@@ -47,6 +48,7 @@ def main(
 
     Errors are one line on stderr, an interruption one with the command line that resumes.
     """
+    gc.set_threshold(10_000, 20, 20)  # a full collection walks through all of JAX
     argv = list(sys.argv[1:] if argv is None else argv)
     command = f"python -m experiments.{name}"
     resumes = hasattr(config, "resume")

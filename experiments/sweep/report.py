@@ -173,17 +173,19 @@ def sizes_table(entries: list[dict[str, Any]], n: int) -> list[list[str]]:
     rows[0].append("K_ε, new samples, 90 %")
     never = f"not by {n:,}"
 
+    def starred(k: int | None) -> str:
+        return tables.count(k, never) + "*" * (k is not None and k > plot.LATE * n)
+
     def with_limits(size: dict[str, Any], name: str, *never: str) -> str:
         limits = tables.between(size[f"{name}_ci"], *never)
         return f"{tables.count(size[f'{name}_k'], *never)}, {limits}"
 
     for entry in entries:
         for size in entry["sufficient_size"]:
-            star = "*" if size["reached"] and size["k"] > plot.LATE * n else ""
-            cells = [tables.count(size["k"], never) + star, tables.between(size["ci"], never)]
+            cells = [starred(size["k"]), tables.between(size["ci"], never)]
             cells.append(with_limits(size, "law", never))
             curved = "theorem1_curvature_k"
-            cells.append(tables.count(size[curved], never) if curved in size else "-")
+            cells.append(starred(size[curved]) if curved in size else "-")
             if "fresh_ci" in size:
                 cells.append(tables.between(size["fresh_ci"]))
                 cells += [with_limits(size, name) for name in ("fresh_law", "distance")]
@@ -239,6 +241,7 @@ def write(folder: Path, record: run_folder.Record, facts: dict[str, Any]) -> Non
     values, residuals = arrays["eigenvalues"], arrays["eigenvalue_residuals"]
     rest = facts | {"seconds": found["seconds"]}
     leaves = jax.tree_util.tree_leaves_with_path(rest, is_leaf=lambda x: not isinstance(x, dict))
+    leaves = [(path, x) for path, x in leaves if x != ""]
     label = partial(jax.tree_util.keystr, simple=True, separator=", ")
     run_folder.render(
         folder, "report.html.j2",

@@ -186,7 +186,8 @@ def eigenvalues(
     index = np.arange(1, len(values) + 1)
     for row, (chosen, sign) in enumerate([(values >= 0, "not negative"), (values < 0, "negative")]):
         if chosen.any():
-            look = curve(row, marker="ov"[row], lw=0, elinewidth=1.5, label=sign, capsize=4)
+            look = curve(row, marker="ov"[row], lw=0, elinewidth=1.5, capsize=4)
+            look["label"] = None if chosen.all() else sign
             axes.errorbar(index[chosen], values[chosen], residuals[chosen], **look)
     axes.axhline(0, color="0.4", lw=1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

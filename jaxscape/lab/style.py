@@ -17,6 +17,8 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
 Keywords: TypeAlias = dict[str, Any]
 """Keyword arguments of a call to matplotlib."""
 
@@ -89,7 +91,6 @@ def legend(figure: Figure, title: str) -> Figure:
 
 def thin(figure: Figure) -> None:
     """Logarithmic axes: numbers apart, and two of them at least along each."""
-    powers = ticker.LogFormatterSciNotation
     for axis in [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]:
         if not isinstance(axis.get_major_locator(), ticker.LogLocator):
             continue  # linear, or with ticks of the figure's own
@@ -98,10 +99,18 @@ def thin(figure: Figure) -> None:
             axis.set_major_locator(ticker.MaxNLocator(5))
             axis.set_major_formatter("{x:,g}")
             axis.set_minor_locator(ticker.NullLocator())
-        elif high <= 100 * low and isinstance(axis.get_major_formatter(), powers):
-            axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-            axis.set_major_formatter(powers(minor_thresholds=(np.inf, np.inf)))
+        elif isinstance(axis.get_major_formatter(), ticker.LogFormatterSciNotation):
+            if high <= 100 * low:
+                axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(power)
         axis.set_minor_formatter(ticker.NullFormatter())
+
+
+def power(value: float, _: Any = None) -> str:
+    """A number along a logarithmic axis: 10⁻³, 2·10⁵. As formulas they would take a second more."""
+    digit, exponent = f"{value:.0e}".split("e")
+    digit = "" if digit == "1" else f"{digit}·"
+    return f"{digit}10{str(int(exponent)).translate(SUPERSCRIPT)}"
 
 
 class Bins(NamedTuple):

@@ -98,8 +98,8 @@ def fit(
     rates = learning_rate, weight_decay, last
     run = partial(_pieces if stored else epoch, batch_size, rates, together, bound)
     with host():
-        states = State(params, jax.vmap(adam(*rates).init)(params))
-        epoch_keys = list(jax.vmap(lambda key: jax.random.split(key, epochs), out_axes=1)(keys))
+        states, drawn = _start(rates, epochs, keys, params)
+        epoch_keys = list(drawn)
     means, norms = np.zeros((epochs, num), np.float32), None
 
     def visit(number: int, params: Params, found: Array | np.ndarray, where: str) -> None:
@@ -139,6 +139,15 @@ def adam(
     falls = None if last is None else optax.cosine_decay_schedule(learning_rate, max(1, last))
     steps = optax.adam(falls or learning_rate)
     return optax.chain(optax.add_decayed_weights(weight_decay), steps) if weight_decay else steps
+
+
+@partial(jax.jit, static_argnums=range(2))
+def _start(
+    rates: Rates, epochs: int, keys: Key[Array, "R"], params: Params
+) -> tuple[State, Key[Array, "epochs R"]]:
+    """The state of each network before its first step, and its key of every epoch."""
+    split = jax.vmap(lambda key: jax.random.split(key, epochs), out_axes=1)
+    return State(params, jax.vmap(adam(*rates).init)(params)), split(keys)
 
 
 @partial(jax.jit, static_argnums=range(3))

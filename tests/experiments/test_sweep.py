@@ -224,9 +224,9 @@ def test_a_late_size_is_marked():
     assert [row[2] for row in rows[1:]] == ["96*", "95", "not by 100"]
     own, new = ["1 to 9", "4, 3 to not by 100"], ["2 to beyond 2^31", "7, 6 to 8"]
     assert rows[1][3:] == [*own, "-", *new, "beyond 2^31, 30 to beyond 2^31"]
-    sizes = [{**sizes[0], "theorem1_curvature_k": k} for k in (7, None)]
+    sizes = [{**sizes[0], "theorem1_curvature_k": k} for k in (7, 96, None)]
     rows = report.sizes_table([{"sigma": 1.0, "sufficient_size": sizes}], 100)
-    assert [row[5] for row in rows[1:]] == ["7", "not by 100"]
+    assert [row[5] for row in rows[1:]] == ["7", "96*", "not by 100"]
 
 
 def test_intervals_hold_what_they_are_intervals_of(finished):

@@ -95,6 +95,9 @@ def test_eigenvalues_keep_sign_order_and_residual():
     np.testing.assert_allclose([seen[i][1] for i in (1, 2, 3)], residuals)
     assert seen[1][2] == seen[3][2] != seen[2][2]
     assert "at most 0.3" in shown_text(figure)[0]
+    legends = [figure.legends[0], plot.eigenvalues(-abs(values), residuals).legends[0]]
+    said = [[text.get_text() for text in key.get_texts()] for key in legends]
+    assert said == [["not negative", "negative"], []]  # of one sign the axis tells
 
 
 def test_the_law_is_drawn_beside_monte_carlo_in_each_panel():
