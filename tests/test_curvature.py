@@ -1,5 +1,6 @@
 """Hessian and Gauss-Newton operators against closed forms and finite differences."""
 
+import itertools
 import re
 
 import jax
@@ -234,6 +235,25 @@ def test_many_products_share_what_no_vector_changes(build, kept, monkeypatch):
         want = operator(want)
     got = jax.jit(many_products)(operator, params)
     np.testing.assert_allclose(flat64(got), flat64(want), rtol=1e-5, atol=1e-6)
+
+
+def test_a_product_multiplies_as_often_as_four_forward_passes():
+    """Products of data with the first weights: 3. With the next 7, with the last 8. XLA's count."""
+    sizes, n = (300, 100, 100, 10), 200
+    params = [jnp.full(shape, 0.01) for shape in itertools.pairwise(sizes)]
+
+    def loss(params, batch):
+        x = batch["inputs"]
+        for weights in params[:-1]:
+            x = jax.nn.relu(x @ weights)
+        return class_loss(x @ params[-1], batch)
+
+    data = {"inputs": jnp.ones((n, sizes[0])), "targets": jnp.zeros(n, int)}
+    operator = hessian_operator(loss, params, data, batch_size=n)
+    program = jax.jit(lambda operator, v: operator(v)).lower(operator, params).compile()
+    first, second, last = (2 * n * weights.size for weights in params)
+    wanted = 3 * first + 7 * second + 8 * last  # 4.1 forward passes, 4.01 in the main job
+    assert wanted < program.cost_analysis()["flops"] < 1.05 * wanted
 
 
 def test_a_product_that_shares_takes_a_third_less_work():
