@@ -48,7 +48,6 @@ from jaxscape.sample_size import (
     increment_size,
     monitor,
     order_law,
-    random_orders,
     sufficient_size,
 )
 from jaxscape.subspace import Subspace, hessian_subspace, random_subspace, trajectory_subspace
@@ -62,8 +61,8 @@ __all__ = [
     "excess_law", "excess_law_holds", "excess_size", "gaussian", "ggn_operator", "grid",
     "hessian_operator", "hessian_subspace", "increment_size", "influence_subspace", "isotropic",
     "line", "loss_variance", "losses", "monitor", "order_law", "partition", "per_sample_losses",
-    "points", "prefix_spectra", "project", "quadratic_delta", "random_orders",
-    "random_subspace", "reductions", "ritz_values", "single", "sobol", "spectral_density",
+    "points", "prefix_spectra", "project", "quadratic_delta", "random_subspace",
+    "reductions", "ritz_values", "single", "sobol", "spectral_density",
     "sufficient_size", "surface", "takeuchi_trace", "takeuchi_trace_in", "top_eigenpairs",
     "trace", "trajectory_subspace",
 ]  # fmt: skip

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, Key, Real
+from jaxtyping import Array, Bool, Float, Int, Real
 
-from jaxscape import prefix
 from jaxscape.arguments import explained
 from jaxscape.loss_variance import (
     TRUSTED,
@@ -160,34 +159,6 @@ def smallest(
     k = jax.lax.fori_loop(0, 31, halve, limits)[1]
     reached = k < MOST  # not asked of ``holds`` again, which may round otherwise outside the loop
     return SufficientSize(jnp.where(reached, k, -1), reached)
-
-
-@explained
-@partial(jax.jit, static_argnames="num_orders")
-def random_orders(
-    key: Key[Array, ""], losses: Float[ArrayLike, "m n"], num_orders: int
-) -> Float[Array, "R n-1"]:
-    """Δ_k = E_q[δ_k²] for every k in each of R orders drawn with equal probability.
-
-    Args:
-        key: Of the orders.
-        losses: ℓ_i(w) of n ≥ 2 samples at m points, else an ``InputError``; as ``evaluate`` with
-            ``reductions.losses(m)`` gives them. For centered delta give √(m/(m−1)) (ℓ_i − mean of
-            ℓ_i over the points).
-        num_orders: R, at least 1, else an ``InputError``.
-    """
-    shape, losses = jnp.shape(losses), jnp.asarray(losses)
-    if len(shape) != 2 or shape[1] < 2 or num_orders < 1:
-        said = "expected at least 1 order of losses of shape (points, samples), at least 2 samples"
-        raise InputError(f"{said}, found {num_orders} of {shape}; give one row per point")
-    m, n = shape
-
-    def one(key: Key[Array, ""]) -> Float[Array, "K"]:
-        order = jax.random.permutation(key, n)
-        add = lambda total, row: (total + prefix.increments(row[order]) ** 2, None)  # noqa: E731
-        return jax.lax.scan(add, jnp.zeros(n - 1, losses.dtype), losses)[0] / m
-
-    return jax.lax.map(one, jax.random.split(key, num_orders))
 
 
 @explained

@@ -125,6 +125,17 @@ def increments64(losses):
     return np.stack(columns, 1)
 
 
+def deltas_in_random_orders(seed, losses, num_orders):
+    """Δ_k, k = 1..n−1, of ``losses`` [m, n] in each of R random orders [R, n−1], in float64."""
+    rng, losses = np.random.default_rng(seed), np.asarray(losses, np.float64)
+    k, deltas = np.arange(1, losses.shape[1]), []
+    for _ in range(num_orders):
+        shuffled = rng.permutation(losses, axis=1)
+        innovations = shuffled[:, 1:] - np.cumsum(shuffled, 1)[:, :-1] / k
+        deltas.append(((innovations / (k + 1)) ** 2).mean(0))
+    return np.stack(deltas)
+
+
 def law64(model, sigma):
     """The law of DESIGN 1.3 k by k, in float64."""
     c, g, h = (np.asarray(x, np.float64) for x in model)

@@ -95,7 +95,6 @@ def calls():
         "distance_size": (js.distance_size, {"loss_variance": level, "epsilon": level, "to": 9}),
         "exceedance_size": (js.exceedance_size, {"terms": jnp.ones(50), "count": jnp.asarray(49),
                             "tolerance": level, "level": 0.9, "within": 60}),
-        "random_orders": (js.random_orders, {"key": KEY, "losses": z, "num_orders": 3}),
         "hessian_operator": (js.hessian_operator, {**of, "batch_size": 30, "weight_decay": 0.1}),
         "product": (operator, {"vector": params}),
         "ggn_operator": (js.ggn_operator, {"model": out, "output_loss": own,

@@ -7,7 +7,7 @@ import hypothesis.strategies as st
 import jax
 import numpy as np
 import pytest
-from cases import increments64
+from cases import deltas_in_random_orders, increments64
 from hypothesis import given, settings
 
 import jaxscape as js
@@ -16,7 +16,6 @@ from jaxscape.sample_size import (
     distance_size,
     exceedance_size,
     increment_size,
-    random_orders,
 )
 from jaxscape.types import InputError
 
@@ -139,37 +138,6 @@ def test_no_distance_is_below_an_epsilon_that_is_not_positive():
     assert size.reached.tolist() == [True, False, False]
 
 
-LOSSES = np.random.default_rng(0).exponential(size=(3, 50)).astype(np.float32)
-
-
-def test_each_order_is_a_permutation_of_all_samples():
-    key = jax.random.key(1)
-    got = random_orders(key, LOSSES, 4)
-    assert got.shape == (4, 49)
-    for row, child in zip(got, jax.random.split(key, 4), strict=True):
-        order = np.asarray(jax.random.permutation(child, 50))
-        want = (increments64(LOSSES[:, order]) ** 2).mean(0)
-        np.testing.assert_allclose(row, want, rtol=1e-5, atol=1e-10)
-
-
-def test_the_mean_over_200_orders_is_the_order_law_within_its_error():
-    deltas = np.asarray(random_orders(jax.random.key(2), LOSSES, 200), float)
-    k = np.arange(1, 50)
-    law = LOSSES.astype(float).var(1, ddof=1).mean() / k / (k + 1)
-    scores = (deltas.mean(0) - law) / (deltas.std(0, ddof=1) / np.sqrt(200))
-    assert abs(scores).max() < 4
-    assert 0.8 < scores.std() < 1.2  # the error is neither too small nor too large
-
-
-@pytest.mark.parametrize(
-    ("losses", "orders", "word"),
-    [(LOSSES[:, :1], 2, "(3, 1)"), (LOSSES, 0, "found 0")],
-)
-def test_bad_losses_are_said(losses, orders, word):
-    with pytest.raises(js.InputError, match=word.replace("(", r"\(").replace(")", r"\)")):
-        random_orders(jax.random.key(0), losses, orders)
-
-
 POPULATION = np.random.default_rng(0).exponential(size=3000) ** 2
 
 
@@ -239,7 +207,7 @@ def test_limits_within_a_run_cover_its_orders_for_light_and_heavy_tails():
     for draw in (rng.standard_normal, rng.standard_exponential):
         for power in (1, 4):
             losses = (draw(n) ** power).astype(np.float32)[None]
-            orders = random_orders(jax.random.key(1), losses, 200)
+            orders = deltas_in_random_orders(1, losses, 200)
             terms = orders * k * (k + 1)
             for share in (0.2, 0.6):
                 tolerance = np.float32(losses.var(ddof=1) / (share * n) ** 2)

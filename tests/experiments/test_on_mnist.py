@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import at64
+from cases import at64, deltas_in_random_orders
 from sweeps import flax_losses64, load, read
 
 import jaxscape as js
@@ -72,7 +72,7 @@ def test_a_monitor_fed_batches_of_64_ends_and_stops_where_it_should(seen):
 
 
 def test_the_mean_over_200_random_orders_is_the_order_law_within_its_error(seen):
-    deltas = np.asarray(js.random_orders(jax.random.key(4), seen, 200))
+    deltas = deltas_in_random_orders(4, seen, 200)
     k = np.arange(1, N)
     level = np.asarray(seen, np.float64).var(1, ddof=1).mean()
     # at a single k a few large losses make the mean of 200 too skewed for a score
