@@ -7,9 +7,8 @@ import hashlib
 import os
 import re
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -95,9 +94,7 @@ class Dataset:
 def build(name: str, source: str, arrays: Arrays, num_classes: int, note: str = "") -> Dataset:
     """A data set of ``arrays``: bytes scaled to [0, 1], other integers int32, the rest float32.
 
-    Args:
-        name, source, num_classes, note: as in ``Dataset``.
-        arrays: both splits as stored. A training split that is memory-mapped stays so.
+    A training split that is memory-mapped stays so.
     """
     found: dict[str, Any] = {field: _ready(field, each) for field, each in arrays._asdict().items()}
     return Dataset(name, source, **found, num_classes=num_classes, note=note)
@@ -147,19 +144,6 @@ def load(name: str, *, data_dir: Folder = None) -> Dataset:
         raise InputError(said) from error
     known = ", ".join(NAMES)
     raise InputError(f"expected one of the data sets {known}, found {name!r}; choose one of them")
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file open for writing that is named ``path`` if the block ends well, else vanishes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            yield file
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def is_offline() -> bool:
@@ -316,8 +300,9 @@ def _glyphs(note: str = "") -> Dataset:
             arrays = Arrays(*(stored[field] for field in Arrays._fields))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         arrays = glyphs.split()
-        with contextlib.suppress(OSError), replacing(path) as new:
-            np.savez(new, **arrays._asdict())
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(path, **arrays._asdict())
     return build("glyphs", "drawn from matplotlib's fonts", arrays, 10, note)
 
 

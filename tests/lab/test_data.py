@@ -257,28 +257,6 @@ def test_a_cache_that_cannot_be_written_is_no_error(small_glyphs, alone):
     assert len(data.load("glyphs").train_inputs) == 10
 
 
-@pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
-def test_a_file_takes_its_name_when_it_is_whole(error, tmp_path):
-    path = tmp_path / "deep" / "file"
-    path.parent.mkdir()
-    path.write_bytes(b"old")
-
-    def write():
-        with data.replacing(path) as file:
-            file.write(b"new")
-            assert path.read_bytes() == b"old"
-            if error:
-                raise error
-
-    if error:
-        with pytest.raises(error):
-            write()
-    else:
-        write()
-    assert path.read_bytes() == (b"old" if error else b"new")
-    assert list(path.parent.iterdir()) == [path]
-
-
 # Downloads
 
 
