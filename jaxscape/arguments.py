@@ -108,7 +108,7 @@ def _said(hint: Any) -> str:
     if origin in (Union, UnionType):
         return "a number" if {int, float} & {*parts} else " or ".join({_said(x): 0 for x in parts})
     if hasattr(hint, "dim_str"):
-        return "a key of jax.random" if hint.dtype is Key else f"an array of shape ({hint.dim_str})"
+        return "a jax.random.key(0)" if hint.dtype is Key else f"an array of shape ({hint.dim_str})"
     words: dict[Any, str] = {int: "an integer", float: "a number", str: "text", type(None): "None"}
     if origin is Callable:
         count = f" of {len(parts[0])} arguments" if isinstance(parts[0], list) else ""

@@ -203,13 +203,17 @@ def _filled(batch: Batch, rows: Int[np.ndarray, "b"]) -> Batch:
     return jax.tree.map(lambda x: x[rows] if is_key(x) else jnp.asarray(np.asarray(x)[rows]), batch)
 
 
-def nonfinite_samples(operator: MeanOperator | OverBatches) -> Int[np.ndarray, "bad"]:
-    """Positions of the samples whose loss at the operator's parameters is NaN or infinite."""
+def why_not_finite(operator: MeanOperator | OverBatches) -> str:
+    """What is found where products are not finite: samples whose loss is not, or derivatives."""
     found = []
     for part in operator.parts() if isinstance(operator, OverBatches) else [operator]:
         at = Partial(part.chunk.args[0], part.params)
         found.append(batching.in_chunks(at, part.data, part.batch_size)[: part.count])
-    return np.flatnonzero(~np.isfinite(np.concatenate(found)))
+    bad = np.flatnonzero(~np.isfinite(np.concatenate(found)))
+    if not bad.size:
+        return "finite losses: a derivative is not, such as that of a norm or a root at 0"
+    names = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")
+    return f"a loss of NaN or infinity for {bad.size} samples (at positions {names})"
 
 
 def _build(chunk, few, params, data, batch_size, count, mesh, weight_decay=0.0) -> Matvec:

@@ -26,7 +26,7 @@ from jaxscape.arguments import check_choice, explained
 from jaxscape.batching import check_eager
 from jaxscape.curvature import OverBatches, linearised
 from jaxscape.losses import bind
-from jaxscape.trees import check_floating, check_key, check_like, length, num_parameters, working
+from jaxscape.trees import check_floating, check_like, length, num_parameters, working
 from jaxscape.types import InputError, Matvec, Params, Scalar
 
 Vectors = tuple[Float[Array, "..."], ...]
@@ -134,9 +134,6 @@ def top_eigenpairs(
         ([40.0, 39.0, 38.0], True)
     """
     check_floating(like)
-    check_key(key)
-    if not callable(matvec):
-        raise InputError(f"expected matvec(vector), a function, found {type(matvec).__name__}")
     p = num_parameters(like)
     dim = min(2 * num + 20, p) if krylov_dim is None else krylov_dim
     if not 1 <= num <= p:

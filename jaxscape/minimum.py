@@ -21,14 +21,14 @@ from jaxtyping import Array, Bool, Float, Key, Real
 from jaxscape import losses
 from jaxscape.arguments import explained
 from jaxscape.batching import cut, length_of, taker
-from jaxscape.curvature import hessian_operator, nonfinite_samples
+from jaxscape.curvature import hessian_operator, why_not_finite
 from jaxscape.lanczos import dot, flatten
 from jaxscape.loss_variance import TRUSTED
 from jaxscape.quadratic import project
 from jaxscape.quadrature import tridiagonal
 from jaxscape.sample_size import SufficientSize, distance_law, distance_size
 from jaxscape.subspace import Subspace, check_dim
-from jaxscape.trees import check_key, is_traced, num_parameters
+from jaxscape.trees import is_traced, num_parameters
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss, Scalar
 
 
@@ -99,7 +99,7 @@ def _run(program: Callable, key, loss, params, data, samples, options: tuple) ->
         raise InputError(f"expected num_samples from 2 to {n}, found {num_samples}; change it")
     if num_steps < 1:
         raise InputError(f"expected num_steps of at least 1, found {num_steps}; raise it")
-    rows = jax.random.choice(check_key(key), n, (num_samples,), replace=False)
+    rows = jax.random.choice(key, n, (num_samples,), replace=False)
     operator: Any = hessian_operator(loss, params, data, batch_size=batch_size)
     bound, decay = losses.ready(loss, params, samples)[1], jnp.asarray(weight_decay, float)
     steps = min(num_steps, num_parameters(params))
@@ -113,11 +113,8 @@ def _run(program: Callable, key, loss, params, data, samples, options: tuple) ->
             stacklevel=4,
         )
     elif not jnp.isfinite(found[0]).all():
-        bad = nonfinite_samples(operator)
-        where = f"a loss of NaN or infinity for {len(bad)} samples, the first at {bad[:1]}"
-        if not len(bad):
-            where = "finite losses: a derivative, or a loss of gradient_data, is not"
-        raise InputError(f"expected finite gradients and Hessian, found {where}; leave them out")
+        where = f"{why_not_finite(operator)}; leave them out, also of gradient_data"
+        raise InputError(f"expected finite gradients and Hessian, found {where}")
     return found
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key, UInt32
 
 from jaxscape.arguments import explained
 from jaxscape.subspace import Subspace, gaussian_like
-from jaxscape.trees import check_floating, check_key, owned, short, working
+from jaxscape.trees import check_floating, owned, short, working
 from jaxscape.types import InputError, Params, Scalar
 
 BITS = 23  # binary digits of a Sobol' coordinate: with half a step added, float32 holds them
@@ -92,7 +92,7 @@ def gaussian(key: Key[Array, ""], space: Subspace, num_points: int, sigma: Scala
         sigma: The standard deviation σ of the step along each direction.
     """
     check(num_points, sigma)
-    return points(space, sigma * jax.random.normal(check_key(key), (num_points, space.dim)))
+    return points(space, sigma * jax.random.normal(key, (num_points, space.dim)))
 
 
 @explained
@@ -126,7 +126,6 @@ def sobol(
     """
     from scipy.stats import qmc  # a second to import, and only needed here
 
-    check_key(key)
     check(num_points, sigma)
     if not fits(num_points, randomisations):
         said = "expected at least 2 randomisations of 1, 2, 4, 8, ... points each"
@@ -171,7 +170,8 @@ def isotropic(
     check_floating(params)
     check(num_points, sigma)
     params = jax.tree.map(jnp.asarray, owned(params))
-    return IsotropicProbe(params, check_key(key), jnp.asarray(sigma), num_points)
+    jax.eval_shape(jax.random.fold_in, key, 0)  # a wrong key is told of here, not at a point
+    return IsotropicProbe(params, key, jnp.asarray(sigma), num_points)
 
 
 @explained

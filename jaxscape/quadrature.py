@@ -56,7 +56,6 @@ def spectral_density(
     estimation of tr(f(A)) via stochastic Lanczos quadrature"; Ghorbani, Krishnan & Xiao 2019).
 
     Args:
-        key: Of the random sign vectors.
         matvec, like: H and the shapes of its vectors, as for ``top_eigenpairs``.
         num_probes: Random vectors, at least 2 for a standard error, else an ``InputError``.
         num_steps: Lanczos steps from each, 1 to P, else an ``InputError``; at num_steps·P numbers.

@@ -16,7 +16,7 @@ from numpy.lib.array_utils import normalize_axis_tuple
 
 from jaxscape import devices, trees
 from jaxscape.arguments import check_choice, explained
-from jaxscape.curvature import hessian_operator, nonfinite_samples
+from jaxscape.curvature import hessian_operator, why_not_finite
 from jaxscape.lanczos import Eigenpairs, dot, top_eigenpairs
 from jaxscape.trees import is_traced, owned, short, working
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
@@ -144,7 +144,7 @@ def random_subspace(
     if normalization != "unit" and not (is_traced(filters) or any(map(np.any, filters))):
         said = "expected filters that are not 0, of arrays of two or more axes in filter_axes"
         raise InputError(f"{said}, found none; name axes, use trained parameters or 'unit'")
-    keys = jax.random.split(trees.check_key(key), dim)
+    keys = jax.random.split(key, dim)
     places = tuple(devices.sharding_of(leaf) for leaf in jax.tree.leaves(params))
     return Subspace(params, _directions(normalization, axes, places, owned(params), keys))
 
@@ -258,11 +258,8 @@ def _check_pairs(pairs: Eigenpairs, operator: Any, tol: float) -> None:
     """Refuse eigenvalues of NaN or of 0 alone; warn of eigenpairs that did not converge."""
     values, lost = np.asarray(pairs.values), ~np.asarray(pairs.converged)
     if not np.isfinite(values).all():
-        where = "finite losses: a derivative is not, such as that of a norm or a root at 0"
-        if len(bad := nonfinite_samples(operator)):
-            names = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
-            where = f"a loss of NaN or infinity for {len(bad)} samples (at positions {names})"
-        raise InputError(f"expected a finite Hessian, found {where}; check them, or leave them out")
+        where = f"{why_not_finite(operator)}; check them, or leave them out"
+        raise InputError(f"expected a finite Hessian, found {where}")
     if not values.any():
         raise InputError("expected curvature, found eigenvalues all 0; use random_subspace")
     if lost.any():

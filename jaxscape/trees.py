@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from jaxscape.types import InputError, Params
 
@@ -98,14 +98,6 @@ def is_traced(tree: Any) -> bool:
 def is_key(x: Any) -> bool:
     """Whether it is an array of keys of the new kind, as ``jax.random.key`` makes them."""
     return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-
-
-def check_key(key: Any) -> Key[Array, ""]:
-    """The key, or an ``InputError`` unless it is one that ``jax.random`` takes."""
-    old = not is_key(key) and jnp.shape(key) == (2,) and jnp.result_type(key) == jnp.uint32
-    if not old and not (is_key(key) and key.ndim == 0):
-        raise InputError(f"expected a key, found {short(key)}; make one: jax.random.key(0)")
-    return key
 
 
 def check_floating(params: Params) -> None:

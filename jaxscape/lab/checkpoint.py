@@ -30,7 +30,6 @@ def save(folder: str | Path, name: str, tree: Any) -> None:
 
     Args:
         folder: made where it is missing; an ``OSError`` where it cannot be written (a full disk).
-        name: of a subfolder.
         tree: JAX or NumPy arrays with at least one entry each, which every process has whole;
             random keys as ``jax.random.key_data``.
     """

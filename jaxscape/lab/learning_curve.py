@@ -109,12 +109,10 @@ def fit(
     order there are only residuals, and its intervals are too narrow: neighbouring k err together.
 
     Args:
-        key: Draws the errors.
         k: At least 4 different numbers of samples, else an ``InputError``.
         losses: Test losses, or errors, of a network refitted on the first k samples of each order;
             finite and not negative, else an ``InputError``.
         floor: c, where it is known: 0 of the generalisation gap, test less training losses.
-        level: Of the intervals.
         num_draws: Draws around the estimate, at least 100.
 
     Example:

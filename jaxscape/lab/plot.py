@@ -155,11 +155,9 @@ def sufficient_sizes(
     """K against tolerance, a colour per label.
 
     Args:
-        tolerances: of Δ_k.
         measured: K by Definition 4 on the curve; −1 where it is not reached, and then not drawn.
         predicted: K by the order law between its limits; NaN where it is not reached.
         k_max: samples of the run, drawn as a grey line: no run of them measures a larger K.
-        labels: one per σ.
     """
     xlabel = rf"tolerance of $\Delta_k$ ({unit})"
     figure, (axes,) = canvas("Sufficient sample size", xlabel, "$K$ (samples)")
@@ -216,7 +214,6 @@ def contours(
         steps: the grid's coordinates; a grid need not be square.
         sheets: a panel each, such as a row of ``js.surface(...).loss``. What is not finite stays
             white.
-        title: of the figure.
         quantity: what z is, with its unit; for all panels, or for each.
         path: where the network was, or several.
     """
@@ -347,9 +344,7 @@ def _heights(sheet: np.ndarray, quantity: str, wants_log: bool) -> tuple[np.ndar
 def write_vtk(path: str | Path, steps: Steps, sheets: Sheets) -> None:
     """Write sheets as a legacy VTK file, for ParaView: *Warp By Scalar* makes a relief of one.
 
-    Args:
-        path: of the file, ``*.vtk``.
-        steps, sheets: as for ``contours``; each sheet is an array of the grid's points.
+    The path ends in ``.vtk``. Steps and sheets are as for ``contours``.
     """
     (first, second), sheets, _ = _checked(steps, sheets)
     lines = ["# vtk DataFile Version 3.0", "loss surface", "ASCII", "DATASET RECTILINEAR_GRID"]

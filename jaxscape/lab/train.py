@@ -68,7 +68,6 @@ def fit(
 
     Args:
         key: one key for one network, or R keys for R networks side by side.
-        loss: ``loss(params, batch) -> [n]``.
         params: where training starts; R networks are stacked, leaves ``[R, ...]``.
         data: n samples, which all networks share; those of one network may be ``stream.Stored``,
             which are read piece by piece, the next one while the device works.
