@@ -435,8 +435,8 @@ def dot(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.matmul(a, b, precision="highest")
 
 
-def flatten(matvec: Matvec, like: Params) -> tuple[Callable, Callable, Float[Array, "p"]]:
-    """``matvec`` on raveled vectors, how to unravel one, and ``like`` raveled."""
+def flatten(matvec: Matvec, like: Params) -> tuple[Callable, Float[Array, "p"]]:
+    """``matvec`` on raveled vectors, and ``like`` raveled."""
     (flat, unravel), matvec = ravel_pytree(like), linearised(matvec)
 
     def product(vector: Float[Array, "p"]) -> Float[Array, "p"]:
@@ -444,7 +444,7 @@ def flatten(matvec: Matvec, like: Params) -> tuple[Callable, Callable, Float[Arr
         check_like(image, like, "the operator's product")
         return ravel_pytree(image)[0].astype(flat.dtype)
 
-    return product, unravel, flat
+    return product, flat
 
 
 def hoist(matvec: Matvec, like: Params) -> Matvec:

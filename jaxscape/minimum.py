@@ -122,7 +122,7 @@ def _krylov(operator, loss, data: Batch, rows: Array, steps: int, read: Callable
     """``read(g, T, V)`` of g = g_i − ḡ and of its Krylov space, for the sample in each row."""
     params, take = operator.params, taker(data)
     chunks = cut(length_of(data), operator.batch_size)
-    product, _, flat = flatten(operator, params)
+    product, flat = flatten(operator, params)
 
     def gradient(batch: Batch, weight: ArrayLike = 1.0) -> Array:
         total = lambda w: jnp.sum(jnp.where(weight, loss(w, batch), 0))  # noqa: E731

@@ -94,7 +94,7 @@ def trace(key: Key[Array, ""], matvec: Matvec, like: Params, *, num_probes: int)
 
 @compiled
 def _trace(loops: Any, matvec: Matvec, like: Params, keys: Key[Array, "probes"]) -> Estimate:
-    product, _, flat = flatten(matvec, like)
+    product, flat = flatten(matvec, like)
 
     def one(carry: None, key: Key[Array, ""]) -> tuple[None, Float[Array, ""]]:
         signs = jax.random.rademacher(key, flat.shape, flat.dtype)
@@ -105,7 +105,7 @@ def _trace(loops: Any, matvec: Matvec, like: Params, keys: Key[Array, "probes"])
 
 @partial(compiled, static_argnames="num_steps")
 def _density(loops: Any, matvec: Matvec, like: Params, keys: Array, num_steps: int) -> Density:
-    product, _, flat = flatten(matvec, like)
+    product, flat = flatten(matvec, like)
 
     def one(carry: None, key: Key[Array, ""]) -> tuple[None, Density]:
         signs = jax.random.rademacher(key, flat.shape, flat.dtype)

@@ -57,11 +57,7 @@ def draw(
     Each image is a random font's digit under a random rotation, shear, scale, shift and smooth
     elastic displacement, with a random stroke weight, contrast and additive Gaussian noise. The
     same seed gives the same arrays with the same versions of NumPy, Pillow and matplotlib.
-
-    Raises ``InputError`` for ``num`` < 1.
     """
-    if num < 1:
-        raise InputError(f"expected at least one glyph to draw, found {num}; raise it")
     rng = np.random.default_rng(seed)
     labels = rng.permutation(num).astype(np.int32) % 10
     images = np.empty((num, SIDE, SIDE, 1), np.uint8)

@@ -109,11 +109,6 @@ def test_no_font_repeats_a_digit_or_lacks_one():
     assert ink.sum(-1).min() > 150
 
 
-def test_drawing_nothing_is_refused():
-    with pytest.raises(InputError, match="at least one glyph"):
-        glyphs.draw(0, 0)
-
-
 def test_the_seed_alone_decides():
     first, again, other = (glyphs.draw(700, seed) for seed in (5, 5, 6))
     for index, changed in enumerate((0.3, 0.8)):
