@@ -156,8 +156,6 @@ def ready(
     """
     n = length_of(data)
     shapes = jax.eval_shape(working, params)
-    if not callable(loss):
-        raise InputError(f"expected loss(params, batch), found {short(loss)}; pass a function")
     if seen := isinstance(loss, Partial) and isinstance(loss.func, Remembering):
         bound, found = loss, jax.eval_shape(loss, shapes, data)
     else:
