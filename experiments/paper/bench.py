@@ -21,6 +21,7 @@ from experiments.common.problem import Problem
 from jaxscape import InputError
 from jaxscape.lab import train
 from jaxscape.lab.style import canvas, curve, finish, log_bins
+from jaxscape.lanczos import Eigenpairs
 from jaxscape.subspace import check_dim
 from jaxscape.types import Batch, Params, PerSampleLoss
 
@@ -167,7 +168,7 @@ class Bench:
         return prepare.trained(self.problem, self.config, self.store)
 
     @functools.cached_property
-    def hessian(self) -> prepare.Eigenspace:
+    def hessian(self) -> tuple[js.Subspace, Eigenpairs]:
         """The top eigenpairs of the Hessian over all samples, as many as any figure needs."""
         return prepare.eigenspace(self.problem, self.trained, TOP, self.store)
 
@@ -192,11 +193,13 @@ class Bench:
         """The subspace of ``dim`` directions through w*, "hessian" or of ``prepare.at_random``."""
         if kind != "hessian":
             return prepare.at_random(self.problem, self.trained, kind, dim)
-        return leading(jax.tree.map(jnp.asarray, self.hessian.space), dim)
+        space, _ = self.hessian
+        return leading(jax.tree.map(jnp.asarray, space), dim)
 
     def inexact(self) -> list[str]:
         """A note on eigenpairs that did not converge; none where all did."""
-        lost = np.sum(~np.asarray(self.hessian.pairs.converged))
+        _, pairs = self.hessian
+        lost = np.sum(~np.asarray(pairs.converged))
         note = f"{lost} of {TOP} eigenpairs did not converge: directions are inexact"
         return [note] if lost else []
 

@@ -265,7 +265,7 @@ def _theory(at: Around, model: Quadratic, measured: Float[np.ndarray, "s K"]) ->
     problem, n = at.problem, len(at.problem.order)
     law = js.quadratic_delta(model, np.asarray(SIGMAS, np.float32))
     # tolerances at which the order law's K is a quarter of the samples
-    tolerance = np.array([16 * level(delta) / n**2 for delta in measured])
+    tolerance = 16 * level(measured) / n**2
     sizes = (js.sufficient_size(curves, tolerance) for curves in (law.curvature, measured))
     theory, seen = (np.where(size.reached, size.k, n) for size in sizes)
     over, most = np.asarray(law.curvature) > measured, n // published.BATCH
