@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 from matplotlib.figure import Figure
 
@@ -18,7 +19,7 @@ from experiments.common import prepare, segments
 from experiments.common.config import Range, RunConfig, above, at_least
 from experiments.common.console import progress
 from experiments.common.problem import Problem
-from jaxscape import InputError
+from jaxscape import InputError, prefix
 from jaxscape.lab import train
 from jaxscape.lab.style import canvas, curve, finish, log_bins
 from jaxscape.lanczos import Eigenpairs
@@ -234,6 +235,11 @@ def uniform(key: Key[Array, ""], params: Params) -> Params:
 def leading(space: js.Subspace, dim: int) -> js.Subspace:
     """The subspace of the first ``dim`` directions."""
     return js.Subspace(space.origin, jax.tree.map(lambda leaf: leaf[:dim], space.basis))
+
+
+def increments(losses: Float[ArrayLike, "m n"]) -> Float[np.ndarray, "m n-1"]:
+    """δ_k at every point, in float64, where no square is lost."""
+    return np.asarray(prefix.increments(losses), np.float64)
 
 
 def row_of(label: str, numbers: Iterable[float], style: str = ".3g") -> list[str]:

@@ -14,8 +14,7 @@ import jaxscape as js
 from experiments.common import tables
 from experiments.common.console import progress
 from experiments.common.run_folder import Record
-from experiments.paper.bench import TOP, Bench, leading, lines, row_of, scaled
-from jaxscape import prefix
+from experiments.paper.bench import TOP, Bench, increments, leading, lines, row_of, scaled
 from jaxscape.lab.style import PREFIX
 from jaxscape.quadratic import Quadratic
 from jaxscape.trees import num_parameters
@@ -112,9 +111,7 @@ def _errors(bench: Bench) -> dict[str, np.ndarray]:
             points = [sigma * normals for sigma in ERROR_SIGMAS]
             losses = bench.losses_at(space, np.concatenate(points))
             modelled = np.concatenate([modelled_losses(model, each) for each in points])
-            direct, quadratic = (
-                np.asarray(prefix.increments(x), np.float64) for x in (losses, modelled)
-            )
+            direct, quadratic = increments(losses), increments(modelled)
             own, theirs, apart = (
                 tables.level(x**2).reshape(-1, m) for x in (direct, quadratic, direct - quadratic)
             )
