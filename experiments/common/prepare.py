@@ -5,7 +5,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,20 +21,6 @@ from jaxscape.batching import host
 from jaxscape.lab import checkpoint, stream, train
 from jaxscape.lanczos import Eigenpairs
 from jaxscape.types import Params, Probe
-
-
-class Directions(NamedTuple):
-    """A subspace, with its eigenpairs where it is the Hessian's."""
-
-    space: js.Subspace
-    pairs: Eigenpairs | None
-
-
-class Eigenspace(NamedTuple):
-    """The subspace of the Hessian's top eigenvectors, with its eigenpairs."""
-
-    space: js.Subspace
-    pairs: Eigenpairs
 
 
 def fit(
@@ -95,10 +81,10 @@ def _trained(problem: Problem, config: ProblemConfig, *kept: Any) -> Params:
 def directions(
     problem: Problem, params: Params, kind: str, dim: int, store: Path, mesh: Mesh | None = None,
     weight_decay: float = 0.0,
-) -> Directions:  # fmt: skip
-    """The subspace through ``params``, computed or restored from ``store``."""
+) -> tuple[js.Subspace, Eigenpairs | None]:  # fmt: skip
+    """The subspace through ``params``, computed or restored; with eigenpairs of the Hessian's."""
     if kind == "hessian":
-        return Directions(*eigenspace(problem, params, dim, store, mesh))
+        return eigenspace(problem, params, dim, store, mesh)
 
     def find() -> dict[str, Any]:
         if kind == "influence":
@@ -111,7 +97,7 @@ def directions(
     like = {"basis": _several(dim, params), "eigenvalues": values}
     found = _kept(problem, "subspace", store, kind, like, find)
     console.stage("directions", kind, problem.seconds["subspace"])
-    return Directions(js.Subspace(params, **found), None)
+    return js.Subspace(params, **found), None
 
 
 def at_random(problem: Problem, params: Params, kind: str, dim: int) -> js.Subspace:
@@ -122,7 +108,7 @@ def at_random(problem: Problem, params: Params, kind: str, dim: int) -> js.Subsp
 
 def eigenspace(
     problem: Problem, params: Params, dim: int, store: Path, mesh: Mesh | None = None
-) -> Eigenspace:
+) -> tuple[js.Subspace, Eigenpairs]:
     """The top eigenvectors of the Hessian at ``params``, computed or restored from ``store``."""
 
     def find() -> Eigenpairs:
@@ -152,7 +138,7 @@ def eigenspace(
     what = f"{good.sum()} of {good.size} eigenpairs converged, {int(pairs.matvecs)} Hessian "
     what += f"products, largest relative residual {relative:.1e}"
     console.stage("directions", what, problem.seconds["subspace"])
-    return Eigenspace(js.Subspace(params, pairs.vectors), pairs)
+    return js.Subspace(params, pairs.vectors), pairs
 
 
 GRADIENTS = 32

@@ -42,11 +42,11 @@ def late(k: Int[np.ndarray, "K"]) -> Bool[np.ndarray, "K"]:
     return k >= min(FROM, (k[-1] + 1) // 2)
 
 
-def level(delta: Float[np.ndarray, "K"]) -> float:
-    """The mean of Δ_k·k² over late k of k = 1..K."""
-    k = np.arange(1, len(delta) + 1)
+def level(delta: Float[np.ndarray, "*r K"]) -> Float[Any, "*r"]:
+    """The mean of Δ_k·k² over late k of k = 1..K, of each curve."""
+    k = np.arange(1, delta.shape[-1] + 1)
     chosen = late(k)
-    return float(np.mean(delta[chosen].astype(np.float64) * k[chosen].astype(np.float64) ** 2))
+    return np.mean(delta[..., chosen].astype(np.float64) * k[chosen] ** 2.0, -1)
 
 
 class Decay(NamedTuple):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 from matplotlib.figure import Figure
 
@@ -18,9 +19,10 @@ from experiments.common import prepare, segments
 from experiments.common.config import Range, RunConfig, above, at_least
 from experiments.common.console import progress
 from experiments.common.problem import Problem
-from jaxscape import InputError
+from jaxscape import InputError, prefix
 from jaxscape.lab import train
 from jaxscape.lab.style import canvas, curve, finish, log_bins
+from jaxscape.lanczos import Eigenpairs
 from jaxscape.subspace import check_dim
 from jaxscape.types import Batch, Params, PerSampleLoss
 
@@ -167,7 +169,7 @@ class Bench:
         return prepare.trained(self.problem, self.config, self.store)
 
     @functools.cached_property
-    def hessian(self) -> prepare.Eigenspace:
+    def hessian(self) -> tuple[js.Subspace, Eigenpairs]:
         """The top eigenpairs of the Hessian over all samples, as many as any figure needs."""
         return prepare.eigenspace(self.problem, self.trained, TOP, self.store)
 
@@ -192,11 +194,13 @@ class Bench:
         """The subspace of ``dim`` directions through w*, "hessian" or of ``prepare.at_random``."""
         if kind != "hessian":
             return prepare.at_random(self.problem, self.trained, kind, dim)
-        return leading(jax.tree.map(jnp.asarray, self.hessian.space), dim)
+        space, _ = self.hessian
+        return leading(jax.tree.map(jnp.asarray, space), dim)
 
     def inexact(self) -> list[str]:
         """A note on eigenpairs that did not converge; none where all did."""
-        lost = np.sum(~np.asarray(self.hessian.pairs.converged))
+        _, pairs = self.hessian
+        lost = np.sum(~np.asarray(pairs.converged))
         note = f"{lost} of {TOP} eigenpairs did not converge: directions are inexact"
         return [note] if lost else []
 
@@ -231,6 +235,11 @@ def uniform(key: Key[Array, ""], params: Params) -> Params:
 def leading(space: js.Subspace, dim: int) -> js.Subspace:
     """The subspace of the first ``dim`` directions."""
     return js.Subspace(space.origin, jax.tree.map(lambda leaf: leaf[:dim], space.basis))
+
+
+def increments(losses: Float[ArrayLike, "m n"]) -> Float[np.ndarray, "m n-1"]:
+    """δ_k at every point, in float64, where no square is lost."""
+    return np.asarray(prefix.increments(losses), np.float64)
 
 
 def row_of(label: str, numbers: Iterable[float], style: str = ".3g") -> list[str]:

@@ -19,10 +19,9 @@ from matplotlib.figure import Figure
 
 import jaxscape as js
 from experiments.common.run_folder import Record
-from experiments.paper.bench import SIGMAS, Bench
+from experiments.paper.bench import SIGMAS, Bench, increments
 from experiments.paper.curvature_aligned import along, project
 from experiments.paper.nikitin import DIM
-from jaxscape import prefix
 from jaxscape.lab.models import Model
 from jaxscape.lab.style import Keywords, canvas, curve, legend
 from jaxscape.lanczos import dot
@@ -99,15 +98,15 @@ def measure(
         "bound_rate": np.log(np.stack(rate(k, sigma, model))),
     }
     arrays = {name: np.stack(values) / np.log(10) for name, values in found.items()}
-    steps = np.asarray(prefix.increments(losses))
+    steps = increments(losses)
     few = jax.tree.map(lambda leaf: leaf[:count], bench.problem.samples)
     arrays |= {
         "k": np.asarray(k),
         "gauss_newton_norms": np.asarray(gauss_newton_norms(bench.problem.model, w, few)),
-        "step_at_origin": np.abs(np.asarray(prefix.increments(model.value[None])[0])),
+        "step_at_origin": np.abs(increments(model.value[None])[0]),
         "step_in_probe": np.abs(steps).max(0),
         "law_total": np.asarray(js.quadratic_delta(model, sigma).total),
-        "delta": np.square(steps, dtype=np.float64).mean(0),
+        "delta": (steps**2).mean(0),
     }
     names = "L", "M_x", "M_W", "M_ℓ", "M_g", "M_H", "D", "R", "σ"
     values = len(layers), input_norm, weight_norm, *sizes, dim, radius, sigma

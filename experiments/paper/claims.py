@@ -22,9 +22,9 @@ from experiments.common.console import progress
 from experiments.common.run_folder import Record
 from experiments.common.tables import Arrays, level
 from experiments.paper import bounds, published, unraveling
-from experiments.paper.bench import SIGMAS, TOP, Bench, leading
+from experiments.paper.bench import SIGMAS, TOP, Bench, increments, leading
 from experiments.paper.curvature_aligned import along
-from experiments.paper.nikitin import DIM, RANDOM_DIMS, RANDOM_SIGMAS, above, curve_of, roughness
+from experiments.paper.nikitin import DIM, RANDOM_DIMS, RANDOM_SIGMAS, above, roughness
 from jaxscape.quadratic import Quadratic
 from jaxscape.trees import num_parameters
 from jaxscape.types import Params
@@ -214,7 +214,8 @@ class Around:
 
     def level(self, space: js.Subspace, dim: int, sigma: float) -> float:
         """The mean of Δ_k·k² over late k, along the first directions."""
-        return level(np.asarray(curve_of(self.bench.losses(leading(space, dim), sigma)).mean))
+        losses = self.bench.losses(leading(space, dim), sigma)
+        return level((increments(losses) ** 2).mean(0))
 
     def share(self, part: Any, whole: Any) -> Float[np.ndarray, "s"]:
         """Of curves [s, K], the sum over late k, each counted k(k+1) times, over that of others."""
@@ -229,7 +230,7 @@ def numbers_of(bench: Bench, w: Params, number: int) -> dict[str, Any]:
     model = js.project(problem.loss, at.eigen, problem.samples)
     ten = along(model, slice(DIM))
     losses = [bench.losses(leading(at.eigen, DIM), sigma) for sigma in SIGMAS]
-    measured = np.stack([np.asarray(curve_of(x).mean) for x in losses])
+    measured = np.stack([(increments(x) ** 2).mean(0) for x in losses])
     found = _levels(at) | _theory(at, ten, measured) | _aligned(at, model)
     probe = js.grid(leading(at.random, 2), 1.0, GRID)
     few, *_ = published.sheets(problem.loss, probe, problem.samples, at.keys["order"])
@@ -265,7 +266,7 @@ def _theory(at: Around, model: Quadratic, measured: Float[np.ndarray, "s K"]) ->
     problem, n = at.problem, len(at.problem.order)
     law = js.quadratic_delta(model, np.asarray(SIGMAS, np.float32))
     # tolerances at which the order law's K is a quarter of the samples
-    tolerance = np.array([16 * level(delta) / n**2 for delta in measured])
+    tolerance = 16 * level(measured) / n**2
     sizes = (js.sufficient_size(curves, tolerance) for curves in (law.curvature, measured))
     theory, seen = (np.where(size.reached, size.k, n) for size in sizes)
     over, most = np.asarray(law.curvature) > measured, n // published.BATCH

@@ -8,15 +8,13 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 import jaxscape as js
 from experiments.common import tables
 from experiments.common.console import progress
 from experiments.common.run_folder import Record
-from experiments.paper.bench import TOP, Bench, leading, lines, row_of, scaled
-from jaxscape import prefix
+from experiments.paper.bench import TOP, Bench, increments, leading, lines, row_of, scaled
 from jaxscape.lab.style import PREFIX
 from jaxscape.quadratic import Quadratic
 from jaxscape.trees import num_parameters
@@ -113,9 +111,9 @@ def _errors(bench: Bench) -> dict[str, np.ndarray]:
             points = [sigma * normals for sigma in ERROR_SIGMAS]
             losses = bench.losses_at(space, np.concatenate(points))
             modelled = np.concatenate([modelled_losses(model, each) for each in points])
-            direct, quadratic = map(scaled_increments, (losses, modelled))
+            direct, quadratic = increments(losses), increments(modelled)
             own, theirs, apart = (
-                levels_of(x).reshape(-1, m) for x in (direct, quadratic, direct - quadratic)
+                tables.level(x**2).reshape(-1, m) for x in (direct, quadratic, direct - quadratic)
             )
             rows.append({
                 "direct": own.mean(1),
@@ -145,16 +143,3 @@ def modelled_losses(model: Quadratic, coordinates: Float[Array, "m d"]) -> Float
     with jax.default_matmul_precision("highest"):
         bent = jnp.einsum("nij,mi,mj->mn", model.hessian, coordinates, coordinates)
         return model.value + coordinates @ model.gradient.T + bent / 2
-
-
-@jax.jit
-def scaled_increments(losses: Float[Array, "m n"]) -> Float[Array, "m n-1"]:
-    """k δ_k at every point, k = 1..n−1: of one size at all k, by the order law."""
-    return prefix.increments(losses) * jnp.arange(1, losses.shape[1])
-
-
-def levels_of(scaled: Float[ArrayLike, "m n-1"]) -> Float[np.ndarray, "m"]:
-    """The mean over k ≥ 100 of k²δ_k² at each point."""
-    values = np.asarray(scaled)
-    late = tables.late(np.arange(1, values.shape[1] + 1))
-    return np.mean(np.square(values[:, late], dtype=np.float64), axis=1)

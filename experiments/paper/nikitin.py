@@ -9,9 +9,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 from matplotlib.figure import Figure
 from scipy.ndimage import uniform_filter1d
 
@@ -20,12 +19,11 @@ from experiments.common import console, surfaces, tables
 from experiments.common.run_folder import Record
 from experiments.common.tables import Arrays, level
 from experiments.paper import published
-from experiments.paper.bench import SIGMAS, Bench, leading, lines, row_of, scaled
+from experiments.paper.bench import SIGMAS, Bench, increments, leading, lines, row_of, scaled
 from experiments.paper.curvature_aligned import along, project
 from jaxscape import prefix
 from jaxscape.lab import plot
 from jaxscape.lab.style import PREFIX, Keywords, canvas, colour, curve, legend
-from jaxscape.reductions import Delta
 from jaxscape.trees import num_parameters
 
 RESIDUAL = 1e-2  # relative residual of the eigenpairs: far below the spread between networks
@@ -217,27 +215,17 @@ def measure(bench: Bench, cases: Iterable[tuple[js.Subspace, float]]) -> dict[st
     for row, (space, sigma) in enumerate(cases):
         key = jax.random.fold_in(bench.problem.keys["order"], row)
         losses, first = bench.losses(space, sigma), bench.losses(leading(space, 1), sigma)
-        curve = curve_of(losses)
+        squares = increments(losses) ** 2
         rows.append({
-            "delta": np.asarray(curve.mean),
-            "delta_sem": np.asarray(curve.sem),
-            "loss_variance": np.mean(curve.loss_variance),
+            "delta": squares.mean(0),
+            "delta_sem": squares.std(0, ddof=1) / np.sqrt(len(squares)),
+            "loss_variance": np.asarray(losses, np.float64).var(1, ddof=1).mean(),
             "published_delta": np.asarray(published.delta(key, first)),
             "all_directions_delta": np.asarray(published.delta(key, losses)),
             "sigma": np.float32(sigma),
             "dim": np.asarray(space.dim),
         })  # fmt: skip
     return tables.stacked(rows)
-
-
-@jax.jit
-def curve_of(losses: Float[Array, "m n"]) -> Delta:
-    """What ``js.delta`` gives, from stored per-sample losses at m points."""
-    m, n = losses.shape
-    whole, steps = prefix.extend(prefix.start(m), losses, jnp.ones(n, bool))
-    reduction = js.reductions.delta
-    state = reduction.update(reduction.init(m, n), steps, jnp.arange(m), jnp.ones(m, losses.dtype))
-    return reduction.finalize(*state, whole)
 
 
 def _curves(arrays: Arrays, where: str, labels: Sequence[str], notes: Sequence[str] = ()) -> Record:

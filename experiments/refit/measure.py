@@ -43,7 +43,7 @@ def measure(problem: Problem, config: Any, store: Path) -> tables.Arrays:
     arrays |= {"k": ks, "orders": shuffles, "gradient_norm": norms}
     arrays |= _losses(problem, networks, shuffles, ks, test)
     arrays |= _minima(problem, config, networks[0], ks, test)
-    space = prepare.eigenspace(problem, networks[0][-1], config.dim, store).space
+    space, _ = prepare.eigenspace(problem, networks[0][-1], config.dim, store)
     probes = [prepare.probe(problem, space.origin, space, config.points, s) for s in config.sigmas]
     new = problem.fresh or problem  # ``check_test_split`` has seen to it
     with console.timed("landscapes", f"{config.points} points at each of {len(probes)} σ"):

@@ -34,12 +34,9 @@ def arrays_of(
     swept: Delta,
     fresh: Delta | None,
 ) -> Arrays:
-    """The arrays of results.npz but for the law's; ``pairs`` of a Hessian's directions.
+    """The arrays of results.npz that experiments/README.md lists, but for the law's.
 
-    ``order`` [k_max], ``k`` [K = k_max − 1], ``sigma`` [s], ``delta*`` [s, K], ``mean_loss`` and
-    ``loss_variance*`` [s], ``eigenvalue*`` [d], ``loss_at_origin`` [k_max], ``coordinates``
-    [s, m, d]. Of F samples that w* has not seen, where there are any: ``delta_fresh`` [s, F − 1],
-    ``loss_variance_fresh``, ``_fresh_sem`` [s]. A standard error is over the points, or over
+    ``pairs`` are of a Hessian's directions. A standard error is over the points, or over
     ``point_groups`` of them.
     """
     none = np.zeros((probes[0].num_points, 0))  # an isotropic probe has no coordinates
@@ -126,8 +123,7 @@ def sigma_entry(arrays: Arrays, index: int, tolerances: Sequence[float]) -> dict
     entry = {
         "sigma": tables.short(arrays["sigma"][index]),
         "mean_loss": float(arrays["mean_loss"][index]),
-        "mean_delta_k2": tables.level(delta),
-        "order_law_k2_sem": float(arrays["loss_variance_sem"][index]),
+        "mean_delta_k2": float(tables.level(delta)),
         **tables.agreement(arrays, index, chosen, arrays["coordinates"].shape[1]),
         "decay_exponent": {"value": plain(fit.exponent), "sem": plain(fit.sem)},
     }

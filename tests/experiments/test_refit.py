@@ -56,7 +56,8 @@ def restored(flags, out):
     store = out / "checkpoint"
     networks = checkpoint.restore(store, "refitted", {"params": stacked})["params"]
     last = jax.tree.map(lambda x: x[-1], networks)
-    return found, networks, prepare.directions(found, last, "hessian", config.dim, store)
+    space, _ = prepare.eigenspace(found, last, config.dim, store)
+    return found, networks, space
 
 
 def margins64(params, inputs):
@@ -99,11 +100,11 @@ def test_the_losses_of_the_run_are_those_of_its_networks(flags, finished):
 def test_the_landscape_of_the_run_is_a_float64_loop(flags, finished):
     """E_q S² of the samples and of new ones, around the network of all samples."""
     out, arrays, _ = finished
-    found, networks, directions = restored(flags, out)
+    found, networks, space = restored(flags, out)
     last = jax.tree.map(lambda x: x[-1], networks)
     for row, sigma in enumerate((0.01, 0.5)):
-        probe = prepare.probe(found, last, directions.space, 6, sigma)
-        points = [at64(directions.space, theta) for theta in probe.coordinates]
+        probe = prepare.probe(found, last, space, 6, sigma)
+        points = [at64(space, theta) for theta in probe.coordinates]
         for name, samples in (("loss", found.samples), ("fresh", found.fresh.samples)):
             level = np.mean([np.var(losses64(w, samples), ddof=1) for w in points])
             low, value, high = arrays[f"{name}_variance"][row]

@@ -42,7 +42,7 @@ def finished(clouds, tmp_path_factory):
     config = cli.parse("sample_size", sample_size.SampleSizeConfig, argv)
     found = problem.load(config)
     params = prepare.trained(found, config, out / "checkpoint")
-    space = prepare.eigenspace(found, params, config.dim, out / "checkpoint").space
+    space, _ = prepare.eigenspace(found, params, config.dim, out / "checkpoint")
     probes = [prepare.probe(found, params, space, config.points, s) for s in config.sigmas]
     seen = [np.asarray(segments.losses_at(found.fresh, probe), np.float64) for probe in probes]
     with np.load(out / "results.npz", allow_pickle=False) as arrays:

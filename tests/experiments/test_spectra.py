@@ -56,7 +56,7 @@ def done(tmp_path_factory):
     )
     problem = problems.load(config)
     params = prepare.trained(problem, config, out / "checkpoint")  # restored
-    space = prepare.directions(problem, params, "hessian", DIM, out / "checkpoint").space
+    space, _ = prepare.eigenspace(problem, params, DIM, out / "checkpoint")
     basis = np.asarray(jax.vmap(lambda v: ravel_pytree(v)[0])(space.basis), float)
     with jax.enable_x64(True):
         doubles = jax.tree.map(lambda x: jnp.asarray(np.asarray(x, float)), params)
