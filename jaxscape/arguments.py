@@ -24,6 +24,9 @@ KINDS |= {Bool: [jnp.bool_], Key: [jax.dtypes.prng_key]}
 KINDS[Shaped] = [jnp.number, *KINDS[Bool], *KINDS[Key]]
 
 
+LIST = "jaxscape: a list of arrays of one length is one batch; of several, give a function"
+
+
 def explained(function: Function) -> Function:
     """The same function, which tells in one line of an argument that cannot be meant.
 
@@ -46,6 +49,8 @@ def explained(function: Function) -> Function:
                 if not _fits(value, hint := hints.get(name, Any)):
                     said = f"expected {name} as {_said(hint)}, found {short(value)}; change {name}"
                     raise InputError(said) from error
+            if isinstance(given.get("data"), list) and LIST not in getattr(error, "__notes__", ()):
+                error.add_note(LIST)
             raise
 
     return cast(Function, call)

@@ -119,7 +119,7 @@ def segments(data: Any) -> Iterator[Batch]:
     batches = data() if callable(data) else data
     for batch in batches if hasattr(batches, "__iter__") else [batches]:
         if not are_arrays(batch):
-            found = short(batch)
+            found = short(batch) if not isinstance(batches, dict) else "one dict; put it in a list"
             raise InputError(f"expected batches of arrays, found {found}; convert: np.asarray(x)")
         copied = jax.tree.map(lambda x: jnp.array(x) if isinstance(x, jax.Array) else x, batch)
         yield jax.block_until_ready(owned(copied))  # an array of JAX may lie in a loader's buffer

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 
 from jaxscape import batching, devices, losses
 from jaxscape.arguments import explained
 from jaxscape.batching import are_batches, length_of, segments
-from jaxscape.trees import check_floating, check_like, is_key, is_traced, owned, working
+from jaxscape.trees import automatic, check_floating, check_like, is_key, is_traced, owned, working
 from jaxscape.types import Batch, InputError, Matvec, Params, PerSampleLoss, Scalar
 
 
@@ -43,7 +43,8 @@ def hessian_operator(
         loss: ``loss(params, batch) -> [n]``, one value per sample.
         params: w, a pytree of floating-point arrays.
         data: n samples, a pytree of arrays with a common leading axis; or batches of such arrays,
-            the same in each pass: a list, a loader, a function that returns an iterator.
+            the same in each pass: a list, a loader, a function that returns an iterator. A list
+            of bare arrays of one length is one batch.
         batch_size: Samples per chunk. A product costs ⌈k/batch_size⌉ chunks. Shorter batches are
             filled up to the longest, whose length makes the chunks.
         count: k, by default n. It may be traced: one program serves every k.
@@ -53,7 +54,8 @@ def hessian_operator(
     Raises:
         InputError: ``loss`` does not return ``[n]``, parameters that are not floating point,
             samples without a common axis, ``batch_size`` below 1, a ``count`` outside 1..n, or a
-            vector of another shape; batches that one pass uses up, or of another n in a later pass.
+            vector of another shape; batches that one pass uses up, or of other samples in a later
+            pass (their order may change, unless a ``count`` is given).
 
     Example:
         >>> import jax.numpy as jnp
@@ -63,6 +65,7 @@ def hessian_operator(
         >>> hessian(jnp.array([1.0, 0.0]))
         Array([1., 1.], dtype=float32)
     """
+    params, data, mesh = automatic((params, data, mesh))
     check_floating(params)
     few = batching.first_of(data)
     chunk = Partial(_hessian_chunk, losses.ready(loss, params, few)[1])
@@ -96,6 +99,7 @@ def ggn_operator(
     def loss(weights: Params, batch: Batch) -> Float[Array, "n"]:
         return output_loss(model(weights, batch), batch)
 
+    params, data, mesh = automatic((params, data, mesh))
     check_floating(params)
     few = batching.first_of(data)
     losses.ready(loss, params, few)
@@ -152,7 +156,8 @@ class MeanOperator:
     def product(self, vector: Params, total: Callable[[Params], Params]) -> Params:
         """The product, from ``total(vector)`` over the first k samples, divided by k once."""
         check_like(vector, self.params)
-        vector = jax.tree.map(lambda leaf, own: jnp.asarray(leaf, own.dtype), vector, self.params)
+        like = lambda leaf, own: jnp.asarray(leaf, own.dtype)  # noqa: E731
+        vector = jax.tree.map(like, owned(vector), self.params)
         vector = vector if self.mesh is None else devices.place(vector, self.mesh)
         k, decay = self.count, self.weight_decay
         mean = lambda x, v: x / k.astype(x.dtype) + decay.astype(v.dtype) * v  # noqa: E731
@@ -168,6 +173,7 @@ class OverBatches:
     batches: Any
     length: int  # samples of the longest batch
     num: int  # samples of all batches
+    digest: int = 0  # of the samples that count, see ``_digest``
 
     def __call__(self, vector: Params) -> Params:
         """The product with ``vector``, a pytree shaped like the parameters."""
@@ -176,10 +182,15 @@ class OverBatches:
 
     def total(self, vector: Params) -> Params:
         """The sum over the batches, two at a time: one at work, one being read."""
-        total = jax.tree.map(jnp.zeros_like, vector)
+        total, digests = jax.tree.map(jnp.zeros_like, vector), []
         for part in self.parts():
             jax.block_until_ready(total)
             total = jax.tree.map(jnp.add, total, _total(part, vector))
+            digests.append(_digest(part.data, part.count))
+        if _sum_of(digests) != self.digest:
+            said = "expected the same samples in every pass over the batches, found others"
+            now = "leave out drop_last, random changes, and shuffling where count is given"
+            raise InputError(f"{said}; {now}")
         return total
 
     def parts(self) -> Iterator[MeanOperator]:
@@ -196,6 +207,26 @@ class OverBatches:
             said = f"expected the same {self.num} samples in every pass over the batches, found"
             now = "keep the data still, and let a function return a new iterator each time"
             raise InputError(f"{said} {seen}; {now}")
+
+
+@jax.jit
+def _digest(data: Batch, count: Int[Array, ""]) -> UInt32[Array, ""]:
+    """A number that the first samples give in any order, and others hardly."""
+    rows = jnp.zeros(length_of(data), jnp.uint32)
+    for leaf in jax.tree.leaves(data):
+        x = jax.random.key_data(leaf) if is_key(leaf) else leaf
+        x = jnp.stack([x.real, x.imag], -1) if jnp.iscomplexobj(x) else x
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            x = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
+        x = x.astype(jnp.uint32).reshape(len(rows), -1)
+        odd = (2 * jnp.arange(x.shape[1], dtype=jnp.uint32) + 1) * jnp.uint32(0x9E3779B1)
+        rows = (rows ^ (rows >> 15)) * jnp.uint32(0x85EBCA6B) + jnp.sum(x * odd, 1)
+    rows = (rows ^ (rows >> 15)) * jnp.uint32(0xC2B2AE35)
+    return jnp.sum(jnp.where(jnp.arange(len(rows)) < count, rows, 0))
+
+
+def _sum_of(digests: list[Array]) -> int:
+    return sum(int(x.addressable_data(0)) for x in digests) % 2**32
 
 
 def _filled(batch: Batch, rows: Int[np.ndarray, "b"]) -> Batch:
@@ -241,7 +272,9 @@ def _build(chunk, few, params, data, batch_size, count, mesh, weight_decay=0.0) 
     if mesh is not None:
         held = devices.place(held, mesh)
     if are_batches(data):
-        return OverBatches(MeanOperator(*held, None, *options), data, max(lengths), n)
+        operator = OverBatches(MeanOperator(*held, None, *options), data, max(lengths), n)
+        digests = [_digest(part.data, part.count) for part in operator.parts()]
+        return replace(operator, digest=_sum_of(digests))
     data = jax.tree.map(jnp.asarray, owned(data)) if mesh is None else devices.share(data, mesh)
     return MeanOperator(*held, data, *options)
 

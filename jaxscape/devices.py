@@ -8,14 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
 from jaxscape.arguments import explained
 from jaxscape.batching import Chunks, length_of
 from jaxscape.prefix import Steps
 from jaxscape.reductions import Reduction, State
-from jaxscape.trees import is_traced
+from jaxscape.trees import automatic, is_traced
 from jaxscape.types import Batch, InputError
 
 
@@ -77,12 +77,8 @@ def local(tree: Any) -> Any:
 def sharding_of(leaf: Any) -> NamedSharding | None:
     """How an array lies, where that is in parts on several devices and not under a trace."""
     own = None if is_traced(leaf) else getattr(leaf, "sharding", None)
-    if not isinstance(own, NamedSharding) or own.is_fully_replicated:
-        return None
-    if AxisType.Explicit in own.mesh.axis_types:
-        said = "expected arrays on a mesh of axis_types=(AxisType.Auto, ...), found explicit axes"
-        raise InputError(f"{said}; make it so: jax.make_mesh(shape, names, axis_types=...)")
-    return own
+    spread = isinstance(own, NamedSharding) and not own.is_fully_replicated
+    return automatic(own) if spread else None
 
 
 def share(data: Batch, mesh: Mesh) -> Batch:

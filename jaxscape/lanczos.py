@@ -26,7 +26,7 @@ from jaxscape.arguments import check_choice, explained
 from jaxscape.batching import check_eager
 from jaxscape.curvature import OverBatches, linearised
 from jaxscape.losses import bind
-from jaxscape.trees import check_floating, check_like, length, num_parameters, working
+from jaxscape.trees import automatic, check_floating, check_like, length, num_parameters, working
 from jaxscape.types import InputError, Matvec, Params, Scalar
 
 Vectors = tuple[Float[Array, "..."], ...]
@@ -133,6 +133,7 @@ def top_eigenpairs(
         >>> pairs.values.round(3).tolist(), bool(pairs.converged.all())
         ([40.0, 39.0, 38.0], True)
     """
+    like = automatic(like)
     check_floating(like)
     p = num_parameters(like)
     dim = min(2 * num + 20, p) if krylov_dim is None else krylov_dim

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxscape.arguments import explained
 from jaxscape.batching import equations, host, length_of
-from jaxscape.trees import is_key, is_traced, short, working
+from jaxscape.trees import automatic, is_key, is_traced, short, working
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss
 
 
@@ -154,7 +154,7 @@ def ready(
     ``apart``, whose samples see each other. A loss that this has given is not looked at again,
     which with small batches would take longer than their work.
     """
-    n = length_of(data)
+    (params, data), n = automatic((params, data)), length_of(data)
     shapes = jax.eval_shape(working, params)
     if seen := isinstance(loss, Partial) and isinstance(loss.func, Remembering):
         bound, found = loss, jax.eval_shape(loss, shapes, data)
@@ -261,17 +261,21 @@ def _check_apart(bound: Partial, point: Partial, data: Batch, n: int) -> None:
         few, last = jax.tree.map(lambda leaf: jnp.asarray(leaf[rows]), data), len(rows) - 1
     # on a CPU a program that runs once is compiled in half the time without optimisation
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    look, found = jax.jit(_apart, compiler_options=quick), None
-    for groups in ([[0], [last]], [[0, last]]):  # alone, or together where a model refuses that
+    look, found = jax.jit(_apart, compiler_options=quick), ()
+    # alone; together where a model refuses that, or a loss has no value then
+    for groups in ([[0], [last]], [[0, last]]):
         with host(), contextlib.suppress(Exception):  # a loss may be of exactly so many samples
-            found = found or look(bound, point, few, np.array(groups))
-    if found is None:
+            if not (found and np.isfinite(found[2]).all()):
+                found = look(bound, point, few, np.array(groups))
+    if not found:
         return
     every, among, apart = (np.asarray(x, np.float64) for x in found)
     rounding = 32 * float(jnp.finfo(jnp.float32).eps) * np.abs(every).max()
+    if not (np.isfinite(every).all() and np.isfinite(apart).all()):
+        return
     worst = np.argmax(np.abs(among - apart))
     off = abs(among[worst] - apart[worst])
-    if np.isfinite(every.sum() + apart.sum()) and off > 1e-2 * np.ptp(every) + rounding:
+    if off > 1e-2 * np.ptp(every) + rounding:
         raise InputError(
             "expected losses of samples that do not see each other, found "
             f"{among[worst]:.4g} for a sample among {len(rows)} and {apart[worst]:.4g} beside "

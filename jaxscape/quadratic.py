@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Real
 from jaxscape import batching, devices, layers, losses, prefix
 from jaxscape.arguments import explained
 from jaxscape.subspace import Subspace
-from jaxscape.trees import is_traced, owned, working
+from jaxscape.trees import automatic, is_traced, owned, working
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss, Scalar
 
 
@@ -84,6 +84,7 @@ def project(
         >>> float(law.offset[0]), float(law.gradient[0]), float(law.total[0])
         (1.0, 0.25, 5.25)
     """
+    data, mesh = automatic((data, mesh))
     n, loss = losses.ready(loss, space.origin, data)
     if batch_size is None:  # samples that see each other are those that do in a sweep
         batch_size = batching.batch_size(loss, space.origin, data)

@@ -144,9 +144,9 @@ def random_subspace(
     if normalization != "unit" and not (is_traced(filters) or any(map(np.any, filters))):
         said = "expected filters that are not 0, of arrays of two or more axes in filter_axes"
         raise InputError(f"{said}, found none; name axes, use trained parameters or 'unit'")
-    keys = jax.random.split(key, dim)
+    keys, params = jax.random.split(key, dim), owned(params)
     places = tuple(devices.sharding_of(leaf) for leaf in jax.tree.leaves(params))
-    return Subspace(params, _directions(normalization, axes, places, owned(params), keys))
+    return Subspace(params, _directions(normalization, axes, places, params, keys))
 
 
 def _filter_axes(filter_axes: Any, params: Params) -> tuple[tuple[int, ...] | None, ...]:

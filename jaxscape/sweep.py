@@ -24,7 +24,7 @@ from jaxscape.arguments import explained
 from jaxscape.prefix import Prefix
 from jaxscape.probes import SubspaceProbe, single
 from jaxscape.reductions import Delta, Reduction, Surface
-from jaxscape.trees import is_traced, short
+from jaxscape.trees import automatic, is_traced, short
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss, Probe
 
 BATCHES = 8  # batches per chunk: a point's parameters, once made, serve so many
@@ -279,6 +279,7 @@ def advance(
     if point_batch is None:
         point_batch = POINTS_ON_CPU if jax.default_backend() == "cpu" else POINTS
     program = _program(**batching.compiler_options(bound, params, data))
+    mesh = automatic(mesh)
     several, together = devices.sizes(mesh)
     batches = 1 if batch_size < 1 or shares_products(probe, mesh) else BATCHES
     samples = batching.cut(n, batches * batch_size, together)

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jaxtyping import Array, Float
 
 from jaxscape.types import InputError, Params
@@ -79,6 +80,24 @@ def owned(tree: Any) -> Any:
             # copied here, as JAX may still read what it is given after its call has returned
             return x if array.dtype.kind in "OSU" else jnp.asarray(np.array(array))
         return x
+
+    return automatic(jax.tree.map(leaf, tree))
+
+
+def automatic(tree: Any) -> Any:
+    """Meshes, shardings and arrays, where they are, with automatic in place of explicit axes."""
+
+    def leaf(x: Any) -> Any:
+        if isinstance(x, Mesh) and AxisType.Explicit in x.axis_types:
+            return Mesh(x.devices, x.axis_names, axis_types=(AxisType.Auto,) * len(x.axis_names))
+        if isinstance(x, NamedSharding):
+            return NamedSharding(leaf(x.mesh), x.spec)
+        own = None if is_traced(x) else getattr(x, "sharding", None)
+        if not isinstance(own, NamedSharding) or AxisType.Explicit not in own.mesh.axis_types:
+            return x
+        if isinstance(x, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=leaf(own))
+        return jax.device_put(x, leaf(own))
 
     return jax.tree.map(leaf, tree)
 

@@ -50,6 +50,18 @@ for kind, host in (AxisType.Auto, jax.jit), (AxisType.Explicit, auto):
         found = host(both)(held, spread)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, want)
     print(kind, len(spread["inputs"].sharding.device_set))
+close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+jax.tree.map(close, both(held, spread), want)  # of explicit axes, without a word to JAX
+key = jax.random.key(0)
+own = jax.make_mesh((4, 2), ("points", "samples"), axis_types=(AxisType.Explicit,) * 2)
+def rest(params, data, **more):
+    space = js.random_subspace(key, params, 2)
+    found = js.top_eigenpairs(key, js.hessian_operator(mlp_loss, params, data, **more), params, 2)
+    delta = js.delta(mlp_loss, js.gaussian(key, space, 8, 0.3), data, **more).mean
+    return found.values, delta, js.project(mlp_loss, space, data, **more)
+want = rest(params, data)
+jax.tree.map(close, rest(held, spread), want)
+jax.tree.map(close, rest(params, data, mesh=own), want)
 """
 
 

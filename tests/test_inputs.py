@@ -255,7 +255,7 @@ def test_a_network_in_training_mode_is_refused_and_in_evaluation_mode_taken():
 
 
 def test_no_way_past_the_check():
-    """A flag of a Partial, data that were NaN, a model that takes no single sample, offsets."""
+    """A flag of a Partial, data that were NaN, a loss of no single sample or NaN there, offsets."""
 
     def switched(training, w, b):
         return jnp.where(training, normalised(w, b), loss(w, b))
@@ -264,6 +264,10 @@ def test_no_way_past_the_check():
         assert len(b["y"]) > 1
         return normalised(w, b)
 
+    def undefined_alone(w, b):  # 0 / 0
+        z = b["x"] @ w["w"]
+        return ((z - z.mean()) / z.std() - b["y"]) ** 2
+
     partial = jax.tree_util.Partial
     js.delta(partial(switched, jnp.array(False)), PROBE, DATA)
     broken = {"x": X.copy(), "y": Y}
@@ -271,7 +275,7 @@ def test_no_way_past_the_check():
     with pytest.raises(InputError):
         js.delta(normalised, PROBE, broken)
     for own in (
-        partial(switched, jnp.array(True)), normalised, no_single,
+        partial(switched, jnp.array(True)), normalised, no_single, undefined_alone,
         lambda w, b: 1e3 + normalised(w, b),
     ):  # fmt: skip
         with pytest.raises(InputError, match="do not see each other"):

@@ -196,6 +196,49 @@ class Growing:
         return iter(parts()[: self.count])
 
 
+class Shuffling:
+    """A loader that gives the samples in a new order each time, 20 at a time; noise is added."""
+
+    def __init__(self, *, drop_last=False, noise=0.0):
+        self.random, self.noise = np.random.default_rng(0), noise
+        self.end = len(HOST["targets"]) // 20 * 20 if drop_last else None
+
+    def __iter__(self):
+        rows = self.random.permutation(len(HOST["targets"]))[: self.end]
+        for some in np.split(rows, range(20, len(rows), 20)):
+            added = self.noise * self.random.normal(size=HOST["inputs"][some].shape)
+            inputs = HOST["inputs"][some] + added.astype(np.float32)
+            yield {"inputs": inputs, "targets": HOST["targets"][some]}
+
+
+def test_the_order_of_all_samples_does_not_matter():
+    expected = js.hessian_operator(mlp_loss, PARAMS, DATA)(VECTOR)
+    operator = js.hessian_operator(mlp_loss, PARAMS, Shuffling())
+    for _ in range(2):
+        alike(operator(VECTOR), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.uint8, np.int64, bool, complex])
+def test_one_number_that_changes_is_seen(dtype):
+    data = {"x": np.ones((6, 3), dtype), "key": jax.random.split(KEY, 6)}
+    operator = js.hessian_operator(lambda w, b: w * jnp.abs(b["x"]).sum(1), jnp.ones(()), [data])
+    operator(1.0)
+    data["x"][5, 1] = 0
+    with pytest.raises(InputError, match="the same samples in every pass"):
+        operator(1.0)
+
+
+def test_a_list_of_arrays_of_one_length_is_said_to_be_one_batch():
+    halves = [HOST["inputs"][:50], HOST["inputs"][50:100]]
+    for call in (
+        lambda: js.hessian_operator(lambda w, x: x[:, 0] * w, jnp.ones(()), halves),
+        lambda: js.delta(lambda w, x: x[:, 0] * w, js.single(jnp.ones(())), halves),
+    ):
+        with pytest.raises(TypeError) as caught:
+            call()
+        assert sum("is one batch" in note for note in caught.value.__notes__) == 1
+
+
 ONCE = iter(parts())
 OPERATOR = js.hessian_operator(mlp_loss, PARAMS, parts())
 NAN = [parts()[0], jax.tree.map(lambda x: x * np.nan if x.dtype.kind == "f" else x, parts()[1])]
@@ -213,6 +256,10 @@ def of(data, **options):
         (lambda: of(lambda: ONCE)(VECTOR), "the same 81 samples in every pass over .* found 0"),
         (lambda: of(lambda: iter([])), "at least one batch that can be read again.* found none"),
         (lambda: of(Growing())(VECTOR), "the same 52 samples in every pass over .* found 92"),
+        (lambda: of(Shuffling(drop_last=True))(VECTOR), "same samples in every pass.* drop_last"),
+        (lambda: of(Shuffling(), count=50)(VECTOR), "same samples.* shuffling where count"),
+        (lambda: of(Shuffling(noise=1e-6))(VECTOR), "same samples in every pass.* random changes"),
+        (lambda: of(lambda: HOST), "expected batches of arrays, found one dict; put it in a list"),
         (lambda: of(parts(), count=102), "count from 1 to 101"),
         (lambda: of(parts(), batch_size=0), "chunk size of at least 1"),
         (lambda: of(lambda: iter([{"inputs": np.ones((0, 12)), "targets": np.ones(0, int)}])),

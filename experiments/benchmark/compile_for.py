@@ -93,7 +93,7 @@ def run(config: ProblemConfig, name: str, dim: int) -> None:
     rows = [["program", "calls", "compiled, CPU s", "peak, GB", "estimate, s", "products alone, s"]]
     rows[0] += ["memory alone, s", "kernels", "runs", "collectives", "products"]
     for program in programs(problem, config, dim):
-        console.begin(f"compiling: {program.name}")
+        console.begin(f"compiling {program.name} ...")
         try:
             numbers, counts, products = compiled(program, chip, place)
         except jax.errors.JaxRuntimeError as error:
@@ -113,7 +113,8 @@ def run(config: ProblemConfig, name: str, dim: int) -> None:
     print(as_text(rows))
     print("all: compiled in {:.3g} CPU s, estimate {:.3g} s, products alone {:.3g} s, memory alone "
           "{:.3g} s".format(*np.delete(in_all, 1)))  # fmt: skip
-    print(f"kernels and collectives count once in each loop; of branches the longest\n{chip.note}")
+    print("seconds and runs are of all calls; kernels and collectives count once in each loop, of "
+          f"branches the longest\n{chip.note}")  # fmt: skip
     for line in failed:
         print(f"fails: {line}")
     if failed:
@@ -148,7 +149,8 @@ def programs(problem: Problem, config: ProblemConfig, dim: int) -> Iterator[Prog
     """What ``experiments.sweep`` runs on an accelerator, at shapes alone."""
     loss, n, params = problem.loss, len(problem.order), problem.initial
     one, data = jax.tree.map(lambda x: x[None], params), _rows(problem, n)
-    rates = config.learning_rate, config.weight_decay
+    last = config.epochs * math.ceil(n / config.batch_size)
+    rates = config.learning_rate, config.weight_decay, last if config.schedule == "cosine" else None
     state = train.State(one, jax.vmap(train.adam(*rates).init)(one))
     epoch = partial(train.epoch, config.batch_size, rates, 1, Partial(loss), ks=None)
     args = state, jax.ShapeDtypeStruct((1, n), jnp.int32), data
@@ -173,7 +175,7 @@ def _around(problem: Problem, vectors: Any) -> Iterator[Program]:
     loss, length = problem.loss, segments.length_of(problem, POINTS, "tpu")
     segment, calls = _rows(problem, length), math.ceil(len(problem.order) / length)
     space = jax.eval_shape(js.Subspace, problem.initial, vectors)
-    draw = partial(js.gaussian, num_points=POINTS, sigma=1.0)
+    draw = partial(js.sobol, num_points=POINTS, sigma=1.0)
     probe, skip = jax.eval_shape(draw, problem.keys["probe"], space), jnp.int32(0)
     keep = reductions.delta_of(probe)
     carry = jax.eval_shape(lambda probe: sweep.begin(probe, keep), probe)
@@ -188,6 +190,8 @@ def _around(problem: Problem, vectors: Any) -> Iterator[Program]:
         yield Program("sweep of new samples", swept, fewer, SIGMAS)
     at_origin = partial(js.per_sample_losses, loss, batch_size=batching.ELSEWHERE)
     yield Program("losses at w*, a segment", at_origin, (problem.initial, segment), calls)
+    if space.dim > segments.MAX_LAW_DIM:
+        return
     project = partial(js.project, loss, batch_size=max(1, batching.ELSEWHERE // space.dim))
     yield Program("quadratic model, a segment", project, (space, segment), calls)
     model = jax.eval_shape(project, space, segment)

@@ -48,7 +48,8 @@ def main(
 
     Errors are one line on stderr, an interruption one with the command line that resumes.
     """
-    gc.set_threshold(10_000, 20, 20)  # a full collection walks through all of JAX
+    if argv is None:  # the process is this command's own
+        gc.set_threshold(10_000, 20, 20)  # a full collection walks through all of JAX
     argv = list(sys.argv[1:] if argv is None else argv)
     command = f"python -m experiments.{name}"
     resumes = hasattr(config, "resume")
@@ -104,6 +105,9 @@ def parse(command: str, config: type, argv: Sequence[str]) -> Any:
 
 
 def _line(error: Exception) -> str:
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still printed
+        return "expected a reader of the output, found none any more; write it to a file"
     if not isinstance(error, OSError) or not error.strerror:
         return " ".join(str(error).split())
     found = error.strerror + (f": {error.filename}" if error.filename else "")

@@ -141,11 +141,13 @@ def run(
     """The curve of every probe over the problem's samples, leaves [s, ...].
 
     The state of each is saved in ``store``, every ``checkpoint_every`` seconds and at the end, and
-    restored from there. Segments of the ``length`` of another problem's share its program.
+    restored from there. Segments of the ``length`` of another problem's share its program, which
+    saves time unless they are many.
     """
     started, curves = time.monotonic(), []
     for number, probe in enumerate(probes, start=1):
-        own = length or length_of(problem, probe.num_points)
+        own = length_of(problem, probe.num_points)
+        own = length if length and len(problem.order) <= 16 * length else own
         forward = partial(sweep.advance, problem.loss, probe, precision=precision, mesh=mesh)
         item = store, f"{name}-{number}"
         curves.append(_curve(problem, probe, own, forward, item, checkpoint_every))

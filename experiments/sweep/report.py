@@ -177,8 +177,8 @@ def sizes_table(entries: list[dict[str, Any]], n: int) -> list[list[str]]:
         return tables.count(k, never) + "*" * (k is not None and k > plot.LATE * n)
 
     def with_limits(size: dict[str, Any], name: str, *never: str) -> str:
-        limits = tables.between(size[f"{name}_ci"], *never)
-        return f"{tables.count(size[f'{name}_k'], *never)}, {limits}"
+        words = tables.count(size[f"{name}_k"], *never), tables.between(size[f"{name}_ci"], *never)
+        return ", ".join(dict.fromkeys(words))
 
     for entry in entries:
         for size in entry["sufficient_size"]:
@@ -247,8 +247,8 @@ def write(folder: Path, record: run_folder.Record, facts: dict[str, Any]) -> Non
         folder, "report.html.j2",
         pictures=[run_folder.image(folder / "figures", x, CAPTIONS[x]) for x in record.figures],
         title=found["dataset_title"], notes=notes(found), verdicts=verdicts(found),
-        unit=found["unit"], from_k=tables.FROM, fresh=found["fresh"],
-        sizes=sizes, levels=levels, laws=laws, mark=MARK,
+        unit=found["unit"], from_k=min(tables.FROM, found["num_samples"] // 2),
+        fresh=found["fresh"], sizes=sizes, levels=levels, laws=laws, mark=MARK,
         eigenvalues=list(zip(values, residuals, found["eigenvalues_converged"], strict=True)),
         facts=[*network(found), *((label(path).replace("_", " "), x) for path, x in leaves)],
     )  # fmt: skip

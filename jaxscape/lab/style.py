@@ -92,25 +92,37 @@ def legend(figure: Figure, title: str) -> Figure:
 def thin(figure: Figure) -> None:
     """Logarithmic axes: numbers apart, and two of them at least along each."""
     for axis in [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]:
-        if not isinstance(axis.get_major_locator(), ticker.LogLocator):
-            continue  # linear, or with ticks of the figure's own
+        base = getattr(axis.get_transform(), "base", None)
+        if not isinstance(axis.get_major_locator(), ticker.LogLocator) or base != 10:
+            continue  # linear, of another base, or with ticks of the figure's own
         low, high = sorted(axis.get_view_interval())
+        formatter = axis.get_major_formatter()
+        ours = getattr(formatter, "func", None) in (plain, power)
         if high < 5 * low:
-            axis.set_major_locator(ticker.MaxNLocator(5))
-            axis.set_major_formatter("{x:,g}")
+            axis.set_major_locator(ticker.MaxNLocator(5, steps=[1, 2, 5, 10]))
+            axis.set_major_formatter(plain)
             axis.set_minor_locator(ticker.NullLocator())
-        elif isinstance(axis.get_major_formatter(), ticker.LogFormatterSciNotation):
-            if high <= 100 * low:
-                axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-            axis.set_major_formatter(power)
+        elif ours or isinstance(formatter, ticker.LogFormatter):
+            narrow = high <= 100 * low
+            axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if narrow else (1,)))
+            short = narrow and low >= 1e-3 and high < 1e5
+            axis.set_major_formatter(plain if short else power)
         axis.set_minor_formatter(ticker.NullFormatter())
 
 
+def plain(value: float, _: Any = None) -> str:
+    """A number along an axis as it stands: 0.02, 5,000."""
+    return f"{value:,g}"
+
+
 def power(value: float, _: Any = None) -> str:
-    """A number along a logarithmic axis: 10⁻³, 2·10⁵. As formulas they would take a second more."""
-    digit, exponent = f"{value:.0e}".split("e")
-    digit = "" if digit == "1" else f"{digit}·"
-    return f"{digit}10{str(int(exponent)).translate(SUPERSCRIPT)}"
+    """The same with a power of ten: 10⁻³, 2·10⁵. As formulas they would take a second more."""
+    if not 0 < value < np.inf:
+        return plain(value)
+    digits, exponent = f"{value:.6e}".split("e")
+    digits = digits.rstrip("0").rstrip(".")
+    factor = "" if digits == "1" else f"{digits}·"
+    return f"{factor}10{str(int(exponent)).translate(SUPERSCRIPT)}"
 
 
 class Bins(NamedTuple):

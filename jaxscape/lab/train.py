@@ -86,7 +86,7 @@ def fit(
     _check_settings(epochs, learning_rate, weight_decay, schedule, finish, together)
     single, stored = key.ndim == 0, isinstance(data, stream.Stored)
     with host():  # a single network is a stack of one, whose axis is dropped in the end
-        keys, params = _stack((key, params)) if single else (key, params)
+        keys, params = (_stack(key), _stack(params)) if single else (key, params)
     if stored and (not single or ks is not None or finish is not None):
         raise InputError("expected one network, no ks and no finish for stored samples; load them")
     num = _check_stacked(keys, params)
@@ -97,8 +97,7 @@ def fit(
     rates = learning_rate, weight_decay, last
     run = partial(_pieces if stored else epoch, batch_size, rates, together, bound)
     with host():
-        states, drawn = _start(rates, epochs, keys, params)
-        epoch_keys = list(drawn)
+        states, epoch_keys = _start(rates, params), list(_split(keys, epochs))
     means, norms = np.zeros((epochs, num), np.float32), None
 
     def visit(number: int, params: Params, found: Array | np.ndarray, where: str) -> None:
@@ -140,13 +139,16 @@ def adam(
     return optax.chain(optax.add_decayed_weights(weight_decay), steps) if weight_decay else steps
 
 
-@partial(jax.jit, static_argnums=range(2))
-def _start(
-    rates: Rates, epochs: int, keys: Key[Array, "R"], params: Params
-) -> tuple[State, Key[Array, "epochs R"]]:
-    """The state of each network before its first step, and its key of every epoch."""
-    split = jax.vmap(lambda key: jax.random.split(key, epochs), out_axes=1)
-    return State(params, jax.vmap(adam(*rates).init)(params)), split(keys)
+@partial(jax.jit, static_argnums=0)
+def _start(rates: Rates, params: Params) -> State:
+    """The state of each network before its first step."""
+    return State(params, jax.vmap(adam(*rates).init)(params))
+
+
+@partial(jax.jit, static_argnums=1)
+def _split(keys: Key[Array, "R"], epochs: int) -> Key[Array, "epochs R"]:
+    """The key of every epoch of each network."""
+    return jax.vmap(lambda key: jax.random.split(key, epochs), out_axes=1)(keys)
 
 
 @partial(jax.jit, static_argnums=range(3))

@@ -72,7 +72,8 @@ def test_axes_are_logarithmic_where_something_lies_above_0(values):
 @pytest.mark.parametrize(
     ("ends", "labels"),
     [
-        ((250, 6000), ["5·10²", "10³", "2·10³", "5·10³"]),
+        ((250, 6000), ["500", "1,000", "2,000", "5,000"]),
+        ((2, 8), ["2", "4", "6", "8"]),
         ((1, 6000), ["10⁰", "10¹", "10²", "10³"]),
         ((2e-13, 3e-12), ["2·10⁻¹³", "5·10⁻¹³", "10⁻¹²", "2·10⁻¹²"]),
     ],
@@ -81,7 +82,10 @@ def test_numbers_along_a_logarithmic_axis_stay_apart(ends, labels):
     figure, (axes,) = style.canvas("title", "k", "y")
     axes.plot(ends, ends)
     axes.set(xscale="log", yscale="log")
-    style.thin(figure)
+    for scale in (100, 1):  # the first range is not for ever
+        axes.set_xlim(ends[0] / scale, ends[1])
+        style.thin(figure)
+    axes.set_xlim(ends[0] / 1.05, ends[1] * 1.05)
     figure.canvas.draw()
     low, high = axes.get_xlim()
     found = [
@@ -91,3 +95,20 @@ def test_numbers_along_a_logarithmic_axis_stay_apart(ends, labels):
         if text.get_text() and low <= text.get_position()[0] <= high
     ]
     assert found == labels
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(2.5, "2.5·10⁰"), (1449.0, "1.449·10³"), (999.9999999, "10³"), (0.0, "0"), (np.inf, "inf")],
+)
+def test_a_power_of_ten_keeps_its_digits(value, text):
+    assert style.power(value) == text
+
+
+def test_an_axis_of_another_base_keeps_its_numbers():
+    figure, (axes,) = style.canvas("title", "k", "y")
+    axes.plot([1, 1000], [1, 1000])
+    axes.set_xscale("log", base=2)
+    formatter = axes.xaxis.get_major_formatter()
+    style.thin(figure)
+    assert axes.xaxis.get_major_formatter() is formatter
