@@ -155,6 +155,7 @@ def ready(
     which with small batches would take longer than their work.
     """
     (params, data), n = automatic((params, data)), length_of(data)
+    loss = automatic(loss) if isinstance(loss, Partial) else loss
     shapes = jax.eval_shape(working, params)
     if seen := isinstance(loss, Partial) and isinstance(loss.func, Remembering):
         bound, found = loss, jax.eval_shape(loss, shapes, data)

@@ -27,7 +27,7 @@ from jaxscape.reductions import Delta, Reduction, Surface
 from jaxscape.trees import automatic, is_traced, short
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss, Probe
 
-BATCHES = 8  # batches per chunk: a point's parameters, once made, serve so many
+BATCHES = 16  # batches per chunk: a point's parameters, once made, serve so many
 POINTS_ON_CPU, POINTS = 8, 32  # points at a time, on other devices by default
 ROUNDING = 8  # losses that spread by fewer units of rounding than this have few digits left
 

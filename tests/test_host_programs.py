@@ -61,6 +61,11 @@ def rest(params, data, **more):
     return found.values, delta, js.project(mlp_loss, space, data, **more)
 want = rest(params, data)
 jax.tree.map(close, rest(held, spread), want)
+head, body = js.partition(held, [False, False, True])
+frozen = jax.tree_util.Partial(lambda body, head, b: mlp_loss(js.combine(head, body), b), body)
+same = jax.tree_util.Partial(frozen.func, js.partition(params, [False, False, True])[1])
+one, other = js.single(head), js.single(js.partition(params, [False, False, True])[0])
+close(js.delta(frozen, one, spread).mean, js.delta(same, other, data).mean)
 jax.tree.map(close, rest(params, data, mesh=own), want)
 """
 
