@@ -113,7 +113,7 @@ def run(config: ProblemConfig, name: str, dim: int) -> None:
     print(as_text(rows))
     print("all: compiled in {:.3g} CPU s, estimate {:.3g} s, products alone {:.3g} s, memory alone "
           "{:.3g} s".format(*np.delete(in_all, 1)))  # fmt: skip
-    print(f"seconds, runs: of all calls; others once in each loop, of the longest branch\n{chip.note}")
+    print(f"seconds, runs: of all calls; kernels, collectives: of a loop once\n{chip.note}")
     for line in failed:
         print(f"fails: {line}")
     if failed:
