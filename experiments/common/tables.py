@@ -27,11 +27,11 @@ AGREES = 0.1
 """Ratios of law to Monte-Carlo that are this close to 1 count as agreement."""
 
 LAW_WORDS = """\
-The quadratic law is Δ_k of second-order Taylor expansions at w*. Its ratio to Monte-Carlo is over
-k ≥ 100 (half of a shorter run), weighted by k(k+1); the median is of the ratios at each k. Parts,
-over Monte-Carlo: offset (the loss at w*), mixed (offset by curvature), gradient, curvature (Theorem
-1 of Nikitin et al.). It holds where ratio and median are within 10 % of 1, allowing for the error;
-"cannot tell": the error reaches both sides of that."""
+The quadratic law is Δ_k of second-order Taylor expansions at w*. Its ratio to Monte-Carlo, with
+its effective samples, is over k ≥ 100 (half of a shorter run), weighted by k(k+1); the median is of
+the ratios at each k. Parts, over Monte-Carlo: offset (the loss at w*), mixed (offset by curvature),
+gradient, curvature (Theorem 1 of Nikitin et al.). It holds where ratio and median are within 10 %
+of 1, allowing for the error; "cannot tell": the error reaches both sides of that."""
 
 VERDICTS = {True: "holds", False: "does not hold", None: "cannot tell", "": "not computed"}
 """Whether the quadratic law holds at a sigma: ``law_holds`` of ``agreement``, "" without one."""
