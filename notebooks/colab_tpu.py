@@ -25,8 +25,9 @@
 # 4. *Runtime → Run all*.
 #
 # The first run compiles its programs, for a minute or two of a CPU core. A second run in the
-# same session reads the programs from disk; change `OUT` for it. Training multiplies at the TPU's
-# default precision, so it finds another network than a CPU would.
+# same session reads the programs from disk; change `OUT` for it. It takes about ten seconds of the
+# host and, by the compiler's estimate, one of the TPU. Training multiplies at the TPU's default
+# precision, so it finds another network than a CPU would.
 #
 # On a machine of your own, with jaxscape installed from a checkout, it runs as it is: on whatever
 # device JAX finds.
