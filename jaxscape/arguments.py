@@ -49,7 +49,9 @@ def explained(function: Function) -> Function:
                 if not _fits(value, hint := hints.get(name, Any)):
                     said = f"expected {name} as {_said(hint)}, found {short(value)}; change {name}"
                     raise InputError(said) from error
-            if isinstance(given.get("data"), list) and LIST not in getattr(error, "__notes__", ()):
+            data = given.get("data")
+            bare = isinstance(data, list) and all(hasattr(x, "shape") for x in data)
+            if bare and LIST not in getattr(error, "__notes__", ()):
                 error.add_note(LIST)
             raise
 

@@ -156,13 +156,15 @@ class MeanOperator:
     def product(self, vector: Params, total: Callable[[Params], Params]) -> Params:
         """The product, from ``total(vector)`` over the first k samples, divided by k once."""
         check_like(vector, self.params)
+        given = vector
         like = lambda leaf, own: jnp.asarray(leaf, own.dtype)  # noqa: E731
         vector = jax.tree.map(like, owned(vector), self.params)
         vector = vector if self.mesh is None else devices.place(vector, self.mesh)
         k, decay = self.count, self.weight_decay
         mean = lambda x, v: x / k.astype(x.dtype) + decay.astype(v.dtype) * v  # noqa: E731
         found = jax.tree.map(mean, total(vector), vector)
-        return found if self.mesh is None else devices.local(found)
+        found = found if self.mesh is None else devices.local(found)
+        return jax.tree.map(devices.beside, found, given)
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +191,8 @@ class OverBatches:
             digests.append(_digest(part.data, part.count))
         if _sum_of(digests) != self.digest:
             said = "expected the same samples in every pass over the batches, found others"
-            now = "leave out drop_last, random changes, and shuffling where count is given"
+            now = "leave out drop_last, changes at random (features computed anew in another order "
+            now += "are some), and shuffling where count is given"
             raise InputError(f"{said}; {now}")
         return total
 
@@ -216,10 +219,15 @@ def _digest(data: Batch, count: Int[Array, ""]) -> UInt32[Array, ""]:
     for leaf in jax.tree.leaves(data):
         x = jax.random.key_data(leaf) if is_key(leaf) else leaf
         x = jnp.stack([x.real, x.imag], -1) if jnp.iscomplexobj(x) else x
-        if jnp.issubdtype(x.dtype, jnp.floating):
-            x = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
+        if jnp.issubdtype(x.dtype, jnp.floating):  # of 32 bits at least, without a sign of 0
+            x = jnp.where(x == 0, 0, x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+        if x.dtype.itemsize >= 4:
+            x = jax.lax.bitcast_convert_type(x, jnp.uint32)
         x = x.astype(jnp.uint32).reshape(len(rows), -1)
         odd = (2 * jnp.arange(x.shape[1], dtype=jnp.uint32) + 1) * jnp.uint32(0x9E3779B1)
+        x = ((x ^ (x >> 16)) + odd) * jnp.uint32(0x85EBCA6B)
+        x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+        x = x ^ (x >> 16)
         rows = (rows ^ (rows >> 15)) * jnp.uint32(0x85EBCA6B) + jnp.sum(x * odd, 1)
     rows = (rows ^ (rows >> 15)) * jnp.uint32(0xC2B2AE35)
     return jnp.sum(jnp.where(jnp.arange(len(rows)) < count, rows, 0))

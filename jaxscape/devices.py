@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
 from jaxscape.arguments import explained
@@ -77,8 +77,18 @@ def local(tree: Any) -> Any:
 def sharding_of(leaf: Any) -> NamedSharding | None:
     """How an array lies, where that is in parts on several devices and not under a trace."""
     own = None if is_traced(leaf) else getattr(leaf, "sharding", None)
-    spread = isinstance(own, NamedSharding) and not own.is_fully_replicated
-    return automatic(own) if spread else None
+    if not isinstance(own, NamedSharding) or own.is_fully_replicated:
+        return None
+    if AxisType.Explicit in (own := automatic(own)).mesh.axis_types:
+        said = "expected arrays on a mesh of automatic axes in jax.set_mesh, found explicit ones"
+        raise InputError(f"{said}; wrap the call in jax.sharding.auto_axes, or leave set_mesh")
+    return own
+
+
+def beside(found: Array, given: Any) -> Array:
+    """What was found on automatic axes, where an array given on explicit ones lies."""
+    own = None if is_traced((found, given)) else getattr(given, "sharding", None)
+    return found if own is None or automatic(own) is own else jax.device_put(found, own)
 
 
 def share(data: Batch, mesh: Mesh) -> Batch:

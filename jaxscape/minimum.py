@@ -28,7 +28,7 @@ from jaxscape.quadratic import project
 from jaxscape.quadrature import tridiagonal
 from jaxscape.sample_size import SufficientSize, distance_law, distance_size
 from jaxscape.subspace import Subspace, check_dim
-from jaxscape.trees import is_traced, num_parameters
+from jaxscape.trees import automatic, is_traced, num_parameters
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss, Scalar
 
 
@@ -93,6 +93,7 @@ def takeuchi_trace(
 def _run(program: Callable, key, loss, params, data, samples, options: tuple) -> Any:
     """What ``program`` finds; arguments, numbers and the smallest Ritz value are checked."""
     weight_decay, num_samples, num_steps, batch_size = options
+    params, data, samples = automatic((params, data, samples))
     length_of(data)  # arrays, not batches: they are read thousands of times
     n = length_of(samples)
     if not 2 <= num_samples <= n:

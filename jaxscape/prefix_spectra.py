@@ -15,7 +15,7 @@ from jaxscape.arguments import explained
 from jaxscape.batching import length_of
 from jaxscape.curvature import hessian_operator
 from jaxscape.lanczos import dot, top_eigenpairs
-from jaxscape.trees import check_like
+from jaxscape.trees import automatic, check_like
 from jaxscape.types import Batch, InputError, Params, PerSampleLoss, Scalar
 
 
@@ -80,6 +80,7 @@ def prefix_spectra(
         >>> found.values.round(3).tolist()
         [[4.0, 0.0], [8.0, 2.0]]
     """
+    params, data, reference = automatic((params, data, reference))
     n = length_of(data)
     wanted = geometric(min(n, 10), n) if ks is None else np.asarray(ks)
     if wanted.ndim != 1 or not wanted.size or not np.isin(wanted, np.arange(1, n + 1)).all():

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key, UInt32
 
 from jaxscape.arguments import explained
 from jaxscape.subspace import Subspace, gaussian_like
-from jaxscape.trees import check_floating, owned, short, working
+from jaxscape.trees import automatic, check_floating, owned, short, working
 from jaxscape.types import InputError, Params, Scalar
 
 BITS = 23  # binary digits of a Sobol' coordinate: with half a step added, float32 holds them
@@ -171,7 +171,8 @@ def isotropic(
     check(num_points, sigma)
     params = jax.tree.map(jnp.asarray, owned(params))
     jax.eval_shape(jax.random.fold_in, key, 0)  # a wrong key is told of here, not at a point
-    return IsotropicProbe(params, key, jnp.asarray(sigma), num_points)
+    own_key, scale = automatic((key, jnp.asarray(sigma)))
+    return IsotropicProbe(params, own_key, scale, num_points)
 
 
 @explained
@@ -222,7 +223,7 @@ def points(space: Subspace, coordinates: Float[ArrayLike, "m d"]) -> SubspacePro
     if len(shape) != 2 or shape[0] < 1 or shape[1] != space.dim:
         wanted = f"coordinates of shape (points, {space.dim}) in this subspace"
         raise InputError(f"expected {wanted}, found {shape}; give one row per point")
-    return SubspaceProbe(space, jnp.array(coordinates))
+    return SubspaceProbe(space, jnp.array(automatic(coordinates)))
 
 
 @explained

@@ -86,12 +86,14 @@ def owned(tree: Any) -> Any:
 
 def automatic(tree: Any) -> Any:
     """Meshes, shardings and arrays, where they are, with automatic in place of explicit axes."""
+    if AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types:
+        return tree  # within jax.set_mesh, whose programs take no other mesh
 
     def leaf(x: Any) -> Any:
         if isinstance(x, Mesh) and AxisType.Explicit in x.axis_types:
             return Mesh(x.devices, x.axis_names, axis_types=(AxisType.Auto,) * len(x.axis_names))
-        if isinstance(x, NamedSharding):
-            return NamedSharding(leaf(x.mesh), x.spec)
+        if isinstance(x, NamedSharding) and AxisType.Explicit in x.mesh.axis_types:
+            return NamedSharding(leaf(x.mesh), x.spec, memory_kind=x.memory_kind)
         own = None if is_traced(x) else getattr(x, "sharding", None)
         if not isinstance(own, NamedSharding) or AxisType.Explicit not in own.mesh.axis_types:
             return x

@@ -66,6 +66,22 @@ frozen = jax.tree_util.Partial(lambda body, head, b: mlp_loss(js.combine(head, b
 same = jax.tree_util.Partial(frozen.func, js.partition(params, [False, False, True])[1])
 one, other = js.single(head), js.single(js.partition(params, [False, False, True])[0])
 close(js.delta(frozen, one, spread).mean, js.delta(same, other, data).mean)
+whole = jax.tree.map(put, params)
+hessian = lambda w, data: js.hessian_operator(mlp_loss, w, data)
+step = lambda w, data: jax.tree.map(lambda a, b: a - b, w, hessian(w, data)(w))
+jax.tree.map(close, step(whole, spread), step(params, data))
+for function in js.takeuchi_trace, partial(js.influence_subspace, dim=2):
+    more = {"num_samples": 4, "num_steps": 3}
+    few = lambda params, data: function(key, mlp_loss, params, data, **more)
+    ends = [jax.tree.leaves(few(*each))[-1] for each in ((held, spread), (params, data))]
+    close(*map(np.asarray, ends), rtol=1e-2)
+with jax.set_mesh(jax.make_mesh((1,), ("data",), axis_types=(AxisType.Explicit,))):
+    jax.tree.map(close, both(params, jax.tree.map(np.asarray, data)), both(params, data))
+try:
+    with jax.set_mesh(mesh):
+        js.random_subspace(key, held, 2)
+except js.InputError as error:
+    print("auto_axes" in str(error))
 jax.tree.map(close, rest(params, data, mesh=own), want)
 """
 
@@ -74,7 +90,7 @@ jax.tree.map(close, rest(params, data, mesh=own), want)
 def test_data_and_weights_on_a_hosts_mesh():
     done = command.process("-c", MESHES, env=command.eight_devices())
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["AxisType.Auto", "8", "AxisType.Explicit", "8"]
+    assert done.stdout.split() == ["AxisType.Auto", "8", "AxisType.Explicit", "8", "True"]
 
 
 def test_small_steps_from_parameters_of_half_precision_are_kept():

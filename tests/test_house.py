@@ -76,8 +76,9 @@ def test_the_house_stays_small():
     long = {str(path.relative_to(ROOT)): n for path, n in lines.items() if n > 500}
     assert not long
     assert len(lines) <= 95
-    # 13,500 before a language model on many devices, a GPU's compiler, second derivatives by layers
-    assert sum(lines.values()) <= 13_980
+    # 13,500 before a language model on many devices, a GPU's compiler, derivatives by layers,
+    # meshes of explicit axes and batches that change
+    assert sum(lines.values()) <= 14_005
 
 
 def run(code):

@@ -106,7 +106,8 @@ def parse(command: str, config: type, argv: Sequence[str]) -> Any:
 
 def _line(error: Exception) -> str:
     if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still printed
+        with contextlib.suppress(OSError, ValueError):  # for what is still printed
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return "expected a reader of the output, found none any more; write it to a file"
     if not isinstance(error, OSError) or not error.strerror:
         return " ".join(str(error).split())

@@ -96,17 +96,16 @@ def thin(figure: Figure) -> None:
         if not isinstance(axis.get_major_locator(), ticker.LogLocator) or base != 10:
             continue  # linear, of another base, or with ticks of the figure's own
         low, high = sorted(axis.get_view_interval())
-        formatter = axis.get_major_formatter()
+        formatter, short = axis.get_major_formatter(), 1e-3 <= low < high < 1e5
         ours = getattr(formatter, "func", None) in (plain, power)
         if high < 5 * low:
             axis.set_major_locator(ticker.MaxNLocator(5, steps=[1, 2, 5, 10]))
-            axis.set_major_formatter(plain)
+            axis.set_major_formatter(plain if short else power)
             axis.set_minor_locator(ticker.NullLocator())
         elif ours or isinstance(formatter, ticker.LogFormatter):
             narrow = high <= 100 * low
             axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if narrow else (1,)))
-            short = narrow and low >= 1e-3 and high < 1e5
-            axis.set_major_formatter(plain if short else power)
+            axis.set_major_formatter(plain if short and narrow else power)
         axis.set_minor_formatter(ticker.NullFormatter())
 
 
