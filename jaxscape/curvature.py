@@ -175,7 +175,7 @@ class OverBatches:
     batches: Any
     length: int  # samples of the longest batch
     num: int  # samples of all batches
-    digest: int = 0  # of the samples that count, see ``_digest``
+    digest: int  # of the samples that count, see ``_digest``
 
     def __call__(self, vector: Params) -> Params:
         """The product with ``vector``, a pytree shaped like the parameters."""
@@ -227,8 +227,7 @@ def _digest(data: Batch, count: Int[Array, ""]) -> UInt32[Array, ""]:
         odd = (2 * jnp.arange(x.shape[1], dtype=jnp.uint32) + 1) * jnp.uint32(0x9E3779B1)
         x = ((x ^ (x >> 16)) + odd) * jnp.uint32(0x85EBCA6B)
         x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
-        x = x ^ (x >> 16)
-        rows = (rows ^ (rows >> 15)) * jnp.uint32(0x85EBCA6B) + jnp.sum(x * odd, 1)
+        rows = (rows ^ (rows >> 15)) * jnp.uint32(0x85EBCA6B) + jnp.sum((x ^ (x >> 16)) * odd, 1)
     rows = (rows ^ (rows >> 15)) * jnp.uint32(0xC2B2AE35)
     return jnp.sum(jnp.where(jnp.arange(len(rows)) < count, rows, 0))
 
@@ -257,7 +256,12 @@ def why_not_finite(operator: MeanOperator | OverBatches) -> str:
 
 def _build(chunk, few, params, data, batch_size, count, mesh, weight_decay=0.0) -> Matvec:
     """The operator, once its arguments are checked, with its arrays where they are needed."""
-    lengths = list(map(length_of, segments(data) if are_batches(data) else [few]))
+    lengths, digests = list[int](), list[Array]()
+    for batch in segments(data) if are_batches(data) else [few]:
+        if are_batches(data):
+            left = length_of(batch) if count is None else count - sum(lengths)
+            digests.append(_digest(batch, jnp.asarray(left)))
+        lengths.append(length_of(batch))
     if not lengths:
         said = "expected batches in every pass, found none in the second"
         raise InputError(f"{said}; let a function return a new iterator each time")
@@ -280,9 +284,8 @@ def _build(chunk, few, params, data, batch_size, count, mesh, weight_decay=0.0) 
     if mesh is not None:
         held = devices.place(held, mesh)
     if are_batches(data):
-        operator = OverBatches(MeanOperator(*held, None, *options), data, max(lengths), n)
-        digests = [_digest(part.data, part.count) for part in operator.parts()]
-        return replace(operator, digest=_sum_of(digests))
+        mean = MeanOperator(*held, None, *options)
+        return OverBatches(mean, data, max(lengths), n, _sum_of(digests))
     data = jax.tree.map(jnp.asarray, owned(data)) if mesh is None else devices.share(data, mesh)
     return MeanOperator(*held, data, *options)
 

@@ -78,7 +78,7 @@ def test_the_house_stays_small():
     assert len(lines) <= 95
     # 13,500 before a language model on many devices, a GPU's compiler, derivatives by layers,
     # meshes of explicit axes and batches that change
-    assert sum(lines.values()) <= 14_005
+    assert sum(lines.values()) <= 14_010
 
 
 def run(code):

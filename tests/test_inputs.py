@@ -265,8 +265,7 @@ def test_no_way_past_the_check():
         return normalised(w, b)
 
     def undefined_alone(w, b):  # 0 / 0
-        z = b["x"] @ w["w"]
-        return ((z - z.mean()) / z.std() - b["y"]) ** 2
+        return normalised(w, b) + 0 * b["x"].std() / b["x"].std(0).max()
 
     partial = jax.tree_util.Partial
     js.delta(partial(switched, jnp.array(False)), PROBE, DATA)
